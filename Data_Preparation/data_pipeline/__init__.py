@@ -1,0 +1,87 @@
+"""Turn a text corpus into a training-ready embedding data set.
+
+    from data_pipeline import ELMDataset, Config
+
+Names that need torch are loaded at their first use, so importing the package is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from data_pipeline.config import Config
+from data_pipeline.errors import (
+    ConfigError,
+    CorruptShard,
+    DataPipelineError,
+    MissingExtra,
+    ModelError,
+    OutOfMemory,
+    ShardMismatch,
+    SourceError,
+    StaleStage,
+    StoreError,
+)
+from data_pipeline.types import Document
+
+if TYPE_CHECKING:
+    from data_pipeline.dataset import ELMCollator, ELMDataset
+    from data_pipeline.download.sample import sample_qrels, sample_queries
+    from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
+    from data_pipeline.pipeline import embed, run
+    from data_pipeline.settings import load_config, load_preset
+    from data_pipeline.verify import verify
+
+_LAZY = {
+    "ELMCollator": "data_pipeline.dataset",
+    "ELMDataset": "data_pipeline.dataset",
+    "HashingEmbedder": "data_pipeline.embeddings",
+    "embed": "data_pipeline.pipeline",
+    "encode": "data_pipeline.embeddings",
+    "load_embedder": "data_pipeline.embeddings",
+    "load_config": "data_pipeline.settings",
+    "load_preset": "data_pipeline.settings",
+    "run": "data_pipeline.pipeline",
+    "sample_qrels": "data_pipeline.download.sample",
+    "sample_queries": "data_pipeline.download.sample",
+    "verify": "data_pipeline.verify",
+}
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "CorruptShard",
+    "DataPipelineError",
+    "Document",
+    "ELMCollator",
+    "ELMDataset",
+    "HashingEmbedder",
+    "MissingExtra",
+    "ModelError",
+    "OutOfMemory",
+    "ShardMismatch",
+    "SourceError",
+    "StaleStage",
+    "StoreError",
+    "embed",
+    "encode",
+    "load_config",
+    "load_embedder",
+    "load_preset",
+    "run",
+    "sample_qrels",
+    "sample_queries",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # `data_pipeline.verify` is a module too; the public name is the function in it.
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,328 @@
+"""The command `elm`, and the scripts: a table from command to library function."""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.config import Config, preset_names, preset_path
+from data_pipeline.errors import ConfigError, DataPipelineError, MissingExtra, SourceError, StaleStage
+from data_pipeline.settings import add_flags, load_config
+from data_pipeline.types import SPLITS
+from data_pipeline.utils import configure_logging, format_table, human_bytes
+
+logger = logging.getLogger(__name__)
+
+Given = Callable[[argparse.Namespace], dict[str, Any]]
+
+_BAD_INPUT, _FAILED, _INTERRUPTED = 2, 1, 130
+
+# Short flags of the original scripts -> the field each one sets.
+_ALIASES: Mapping[str, str] = {
+    "source": "corpus.source",
+    "min_tokens": "preprocess.min_tokens",
+    "max_tokens": "preprocess.max_tokens",
+    "batch_size": "embedding.batch_size",
+    "model_name": "embedding.model_name",
+    "output_dir": "data_dir",
+    "normalize": "embedding.normalize",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 failed, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="elm", description="Turn text into training-ready embedding data sets.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    given: dict[str, Given] = {}
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        sub.add_argument("--config", type=Path, help="YAML file with settings, instead of a preset")
+        command.add_arguments(sub)
+        given[name] = add_flags(sub)
+    parsed = parser.parse_args(arguments)
+    try:
+        return COMMANDS[parsed.command].run(parsed, given[parsed.command])
+    except (ConfigError, SourceError, MissingExtra, StaleStage) as error:
+        return _complain(error, _BAD_INPUT)
+    except (DataPipelineError, OSError) as error:
+        return _complain(error, _FAILED)
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _complain(error: Exception, code: int) -> int:
+    logger.debug("failed", exc_info=error)
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _configure(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
+    """The config of a command line; says which preset was taken, and starts the log."""
+    flags = given(parsed)
+    for alias, name in _ALIASES.items():
+        if getattr(parsed, alias, None) is not None:
+            _set(flags, name, getattr(parsed, alias))
+    if getattr(parsed, "no_flash_attention", False):
+        _set(flags, "embedding.attention", "sdpa")
+    if getattr(parsed, "no_fp16", False):
+        _set(flags, "embedding.dtype", "float32")
+    embedding = flags.get("embedding", {})
+    if "model_name" in embedding:
+        # The packaged weights belong to the preset's model, not to another one.
+        embedding.setdefault("weights", "hub")
+    preset, said = (
+        _preset(flags.get("preset") or "auto") if parsed.config is None else ("", f"settings: {parsed.config}")
+    )
+    flags["preset"] = preset
+    config = load_config(preset_path(preset) if preset else parsed.config, flags)
+    if log_name is None:
+        configure_logging(None)
+    else:
+        configure_logging(parsed.log_file or config.logs_dir / log_name)
+        logger.info(said)
+    return config
+
+
+def _preset(asked: str) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, f"preset {asked}"
+    from data_pipeline.machine import choose_preset, gpu_memory_bytes
+
+    preset, why = choose_preset(gpu_memory_bytes())
+    others = ", ".join(name for name in preset_names() if name != preset)
+    return preset, f"preset {preset}, chosen because of {why}; to choose another: --preset NAME ({others})"
+
+
+def _set(flags: dict[str, Any], name: str, value: Any) -> None:
+    section, _, field = name.rpartition(".")
+    target = flags.setdefault(section, {}) if section else flags
+    target.setdefault(field, value)
+
+
+def _check_ready(config: Config, corpus: bool, model: bool) -> None:
+    from data_pipeline.machine import preflight
+
+    problems = preflight(config, corpus, model)
+    if problems:
+        raise ConfigError("this run cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _run(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.pipeline import run
+
+    started = time.monotonic()
+    config = _configure(parsed, given, "pipeline.log")
+    _check_ready(config, corpus=not parsed.skip_download, model=not parsed.skip_embeddings)
+    if parsed.dry_run:
+        return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)
+    report = run(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
+    _say(_summary(config, report, time.monotonic() - started))
+    return 0
+
+
+def _embed(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.pipeline import embed, find_corpus, save_run
+
+    started = time.monotonic()
+    config = _configure(parsed, given, "embeddings.log")
+    config = find_corpus(config, named="name" in given(parsed).get("corpus", {}))
+    _check_ready(config, corpus=False, model=True)
+    report = embed(config, parsed.splits, parsed.overwrite)
+    save_run(config, report)
+    _say(_summary(config, report, time.monotonic() - started))
+    return 0
+
+
+def _verify(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.pipeline import find_corpus
+    from data_pipeline.verify import verify
+
+    config = find_corpus(_configure(parsed, given), named="name" in given(parsed).get("corpus", {}))
+    good, bad = verify(config)
+    for line in good:
+        print(f"ok     {line}")
+    for line in bad:
+        print(f"FAULT  {line}")
+    print(f"{config.processed_dir}: " + (f"{len(bad)} faults" if bad else "everything is in order"))
+    return _FAILED if bad else 0
+
+
+def _info(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.dataset import ELMDataset
+    from data_pipeline.pipeline import find_corpus
+    from data_pipeline.store import ParagraphStore, read_manifest
+
+    config = find_corpus(_configure(parsed, given), named="name" in given(parsed).get("corpus", {}))
+    store = ParagraphStore(config.processed_dir)
+    rows = [("corpus", str((store.manifest or {}).get("corpus", store.folder.name))), ("folder", str(store.folder))]
+    rows += _paragraph_rows(store.manifest or {})
+    embedded = (read_manifest(config.embeddings_dir) or {"splits": {}})["splits"]
+    for split in store.splits:
+        dataset = ELMDataset(config.data_dir, split, split in embedded, corpus=config.corpus.name,
+                             variant=config.embedding.variant)  # fmt: skip
+        statistics = dataset.get_statistics()
+        tokens = statistics["token_count"]
+        text = f"{statistics['rows']:,} rows, {tokens['total']:,} tokens"
+        if "embedding" in statistics:
+            vector = statistics["embedding"]
+            text += f", {vector['dim']} dimensions ({vector['stored_dtype']}), mean norm {vector['norm_mean']:.4f}"
+        rows.append((split, text))
+    for split, entry in embedded.items():
+        settings = entry["settings"]
+        rows.append((f"{split} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))
+    _say(format_table(rows))
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.machine import facts
+
+    config = _configure(parsed, given)
+    marks = {True: "yes", False: "no ", None: "   "}
+    _say("\n".join(f"{marks[fact.good]}  {fact.name:<18} {fact.value}" for fact in facts(config.data_dir)))
+    return 0
+
+
+def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int:
+    corpus = "the paragraphs that are there" if skip_download else f"corpus source {config.corpus.source}"
+    rows = [
+        ("from", corpus),
+        ("paragraphs to", str(config.processed_dir)),
+        (
+            "tokens",
+            f"{config.preprocess.min_tokens} to {config.preprocess.max_tokens} of {config.embedding.model_name}",
+        ),
+        ("splits", f"by {config.split.method}, seed {config.split.seed}"),
+        ("embeddings to", "none" if skip_embeddings else str(config.embeddings_dir)),
+    ]
+    _say("dry run: everything is there, nothing was written. This would be made:\n" + format_table(rows))
+    return 0
+
+
+def _paragraph_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lines about the paragraphs, for people."""
+    if not manifest:
+        return [("paragraphs", "made by an older pipeline; it kept no counts")]
+    counts, leakage = manifest["counts"], manifest["leakage"]
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items()) or "none"
+    rows = [
+        ("paragraphs", f"{counts['paragraphs']:,} found, {counts['kept']:,} kept"),
+        ("dropped", dropped),
+        (
+            "splits",
+            ", ".join(f"{split} {entry['rows']:,}" for split, entry in manifest["splits"].items())
+            + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
+        ),
+    ]
+    if leakage["article_in_train"] is not None:
+        near = leakage["near_duplicate_in_train"]
+        rows.append(
+            (
+                "leakage",
+                f"{leakage['article_in_train']:.1%} of the test paragraphs have their article in train, "
+                f"{near:.1%} a near duplicate",
+            )
+        )
+    return rows
+
+
+def _summary(config: Config, report: Any, seconds: float) -> str:
+    rows = [("corpus", str(report.manifest.get("corpus", report.processed_dir.name)))]
+    rows += _paragraph_rows(report.manifest)
+    files = [report.processed_dir / name for split in report.manifest.get("splits", {}).values()
+             for name in (shard["file"] for shard in split["shards"])]  # fmt: skip
+    if report.embeddings:
+        results = report.embeddings.values()
+        tallies = [result.tally for result in results]
+        tokens, inside = sum(tally.tokens for tally in tallies), sum(tally.seconds for tally in tallies)
+        speed = f"{tokens / inside:,.0f} tokens/s" if inside else "finished before"
+        truncated = sum(tally.truncated for tally in tallies)
+        rows += [
+            ("model", report.model),
+            ("embeddings", f"{sum(result.rows for result in results):,} rows x {next(iter(results)).dim}, {speed}"),
+        ]
+        if truncated:
+            rows.append(("truncated", f"{truncated:,} texts were longer than the model takes, and were cut"))
+        for dtype in sorted({name for tally in tallies for name in tally.recomputed}):
+            count = sum(tally.recomputed.get(dtype, 0) for tally in tallies)
+            rows.append(("recomputed", f"{count:,} vectors were not finite and were computed again in {dtype}"))
+        files += [path for result in results for path in result.files]
+    rows += [
+        ("files" if n == 0 else "", f"{path} ({human_bytes(path.stat().st_size)})") for n, path in enumerate(files)
+    ]
+    opening = (
+        "Open them:\n"
+        "  from data_pipeline import ELMDataset\n"
+        f'  dataset = ELMDataset({str(config.data_dir)!r}, split="train"'
+        + ("" if report.embeddings else ", load_embeddings=False")
+        + (f", variant={config.embedding.variant!r}" if config.embedding.variant else "")
+        + ")\n"
+        '  dataset[0]["text"]' + (', dataset[0]["embedding"].shape' if report.embeddings else "")
+    )
+    return f"\nDone in {seconds:.1f} s\n{format_table(rows)}\n{opening}"
+
+
+def _say(text: str) -> None:
+    print(text)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output-dir", type=Path, help="folder for everything that is made (data_dir)")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    _embedding_arguments(parser)
+    parser.add_argument("--source", help="where the text comes from (corpus.source)")
+    parser.add_argument("--min-tokens", type=int, help="fewest tokens of a paragraph (preprocess.min_tokens)")
+    parser.add_argument("--max-tokens", type=int, help="most tokens of a paragraph (preprocess.max_tokens)")
+    parser.add_argument("--skip-download", action="store_true", help="use the paragraphs that are there")
+    parser.add_argument("--skip-embeddings", action="store_true", help="stop after the paragraphs")
+    parser.add_argument("--dry-run", action="store_true", help="check that all is there, and write nothing")
+
+
+def _embed_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    _embedding_arguments(parser)
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
+    parser.add_argument("--no-fp16", action="store_true", help="compute in float32 (embedding.dtype)")
+    parser.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1 (embedding.normalize)"
+    )
+
+
+def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=int, help="most texts in a batch (embedding.batch_size)")
+    parser.add_argument("--model-name", help="the embedder (embedding.model_name)")
+    parser.add_argument("--no-flash-attention", action="store_true", help="use sdpa (embedding.attention)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
+    parser.add_argument("--log-file", type=Path, help="where to write the log")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command's words and what it calls."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Given], int]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command("corpus -> paragraphs -> embeddings, the whole job", _run_arguments, _run),
+    "embed": Command("embed paragraphs that are on disk already", _embed_arguments, _embed),
+    "verify": Command("recompute hashes, counts, norms and alignment of what is on disk", _common, _verify),
+    "info": Command("say what is on disk", _common, _info),
+    "doctor": Command("say what this machine can run", _common, _doctor),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""WikiText from the hub: rows are lines, blank ones empty, others ending in a line end."""
+
+from collections.abc import Iterator
+
+from data_pipeline.config import CorpusConfig
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus
+from data_pipeline.download.wikitext import wikitext_documents
+from data_pipeline.errors import SourceError
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.types import Document
+
+
+def open_hub(config: CorpusConfig) -> Corpus:
+    """A WikiText configuration of the hub, at the commit its revision stands for now.
+
+    Raises:
+        SourceError: the hub can't be reached, or has no such data set or revision.
+    """
+    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    name = f"{config.hf_dataset_name} {config.hf_dataset_config}"
+    check = config.name == "wikitext2" and "wikitext-2" in config.hf_dataset_config
+
+    def documents() -> Iterator[Document]:
+        for hub_split in ("train", "validation", "test"):
+            lines = _rows(config, commit, hub_split)
+            yield from wikitext_documents(lines, SPLIT_NAMES[hub_split], check, f"{name} {hub_split}")
+
+    return Corpus(
+        description=f"{name} at {commit[:12] if commit else 'the cached revision'}",
+        identity={
+            "dataset": config.hf_dataset_name,
+            "config": config.hf_dataset_config,
+            "revision": commit or config.revision or "cached",
+        },
+        documents=documents,
+    )
+
+
+def _rows(config: CorpusConfig, commit: str | None, split: str) -> Iterator[str]:
+    # Not at the top: `datasets` takes a second to import, and other sources need none of it.
+    import datasets
+
+    try:
+        # It is downloaded into the hub's cache and read from there by memory map.
+        rows = datasets.load_dataset(
+            config.hf_dataset_name, config.hf_dataset_config, split=split, revision=commit or config.revision
+        )
+    except ValueError as error:
+        raise SourceError(
+            f"{config.hf_dataset_name} has no configuration {config.hf_dataset_config!r} "
+            f"with a split {split!r}: {error}"
+        ) from error
+    except TRANSPORT_ERRORS as error:
+        raise SourceError(f"could not download {config.hf_dataset_name}: {error}. {WAYS_OUT}") from error
+    for batch in rows.iter(batch_size=1000):
+        for text in batch["text"]:
+            yield text.removesuffix("\n")

@@ -1,0 +1,142 @@
+"""WikiText: one line a paragraph, ` = Title = ` for an article, ` = = Section = = ` inside it.
+
+Body text can look like a heading (the legend of a table: ` = Played , W = `). A line is a
+heading only where its runs of `=` balance and blank lines stand around it; by that rule the
+three files of WikiText-2 have exactly their official 600, 60 and 60 articles.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
+from pathlib import Path
+
+from data_pipeline.config import CorpusConfig
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, content_hash, slug, split_of_file
+from data_pipeline.errors import SourceError
+from data_pipeline.markup import parse_heading
+from data_pipeline.types import Document, Split
+from data_pipeline.utils import sha256_of_file
+
+logger = logging.getLogger(__name__)
+
+# Lines and articles of the official WikiText-2 (Merity et al. 2016).
+OFFICIAL_COUNTS: dict[Split, tuple[int, int]] = {
+    "train": (36_718, 600),
+    "val": (3_760, 60),
+    "test": (4_358, 60),
+}
+
+
+def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Cut lines into articles, holding one article at a time.
+
+    Args:
+        lines: without their line ends; blank ones may hold spaces.
+
+    Yields:
+        Title, and the lines below it. What stands before the first title, blank or not,
+        comes with an empty one.
+    """
+    title, body = "", list[str]()
+    previous = ""
+    for line, following in pairwise(chain(lines, ("",))):
+        if line[:3].lstrip(" ")[:2] == "= " and not previous.strip() and not following.strip():
+            heading = parse_heading(line)
+            if heading is not None and heading[0] == 1:
+                yield title, body
+                title, body = heading[1], []
+                previous = line
+                continue
+        body.append(line)
+        previous = line
+    yield title, body
+
+
+def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, where: str) -> Iterator[Document]:
+    """Articles of one file or split as documents.
+
+    Args:
+        lines: see `articles`.
+        split: which split they are, or an empty string.
+        check: compare lines and articles with WikiText-2's official counts and say a mismatch.
+        where: name of the file or split, for that message.
+    """
+    n_lines = n_articles = 0
+    for title, body in articles(lines):
+        n_lines += bool(title) + len(body)
+        text = "\n".join(body)
+        if not title and not text.strip():
+            continue
+        n_articles += 1
+        name = slug(title)
+        digest = content_hash(f"{title}\n{text}", 10)
+        yield Document(
+            id=f"{name}-{digest}" if name else digest,
+            text=text,
+            format="wikitext",
+            title=title,
+            source_split=split,
+        )
+    if check and split in OFFICIAL_COUNTS:
+        found, expected = (n_lines, n_articles), OFFICIAL_COUNTS[SPLIT_NAMES[split]]
+        if found != expected:
+            logger.warning(
+                "%s is not the official WikiText-2 %s: found %d lines and %d articles, expected %d and %d",
+                where, split, *found, *expected,
+            )  # fmt: skip
+        else:
+            logger.info("%s: %d lines, %d articles, the official counts", where, *found)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, cut at line feeds only (U+2028 and U+0085 are text).
+
+    Raises:
+        SourceError: it can't be read, or is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {path} as UTF-8 text: {error}") from error
+
+
+def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
+    """The WikiText files of a folder (or one file), train first, each with its split.
+
+    Raises:
+        SourceError: none is there.
+    """
+    if path is None:
+        raise SourceError("the source wikitext needs a file or folder: --corpus.path PATH")
+    if path.is_file():
+        return [(path, split_of_file(path))]
+    found = list[tuple[Path, Split | str]]()
+    for names in (("train",), ("valid", "validation", "val"), ("test",)):
+        for pattern in ("wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens"):
+            candidates = [path / pattern.format(name) for name in names]
+            existing = next((file for file in candidates if file.is_file()), None)
+            if existing is not None:
+                found.append((existing, SPLIT_NAMES[names[0]]))
+                break
+    if not found:
+        raise SourceError(
+            f"{path} holds no WikiText files: expected wiki.{{train,valid,test}}.tokens or {{train,valid,test}}.txt"
+        )
+    return found
+
+
+def open_wikitext(config: CorpusConfig) -> Corpus:
+    """Local WikiText files, named by `path`."""
+    files = wikitext_files(config.path)
+
+    def documents() -> Iterator[Document]:
+        for path, split in files:
+            yield from wikitext_documents(read_lines(path), split, config.name == "wikitext2", str(path))
+
+    return Corpus(
+        description=f"WikiText files in {config.path}",
+        identity={path.name: sha256_of_file(path) for path, _ in files},
+        documents=documents,
+    )

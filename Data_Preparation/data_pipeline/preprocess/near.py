@@ -1,0 +1,80 @@
+"""Near duplicates: MinHash over word 5-grams finds candidates, exact Jaccard decides."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rensa import RMinHash, RMinHashLSH
+
+_SHINGLE_WORDS = 5
+_PERMUTATIONS = 128
+_SEED = 1
+_RECALL = 0.99
+
+
+def shingles(text: str) -> set[str]:
+    """The 5-word sequences of a text, lower case; a shorter text is one sequence."""
+    words = text.lower().split()
+    if len(words) <= _SHINGLE_WORDS:
+        return {" ".join(words)}
+    return set(map(" ".join, zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)))
+
+
+def jaccard(left: set[str], right: set[str]) -> float:
+    """Shared share of two sets, 0 to 1."""
+    return len(left & right) / len(left | right)
+
+
+class NearIndex:
+    """Texts that can be asked for a near duplicate of another text.
+
+    Costs about 1 kB of memory a text; the texts themselves are fetched when needed.
+
+    Args:
+        threshold: Jaccard similarity of 5-word shingles, above 0, up to 1.
+        text_of: gives the text that was added under a key.
+    """
+
+    def __init__(self, threshold: float, text_of: Callable[[int], str]) -> None:
+        self._threshold, self._text_of = threshold, text_of
+        self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, _PERMUTATIONS // _rows_of_a_band(threshold))
+
+    def find_and_add(self, texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
+        """Yield (key, key of an earlier near duplicate); add the texts that have none."""
+        for key, text in texts:
+            own = shingles(text)
+            sketch = _sketch(own)
+            found = self._nearest(own, sketch)
+            if found is None:
+                self._lsh.insert(key, sketch)
+            else:
+                yield key, found
+
+    def add(self, key: int, text: str) -> None:
+        """Add a text without asking."""
+        self._lsh.insert(key, _sketch(shingles(text)))
+
+    def matches(self, text: str) -> list[int]:
+        """Keys of all texts that are near duplicates of this one."""
+        own = shingles(text)
+        return [key for key in self._lsh.query(_sketch(own)) if self._similarity(own, key) >= self._threshold]
+
+    def _nearest(self, own: set[str], sketch: RMinHash) -> int | None:
+        scored = [(self._similarity(own, key), -key) for key in self._lsh.query(sketch)]
+        best = max(scored, default=(0.0, 0))
+        return -best[1] if best[0] >= self._threshold else None
+
+    def _similarity(self, own: set[str], key: int) -> float:
+        return jaccard(own, shingles(self._text_of(key)))
+
+
+def _sketch(tokens: set[str]) -> RMinHash:
+    sketch = RMinHash(_PERMUTATIONS, _SEED)
+    sketch.update(list(tokens))
+    return sketch
+
+
+def _rows_of_a_band(threshold: float) -> int:
+    """The longest band that still finds 99 % of the pairs at the threshold."""
+    for rows in (16, 8, 4, 2):
+        if 1 - (1 - threshold**rows) ** (_PERMUTATIONS // rows) >= _RECALL:
+            return rows
+    return 1

@@ -1,0 +1,154 @@
+"""Documents -> candidate paragraphs: lines parsed, headings told from text, text cleaned."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+import polars as pl
+
+from data_pipeline.config import PreprocessConfig
+from data_pipeline.markup import parse_heading
+from data_pipeline.preprocess.clean import clean_lines
+from data_pipeline.types import Document, MetadataValue, TextFormat
+
+METADATA_TYPES: dict[str, type[pl.DataType]] = {
+    "str": pl.String,
+    "int": pl.Int64,
+    "float": pl.Float64,
+    "bool": pl.Boolean,
+}
+
+
+def document_batches(documents: Iterable[Document], batch_chars: int = 4_000_000) -> Iterator[list[Document]]:
+    """Group documents of one format into batches of about `batch_chars` characters."""
+    for _, same in groupby(documents, key=lambda document: document.format):
+        batch: list[Document] = []
+        size = 0
+        for document in same:
+            batch.append(document)
+            size += len(document.text)
+            if size >= batch_chars:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+
+def extract_paragraphs(
+    documents: Sequence[Document], config: PreprocessConfig, metadata: dict[str, str]
+) -> pl.DataFrame:
+    """Cut documents of one format into cleaned paragraphs, in order.
+
+    A paragraph's `text_id` is its document's id and its position in the document, counted
+    before any filter, with `s` (section) or `l` (line) for the unit.
+
+    Args:
+        documents: at least one; all of the same format.
+        config: the unit and the cleaning.
+        metadata: names and types of the documents' metadata.
+
+    Returns:
+        Columns text_id, text, char_count, document_id, title, section, source_split, the
+        metadata, and `raw`: the text before cleaning.
+    """
+    text_format = documents[0].format
+    lines = _lines(documents, text_format)
+    starts = pl.col("body")
+    if config.unit == "section":
+        # A run of lines; `body` is False between runs, and a new document starts a new one.
+        same_run = pl.col("body").shift(1, fill_value=False) & (pl.col("document") == pl.col("document").shift(1))
+        starts = pl.col("body") & ~same_run.fill_null(value=False)
+    lines = lines.with_columns(starts.cum_sum().alias("block")).filter("body")
+    separator = " "
+    if config.clean == "raw":
+        separator = "\n"
+        lines = lines.with_columns(pl.col("line").alias("text"))
+    else:
+        as_wikitext = (text_format if config.clean == "auto" else config.clean) == "wikitext"
+        cleaned = clean_lines(lines["line"], as_wikitext, config.unknown_policy == "drop")
+        lines = lines.with_columns(cleaned.alias("text"))
+
+    def clean_heading(column: str) -> pl.Expr:
+        if config.clean == "raw" or text_format == "plain":
+            return pl.col(column)
+        return pl.col(column).map_batches(lambda names: clean_lines(names, wikitext=True, drop_unknown=False))
+
+    blocks = lines.group_by("block", maintain_order=True).agg(
+        pl.col("document", "section").first(),
+        pl.col("text").filter(pl.col("text") != "").str.join(separator),
+        pl.col("line").str.join(separator).alias("raw"),
+    )
+    position = pl.int_range(pl.len()).over("document").cast(pl.String)
+    return (
+        blocks.with_columns(position=position)
+        .join(_document_table(documents, metadata), on="document", how="left", maintain_order="left")
+        .with_columns(clean_heading("title"), clean_heading("section"))
+        .select(
+            pl.concat_str("document_id", pl.lit("#" + config.unit[0]), "position").alias("text_id"),
+            "text",
+            pl.col("text").str.len_chars().cast(pl.Int64).alias("char_count"),
+            "document_id",
+            "title",
+            "section",
+            "source_split",
+            *metadata,
+            "raw",
+        )
+    )
+
+
+def _lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFrame:
+    """One row a line: document, line, section (path of headings), body (is it text?)."""
+    lines = (
+        pl.DataFrame({"line": [document.text for document in documents]}, schema={"line": pl.String})
+        .with_row_index("document")
+        .with_columns(pl.col("line").str.split("\n"))
+        .explode("line")
+        .with_columns(blank=~pl.col("line").str.contains(r"\S"))
+    )
+    if text_format == "plain":
+        return lines.with_columns(section=pl.lit(""), body=~pl.col("blank"))
+    # The edges of a document count as blank: its title stood above, the next one below.
+    above = pl.col("blank").shift(1, fill_value=True) | (pl.col("document") != pl.col("document").shift(1))
+    below = pl.col("blank").shift(-1, fill_value=True) | (pl.col("document") != pl.col("document").shift(-1))
+    looks = pl.col("line").str.contains(r"^\s?= ") & above & below
+    candidates = lines.with_row_index("row").filter(looks).select("row", "document", "line")
+    rows, paths = _section_paths(candidates)
+    headings = pl.DataFrame({"row": rows, "section": paths}, schema={"row": pl.get_index_type(), "section": pl.String})
+    return (
+        lines.with_row_index("row")
+        .join(headings, on="row", how="left", maintain_order="left")
+        .with_columns(body=~pl.col("blank") & pl.col("section").is_null())
+        .with_columns(pl.col("section").forward_fill().over("document").fill_null(""))
+    )
+
+
+def _section_paths(candidates: pl.DataFrame) -> tuple[list[int], list[str]]:
+    """Rows that are headings, and each one's path: `History > Early years`."""
+    rows: list[int] = []
+    paths: list[str] = []
+    path: dict[int, str] = {}
+    current = None
+    for row, document, line in candidates.iter_rows():
+        heading = parse_heading(line)
+        if heading is None:
+            continue
+        if document != current:
+            path, current = {}, document
+        level, title = heading
+        path = {above: name for above, name in path.items() if above < level} | {level: title}
+        rows.append(row)
+        paths.append(" > ".join(path[above] for above in sorted(path)))
+    return rows, paths
+
+
+def _document_table(documents: Sequence[Document], metadata: dict[str, str]) -> pl.DataFrame:
+    columns: dict[str, list[MetadataValue]] = {
+        "document_id": [document.id for document in documents],
+        "title": [document.title for document in documents],
+        "source_split": [document.source_split for document in documents],
+    }
+    schema: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
+    for name, kind in metadata.items():
+        columns[name] = [document.metadata.get(name) for document in documents]
+        schema[name] = METADATA_TYPES[kind]
+    return pl.DataFrame(columns, schema=schema).with_row_index("document")

@@ -1,0 +1,108 @@
+"""Merges file, environment and command line into a `Config`, by pydantic-settings."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from data_pipeline.config import Config, explain, preset_path, read_config_file
+from data_pipeline.errors import ConfigError
+
+
+class _Settings(Config, BaseSettings):
+    """`Config` that can also be read from the environment and from flags."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="ELM_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """Give a parser one flag for every field of `Config`, by its dotted name.
+
+    Returns:
+        A function that takes from the parsed arguments the fields that were given.
+    """
+    source = CliSettingsSource[Any](_Settings, root_parser=parser)
+
+    def given(arguments: argparse.Namespace) -> dict[str, Any]:
+        return dict(source(parsed_args=arguments)())
+
+    return given
+
+
+def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+    """Merge defaults, a file, the environment (`ELM_...`) and flags into one config.
+
+    Args:
+        file: YAML file; None for none.
+        flags: dotted names or nested mappings, `{"embedding.batch_size": 4}`; they win over all.
+
+    Raises:
+        ConfigError: every bad name and value, each with its path.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in (flags or {}).items():
+        *sections, field = name.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        if isinstance(value, Mapping):
+            section.setdefault(field, {}).update(value)
+        else:
+            section[field] = value
+    return merge(read_config_file(file) if file else {}, nested)
+
+
+def load_preset(name: str, flags: Mapping[str, Any] | None = None) -> Config:
+    """The config of a preset, with environment and flags merged in; see `load_config`.
+
+    Raises:
+        ConfigError: no preset has that name, or a value is wrong.
+    """
+    return load_config(preset_path(name), {"preset": name, **(flags or {})})
+
+
+def merge(file: Mapping[str, Any], flags: Mapping[str, Any]) -> Config:
+    """Build the config from a file's content and flags, both as nested mappings.
+
+    Raises:
+        ConfigError: every bad name and value, each with its path.
+    """
+
+    class Merged(_Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del init_settings, dotenv_settings, file_secret_settings
+            return (
+                InitSettingsSource(settings_cls, dict(flags)),
+                env_settings,
+                InitSettingsSource(settings_cls, dict(file)),
+            )
+
+    try:
+        return Config.model_validate(Merged().model_dump())
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None

@@ -1,0 +1,201 @@
+"""Embedding shards: safetensors files with one tensor `embeddings` of shape (rows, dim).
+
+A shard is laid out at full size under a temporary name and its rows are written where they
+belong, in any order. What is on disk for certain is recorded a few seconds apart, so a killed
+run goes on from there; the finished file has the same bytes as an undisturbed run's.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.errors import CorruptShard, StaleStage, StoreError
+from data_pipeline.types import IntArray
+from data_pipeline.utils import atomic_write_bytes, publish
+
+_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_PAGE = 4096  # the data starts at a page's edge, so that it can be mapped on its own
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
+_ADVICE = "Make it again with: python Data_Preparation/scripts/run_embedding_only.py --overwrite"
+
+
+@dataclass(frozen=True)
+class EmbeddingShard:
+    """One safetensors file, its header read and checked against the file's size."""
+
+    path: Path
+    rows: int
+    dim: int
+    dtype: np.dtype[Any]
+    offset: int
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def vectors(self) -> NDArray[Any]:
+        """All rows as a read-only memory map, shape (rows, dim); nothing is read yet."""
+        if self.rows == 0:
+            return np.zeros((0, self.dim), self.dtype)
+        return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.rows, self.dim))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the memory map: pickling it would copy the vectors."""
+        return {name: value for name, value in self.__dict__.items() if name != "vectors"}
+
+
+def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file, and where its data begins.
+
+    Raises:
+        StoreError: there is no such file.
+        CorruptShard: it is not a safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
+                raise ValueError(f"its header would be {length} bytes long")
+            header = json.loads(file.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("its header is not a mapping")
+    except FileNotFoundError:
+        raise StoreError(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
+    except (OSError, ValueError, struct.error) as error:
+        raise CorruptShard(f"{path} is not a safetensors file: {error}. {_ADVICE}") from error
+    return header, 8 + length
+
+
+def open_embedding_shard(path: Path) -> EmbeddingShard:
+    """Open one file; checks that its size is what its header says.
+
+    Raises:
+        StoreError: there is no such file.
+        CorruptShard: it is truncated, altered, or holds something else.
+    """
+    header, offset = read_embedding_header(path)
+    entry = header.get("embeddings")
+    if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES or len(entry.get("shape", ())) != 2:
+        raise CorruptShard(f"{path} must hold one tensor `embeddings` of F16 or F32, (rows, dim); found {list(header)}")
+    rows, dim = entry["shape"]
+    dtype = _DTYPES[entry["dtype"]]
+    expected, found = offset + rows * dim * dtype.itemsize, path.stat().st_size
+    if found != expected:
+        raise CorruptShard(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")
+    return EmbeddingShard(path, rows, dim, dtype, offset, header.get("__metadata__", {}))
+
+
+class EmbeddingWriter:
+    """One shard being written; open it again after a crash and it goes on.
+
+    Args:
+        final: name of the finished file.
+        rows: rows of the shard.
+        dim: width of a vector.
+        dtype: `float16` or `float32`.
+        metadata: goes into the file; also decides whether half-finished work can be used.
+        overwrite: discard half-finished work of other settings.
+
+    Raises:
+        StaleStage: half-finished work of other settings is there, and not `overwrite`.
+    """
+
+    def __init__(
+        self, final: Path, rows: int, dim: int, dtype: str, metadata: Mapping[str, str], overwrite: bool = False
+    ) -> None:
+        self._final, self._dim, self._dtype = final, dim, np.dtype(dtype).newbyteorder("<")
+        self._partial = final.with_name(f".{final.name}.partial")
+        self._progress = final.with_name(f".{final.name}.progress")
+        self._header = _header_bytes(rows, dim, self._dtype, metadata)
+        self._row_bytes = dim * self._dtype.itemsize
+        self.done: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
+        """Rows that are on disk for certain, or written since the last flush."""
+        size = len(self._header) + rows * self._row_bytes
+        resumed = self._resume(size, overwrite)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
+        if not resumed:
+            self._progress.unlink(missing_ok=True)
+            os.ftruncate(self._handle, 0)
+            os.ftruncate(self._handle, size)
+            os.pwrite(self._handle, self._header, 0)
+
+    def write(self, rows: IntArray, vectors: NDArray[Any]) -> None:
+        """Put vectors into their rows.
+
+        Args:
+            rows: row numbers, shape (N,).
+            vectors: shape (N, dim).
+        """
+        block = np.ascontiguousarray(vectors, dtype=self._dtype)
+        if block.shape != (len(rows), self._dim):
+            raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {block.shape}")
+        for row, vector in zip(rows.tolist(), block, strict=True):
+            os.pwrite(self._handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
+        self.done[rows] = True
+
+    def flush(self) -> None:
+        """Push the vectors to the disk, then record which rows they are."""
+        os.fsync(self._handle)
+        bitmap = np.packbits(self.done).tobytes()
+        head = struct.pack("<II", zlib.crc32(self._header), zlib.crc32(bitmap))
+        atomic_write_bytes(self._progress, head + bitmap)
+
+    def finish(self) -> None:
+        """Give the complete file its name.
+
+        Raises:
+            StoreError: rows are missing.
+        """
+        if not self.done.all():
+            raise StoreError(f"{self._final}: {int((~self.done).sum())} rows were never written")
+        self.close()
+        publish(self._partial, self._final)
+        self._progress.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file; what was flushed can be taken up again."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _resume(self, size: int, overwrite: bool) -> bool:
+        try:
+            with self._partial.open("rb") as file:
+                header = file.read(len(self._header))
+            progress = self._progress.read_bytes()
+        except FileNotFoundError:
+            return False
+        same_work = header == self._header and self._partial.stat().st_size == size
+        if not same_work and not overwrite:
+            raise StaleStage(
+                f"{self._partial} is unfinished work made with other settings. "
+                "Finish it with those settings, or pass --overwrite to discard it."
+            )
+        bitmap = progress[8:]
+        whole = len(progress) >= 8 and struct.unpack("<II", progress[:8]) == (
+            zlib.crc32(self._header),
+            zlib.crc32(bitmap),
+        )
+        if not same_work or not whole:
+            return False
+        self.done = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=len(self.done)).astype(np.bool_)
+        return True
+
+
+def _header_bytes(rows: int, dim: int, dtype: np.dtype[Any], metadata: Mapping[str, str]) -> bytes:
+    name = next(name for name, known in _DTYPES.items() if known == dtype)
+    header = {
+        "__metadata__": dict(sorted(metadata.items())),
+        "embeddings": {"dtype": name, "shape": [rows, dim], "data_offsets": [0, rows * dim * dtype.itemsize]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _PAGE)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,210 @@
+"""Paragraph shards: parquet files that fix the ids and the order of a split."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.errors import CorruptShard, StoreError
+from data_pipeline.store.hashing import ColumnHash, column_sha256
+from data_pipeline.store.manifest import Manifest, ShardEntry, read_manifest
+from data_pipeline.types import SPLITS, Split
+from data_pipeline.utils import fsync_path, sha256_of_file
+
+_ROW_GROUP_ROWS = 8192
+
+
+def shard_name(stem: str, ending: str, index: int, count: int) -> str:
+    """`train.parquet` for the only shard, `train-00000-of-00012.parquet` for one of many."""
+    return f"{stem}{ending}" if count == 1 else f"{stem}-{index:05d}-of-{count:05d}{ending}"
+
+
+@dataclass(frozen=True)
+class ParagraphShard:
+    """One parquet file of a split, and the hashes of what it must hold."""
+
+    path: Path
+    rows: int
+    ids_sha256: str
+    texts_sha256: str
+
+    def batches(self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
+        """Read columns a batch of rows at a time, in order.
+
+        Raises:
+            CorruptShard: the file is damaged.
+        """
+        try:
+            with pq.ParquetFile(self.path) as file:
+                yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptShard(f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
+
+
+class ParagraphStore:
+    """The parquet files of a processed folder, ours or the older pipeline's.
+
+    Args:
+        folder: `data/<corpus>_processed`.
+
+    Raises:
+        StoreError: the folder holds no paragraphs.
+        CorruptShard: a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: Manifest | None = read_manifest(folder)
+        self._shards = {split: self._open(split) for split in SPLITS}
+        if not any(self._shards.values()):
+            raise StoreError(
+                f"{folder} holds no paragraphs. Make them with: python Data_Preparation/scripts/run_pipeline.py"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the paragraphs; empty for a folder without a manifest."""
+        return str(self.manifest["fingerprint"]) if self.manifest else ""
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits that are there."""
+        return [split for split in SPLITS if self._shards[split]]
+
+    def shards(self, split: Split) -> list[ParagraphShard]:
+        """The shards of a split, in order.
+
+        Raises:
+            StoreError: the split is not there.
+        """
+        if not self._shards[split]:
+            raise StoreError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+        return self._shards[split]
+
+    def read(self, split: Split, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """All rows of a split, in order."""
+        paths = [shard.path for shard in self.shards(split)]
+        return pl.read_parquet(paths, columns=list(columns) if columns else None, hive_partitioning=False)
+
+    def _open(self, split: Split) -> list[ParagraphShard]:
+        if self.manifest is None:
+            return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
+        entries = [ShardEntry(**entry) for entry in self.manifest["splits"].get(split, {"shards": []})["shards"]]
+        return [_open_listed(self.folder, entry) for entry in entries]
+
+
+def _open_listed(folder: Path, entry: ShardEntry) -> ParagraphShard:
+    path = folder / Path(entry.file).name
+    rows, metadata = _footer(path)
+    # A file that was written again by other hands has no hashes of ours: take its real ones.
+    ids = metadata.get(b"ids_sha256", b"").decode() or _hash_of_column(path, "text_id")
+    texts = metadata.get(b"texts_sha256", b"").decode() or _hash_of_column(path, "text")
+    if (rows, ids, texts) != (entry.rows, entry.ids_sha256, entry.texts_sha256):
+        raise CorruptShard(
+            f"{path} is not the file its manifest speaks of: found {rows} rows and ids {ids[:12]}, "
+            f"expected {entry.rows} and {entry.ids_sha256[:12]}. Restore it, or run the pipeline with --overwrite."
+        )
+    return ParagraphShard(path, rows, ids, texts)
+
+
+def _open_unlisted(path: Path) -> ParagraphShard:
+    rows, _ = _footer(path)
+    return ParagraphShard(path, rows, _hash_of_column(path, "text_id"), _hash_of_column(path, "text"))
+
+
+def _shard_files(folder: Path, split: Split) -> list[Path]:
+    single = folder / f"{split}.parquet"
+    if single.is_file():
+        return [single]
+    pattern = re.compile(rf"{split}-(\d{{5}})-of-(\d{{5}})\.parquet")
+    found = sorted(path for path in folder.glob(f"{split}-*.parquet") if pattern.fullmatch(path.name))
+    if found and int(found[0].name.split("-of-")[1].split(".")[0]) != len(found):
+        raise CorruptShard(f"{folder} has {len(found)} shards of {split}, their names speak of another number")
+    return found
+
+
+def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptShard(f"{path} is missing or damaged: {error}. Run the pipeline with --overwrite.") from error
+    return metadata.num_rows, metadata.metadata or {}
+
+
+def _hash_of_column(path: Path, column: str) -> str:
+    try:
+        return column_sha256(pq.read_table(path, columns=[column])[column].to_pylist())
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise CorruptShard(f"{path} has no readable column {column!r}: {error}") from error
+
+
+class ParagraphWriter:
+    """Writes a split as a stream of row groups, a new file every `shard_rows` rows.
+
+    Args:
+        folder: an empty folder nobody reads yet (see `store.folders`).
+        stem: `train`, `val`, `test`.
+        schema: of the rows.
+        shard_rows: most rows in a file.
+    """
+
+    def __init__(self, folder: Path, stem: str, schema: pa.Schema, shard_rows: int) -> None:
+        self._folder, self._stem, self._schema, self._shard_rows = folder, stem, schema, shard_rows
+        self._entries: list[tuple[Path, int, str, str]] = []
+        self._start_shard()
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows."""
+        while rows.num_rows:
+            room = self._shard_rows - self._rows
+            if room == 0:
+                self._finish_shard()
+                self._start_shard()
+                continue
+            some, rows = rows.slice(0, room), rows.slice(room)
+            self._file.write_table(some, row_group_size=_ROW_GROUP_ROWS)
+            self._ids.update(some["text_id"].to_pylist())
+            self._texts.update(some["text"].to_pylist())
+            self._rows += some.num_rows
+
+    def close(self) -> list[ShardEntry]:
+        """Finish the last file and give all of them their names; an empty split has one empty file."""
+        self._finish_shard()
+        listed = []
+        for index, (path, rows, ids, texts) in enumerate(self._entries):
+            final = self._folder / shard_name(self._stem, ".parquet", index, len(self._entries))
+            path.rename(final)
+            listed.append(ShardEntry(final.name, rows, sha256_of_file(final), ids, texts))
+        return listed
+
+    def _start_shard(self) -> None:
+        self._path = self._folder / f"{self._stem}.{len(self._entries)}.tmp"
+        self._file = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+        self._rows, self._ids, self._texts = 0, ColumnHash(), ColumnHash()
+
+    def _finish_shard(self) -> None:
+        hashes = {"ids_sha256": self._ids.hexdigest(), "texts_sha256": self._texts.hexdigest()}
+        self._file.add_key_value_metadata(hashes)
+        self._file.close()
+        fsync_path(self._path)
+        self._entries.append((self._path, self._rows, hashes["ids_sha256"], hashes["texts_sha256"]))
+
+
+def paragraph_schema(metadata: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Columns of a paragraph file: the fixed ones, then the metadata."""
+    fixed: list[tuple[str, Any]] = [
+        ("text_id", pa.string()),
+        ("text", pa.string()),
+        ("token_count", pa.int64()),
+        ("char_count", pa.int64()),
+        ("document_id", pa.string()),
+        ("title", pa.string()),
+        ("section", pa.string()),
+        ("source_split", pa.string()),
+    ]
+    return pa.schema([*fixed, *metadata.items()])

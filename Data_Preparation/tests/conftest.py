@@ -1,0 +1,55 @@
+"""What the tests share: settings that need no model, a tiny real model, the data beside the checkout."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig
+
+# No test reaches for the network, whatever it forgets to say.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("ELM_SHARED_DATA", CHECKOUT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of real data beside the checkout; the test is skipped where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data is not at {SHARED} (set ELM_SHARED_DATA)")
+    return SHARED
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """The bundled sample and the hashing embedder, writing to a folder of its own."""
+    return Config(
+        data_dir=tmp_path / "data",
+        logs_dir=tmp_path / "logs",
+        corpus=CorpusConfig(source="sample", name="sample"),
+        preprocess=PreprocessConfig(min_tokens=60),
+        embedding=EmbeddingConfig(model_name="hashing", batch_size=16),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 model of two layers with the real Qwen3 tokenizer, as a folder."""
+    source = SHARED / "qwen3-tokenizer"
+    if not source.is_dir():
+        pytest.skip(f"the Qwen3 tokenizer is not at {source} (set ELM_SHARED_DATA)")
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny-qwen3")
+    settings = Qwen3Config(
+        vocab_size=151_669, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=4096,
+    )  # fmt: skip
+    Qwen3Model(settings).eval().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder

@@ -1,0 +1,60 @@
+import ast
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import data_pipeline
+
+PACKAGE = Path(data_pipeline.__file__).parent
+
+
+def test_all_names_are_there_and_sorted():
+    assert data_pipeline.__all__ == sorted(data_pipeline.__all__)
+    for name in data_pipeline.__all__:
+        value = getattr(data_pipeline, name)
+        assert not isinstance(value, types.ModuleType), name
+        assert value.__doc__, name
+
+
+def test_the_package_imports_quickly_and_without_torch():
+    code = "import sys, data_pipeline; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_every_package_folder_travels_in_the_wheel():
+    import tomllib
+
+    settings = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())
+    listed = set(settings["tool"]["setuptools"]["packages"]) - {"data_pipeline.configs"}
+    folders = {path.parent for path in PACKAGE.rglob("__init__.py")}
+    assert listed == {".".join(("data_pipeline", *folder.relative_to(PACKAGE).parts)) for folder in folders}
+
+
+def test_every_config_field_is_read_somewhere():
+    from data_pipeline.config import Config, Section
+
+    read: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                read.add(node.attr)
+    # Its own properties and validators read some of them too.
+    own = {
+        node.attr
+        for node in ast.walk(ast.parse((PACKAGE / "config.py").read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+
+    def fields(section: type[Section]) -> set[str]:
+        names = set(section.model_fields)
+        for field in section.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                names |= fields(field.annotation)
+        return names
+
+    # The name of the preset is for the record only: it is saved, not read.
+    assert fields(Config) - read - (own & {"data_dir", "test_ratio"}) == {"preset"}

@@ -1,0 +1,60 @@
+# `make` lists the targets. Everything is installed into .venv and nowhere else.
+
+PYTHON ?= python3
+PRESET ?= offline
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin/python
+PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types layers pytest benchmarks clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+	@echo
+	@echo "make run PRESET=qwen3-4b    another preset: offline, qwen3-0.6b, qwen3-4b, auto"
+	@echo "make run ARGS='--help'      every setting"
+
+run: $(VENV)/.for-run ## install, run the main job, print a summary
+	@$(BIN) Data_Preparation/scripts/run_pipeline.py --preset $(PRESET) $(ARGS)
+
+test: lint types layers pytest ## install with the dev extra; lint, types, layers, tests
+
+lint: $(VENV)/.for-test ## style and common mistakes
+	@$(BIN) -m ruff check .
+	@$(BIN) -m ruff format --check --quiet .
+
+types: $(VENV)/.for-test ## static types
+	@$(BIN) -m mypy
+
+layers: $(VENV)/.for-test ## imports go one way
+	@$(BIN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
+
+pytest: $(VENV)/.for-test ## the tests alone
+	@$(BIN) -m pytest $(ARGS)
+
+benchmarks: $(VENV)/.for-test ## every benchmark, small inputs
+	@$(BIN) Data_Preparation/benchmarks/run_benchmarks.py --quick all
+
+clean: ## remove .venv and caches; data and logs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version 2>&1) is too old or missing; 3.11 or newer is needed: make run PYTHON=python3.11" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.for-run: $(VENV)/.made pyproject.toml requirements.lock
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) --editable ".[offline,fast]"
+	@touch $@
+
+$(VENV)/.for-test: $(VENV)/.made pyproject.toml requirements.lock
+	@echo "installing the dev extra into $(VENV) (a few minutes the first time)"
+	@$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.for-run
