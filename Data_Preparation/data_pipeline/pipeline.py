@@ -14,7 +14,7 @@ from data_pipeline.config import Config
 from data_pipeline.download import Corpus, open_corpus
 from data_pipeline.embeddings import SplitResult, embed_split, load_embedder, load_tokenizer, tokenizer_sha256
 from data_pipeline.errors import ConfigError, CorruptShard, StaleStage, StoreError
-from data_pipeline.preprocess import TokenCounter, load_fast_library, preprocess, processed_files
+from data_pipeline.preprocess import TokenCounter, is_processed_file, load_fast_library, preprocess
 from data_pipeline.store import Manifest, ParagraphStore, check_fresh, fingerprint, read_manifest, recover_folder
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import atomic_write_json, exclusive, sha256_of_file
@@ -88,7 +88,7 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
     """
     folder = config.processed_dir
     with exclusive(folder):
-        recover_folder(folder, processed_files(folder))
+        recover_folder(folder, is_processed_file)
         if skip_download:
             return Report(folder, ParagraphStore(folder).manifest or {}, preprocess_skipped=True)
         started = time.monotonic()
@@ -157,7 +157,7 @@ def find_corpus(config: Config, named: bool) -> Config:
 
 def save_run(config: Config, report: Report) -> Path:
     """Write the resolved config and the report of a run to the logs folder."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     path = config.logs_dir / "runs" / f"{stamp}-{os.getpid()}.json"
     atomic_write_json(path, {"config": config.model_dump(mode="json"), "report": report.to_json()})
     return path

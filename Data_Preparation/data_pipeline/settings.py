@@ -12,6 +12,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from data_pipeline.config import Config, explain, preset_path, read_config_file
@@ -41,7 +42,10 @@ def add_flags(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     source = CliSettingsSource[Any](_Settings, root_parser=parser)
 
     def given(arguments: argparse.Namespace) -> dict[str, Any]:
-        return dict(source(parsed_args=arguments)())
+        try:
+            return dict(source(parsed_args=arguments)())
+        except SettingsError as error:
+            raise _not_json(error) from error
 
     return given
 
@@ -106,3 +110,9 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any]) -> Config:
         return Config.model_validate(Merged().model_dump())
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
+    except SettingsError as error:
+        raise _not_json(error) from error
+
+
+def _not_json(error: SettingsError) -> ConfigError:
+    return ConfigError(f"a setting is not valid JSON: {error}: {error.__cause__ or error.__context__}")

@@ -130,8 +130,8 @@ def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
         dynamic_ncols=terminal,
         mininterval=0.1 if terminal else 10.0,
         # Redrawing with \r makes one endless line in a log file.
-        bar_format=None if terminal else "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_fmt}, {remaining} left\n",
-        leave=terminal,
+        bar_format=None if terminal else "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left\n",
+        leave=not terminal,
         delay=0 if terminal else 2.0,
     )
 

@@ -1,5 +1,6 @@
 """Checks everything on disk against everything else, from the bytes up."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from data_pipeline.store import (
     ParagraphShard,
     ParagraphStore,
     column_sha256,
+    fingerprint,
     open_embedding_shard,
     read_manifest,
     shard_name,
@@ -38,6 +40,8 @@ def verify(config: Config) -> tuple[list[str], list[str]]:
         store = ParagraphStore(config.processed_dir)
     except StoreError as error:
         return good, [str(error)]
+    except UnicodeDecodeError as error:
+        return good, [f"{config.processed_dir}: the footer of a parquet file is damaged: {error}"]
     if store.manifest is None:
         bad.append(f"{store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified")
         return good, bad
@@ -67,6 +71,7 @@ def _paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> It
     for shard, entry in zip(store.shards(split), manifest["splits"][split]["shards"], strict=True):
         if sha256_of_file(shard.path) != entry["sha256"]:
             yield f"{shard.path}: its bytes are not those its manifest speaks of"
+            continue  # what a damaged file says of itself means nothing
         try:
             table = pq.read_table(shard.path)
         except (OSError, ValueError) as error:
@@ -96,16 +101,23 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
     counts = manifest["counts"]
     path = store.folder / "dropped.parquet"
     try:
-        dropped = pq.read_metadata(path).num_rows
+        reasons = Counter(pq.read_table(path, columns=["reason"])["reason"].to_pylist())
     except (OSError, ValueError) as error:
         yield f"{path}: cannot be read: {error}"
         return
+    if sha256_of_file(path) != manifest["dropped_sha256"]:
+        yield f"{path}: its bytes are not those its manifest speaks of"
+    dropped = reasons.total()
     kept = sum(shard.rows for split in store.splits for shard in store.shards(split))
     if kept != counts["kept"] or dropped != counts["paragraphs"] - counts["kept"]:
         yield (
             f"{store.folder}: {kept} rows kept and {dropped} dropped, the manifest speaks of {counts['kept']} "
             f"and {counts['paragraphs'] - counts['kept']}"
         )
+    elif dict(reasons) != counts["dropped"]:
+        yield f"{path}: its reasons are not those its manifest counts: {dict(reasons)}, {counts['dropped']}"
+    if fingerprint(manifest["settings"], manifest["upstream"]) != manifest["fingerprint"]:
+        yield f"{store.folder / 'manifest.json'}: its settings are not those its fingerprint was made from"
 
 
 def _embedding_faults(
@@ -117,6 +129,8 @@ def _embedding_faults(
         return [], [f"{folder}: the embeddings of {split} are of the corpus {entry['corpus']}, not {corpus}"]
     good: list[str] = []
     bad: list[str] = []
+    if entry is not None and fingerprint(entry["settings"], entry["upstream"]) != entry["fingerprint"]:
+        bad.append(f"{folder / 'manifest.json'}: the settings of {split} are not those its fingerprint was made from")
     shards = store.shards(split)
     for index, paragraphs in enumerate(shards):
         path = folder / shard_name(f"{split}_embeddings", ".safetensors", index, len(shards))
@@ -148,7 +162,8 @@ def _embedding_shard_faults(path: Path, entry: Any, paragraphs: ParagraphShard) 
     tolerance = 1e-3 if shard.dtype.itemsize == 2 else 1e-5
     for start in range(0, shard.rows, _BLOCK_ROWS):
         block = shard.vectors[start : start + _BLOCK_ROWS].astype(np.float32)
-        norms = np.linalg.norm(block, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged vectors are what this looks for
+            norms = np.linalg.norm(block, axis=1)
         wrong = ~np.isfinite(block).all(axis=1) | (norms == 0)
         if shard.metadata.get("normalized") == "true":
             wrong |= ~(np.abs(norms - 1) <= tolerance)

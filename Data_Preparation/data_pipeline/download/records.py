@@ -53,14 +53,19 @@ def _json_records(path: Path, config: CorpusConfig) -> Iterator[tuple[int, Mappi
             for number, line in enumerate(_lines(stream), start=1):
                 if not line.strip():
                     continue
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise SourceError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}")
-                yield number, record
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(
-            f"{path} cannot be read as JSON Lines after line {number}: {error}. Repair or remove that line."
-        ) from error
+                yield number, _json_object(line, f"{path}, line {number}")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read after line {number}: {error}") from error
+
+
+def _json_object(line: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{where}: not JSON: {error}. Repair or remove that line.") from error
+    if not isinstance(record, dict):
+        raise SourceError(f"{where}: expected a JSON object, found {line[:40]!r}")
+    return record
 
 
 def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
@@ -93,7 +98,6 @@ def _document(record: Mapping[str, Any], config: CorpusConfig, file_split: str, 
     text = _field(record, config.text_field, str, where)
     if text is None:
         raise SourceError(f"{where}: the field {config.text_field!r} is empty; remove the record or give it a text")
-    text = _without_lone_surrogates(text)
     if config.id_field:
         given = record.get(config.id_field)
         if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
@@ -120,21 +124,22 @@ def _document(record: Mapping[str, Any], config: CorpusConfig, file_split: str, 
 
 
 def _field(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
-    """The value of a field, None for null; a whole number also serves as a float."""
+    """The value of a field, None for null; a whole number also serves as a float.
+
+    Half of a surrogate pair, which JSON can spell and no file can hold, becomes U+FFFD.
+    """
     if name not in record:
         raise SourceError(f"{where}: there is no field {name!r}; it has {', '.join(map(str, record)) or 'none'}")
     value: MetadataValue = record[name]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SourceError(f"{where}: the field {name!r} must fit in 64 bits, found {str(value)[:40]}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if value is not None and type(value) is not kind:
         raise SourceError(f"{where}: the field {name!r} must be {kind.__name__}, found {value!r}")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return value
-
-
-def _without_lone_surrogates(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which no file can hold; it becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

@@ -40,7 +40,8 @@ def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     title, body = "", list[str]()
     previous = ""
     for line, following in pairwise(chain(lines, ("",))):
-        if line[:3].lstrip(" ")[:2] == "= " and not previous.strip() and not following.strip():
+        # Most headings are of deeper levels, and looking at a line's start is cheap.
+        if "= " in line[:3] and "= = " not in line[:5] and not previous.strip() and not following.strip():
             heading = parse_heading(line)
             if heading is not None and heading[0] == 1:
                 yield title, body
@@ -112,6 +113,8 @@ def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
         raise SourceError("the source wikitext needs a file or folder: --corpus.path PATH")
     if path.is_file():
         return [(path, split_of_file(path))]
+    if not path.is_dir():
+        raise SourceError(f"{path} does not exist (--corpus.path of the source wikitext)")
     found = list[tuple[Path, Split | str]]()
     for names in (("train",), ("valid", "validation", "val"), ("test",)):
         for pattern in ("wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens"):

@@ -34,10 +34,7 @@ def _load_transformer(config: EmbeddingConfig) -> Embedder:
     return TransformerEmbedder(config)
 
 
-EMBEDDERS: dict[str, Callable[[EmbeddingConfig], Embedder]] = {
-    "hashing": HashingEmbedder,
-    "transformer": _load_transformer,
-}
+EMBEDDERS: dict[str, Callable[[EmbeddingConfig], Embedder]] = {"hashing": HashingEmbedder}
 """By model name; every name that is not here is a Hugging Face model."""
 
 
@@ -51,7 +48,7 @@ def load_tokenizer(config: EmbeddingConfig) -> Tokenizer:
         return HashingEmbedder(config).tokenizer
     from data_pipeline.embeddings import transformer, weights
 
-    return transformer.load_tokenizer(weights.find_model(config), config)[0]
+    return transformer.load_tokenizer(weights.find_model(config, weights=False), config)[0]
 
 
 def load_embedder(config: EmbeddingConfig) -> Embedder:

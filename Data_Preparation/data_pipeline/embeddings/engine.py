@@ -109,13 +109,14 @@ class Engine:
     def _finite(
         self, vectors: Float32Array, rows: IntArray, ids: Sequence[Sequence[int]], names: Sequence[str]
     ) -> Float32Array:
-        bad = _unusable(vectors)
+        dim = self._embedder.identity.dim
+        bad = _unusable(vectors, dim)
         for dtype in _SAFER_DTYPES[self._embedder.identity.dtype]:
             if not bad.any():
                 break
             places = np.flatnonzero(bad)
-            vectors[places] = self._embedder.forward([ids[rows[place]] for place in places], dtype)
-            bad = _unusable(vectors)
+            vectors[places] = self._in_dtype(rows[places], ids, names, dtype)
+            bad = _unusable(vectors, dim)
             mended = len(places) - int(bad.sum())
             self.tally.recomputed[dtype] = self.tally.recomputed.get(dtype, 0) + mended
             logger.warning("%d vectors were not finite; %d are, computed again in %s", len(places), mended, dtype)
@@ -128,11 +129,23 @@ class Engine:
             )
         return vectors
 
+    def _in_dtype(self, rows: IntArray, ids: Sequence[Sequence[int]], names: Sequence[str], dtype: str) -> Float32Array:
+        """Vectors in another precision, which may need more memory than the batch did."""
+        try:
+            return self._embedder.forward([ids[row] for row in rows], dtype)
+        except OutOfMemory as error:
+            if len(rows) == 1:
+                raise ModelError(f"{names[int(rows[0])]} does not fit into memory in {dtype}: {error}") from error
+        half = len(rows) // 2
+        return np.concatenate([self._in_dtype(some, ids, names, dtype) for some in (rows[:half], rows[half:])])
+
     def _shape(self, vectors: Float32Array) -> Float32Array:
         identity = self._embedder.identity
         vectors = vectors[:, : identity.dim]
         if identity.normalized:
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            # In float64: squares of very small or large float32 numbers would be 0 or infinite.
+            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            vectors = (vectors / lengths).astype(np.float32)
         return vectors
 
 
@@ -156,13 +169,14 @@ def encode(
     prompt = embedder.query_prompt if query else embedder.identity.prompt
     ids = embedder.tokenize([prompt + text for text in texts]).ids
     engine = Engine(embedder, batch_size, batch_tokens)
+    names = [repr(text[:60]) for text in texts]
     vectors = np.zeros((len(texts), embedder.identity.dim), dtype=np.float32)
     for batch in engine.plan(ids):
-        for rows, some in engine.run(ids, batch, [repr(text[:60]) for text in texts]):
+        for rows, some in engine.run(ids, batch, names):
             vectors[rows] = some
     return vectors
 
 
-def _unusable(vectors: Float32Array) -> NDArray[np.bool_]:
-    """Rows that hold a non-finite value or nothing but zeros."""
-    return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
+def _unusable(vectors: Float32Array, dim: int) -> NDArray[np.bool_]:
+    """Rows that hold a non-finite value, or nothing but zeros in what is kept of them."""
+    return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors[:, :dim].any(axis=1))

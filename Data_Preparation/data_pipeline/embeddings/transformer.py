@@ -109,6 +109,10 @@ class TransformerEmbedder:
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise OutOfMemory(f"{len(ids)} texts of up to {longest} tokens do not fit into {self._device}") from error
+        except RuntimeError as error:
+            raise ModelError(
+                f"the model failed on {self._device}: {error}. What is finished is kept; run again to go on from there."
+            ) from error
         return vectors
 
     def _load(self, dtype: str) -> Any:
@@ -126,7 +130,12 @@ class TransformerEmbedder:
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise ModelError(f"cannot load the model in {self._folder}: {error}") from error
-        return model.to(self._device).eval()
+        try:
+            return model.to(self._device).eval()
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"the model does not fit into the memory of {self._device}: {error}. Choose a smaller one."
+            ) from error
 
 
 def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenizer, int, int]:

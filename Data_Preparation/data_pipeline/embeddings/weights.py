@@ -12,7 +12,8 @@ from data_pipeline.utils import require, sha256_of_file
 logger = logging.getLogger(__name__)
 
 # Weights as safetensors only: the other formats are pickles.
-_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.py", "*/config.json"]
+_WEIGHTS = ["*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.model", "*.py"]
 _NEVER = ["*.onnx", "onnx/*", "openvino/*", "*.bin"]
 _HUB_TIMEOUT_S = 10.0
 
@@ -44,8 +45,12 @@ PACKAGED_MODELS = {
 }
 
 
-def find_model(config: EmbeddingConfig) -> ModelFiles:
+def find_model(config: EmbeddingConfig, weights: bool = True) -> ModelFiles:
     """The files of the model a config names; downloads them from the hub where needed.
+
+    Args:
+        config: names the model.
+        weights: False for everything but the weights, to count tokens for instance.
 
     Raises:
         SourceError: the hub can't be reached, or has no such model.
@@ -56,13 +61,14 @@ def find_model(config: EmbeddingConfig) -> ModelFiles:
         return _packaged(config.model_name)
     folder = Path(config.model_name).expanduser()
     if folder.is_dir():
-        return _local(folder)
+        return _local(folder, weights)
     commit = resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)
     from huggingface_hub import snapshot_download
 
     try:
+        patterns = _FILES + _WEIGHTS if weights else _FILES
         found = snapshot_download(
-            config.model_name, revision=commit or config.revision, allow_patterns=_FILES, ignore_patterns=_NEVER
+            config.model_name, revision=commit or config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
         )
     except TRANSPORT_ERRORS as error:
         raise ModelError(f"could not download {config.model_name}: {error}. {WAYS_OUT}") from error
@@ -86,11 +92,13 @@ def _packaged(name: str) -> ModelFiles:
     return ModelFiles(folder, packaged.version)
 
 
-def _local(folder: Path) -> ModelFiles:
+def _local(folder: Path, weights: bool) -> ModelFiles:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is a folder without config.json, so there is no model in it")
-    weights = sorted(folder.glob("*.safetensors"))
     if not weights:
+        return ModelFiles(folder, "weights not looked at")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise ModelError(f"{folder} has no .safetensors file; weights in other formats are pickles and are not loaded")
-    hashes = [sha256_of_file(path)[:16] for path in weights]
+    hashes = [sha256_of_file(path)[:16] for path in files]
     return ModelFiles(folder, "sha256:" + "-".join(hashes))

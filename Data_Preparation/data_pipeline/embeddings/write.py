@@ -2,17 +2,20 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Embedder, Tokenized
 from data_pipeline.embeddings.engine import Engine, Tally
-from data_pipeline.errors import ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
 from data_pipeline.store import (
+    ColumnHash,
     EmbeddingWriter,
     ParagraphShard,
     ParagraphStore,
@@ -24,7 +27,7 @@ from data_pipeline.store import (
     shard_name,
     write_manifest,
 )
-from data_pipeline.types import Split
+from data_pipeline.types import Float32Array, IntArray, Split
 from data_pipeline.utils import progress_bar, sha256_of_file, sha256_of_json
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,8 @@ class _Job:
     overwrite: bool
     special_tokens: int | None
     """Tokens added to every text, where the stored counts are this tokenizer's; else None."""
+    hashes: Mapping[str, str]
+    """Of the files that a manifest says this very job has finished."""
 
 
 def embed_split(
@@ -103,7 +108,8 @@ def embed_split(
     known = manifest["splits"].get(split)
     if known and not overwrite:
         check_fresh(known, settings, upstream, folder / f"{split}_embeddings")
-    if known and known["fingerprint"] == fingerprint(settings, upstream) and _intact(folder, known, overwrite):
+    same_work = known is not None and known["fingerprint"] == fingerprint(settings, upstream)
+    if same_work and _intact(folder, known, overwrite):
         return SplitResult(rows, identity.dim, files, Tally(truncated=known["truncated"]), skipped=True)
     job = _Job(
         embedder=embedder,
@@ -118,6 +124,7 @@ def embed_split(
         flush_s=config.flush_s,
         overwrite=overwrite,
         special_tokens=_special_tokens(store, embedder),
+        hashes={shard["file"]: shard["sha256"] for shard in known["shards"]} if same_work else {},
     )
     entries = []
     with progress_bar(rows, f"embedding {split}", "row") as bar:
@@ -168,6 +175,8 @@ def _embed_shard(shard: ParagraphShard, final: Path, job: _Job, advance: Callabl
                     advance(len(batch))
                     continue
                 for rows, vectors in engine.run(tokenized.ids, batch, names):
+                    if job.dtype == "float16":
+                        _check_float16(vectors, rows, names)
                     writer.write(start + rows, vectors)
                     advance(len(rows))
                 if time.monotonic() - last_flush > job.flush_s:
@@ -180,11 +189,18 @@ def _embed_shard(shard: ParagraphShard, final: Path, job: _Job, advance: Callabl
 
 
 def _windows(shard: ParagraphShard, job: _Job) -> Iterator[tuple[list[str], Tokenized]]:
-    """Ids and tokens of a shard, a window of rows at a time; checks the stored token counts."""
+    """Ids and tokens of a shard, a window of rows at a time.
+
+    Raises:
+        ShardMismatch: a stored token count is wrong, or the file is not the one that was opened.
+    """
+    seen_ids, seen_texts = ColumnHash(), ColumnHash()
     prompt = job.embedder.identity.prompt
     columns = ["text_id", "text", "token_count"]
     for batch in shard.batches(columns, _WINDOW_ROWS):
         names, texts, counts = (batch[column].to_pylist() for column in columns)
+        seen_ids.update(names)
+        seen_texts.update(texts)
         tokenized = job.embedder.tokenize([prompt + text for text in texts] if prompt else texts)
         if job.special_tokens is not None:
             for name, count, ids, cut in zip(names, counts, tokenized.ids, tokenized.truncated, strict=True):
@@ -195,6 +211,17 @@ def _windows(shard: ParagraphShard, job: _Job) -> Iterator[tuple[list[str], Toke
                         "--preprocess.fast_tokens off, and please report this text."
                     )
         yield names, tokenized
+    if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
+        raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
+
+
+def _check_float16(vectors: Float32Array, rows: IntArray, names: Sequence[str]) -> None:
+    outside = np.abs(vectors).max(axis=1) > np.finfo(np.float16).max
+    if outside.any():
+        raise ModelError(
+            f"the vector of {names[int(rows[outside][0])]} is too large for float16. "
+            "Use --embedding.store_dtype float32, or --embedding.normalize."
+        )
 
 
 def _special_tokens(store: ParagraphStore, embedder: Embedder) -> int | None:
@@ -209,12 +236,14 @@ def _metadata(shard: ParagraphShard, job: _Job) -> dict[str, str]:
 
 
 def _is_finished(final: Path, shard: ParagraphShard, job: _Job) -> bool:
-    """Whether a file is exactly what this job would write, as far as its header can say."""
+    """Whether a file is what this job would write, by its header and, where it is known, its hash."""
     try:
         found = open_embedding_shard(final)
     except StoreError:
         return False
-    return found.rows == shard.rows and found.metadata == _metadata(shard, job) and found.dtype == job.dtype
+    if found.rows != shard.rows or found.metadata != _metadata(shard, job) or found.dtype != job.dtype:
+        return False
+    return final.name not in job.hashes or sha256_of_file(final) == job.hashes[final.name]
 
 
 def _intact(folder: Path, known: Mapping[str, Any], thorough: bool) -> bool:
@@ -231,8 +260,10 @@ def _intact(folder: Path, known: Mapping[str, Any], thorough: bool) -> bool:
 
 
 def _sweep(folder: Path, split: Split, files: list[Path]) -> None:
-    """Remove files of this split that an earlier run with another number of shards left."""
-    for pattern in (f"{split}_embeddings.safetensors", f"{split}_embeddings-?????-of-?????.safetensors"):
+    """Remove what earlier runs of this split left: other numbers of shards, unfinished work."""
+    finished = (f"{split}_embeddings.safetensors", f"{split}_embeddings-?????-of-?????.safetensors")
+    unfinished = [f".{name}.*" for name in finished] + [f"..{name}.*" for name in finished]
+    for pattern in (*finished, *unfinished):
         for path in folder.glob(pattern):
             if path not in files:
                 path.unlink()

@@ -5,6 +5,7 @@ every paragraph that is not kept is a row of `dropped.parquet` with the stage an
 """
 
 import logging
+import re
 import shutil
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ from data_pipeline.store import ParagraphStore, ParagraphWriter, fingerprint, wr
 from data_pipeline.store.folders import new_folder, replace_folder
 from data_pipeline.store.paragraphs import paragraph_schema
 from data_pipeline.types import SPLITS
-from data_pipeline.utils import fsync_path, progress_bar
+from data_pipeline.utils import fsync_path, progress_bar, sha256_of_file
 
 __all__ = [
     "NearIndex",
@@ -41,10 +42,10 @@ __all__ = [
     "clean_lines",
     "clean_text",
     "extract_paragraphs",
+    "is_processed_file",
     "leakage",
     "load_fast_library",
     "preprocess",
-    "processed_files",
 ]
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ _DROPPED_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("duplicate_of", pa.string()),
     ]
+)
+_SPLIT = "|".join(SPLITS)
+_PROCESSED_FILE = re.compile(
+    rf"manifest\.json|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp"
 )
 _ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -73,7 +78,7 @@ def preprocess(
     """Turn a corpus into the parquet files of a processed folder.
 
     Memory does not grow with the corpus, but for 9 bytes a row while exact duplicates are
-    looked for, and about 1 kB a row for near ones.
+    looked for, about 1 kB a row for near ones, and the ids of the test split's documents.
 
     Args:
         corpus: the documents.
@@ -122,22 +127,26 @@ def preprocess(
             "dropped": dict(dropped.counts.most_common()),
             "token_counter": counter.method,
         },
+        "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
         "splits": splits,
     }
     write_manifest(new, manifest)
-    logger.info("%s paragraphs written in %.1f s", f"{kept:,}", time.monotonic() - started)
+    seconds = time.monotonic() - started
+    logger.info("%s paragraphs written in %.1f s (tokens counted by %s)", f"{kept:,}", seconds, counter.method)
+    for name, entry in splits.items():
+        if entry["rows"] == 0:
+            logger.warning("the split %s is empty: the corpus is small for these ratios", name)
     # A report on what was written, so it reads the files as a user would.
     manifest["leakage"] = leakage(ParagraphStore(new), config.near_threshold)
     write_manifest(new, manifest)
     fsync_path(new)
-    replace_folder(folder, processed_files(folder))
+    replace_folder(folder, is_processed_file)
     return manifest
 
 
-def processed_files(folder: Path) -> set[str]:
-    """Names in a processed folder that this package (or the older pipeline) wrote."""
-    names = {"manifest.json", "dropped.parquet"} | {f"{split}.parquet" for split in SPLITS}
-    return names | {path.name for split in SPLITS for path in folder.glob(f"{split}-?????-of-?????.parquet")}
+def is_processed_file(name: str) -> bool:
+    """Whether this package (or the older pipeline) writes a file of this name to a processed folder."""
+    return _PROCESSED_FILE.fullmatch(name) is not None
 
 
 def _stage(

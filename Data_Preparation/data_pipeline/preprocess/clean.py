@@ -18,28 +18,34 @@ _WHITE_SPACE = r"[\s\x1c-\x1f\x85]+"
 # as they are: NFC changes nothing below U+0300 and between U+2010 and U+2027.
 _UNUSUAL = r"  |[^\x20-\x7e\xa1-\x{2ff}\x{2010}-\x{2027}]"
 
-# A number with an unknown part (`1 @.@ <unk>`) goes as a whole: `1` would be another number.
-_UNKNOWN = (
+_UNKNOWN_IN_COMPOUND = r"<unk> @|@ <unk>"
+_COMPOUNDS = (
     (r" <unk> @-@| @-@ <unk>", " <unk>"),
+    # A number with an unknown part (`1 @.@ <unk>`) goes as a whole: `1` would be another number.
     (r"(?: [^ ]+ @[.,]@)* <unk>(?: @[.,]@ [^ ]+)*", " <unk>"),
+)
+_UNKNOWN = (
     (r" <unk>(?: (?:'s|@-@))?", ""),
     # What the holes leave: `( , lit`, `( )`, `one , , and two`, and a line that starts with `, `.
-    (r"( [(\[])(?: [,;:])+", "$1"),
-    (r' \( \)| \[ \]| " "', ""),
+    (r"( [(\[\x01])(?: [,;:])+", "$1"),
+    (r" \( \)| \[ \]| \x01 \x02", ""),
     (r" [,;:](?: [,;:])*( [,;:.)\]])", "$1"),
     (r"^(?: [,;:.)\]])+ ", " "),
 )
 
-_SPACING = (
+_JOINED = (
     (r" @([-,.])@ ", "$1"),
     (r" ('(?:s|t|re|ve|ll|d|m)) ", "$1 "),
     # Not after a comma or another stop: ` , .` and ` . . .` could not be told apart again.
     (r"([^ .,]) \. ", "$1. "),
-    (r" ([,;:)\]?!%°])", "$1"),
-    (r"([(\[$£]) ", "$1"),
-    (r"(\d) – (\d)", "$1–$2"),
 )
-_QUOTED = r'" ([^"]+) "'
+_RANGES = [(r"(\d) – (\d)", "$1–$2")] * 2  # twice, as `1 – 2 – 3` shares a digit
+_CLOSING = (" ,", " ;", " :", " )", " ]", " ?", " !", " %", " °")
+_OPENING = ("( ", "[ ", "$ ", "£ ")
+# \x01 and \x02, which no clean text holds, stand for an opening and a closing quotation mark.
+_QUOTED = (r'"([^"]*)"', "\x01$1\x02")
+_ATTACHED = {spaced: spaced.strip() for spaced in (*_CLOSING, *_OPENING)} | {"\x01 ": "\x01", " \x02": "\x02"}
+_MARKS = dict.fromkeys(("\x01", "\x02"), '"')
 
 
 def clean_lines(lines: pl.Series, wikitext: bool, drop_unknown: bool) -> pl.Series:
@@ -57,19 +63,24 @@ def clean_lines(lines: pl.Series, wikitext: bool, drop_unknown: bool) -> pl.Seri
     if not wikitext:
         return lines
     lines = " " + lines + " "  # The rules read a line as ` token token token `.
-    if drop_unknown:
-        unknown = lines.str.contains("<unk>", literal=True)
-        lines = _where(lines, unknown, lambda some: _replaced(some, _UNKNOWN))
-    lines = _replaced(lines, _SPACING)
-    # An odd quotation mark would pair every later one wrongly.
+    # Marks pair from the left: `" a " " b "` has no empty quotation in its middle, but `" <unk> "`
+    # leaves one. An odd mark would pair every later one wrongly.
     marks = lines.str.count_matches('"', literal=True)
-    lines = _where(lines, (marks > 0) & (marks % 2 == 0), lambda some: some.str.replace_all(_QUOTED, '"$1"'))
-    return lines.str.strip_chars(" ")
+    lines = _where(lines, (marks > 0) & (marks % 2 == 0), lambda some: some.str.replace_all(*_QUOTED))
+    if drop_unknown:
+        lines = _where(lines, lines.str.contains("<unk>", literal=True), _without_unknown)
+    lines = _where(lines, lines.str.contains(" – ", literal=True), lambda some: _replaced(some, _RANGES))
+    return _replaced(lines, _JOINED).str.replace_many(_ATTACHED).str.replace_many(_MARKS).str.strip_chars(" ")
 
 
 def clean_text(text: str, wikitext: bool = True, drop_unknown: bool = True) -> str:
     """Clean one text line by line; see `clean_lines`."""
     return "\n".join(clean_lines(pl.Series(text.split("\n")), wikitext, drop_unknown))
+
+
+def _without_unknown(lines: pl.Series) -> pl.Series:
+    in_compound = lines.str.contains(_UNKNOWN_IN_COMPOUND)
+    return _replaced(_where(lines, in_compound, lambda some: _replaced(some, _COMPOUNDS)), _UNKNOWN)
 
 
 def _regular(lines: pl.Series) -> pl.Series:
@@ -85,4 +96,5 @@ def _replaced(lines: pl.Series, rules: Iterable[tuple[str, str]]) -> pl.Series:
 def _where(lines: pl.Series, mask: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
     """Change the lines that a mask names; most rules concern few lines."""
     rows = mask.arg_true()
-    return lines.scatter(rows, change(lines.gather(rows))) if len(rows) else lines
+    # `scatter` changes the series it is called on, which may be the caller's.
+    return lines.clone().scatter(rows, change(lines.gather(rows))) if len(rows) else lines

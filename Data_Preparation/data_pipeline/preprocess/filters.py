@@ -14,9 +14,11 @@ TextFilter = Callable[[str, PreprocessConfig], str | None]
 CountFilter = Callable[[int, PreprocessConfig], str | None]
 
 _ASCII = bytes(range(128))
-_NOT_ASCII_SPACE = bytes(c for c in range(256) if c not in b" \t\n\r\x0b\x0c")
-_NOT_ASCII_DIGIT = bytes(c for c in range(256) if c not in b"0123456789")
-_NOT_ASCII_PUNCTUATION = bytes(c for c in range(256) if c > 126 or c < 33 or chr(c).isalnum())
+_LETTERS = bytes(c for c in range(256) if c > 127 or chr(c).isalpha())
+
+_ASCII_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+_ASCII_DIGITS = b"0123456789"
+_ASCII_CONTROL = bytes(c for c in (*range(9), *range(14, 28), 127))
 
 
 def too_many_unknowns(text: str, config: PreprocessConfig) -> str | None:
@@ -81,9 +83,12 @@ def _composition(text: str) -> tuple[int, int, int]:
     """Characters that are not white space, and how many of them are punctuation and digits."""
     encoded = text.encode()
     # Deleting bytes runs at memory speed; going through characters one by one does not.
-    spaces = len(encoded.translate(None, _NOT_ASCII_SPACE))
-    punctuation = len(encoded.translate(None, _NOT_ASCII_PUNCTUATION))
-    digits = len(encoded.translate(None, _NOT_ASCII_DIGIT))
+    rest = encoded.translate(None, _LETTERS)
+    without_spaces = rest.translate(None, _ASCII_SPACE)
+    without_digits = without_spaces.translate(None, _ASCII_DIGITS)
+    spaces = len(rest) - len(without_spaces)
+    digits = len(without_spaces) - len(without_digits)
+    punctuation = len(without_digits.translate(None, _ASCII_CONTROL))
     if not text.isascii():
         for char in encoded.translate(None, _ASCII).decode():
             spaces += char.isspace()

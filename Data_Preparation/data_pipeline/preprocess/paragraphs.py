@@ -16,6 +16,7 @@ METADATA_TYPES: dict[str, type[pl.DataType]] = {
     "float": pl.Float64,
     "bool": pl.Boolean,
 }
+_METADATA_PREFIX = "metadata."  # a user's field may be called `position`, as a column in here is
 
 
 def document_batches(documents: Iterable[Document], batch_chars: int = 4_000_000) -> Iterator[list[Document]]:
@@ -90,7 +91,7 @@ def extract_paragraphs(
             "title",
             "section",
             "source_split",
-            *metadata,
+            *(pl.col(_METADATA_PREFIX + name).alias(name) for name in metadata),
             "raw",
         )
     )
@@ -149,6 +150,6 @@ def _document_table(documents: Sequence[Document], metadata: dict[str, str]) -> 
     }
     schema: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
     for name, kind in metadata.items():
-        columns[name] = [document.metadata.get(name) for document in documents]
-        schema[name] = METADATA_TYPES[kind]
+        columns[_METADATA_PREFIX + name] = [document.metadata.get(name) for document in documents]
+        schema[_METADATA_PREFIX + name] = METADATA_TYPES[kind]
     return pl.DataFrame(columns, schema=schema).with_row_index("document")

@@ -36,8 +36,9 @@ def split_by_shuffle(rows: int, config: SplitConfig) -> NDArray[np.int8]:
 
     Paragraphs of one article land in different splits, as they did in the original pipeline.
     """
-    train = int(rows * config.train_ratio)
-    val = int(rows * config.val_ratio)
+    # Rounded first: 100 * 0.57 is a little less than 57 in binary.
+    train = int(round(rows * config.train_ratio, 6))
+    val = int(round(rows * config.val_ratio, 6))
     split_of_rank = np.full(rows, _POSITION["test"], dtype=np.int8)
     split_of_rank[:train] = _POSITION["train"]
     split_of_rank[train : train + val] = _POSITION["val"]

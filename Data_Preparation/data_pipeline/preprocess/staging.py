@@ -42,9 +42,10 @@ class Staging:
     """
 
     def __init__(self, path: Path) -> None:
-        self._map = pa.memory_map(str(path))
-        self._reader = pa.ipc.open_file(self._map)
-        self._table = self._reader.read_all()
+        # Rows in order are read through a file, single ones through the memory map: a whole pass
+        # over a map would keep the whole file resident.
+        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
+        self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -57,7 +58,8 @@ class Staging:
     def batches(self) -> Iterator[tuple[int, pa.Table]]:
         """Row number of the first row, and rows."""
         start = 0
-        for batch in self._table.to_batches():
+        for index in range(self._reader.num_record_batches):
+            batch = self._reader.get_batch(index)
             yield start, pa.Table.from_batches([batch])
             start += batch.num_rows
 

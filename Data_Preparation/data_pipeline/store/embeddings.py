@@ -81,11 +81,13 @@ def open_embedding_shard(path: Path) -> EmbeddingShard:
         CorruptShard: it is truncated, altered, or holds something else.
     """
     header, offset = read_embedding_header(path)
-    entry = header.get("embeddings")
-    if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES or len(entry.get("shape", ())) != 2:
-        raise CorruptShard(f"{path} must hold one tensor `embeddings` of F16 or F32, (rows, dim); found {list(header)}")
-    rows, dim = entry["shape"]
-    dtype = _DTYPES[entry["dtype"]]
+    match header.get("embeddings"):
+        case {"dtype": ("F16" | "F32") as name, "shape": [int(rows), int(dim)]} if min(rows, dim) >= 0:
+            dtype = _DTYPES[name]
+        case _:
+            raise CorruptShard(
+                f"{path} must hold one tensor `embeddings` of F16 or F32, (rows, dim); found {list(header)}"
+            )
     expected, found = offset + rows * dim * dtype.itemsize, path.stat().st_size
     if found != expected:
         raise CorruptShard(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")

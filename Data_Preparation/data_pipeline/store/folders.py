@@ -1,14 +1,22 @@
 """Replacing a whole folder so that a crash leaves the old one or the new one.
 
-The new content is written to `.<name>.new` beside the folder; then the folder is renamed to
-`.<name>.old`, the new one takes its name, and the old one is removed.
+The new content is written to `.<name>.new` beside the folder, and the two are exchanged: in one
+step where the system can (Linux), else by two renames, between which `recover_folder` mends.
 """
 
+import ctypes
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.utils import fsync_path
+
+IsOurs = Callable[[str], bool]
+"""Whether a name in the folder is one that this package writes; all others are kept."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def new_folder(folder: Path) -> Path:
@@ -16,41 +24,51 @@ def new_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.new")
 
 
-def replace_folder(folder: Path, ours: set[str]) -> None:
-    """Put the finished `.<name>.new` in a folder's place.
-
-    Args:
-        folder: the folder to replace; it need not exist.
-        ours: names in it that this package wrote; whatever else lies there is kept.
-    """
+def replace_folder(folder: Path, is_ours: IsOurs) -> None:
+    """Put the finished `.<name>.new` in a folder's place; the folder need not exist."""
     new, old = new_folder(folder), _old_folder(folder)
-    if folder.exists():
+    if not folder.exists():
+        os.rename(new, folder)
+    elif _exchange(new, folder):
+        os.rename(new, old)
+    else:
         os.rename(folder, old)
-    os.rename(new, folder)
+        os.rename(new, folder)
     fsync_path(folder.parent)
-    _discard_old(folder, ours)
+    _discard(old, folder, is_ours)
 
 
-def recover_folder(folder: Path, ours: set[str]) -> None:
+def recover_folder(folder: Path, is_ours: IsOurs) -> None:
     """Bring a folder back to a whole state after a crash, and sweep what was left behind."""
     new, old = new_folder(folder), _old_folder(folder)
     if old.exists() and not folder.exists():
         # The crash came between the two renames; a manifest means the new one is whole.
         os.rename(new if (new / "manifest.json").exists() else old, folder)
-    _discard_old(folder, ours)
-    if new.exists():
-        shutil.rmtree(new)
+    for left_behind in (old, new):
+        _discard(left_behind, folder, is_ours)
 
 
 def _old_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _discard_old(folder: Path, ours: set[str]) -> None:
-    old = _old_folder(folder)
-    if not old.exists():
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return bool(done == 0)
+
+
+def _discard(leftover: Path, folder: Path, is_ours: IsOurs) -> None:
+    """Remove a folder that is no longer needed, after saving what other hands put there."""
+    if not leftover.exists():
         return
-    for entry in old.iterdir():
-        if entry.name not in ours and not (folder / entry.name).exists():
+    for entry in leftover.iterdir():
+        if folder.exists() and not is_ours(entry.name) and not (folder / entry.name).exists():
             os.rename(entry, folder / entry.name)
-    shutil.rmtree(old)
+    shutil.rmtree(leftover)

@@ -52,7 +52,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except (OSError, ValueError) as error:
         raise CorruptShard(f"{path} cannot be read: {error}. Run again with --overwrite.") from error
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
         raise CorruptShard(f"{path} is not a manifest of this package. Run again with --overwrite.")
     if manifest["format_version"] > FORMAT_VERSION:
         raise StoreError(

@@ -102,8 +102,8 @@ def _open_listed(folder: Path, entry: ShardEntry) -> ParagraphShard:
     path = folder / Path(entry.file).name
     rows, metadata = _footer(path)
     # A file that was written again by other hands has no hashes of ours: take its real ones.
-    ids = metadata.get(b"ids_sha256", b"").decode() or _hash_of_column(path, "text_id")
-    texts = metadata.get(b"texts_sha256", b"").decode() or _hash_of_column(path, "text")
+    ids = metadata.get(b"ids_sha256", b"").decode(errors="replace") or _hash_of_column(path, "text_id")
+    texts = metadata.get(b"texts_sha256", b"").decode(errors="replace") or _hash_of_column(path, "text")
     if (rows, ids, texts) != (entry.rows, entry.ids_sha256, entry.texts_sha256):
         raise CorruptShard(
             f"{path} is not the file its manifest speaks of: found {rows} rows and ids {ids[:12]}, "

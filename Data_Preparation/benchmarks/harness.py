@@ -1,0 +1,116 @@
+"""What the benchmarks share: figures, machines, results, fresh processes."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+CHECKOUT = HERE.parents[1]
+SHARED = Path(os.environ.get("ELM_SHARED_DATA", CHECKOUT.parent / "shared" / "data"))
+_PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "numpy", "gigatoken", "sentence-transformers")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number."""
+
+    value: float
+    unit: str
+    goal: str = ""
+    """What it should be, where somebody asked for something."""
+    note: str = ""
+
+
+Figures = Mapping[str, Figure]
+Benchmark = Callable[[bool], Figures]
+
+
+def shared_data(name: str) -> Path:
+    """A folder of the real data beside the checkout; ends the run where it is missing."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        raise SystemExit(f"this benchmark needs {folder}; set ELM_SHARED_DATA to the folder with {name}/")
+    return folder
+
+
+def in_fresh_process(script: Path, *arguments: str, **variables: str) -> Any:
+    """Run a benchmark's own file as a process of its own, with further environment variables.
+
+    The process prints one JSON value last.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1", **variables}
+    result = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    if result.returncode:
+        raise SystemExit(f"{script.name} {' '.join(arguments)} failed:\n{result.stdout}\n{result.stderr}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def print_table(name: str, figures: Figures) -> None:
+    """One line a figure."""
+    print(f"\n{name}")
+    for label, figure in figures.items():
+        goal = f"  goal {figure.goal}" if figure.goal else ""
+        print(f"  {label:<36} {figure.value:>14,.6g} {figure.unit:<18}{goal}  {figure.note}".rstrip())
+
+
+def write_result(name: str, figures: Figures, path: Path | None) -> None:
+    """Write `results/NAME.json`."""
+    result = {
+        "name": name,
+        "command": f"python Data_Preparation/benchmarks/run_benchmarks.py {name}",
+        "machine": _machine(),
+        "versions": {package: _version(package) for package in _PACKAGES} | {"python": platform.python_version()},
+        "figures": {
+            label: {**asdict(figure), "value": float(f"{figure.value:.6g}")} for label, figure in figures.items()
+        },
+    }
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_readme() -> None:
+    """Write this folder's README from the results."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `python Data_Preparation/benchmarks/run_benchmarks.py all` from `results/*.json`; do not edit.",
+        "What each one measures, and how, stands at the top of its file. They read the real data of",
+        "the folder `$ELM_SHARED_DATA` (WikiText-2 and the Qwen3 tokenizer).",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        lines += ["", f"## {result['name']}", "", f"`{result['command']}` on {result['machine']}", ""]
+        lines += ["| figure | value | unit | goal | |", "|---|---|---|---|---|"]
+        for label, figure in result["figures"].items():
+            lines.append(
+                f"| `{label}` | {figure['value']:,.6g} | {figure['unit']} | {figure['goal']} | {figure['note']} |"
+            )
+    (HERE / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, no GPU used"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ImportError:
+        return "not installed"

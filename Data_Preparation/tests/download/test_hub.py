@@ -1,0 +1,248 @@
+"""The hub source against a server on this machine that speaks as much of the hub's API as is asked for."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+COMMIT = "b08601e04326c79dfdd32d625aee71d232d685c3"
+REPO = "Salesforce/wikitext"
+ROWS = {
+    "train": ["", " = Alpha = \n", "", " one . \n", " two . \n", "", " = Beta = \n", "", " three \n"],
+    "validation": ["", " = Gamma = \n", "", " four \n", ""],
+    "test": ["", " = Delta = \n", "", " five \n", ""],
+}
+
+
+def parquet_bytes(rows):
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": rows}), sink)
+    return sink.getvalue()
+
+
+FILES = {f"wikitext-2-v1/{split}-00000-of-00001.parquet": parquet_bytes(rows) for split, rows in ROWS.items()}
+FILES["README.md"] = (
+    "---\nconfigs:\n- config_name: wikitext-2-v1\n  data_files:\n"
+    + "".join(f"  - split: {split}\n    path: wikitext-2-v1/{split}-*\n" for split in ROWS)
+    + "---\n"
+).encode()
+
+
+class Hub(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def answer_json(self, value):
+        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
+
+    def refuse(self, code, message):
+        self.answer(404, b"{}", X_Error_Code=code, X_Error_Message=message)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET(body)
+
+    def do_GET(self, body=b""):
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        self.server.log.append(f"{self.command} {path}")
+        if REPO not in path:
+            return self.refuse("RepoNotFound", "Repository not found")
+        rest = path.split(REPO, 1)[1].strip("/")
+        if path.startswith("/api/"):
+            return self.api(rest, body)
+        if path.startswith("/datasets/") and rest.startswith("resolve/"):
+            _, revision, name = rest.split("/", 2)
+            return self.file(revision, name)
+        return self.answer(404)
+
+    def api(self, rest, body):
+        kind, _, rest = rest.partition("/")
+        revision, _, under = rest.partition("/")
+        if kind in ("revision", "tree", "paths-info") and revision not in (COMMIT, "main", "v1"):
+            return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+        if kind in ("", "revision"):
+            siblings = [{"rfilename": name} for name in FILES]
+            info = {"id": REPO, "_id": "0", "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
+            return self.answer_json(info | {"gated": False, "disabled": False, "downloads": 0, "likes": 0})
+        if kind == "tree":
+            found = [entry(name) for name in FILES if name.startswith(under)]
+            folders = {name.split("/")[0] for name in FILES if "/" in name and not under}
+            return self.answer_json([*({"type": "directory", "path": f, "oid": "0" * 40} for f in folders), *found])
+        if kind == "paths-info":
+            asked = json.loads(body) if body.startswith(b"{") else {}
+            paths = asked.get("paths", [])
+            found = [entry(name) for name in FILES if name in paths]
+            folders = [{"type": "directory", "path": p, "oid": "0" * 40} for p in paths if p == "wikitext-2-v1"]
+            return self.answer_json(found + folders)
+        return self.answer(404)
+
+    def file(self, revision, name):
+        if revision not in (COMMIT, "main"):
+            return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+        if name not in FILES:
+            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        if self.server.broken and name.endswith(".parquet"):
+            return self.answer(403)
+        etag = f'"{abs(hash(name)):040x}"'
+        self.server.served.append(revision)
+        return self.answer(200, FILES[name], ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
+
+
+def entry(name):
+    return {"type": "file", "path": name, "size": len(FILES[name]), "oid": "1" * 40}
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads = True
+    server.log, server.served, server.broken = [], [], False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+READ = """
+import json, sys
+from data_pipeline.config import CorpusConfig
+from data_pipeline.download import open_corpus
+from data_pipeline.errors import SourceError
+try:
+    corpus = open_corpus(CorpusConfig(**json.loads(sys.argv[1])))
+    found = [(d.title, d.source_split, d.text) for d in corpus.documents()]
+    print(json.dumps({"identity": dict(corpus.identity), "description": corpus.description, "documents": found}))
+except SourceError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def read(endpoint, home, offline=False, **corpus):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment |= {
+        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": str(int(offline)), "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", READ, json.dumps({"name": "mine"} | corpus)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1]) | {"stderr": result.stderr}
+
+
+@pytest.fixture(scope="module")
+def endpoint(hub):
+    return f"http://127.0.0.1:{hub.server_port}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("hf-home")
+
+
+@pytest.fixture(scope="module")
+def first_read(endpoint, home):
+    return read(endpoint, home)
+
+
+def test_the_documents_of_the_three_splits_come_in_order(first_read):
+    assert first_read.get("error") is None
+    assert first_read["documents"] == [
+        ["Alpha", "train", "\n one . \n two . \n"],
+        ["Beta", "train", "\n three "],
+        ["Gamma", "val", "\n four \n"],
+        ["Delta", "test", "\n five \n"],
+    ]
+
+
+def test_the_commit_is_recorded_and_everything_is_read_at_it(first_read, hub):
+    assert first_read["identity"] == {"dataset": REPO, "config": "wikitext-2-v1", "revision": COMMIT}
+    assert COMMIT[:12] in first_read["description"]
+    assert set(hub.served) == {COMMIT}
+    assert any(line == f"GET /api/datasets/{REPO}" for line in hub.log)
+
+
+def test_a_named_revision_is_resolved_to_its_commit(first_read, endpoint, home):
+    again = read(endpoint, home, revision="v1")
+    assert again["identity"]["revision"] == COMMIT
+    assert again["documents"] == first_read["documents"]
+
+
+def test_offline_reads_the_same_documents_from_the_cache(first_read, endpoint, home):
+    offline = read(endpoint, home, offline=True)
+    assert offline["documents"] == first_read["documents"]
+    assert offline["identity"]["revision"] == "cached"
+
+
+def test_a_missing_revision_is_named(endpoint, tmp_path):
+    error = read(endpoint, tmp_path, revision="nowhere")["error"]
+    assert error == f"dataset {REPO} has no revision 'nowhere' on {endpoint}"
+
+
+def test_a_missing_data_set_is_named(endpoint, tmp_path):
+    error = read(endpoint, tmp_path, hf_dataset_name="Nobody/nothing")["error"]
+    assert error.startswith(f"there is no dataset 'Nobody/nothing' on {endpoint}")
+
+
+def test_a_missing_configuration_is_named(endpoint, tmp_path):
+    error = read(endpoint, tmp_path, hf_dataset_config="wikitext-9")["error"]
+    assert error.startswith(f"{REPO} has no configuration 'wikitext-9'")
+
+
+def test_a_download_that_fails_is_an_error_with_the_ways_out(hub, endpoint, tmp_path):
+    hub.broken = True
+    try:
+        error = read(endpoint, tmp_path)["error"]
+    finally:
+        hub.broken = False
+    assert error.startswith(f"could not download {REPO}: ")
+    assert "--source wikitext" in error
+
+
+def test_offline_without_a_cache_is_an_error_with_the_ways_out(endpoint, tmp_path):
+    error = read(endpoint, tmp_path, offline=True)["error"]
+    assert REPO in error
+    assert "--source wikitext" in error
+
+
+def test_an_unreachable_hub_is_an_error_with_the_ways_out_within_30_seconds(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    started = time.monotonic()
+    error = read(endpoint, tmp_path)["error"]
+    assert time.monotonic() - started < 30
+    assert error.startswith(f"cannot reach the hub at {endpoint}")
+    for way_out in ("HF_ENDPOINT", "--preset offline", "--source wikitext", "HF_HUB_OFFLINE=1"):
+        assert way_out in error
+
+
+def test_a_hub_that_never_answers_is_given_up_after_the_time_out(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        error = read(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, hub_timeout_s=1)["error"]
+    assert time.monotonic() - started < 30
+    assert error.startswith("cannot reach the hub at")

@@ -1,0 +1,241 @@
+import gzip
+import json
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from data_pipeline.config import CorpusConfig
+from data_pipeline.download import open_corpus
+from data_pipeline.download.corpus import split_of_file
+from data_pipeline.errors import SourceError
+
+RECORDS = [
+    {"text": "one\n\ntwo", "name": "a", "n": 7, "head": "A", "part": "train", "year": 1999, "share": 0.5, "good": True},
+    {"text": "drei ü 😀", "name": "b", "n": 8, "head": None, "part": "Dev", "year": None, "share": 1, "good": None},
+]
+
+
+def write(path, lines):
+    text = "".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    content = text.encode()
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    if path.suffix == ".zst":
+        with pa.OSFile(str(path), "wb") as raw, pa.CompressedOutputStream(raw, "zstd") as file:
+            file.write(content)
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def jsonl(path, *records):
+    return write(path, [json.dumps(record) + "\n" for record in records])
+
+
+def opened(path, source="jsonl", **fields):
+    return open_corpus(CorpusConfig(source=source, path=path, **fields))
+
+
+def documents(path, source="jsonl", **fields):
+    return list(opened(path, source, **fields).documents())
+
+
+def error_of(path, source="jsonl", **fields):
+    with pytest.raises(SourceError) as caught:
+        documents(path, source, **fields)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_json_lines_are_read_plain_and_compressed(tmp_path, ending):
+    first, second = documents(jsonl(tmp_path / f"x{ending}", *RECORDS), id_field="name", title_field="head")
+    assert (first.id, first.text, first.title, first.format, first.source_split) == (
+        "a",
+        "one\n\ntwo",
+        "A",
+        "plain",
+        "",
+    )
+    assert (second.id, second.text, second.title) == ("b", "drei ü 😀", "")
+
+
+def test_parquet_is_read(tmp_path):
+    pl.DataFrame(RECORDS, strict=False).write_parquet(tmp_path / "x.parquet")
+    first, second = documents(tmp_path / "x.parquet", "parquet", id_field="n", title_field="head", split_field="part")
+    assert (first.id, first.text, first.title, first.source_split) == ("7", "one\n\ntwo", "A", "train")
+    assert (second.id, second.text, second.title, second.source_split) == ("8", "drei ü 😀", "", "val")
+
+
+def test_metadata_have_their_types_and_keep_nulls(tmp_path):
+    kinds = {"year": "int", "share": "float", "good": "bool", "head": "str"}
+    corpus = opened(jsonl(tmp_path / "x.jsonl", *RECORDS), metadata_fields=kinds)
+    first, second = corpus.documents()
+    assert corpus.metadata == kinds
+    assert first.metadata == {"year": 1999, "share": 0.5, "good": True, "head": "A"}
+    assert second.metadata == {"year": None, "share": 1.0, "good": None, "head": None}
+    assert type(second.metadata["share"]) is float
+
+
+def test_blank_lines_and_a_missing_last_line_end_are_fine(tmp_path):
+    path = write(tmp_path / "x.jsonl", ['{"text": "a"}\n', "\n", "  \r\n", '{"text": "b"}\r\n', '{"text": "c"}'])
+    assert [document.text for document in documents(path)] == ["a", "b", "c"]
+
+
+def test_lines_longer_than_a_block_are_read_whole(tmp_path):
+    texts = ["x" * 3_000_000, "ü" * 1_500_001, "z"]
+    path = jsonl(tmp_path / "x.jsonl.gz", *({"text": text} for text in texts))
+    assert [document.text for document in documents(path)] == texts
+
+
+def test_without_an_id_field_a_document_is_known_by_its_text(tmp_path):
+    first, second = documents(jsonl(tmp_path / "x.jsonl", *RECORDS))
+    again_second, again_first = documents(jsonl(tmp_path / "y.jsonl", *RECORDS[::-1]))
+    assert (first.id, second.id) == (again_first.id, again_second.id)
+    assert len(first.id) == 20
+    assert first.id != second.id
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.jsonl", "train"), ("valid.jsonl.gz", "val"), ("my_dev.parquet", "val"),
+        ("test-00000-of-00002.parquet", "test"),
+        ("Validation.jsonl", "val"), ("training.jsonl", "train"), ("brains.jsonl", ""), ("latest.jsonl", ""),
+        ("contest.jsonl", ""), ("data.jsonl", ""),
+    ],
+)  # fmt: skip
+def test_a_file_name_tells_its_split(tmp_path, name, split):
+    assert split_of_file(tmp_path / name) == split
+
+
+def test_a_folder_is_read_file_by_file_with_the_splits_of_their_names(tmp_path):
+    for name in ("train-1", "test", "train-0", "val"):
+        jsonl(tmp_path / f"{name}.jsonl", {"text": name})
+    (tmp_path / "notes.txt").write_text("not a record")
+    corpus = opened(tmp_path)
+    found = [(document.text, document.source_split) for document in corpus.documents()]
+    assert found == [("test", "test"), ("train-0", "train"), ("train-1", "train"), ("val", "val")]
+    assert set(corpus.identity) == {"train-0.jsonl", "train-1.jsonl", "test.jsonl", "val.jsonl"}
+
+
+def test_a_split_field_beats_the_file_name(tmp_path):
+    (document,) = documents(jsonl(tmp_path / "train.jsonl", {"text": "a", "s": "TEST"}), split_field="s")
+    assert document.source_split == "test"
+
+
+def test_the_first_document_comes_before_the_rest_is_read(tmp_path):
+    path = write(tmp_path / "x.jsonl", ['{"text": "first"}\n', "{broken\n"])
+    stream = opened(path).documents()
+    assert next(stream).text == "first"
+    with pytest.raises(SourceError, match=r"x\.jsonl, line 2: not JSON"):
+        next(stream)
+
+
+def test_a_large_file_is_not_read_to_its_end_for_the_first_document(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "first"}\n' + b'{"text": "more"}\n' * 500_000)[:-100])
+    assert next(opened(path).documents()).text == "first"
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "message"),
+    [
+        ("{broken", {}, "x.jsonl, line 3: not JSON"),
+        ("[1, 2]", {}, "x.jsonl, line 3: expected a JSON object, found b'[1, 2]'"),
+        ('"text"', {}, "x.jsonl, line 3: expected a JSON object"),
+        pytest.param("[" * 100_000, {}, "x.jsonl, line 3: not JSON", id="nested too deeply"),
+        ('{"body": "a", "id": 1}', {}, "x.jsonl, record 3: there is no field 'text'; it has body, id"),
+        ("{}", {}, "x.jsonl, record 3: there is no field 'text'; it has none"),
+        ('{"text": null}', {}, "x.jsonl, record 3: the field 'text' is empty"),
+        ('{"text": 5}', {}, "x.jsonl, record 3: the field 'text' must be str, found 5"),
+        ('{"text": ["a"]}', {}, "x.jsonl, record 3: the field 'text' must be str, found ['a']"),
+        ('{"text": "a"}', {"id_field": "i"}, "record 3: the id 'i' must be a text or a whole number, found None"),
+        ('{"text": "a", "i": ""}', {"id_field": "i"}, "x.jsonl, record 3: the id 'i' must be a text or a whole number"),
+        ('{"text": "a", "i": 1.5}', {"id_field": "i"}, "must be a text or a whole number, found 1.5"),
+        ('{"text": "a", "i": true}', {"id_field": "i"}, "must be a text or a whole number, found True"),
+        ('{"text": "a", "i": "b\\n"}', {"id_field": "i"}, "x.jsonl, record 3: the id 'b\\n' has control characters"),
+        ('{"text": "a", "i": "b\\u0000"}', {"id_field": "i"}, "has control characters"),
+        ('{"text": "a", "i": "b\\ud800"}', {"id_field": "i"}, "has control characters"),
+        ('{"text": "a", "s": "dev2"}', {"split_field": "s"}, "record 3: 's' is 'dev2', expected one of train, "),
+        ('{"text": "a", "s": null}', {"split_field": "s"}, "x.jsonl, record 3: 's' is "),
+        ('{"text": "a", "h": 3}', {"title_field": "h"}, "x.jsonl, record 3: the field 'h' must be str, found 3"),
+        ('{"text": "a"}', {"title_field": "h"}, "x.jsonl, record 3: there is no field 'h'"),
+        ('{"text": "a", "y": "1999"}', {"metadata_fields": {"y": "int"}}, "the field 'y' must be int, found '1999'"),
+        ('{"text": "a", "y": true}', {"metadata_fields": {"y": "int"}}, "the field 'y' must be int, found True"),
+        ('{"text": "a", "y": 1.5}', {"metadata_fields": {"y": "int"}}, "the field 'y' must be int, found 1.5"),
+        ('{"text": "a", "y": 1}', {"metadata_fields": {"y": "bool"}}, "the field 'y' must be bool, found 1"),
+        ('{"text": "a"}', {"metadata_fields": {"y": "int"}}, "x.jsonl, record 3: there is no field 'y'"),
+        ('{"text": "a", "y": 18446744073709551616}', {"metadata_fields": {"y": "int"}}, "'y' must fit in 64 bits"),
+        ('{"text": "a", "y": 1' + "0" * 40 + "}", {"metadata_fields": {"y": "float"}}, "must fit in 64 bits, found 10"),
+    ],
+)  # fmt: skip
+def test_a_bad_record_is_an_error_that_names_file_record_and_field(tmp_path, line, fields, message):
+    good = {"text": "ok", "i": "1", "s": "train", "h": "t", "y": None}
+    path = write(tmp_path / "x.jsonl", [json.dumps(good) + "\n", "\n", line + "\n"])
+    assert message in error_of(path, **fields)
+
+
+def test_lone_surrogates_become_the_replacement_character(tmp_path):
+    lines = [
+        '{"text": "a\\ud800b", "h": "t\\udc00", "m": "\\udfff"}\n',
+        '{"text": "\\ud83d\\ude00", "h": "", "m": ""}\n',
+    ]
+    path = write(tmp_path / "x.jsonl", lines)
+    first, second = documents(path, title_field="h", metadata_fields={"m": "str"})
+    assert (first.text, first.title, first.metadata["m"]) == ("a\ufffdb", "t\ufffd", "\ufffd")
+    assert second.text == "😀"
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst"])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, ending):
+    path = jsonl(tmp_path / f"x{ending}", *({"text": f"some text {number}"} for number in range(5000)))
+    path.write_bytes(path.read_bytes()[:-200])
+    assert f"x{ending} cannot be read after line" in error_of(path)
+
+
+def test_a_file_that_is_not_compressed_as_it_says_is_an_error(tmp_path):
+    (tmp_path / "x.jsonl.gz").write_bytes(b'{"text": "a"}\n')
+    assert "x.jsonl.gz cannot be read after line 0" in error_of(tmp_path / "x.jsonl.gz")
+
+
+def test_text_that_is_not_utf_8_is_an_error(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes('{"text": "é"}\n'.encode("latin-1"))
+    assert "x.jsonl, line 1: not JSON: 'utf-8' codec" in error_of(tmp_path / "x.jsonl")
+
+
+def test_a_missing_parquet_column_is_an_error_with_those_that_are_there(tmp_path):
+    pl.DataFrame({"body": ["a"], "n": [1]}).write_parquet(tmp_path / "x.parquet")
+    assert "x.parquet has no column 'text'; it has body, n" in error_of(tmp_path / "x.parquet", "parquet")
+
+
+def test_parquet_values_of_another_type_are_named(tmp_path):
+    pl.DataFrame({"text": ["a", "b"], "y": [1, 2]}).write_parquet(tmp_path / "x.parquet")
+    message = error_of(tmp_path / "x.parquet", "parquet", metadata_fields={"y": "str"})
+    assert "x.parquet, record 1: the field 'y' must be str, found 1" in message
+
+
+def test_a_damaged_parquet_file_is_an_error_that_names_it(tmp_path):
+    pl.DataFrame({"text": ["a"] * 1000}).write_parquet(tmp_path / "x.parquet")
+    content = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(content[:-20])
+    assert "x.parquet cannot be read as parquet" in error_of(tmp_path / "x.parquet", "parquet")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [(None, "the source jsonl needs a file or folder: --corpus.path PATH"), ("no", "no does not exist"),
+     (".", "holds no file that ends in .jsonl, .jsonl.gz, .jsonl.zst")],
+)  # fmt: skip
+def test_a_path_without_records_is_an_error_that_says_what_is_expected(tmp_path, path, message):
+    with pytest.raises(SourceError) as caught:
+        opened(path and tmp_path / path)
+    assert message in str(caught.value)
+
+
+def test_the_identity_follows_the_content_not_the_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = opened(jsonl(tmp_path / "a" / "x.jsonl", *RECORDS)).identity
+    assert opened(jsonl(tmp_path / "b" / "x.jsonl", *RECORDS)).identity == first
+    assert opened(jsonl(tmp_path / "b" / "x.jsonl", *RECORDS[:1])).identity != first

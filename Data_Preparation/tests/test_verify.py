@@ -1,0 +1,199 @@
+import json
+import random
+import shutil
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from data_pipeline import verify
+from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
+from data_pipeline.pipeline import run
+from data_pipeline.store import open_embedding_shard
+from data_pipeline.utils import sha256_of_file
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clean")
+    config = Config(
+        data_dir=folder / "data",
+        logs_dir=folder / "logs",
+        corpus=CorpusConfig(source="sample", name="sample"),
+        preprocess=PreprocessConfig(min_tokens=60),
+        storage=StorageConfig(shard_rows=100),
+        embedding=EmbeddingConfig(model_name="hashing"),
+    )
+    run(config)
+    return config
+
+
+@pytest.fixture
+def damaged(clean, tmp_path):
+    """The config of a copy that a test may damage."""
+    shutil.copytree(clean.data_dir, tmp_path / "data")
+    return clean.model_copy(update={"data_dir": tmp_path / "data"})
+
+
+def faults(config):
+    return "\n".join(verify(config)[1])
+
+
+def flip(path, place, bits=0xFF):
+    content = bytearray(path.read_bytes())
+    content[place] ^= bits
+    path.write_bytes(content)
+
+
+def vectors(path):
+    """The vectors of a file, to be written into."""
+    shard = open_embedding_shard(path)
+    return np.memmap(path, shard.dtype, "r+", shard.offset, (shard.rows, shard.dim))
+
+
+def test_a_clean_store_has_no_faults(clean):
+    good, bad = verify(clean)
+    assert bad == []
+    assert good == [
+        "train: 165 paragraphs: hashes, counts, columns and ids",
+        "val: 43 paragraphs: hashes, counts, columns and ids",
+        "test: 14 paragraphs: hashes, counts, columns and ids",
+        "train_embeddings-00000-of-00002.safetensors: 100 vectors: hashes, alignment, finiteness and norms",
+        "train_embeddings-00001-of-00002.safetensors: 65 vectors: hashes, alignment, finiteness and norms",
+        "val_embeddings.safetensors: 43 vectors: hashes, alignment, finiteness and norms",
+        "test_embeddings.safetensors: 14 vectors: hashes, alignment, finiteness and norms",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sample_processed/train-00001-of-00002.parquet",
+        "sample_processed/test.parquet",
+        "embeddings/train_embeddings-00000-of-00002.safetensors",
+        "embeddings/test_embeddings.safetensors",
+    ],
+)
+def test_a_flipped_byte_is_found_wherever_it_is_and_named(damaged, name):
+    path = damaged.data_dir / name
+    whole = path.read_bytes()
+    generator = random.Random(name)
+    places = {0, 8, len(whole) - 1, len(whole) - 6, *(generator.randrange(len(whole)) for _ in range(16))}
+    for place in sorted(places):
+        flip(path, place, 0xFF if place % 2 else 0x01)
+        assert path.parent.name in faults(damaged), place
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("folder", ["sample_processed", "embeddings"])
+def test_an_altered_manifest_is_found(damaged, folder):
+    path = damaged.data_dir / folder / "manifest.json"
+    content = json.loads(path.read_text())
+    settings = content["settings"] if "settings" in content else content["splits"]["val"]["settings"]
+    settings["dim" if folder == "embeddings" else "tokenizer"] = "other"
+    path.write_text(json.dumps(content))
+    assert f"{path}: " in faults(damaged)
+    assert "not those its fingerprint was made from" in faults(damaged)
+    path.write_text(path.read_text()[:-10])
+    assert f"{path} cannot be read" in faults(damaged)
+
+
+def test_another_number_of_rows_is_found(damaged):
+    path = damaged.processed_dir / "train-00000-of-00002.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    assert "train-00000-of-00002.parquet is not the file its manifest speaks of: found 99 rows" in faults(damaged)
+
+
+def test_a_missing_file_is_found(damaged):
+    (damaged.embeddings_dir / "val_embeddings.safetensors").unlink()
+    assert "val_embeddings.safetensors" in faults(damaged)
+    (damaged.processed_dir / "val.parquet").unlink()
+    assert "val.parquet is missing or damaged" in faults(damaged)
+
+
+def test_swapped_files_are_found(damaged):
+    first, second = (damaged.embeddings_dir / f"{split}_embeddings.safetensors" for split in ("val", "test"))
+    first.rename(damaged.data_dir / "x")
+    second.rename(first)
+    (damaged.data_dir / "x").rename(second)
+    found = faults(damaged)
+    for split in ("val", "test"):
+        assert f"{split}_embeddings.safetensors: was not made from" in found
+        assert f"{split}_embeddings.safetensors: its bytes are not those its manifest speaks of" in found
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_row_without_a_direction_is_found_even_where_the_hash_was_made_to_fit(damaged, value):
+    path = damaged.embeddings_dir / "val_embeddings.safetensors"
+    vectors(path)[7] = value
+    rehash(path)
+    assert faults(damaged) == f"{path}: 1 vectors are not finite or not of length 1, the first is row 7"
+
+
+@pytest.mark.parametrize("factor", [1.001, 0.999, 2.0])
+def test_a_wrong_length_is_found(damaged, factor):
+    path = damaged.embeddings_dir / "train_embeddings-00001-of-00002.safetensors"
+    vectors(path)[64] *= factor
+    rehash(path)
+    assert faults(damaged) == f"{path}: 1 vectors are not finite or not of length 1, the first is row 64"
+
+
+def rehash(path):
+    """Make the manifest speak of the file as it is now."""
+    manifest = path.parent / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for split in content["splits"].values():
+        for shard in split["shards"]:
+            if shard["file"] == path.name:
+                shard["sha256"] = sha256_of_file(path)
+    manifest.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("change", ["a row less", "a row more", "another reason"])
+def test_an_altered_list_of_dropped_paragraphs_is_found(damaged, change):
+    path = damaged.processed_dir / "dropped.parquet"
+    rows = pl.read_parquet(path)
+    altered = {
+        "a row less": rows.head(-1),
+        "a row more": pl.concat([rows, rows.head(1)]),
+        "another reason": rows.with_columns(reason=pl.lit("because")),
+    }[change]
+    altered.write_parquet(path)
+    assert "dropped" in faults(damaged)
+
+
+def test_a_wrong_count_of_characters_is_found(damaged):
+    path = damaged.processed_dir / "val.parquet"
+    metadata = pq.read_metadata(path).metadata
+    rows = pl.read_parquet(path).with_columns(pl.col("char_count") + 1)
+    pq.write_table(rows.to_arrow().replace_schema_metadata(metadata), path)
+    rehash(path)
+    assert f"{path}: char_count is wrong for 43 rows, the first is {rows['text_id'][0]}" in faults(damaged)
+
+
+def test_an_id_in_two_splits_is_found(damaged):
+    source, target = damaged.processed_dir / "val.parquet", damaged.processed_dir / "test.parquet"
+    shutil.copy(source, target)
+    assert "test.parquet is not the file its manifest speaks of" in faults(damaged)
+
+
+def test_embeddings_of_another_corpus_are_found(damaged):
+    shutil.copytree(damaged.processed_dir, damaged.data_dir / "other_processed")
+    other = damaged.model_copy(update={"corpus": damaged.corpus.model_copy(update={"name": "other"})})
+    assert "the embeddings of train are of the corpus sample, not other" in faults(other)
+
+
+def test_paragraphs_without_embeddings_are_in_order(damaged):
+    shutil.rmtree(damaged.embeddings_dir)
+    good, bad = verify(damaged)
+    assert (len(good), bad) == (3, [])
+
+
+def test_an_older_directory_cannot_be_verified_and_says_so(damaged):
+    (damaged.processed_dir / "manifest.json").unlink()
+    assert "has no manifest: an older pipeline wrote it, and it cannot be verified" in faults(damaged)
+
+
+def test_nothing_there_is_a_fault(clean, tmp_path):
+    assert "holds no paragraphs" in faults(clean.model_copy(update={"data_dir": tmp_path}))
