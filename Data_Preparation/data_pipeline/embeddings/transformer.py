@@ -179,7 +179,13 @@ def choose_device(asked: str) -> str:
 
 
 def choose_dtype(asked: str, device_type: str, recipe: Recipe) -> str:
-    """`auto` to float32 on CPU, else float16, or bfloat16 where the model overflows float16."""
+    """`auto` to float32 on CPU, else float16, or bfloat16 where the model overflows float16.
+
+    Raises:
+        ConfigError: float16 was asked for on a CPU, where it is slower and less exact than float32.
+    """
+    if asked == "float16" and device_type == "cpu":
+        raise ConfigError("--embedding.dtype float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
     if asked != "auto":
         return asked
     if device_type == "cpu":

@@ -168,3 +168,6 @@ def test_auto_is_float32_on_cpu_and_float16_on_gpu_unless_the_model_overflows_it
     assert choose_dtype("auto", "cuda", small) == "float16"
     assert choose_dtype("auto", "cuda", large) == "bfloat16"
     assert choose_dtype("float16", "cuda", large) == "float16"
+    assert choose_dtype("bfloat16", "cpu", small) == "bfloat16"
+    with pytest.raises(ConfigError, match="float16 is for GPUs"):
+        choose_dtype("float16", "cpu", small)
