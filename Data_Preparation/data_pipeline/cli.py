@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.config import Config, preset_names, preset_path
+from data_pipeline.config import Config, preset_names, preset_path, read_config_file
 from data_pipeline.errors import ConfigError, DataPipelineError, MissingExtra, SourceError, StaleStage
 from data_pipeline.settings import add_flags, load_config
 from data_pipeline.types import SPLITS
@@ -98,6 +98,16 @@ def _configure(parsed: argparse.Namespace, given: Given, log_name: str | None = 
     return config
 
 
+def _configure_existing(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
+    """The config of a command about what is on disk: of the corpus that is there, where nobody named one."""
+    from data_pipeline.pipeline import find_corpus
+
+    config = _configure(parsed, given, log_name)
+    in_file = read_config_file(parsed.config).get("corpus", {}) if parsed.config else {}
+    named = "name" in given(parsed).get("corpus", {}) or "name" in in_file or "ELM_CORPUS__NAME" in os.environ
+    return find_corpus(config, named)
+
+
 def _preset(asked: str) -> tuple[str, str]:
     if asked != "auto":
         return asked, f"preset {asked}"
@@ -139,11 +149,10 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _embed(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.pipeline import embed, find_corpus, save_run
+    from data_pipeline.pipeline import embed, save_run
 
     started = time.monotonic()
-    config = _configure(parsed, given, "embeddings.log")
-    config = find_corpus(config, named="name" in given(parsed).get("corpus", {}))
+    config = _configure_existing(parsed, given, "embeddings.log")
     _check_ready(config, corpus=False, weights=True)
     report = embed(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
@@ -152,10 +161,9 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _verify(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.pipeline import find_corpus
     from data_pipeline.verify import verify
 
-    config = find_corpus(_configure(parsed, given), named="name" in given(parsed).get("corpus", {}))
+    config = _configure_existing(parsed, given)
     good, bad = verify(config)
     for line in good:
         print(f"ok     {line}")
@@ -167,10 +175,9 @@ def _verify(parsed: argparse.Namespace, given: Given) -> int:
 
 def _info(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.dataset import ELMDataset
-    from data_pipeline.pipeline import find_corpus
     from data_pipeline.store import ParagraphStore, read_manifest
 
-    config = find_corpus(_configure(parsed, given), named="name" in given(parsed).get("corpus", {}))
+    config = _configure_existing(parsed, given)
     store = ParagraphStore(config.processed_dir)
     rows = [("corpus", str((store.manifest or {}).get("corpus", store.folder.name))), ("folder", str(store.folder))]
     rows += _paragraph_rows(store.manifest or {})

@@ -40,8 +40,6 @@ def verify(config: Config) -> tuple[list[str], list[str]]:
         store = ParagraphStore(config.processed_dir)
     except StoreError as error:
         return good, [str(error)]
-    except UnicodeDecodeError as error:
-        return good, [f"{config.processed_dir}: the footer of a parquet file is damaged: {error}"]
     if store.manifest is None:
         bad.append(f"{store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified")
         return good, bad

@@ -391,3 +391,21 @@ def test_what_the_summary_says_to_type_works(tmp_path, here, capsys):
     code = "\n".join(line.strip() for line in lines)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("where", ["flag", "file", "environment"])
+def test_a_corpus_that_was_named_is_not_replaced_by_the_one_that_is_there(where, here, tmp_path, monkeypatch, capsys):
+    assert elm("run", *TINY, "--source", "sample", *here, "--skip-embeddings") == 0
+    named = []
+    if where == "flag":
+        named = ["--corpus.name", "mine"]
+    elif where == "file":
+        (tmp_path / "mine.yaml").write_text("corpus: {name: mine}\nembedding: {model_name: hashing}\n")
+        named = ["--config", tmp_path / "mine.yaml"]
+    else:
+        monkeypatch.setenv("ELM_CORPUS__NAME", "mine")
+    for command in ("embed", "verify", "info"):
+        capsys.readouterr()
+        assert elm(command, *here, *named, *(["--model-name", "hashing"] if command == "embed" else [])) == 1
+        said = "".join(capsys.readouterr())
+        assert "mine_processed holds no paragraphs" in said

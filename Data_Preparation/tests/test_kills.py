@@ -95,7 +95,7 @@ def dying_at(step):
 
 def state():
     try:
-        return ParagraphStore(Path(folder) / "data" / "sample_processed").fingerprint
+        return ParagraphStore(Path(folder) / "data" / "sample_processed").manifest["fingerprint"]
     except StoreError as error:
         return str(error)
 

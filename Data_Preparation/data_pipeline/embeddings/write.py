@@ -153,39 +153,48 @@ def embed_split(
 
 
 def _embed_shard(shard: ParagraphShard, final: Path, job: _Job, advance: Callable[[int], object]) -> None:
-    engine = job.engine
     if _is_finished(final, shard, job):
         # A crash came after the file got its name and before the manifest spoke of it.
         for _, tokenized in _windows(shard, job):
-            engine.tally.truncated += sum(tokenized.truncated)
+            job.engine.tally.truncated += sum(tokenized.truncated)
         advance(shard.rows)
         return
     dim = job.embedder.identity.dim
     writer = EmbeddingWriter(final, shard.rows, dim, job.dtype, _metadata(shard, job), job.overwrite)
+    if finished := int(writer.done.sum()):
+        logger.info("%s: %d of %d rows are there already, going on", final.name, finished, shard.rows)
     try:
-        if finished := int(writer.done.sum()):
-            logger.info("%s: %d of %d rows are there already, going on", final.name, finished, shard.rows)
-        last_flush = time.monotonic()
-        start = 0
-        for names, tokenized in _windows(shard, job):
-            engine.tally.truncated += sum(tokenized.truncated)
-            for batch in engine.plan(tokenized.ids):
-                # A batch is repeated whole, so that its vectors are those of an undisturbed run.
-                if writer.done[start + batch].all():
-                    advance(len(batch))
-                    continue
-                for rows, vectors in engine.run(tokenized.ids, batch, names):
-                    if job.dtype == "float16":
-                        _check_float16(vectors, rows, names)
-                    writer.write(start + rows, vectors)
-                    advance(len(rows))
-                if time.monotonic() - last_flush > job.flush_s:
-                    writer.flush()
-                    last_flush = time.monotonic()
-            start += len(names)
+        _fill(writer, shard, job, advance)
         writer.finish()
+    except ShardMismatch:
+        # Rows were made from other texts than the header says; no later run may take them up.
+        writer.discard()
+        raise
     finally:
         writer.close()
+
+
+def _fill(writer: EmbeddingWriter, shard: ParagraphShard, job: _Job, advance: Callable[[int], object]) -> None:
+    """Write the rows of a shard that are not there yet."""
+    engine = job.engine
+    last_flush = time.monotonic()
+    start = 0
+    for names, tokenized in _windows(shard, job):
+        engine.tally.truncated += sum(tokenized.truncated)
+        for batch in engine.plan(tokenized.ids):
+            # A batch is repeated whole, so that its vectors are those of an undisturbed run.
+            if writer.done[start + batch].all():
+                advance(len(batch))
+                continue
+            for rows, vectors in engine.run(tokenized.ids, batch, names):
+                if job.dtype == "float16":
+                    _check_float16(vectors, rows, names)
+                writer.write(start + rows, vectors)
+                advance(len(rows))
+            if time.monotonic() - last_flush > job.flush_s:
+                writer.flush()
+                last_flush = time.monotonic()
+        start += len(names)
 
 
 def _windows(shard: ParagraphShard, job: _Job) -> Iterator[tuple[list[str], Tokenized]]:

@@ -16,7 +16,7 @@ _INVISIBLE = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\x{FEFF}]"
 _WHITE_SPACE = r"[\s\x1c-\x1f\x85]+"
 # Printable ASCII, Latin letters and the common dashes and quotes, singly spaced, are in order
 # as they are: NFC changes nothing below U+0300 and between U+2010 and U+2027.
-_UNUSUAL = r"  |[^\x20-\x7e\xa1-\x{2ff}\x{2010}-\x{2027}]"
+UNUSUAL = r"  |[^\x20-\x7e\xa1-\x{2ff}\x{2010}-\x{2027}]"
 
 _UNKNOWN_IN_COMPOUND = r"<unk> @|@ <unk>"
 _COMPOUNDS = (
@@ -59,7 +59,7 @@ def clean_lines(lines: pl.Series, wikitext: bool, drop_unknown: bool) -> pl.Seri
     Returns:
         Lines without white space at either end; possibly empty.
     """
-    lines = _where(lines, lines.str.contains(_UNUSUAL), _regular).str.strip_chars(" ")
+    lines = _where(lines, lines.str.contains(UNUSUAL), _regular).str.strip_chars(" ")
     if not wikitext:
         return lines
     lines = " " + lines + " "  # The rules read a line as ` token token token `.

@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
+from data_pipeline.preprocess.clean import UNUSUAL
 from data_pipeline.types import IntArray
 from data_pipeline.utils import batched
 
@@ -42,7 +43,7 @@ _BERT_PATTERN = r"[\p{P}$+<=>^`|~]|[^\s\p{P}$+<=>^`|~]+"
 _GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LOOK_AHEAD = r"\s+(?!\S)|"
 # Everything else is singly spaced text in NFC (see `clean`), for which both ways are proved.
-_UNUSUAL = r"  |^ | $|[^\x20-\x7e\xa1-\x{2ff}\x{2010}-\x{2027}]"
+_UNUSUAL = rf"^ | $|{UNUSUAL}"
 # The libraries' tables of characters are of different years: BertPreTokenizer knows no punctuation
 # newer than Unicode 8, and the fast library knows letters that the tokenizer does not.
 _NEWER = r"[^\p{Age:8.0}]"

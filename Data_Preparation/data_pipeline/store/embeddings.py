@@ -162,6 +162,12 @@ class EmbeddingWriter:
         publish(self._partial, self._final)
         self._progress.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Forget everything that was written."""
+        self.close()
+        self._progress.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Let go of the file; what was flushed can be taken up again."""
         if self._handle >= 0:

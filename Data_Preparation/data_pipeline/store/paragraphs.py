@@ -67,11 +67,6 @@ class ParagraphStore:
             )
 
     @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the paragraphs; empty for a folder without a manifest."""
-        return str(self.manifest["fingerprint"]) if self.manifest else ""
-
-    @property
     def splits(self) -> list[Split]:
         """The splits that are there."""
         return [split for split in SPLITS if self._shards[split]]

@@ -4,13 +4,14 @@ from importlib.metadata import version
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from data_pipeline.config import CorpusConfig, EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder, embed_split, encode
-from data_pipeline.errors import ModelError, StaleStage, StoreError
+from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
 from data_pipeline.pipeline import embed, prepare_paragraphs
 from data_pipeline.store import ParagraphStore, read_manifest
 
@@ -315,3 +316,19 @@ def test_a_prompt_is_put_before_every_document(config, paragraphs):
     texts = ["passage: " + text for text in paragraphs.read("test")["text"]]
     stored = load_file(config.get_embeddings_path("test"))["embeddings"]
     np.testing.assert_array_equal(stored, encode(HashingEmbedder(settings), texts))
+
+
+def test_texts_that_change_under_the_run_are_noticed_and_their_vectors_forgotten(config, paragraphs):
+    path = config.get_processed_path("train")
+    original = path.read_bytes()
+    table = pq.read_table(path)
+    others = [text.replace("a", "b") for text in table["text"].to_pylist()]
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", [others]), path)
+    with pytest.raises(ShardMismatch, match=r"train\.parquet was changed while it was being embedded"):
+        write(paragraphs, config, flush_s=1e-6)
+    assert names(config.embeddings_dir) == []
+    path.write_bytes(original)
+    write(paragraphs, config)
+    texts = paragraphs.read("train")["text"].to_list()
+    vectors = load_file(config.get_embeddings_path("train"))["embeddings"]
+    np.testing.assert_array_equal(vectors, encode(HashingEmbedder(config.embedding), texts))

@@ -519,7 +519,7 @@ def test_an_older_folder_without_a_manifest_opens(tmp_path):
     folder = make_store(tmp_path / "x", **SPLIT_IDS)
     (folder / "manifest.json").unlink()
     store = ParagraphStore(folder)
-    assert store.fingerprint == ""
+    assert store.manifest is None
     assert store.splits == ["train", "val", "test"]
     (shard,) = store.shards("val")
     assert shard.ids_sha256 == column_sha256(["f", "g"])
