@@ -15,7 +15,17 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CHECKOUT = HERE.parents[1]
 SHARED = Path(os.environ.get("ELM_SHARED_DATA", CHECKOUT.parent / "shared" / "data"))
-_PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "numpy", "gigatoken", "sentence-transformers")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "gigatoken",
+    "sentence-transformers",
+    "openvino",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,13 @@ def _machine() -> str:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, no GPU used"
+    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {_gpu()}"
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU used"
 
 
 def _version(package: str) -> str:

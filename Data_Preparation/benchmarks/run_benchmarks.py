@@ -11,13 +11,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import corpus
+import embedding_cpu
+import gpu_embedding
 import main_job
 import memory
 import resume
+import torch
 from harness import Benchmark, print_table, write_readme, write_result
 
 BENCHMARKS: dict[str, Benchmark] = {
     "corpus": corpus.measure,
+    "embedding_cpu": embedding_cpu.measure,
+    "embedding_gpu": gpu_embedding.measure,
     "main_job": main_job.measure,
     "memory": memory.measure,
     "resume": resume.measure,
@@ -33,7 +38,9 @@ def main() -> int:
         "--json", type=Path, help="where to write the result (default: results/NAME.json, not for --quick)"
     )
     arguments = parser.parse_args()
-    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
+    names = [name for name in BENCHMARKS if arguments.name in ("all", name)]
+    if arguments.name == "all" and not torch.cuda.is_available():
+        names.remove("embedding_gpu")
     for name in names:
         figures = BENCHMARKS[name](arguments.quick)
         print_table(name, figures)

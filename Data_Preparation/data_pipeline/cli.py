@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import Config, preset_names, preset_path, read_config_file
-from data_pipeline.errors import ConfigError, DataPipelineError, MissingExtra, SourceError, StaleStage
+from data_pipeline.errors import ConfigError, DataPipelineError, DeviceHung, MissingExtra, SourceError, StaleStage
 from data_pipeline.settings import add_flags, load_config
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import configure_logging, format_table, human_bytes
@@ -29,6 +29,7 @@ _ALIASES: Mapping[str, str] = {
     "max_tokens": "preprocess.max_tokens",
     "batch_size": "embedding.batch_size",
     "model_name": "embedding.model_name",
+    "precision": "embedding.precision",
     "output_dir": "data_dir",
     "normalize": "embedding.normalize",
 }
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
     except (ConfigError, SourceError, MissingExtra, StaleStage) as error:
         return _complain(error, _BAD_INPUT)
+    except DeviceHung as error:
+        _complain(error, _FAILED)
+        logging.shutdown()
+        sys.stderr.flush()
+        # A thread waits for the GPU for ever, and Python would wait for the thread.
+        os._exit(_FAILED)
     except (DataPipelineError, OSError) as error:
         return _complain(error, _FAILED)
     except KeyboardInterrupt:
@@ -71,7 +78,7 @@ def _configure(parsed: argparse.Namespace, given: Given, log_name: str | None = 
         if getattr(parsed, alias, None) is not None:
             _set(flags, name, getattr(parsed, alias))
     if getattr(parsed, "no_flash_attention", False):
-        _set(flags, "embedding.attention", "sdpa")
+        _set(flags, "embedding.attention", "segments")
     if getattr(parsed, "no_fp16", False):
         _set(flags, "embedding.dtype", "float32")
     embedding = flags.get("embedding", {})
@@ -190,7 +197,7 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
         text = f"{statistics['rows']:,} rows, {tokens['total']:,} tokens"
         if "embedding" in statistics and len(dataset):
             vector = statistics["embedding"]
-            text += f", {vector['dim']} dimensions ({vector['stored_dtype']}), mean norm {vector['norm_mean']:.4f}"
+            text += f", {vector['dim']} dimensions ({vector['precision']}), mean norm {vector['norm_mean']:.4f}"
         rows.append((split, text))
     for split, entry in embedded.items():
         settings = entry["settings"]
@@ -324,9 +331,12 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, help="most texts in a batch (embedding.batch_size)")
+    parser.add_argument("--batch-size", type=int, help="most texts computed together (embedding.batch_size)")
     parser.add_argument("--model-name", help="the embedder (embedding.model_name)")
-    parser.add_argument("--no-flash-attention", action="store_true", help="use sdpa (embedding.attention)")
+    parser.add_argument("--precision", help="of the stored vectors: float16, int8, ... (embedding.precision)")
+    parser.add_argument(
+        "--no-flash-attention", action="store_true", help="torch's own attention, text by text (embedding.attention)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
     parser.add_argument("--log-file", type=Path, help="where to write the log")
 

@@ -175,16 +175,30 @@ class EmbeddingConfig(Section):
     """Keep this many leading dimensions, then normalise (MRL; Qwen3: 32 to 2560); none: all."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """Of the model's arithmetic; auto: float32 on CPU, on GPU float16 (bfloat16 where it overflows)."""
-    store_dtype: Literal["auto", "float16", "float32"] = "auto"
-    """Of the stored vectors; auto: float16 for half-precision models, else float32."""
-    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
-    """auto: flash_attention_2 where it is installed and the GPU and dtype allow, else sdpa."""
+    precision: Literal["auto", "float32", "float16", "float8", "int8", "ubinary"] = "auto"
+    """Of the stored vectors; auto: float16 for half-precision models, else float32. float8 and int8
+    (a quarter of float32) and ubinary (one bit a dimension) are calibrated once for all splits."""
+    attention: Literal["auto", "flash_attention_2", "varlen", "segments", "padded"] = "auto"
+    """auto: the first that can run and is right. The first three pack texts without padding:
+    flash_attention_2 (extra gpu), varlen (in torch), both for Ampere GPUs or newer in half
+    precision, and segments, which runs anywhere; padded is for models that cannot be packed."""
+    backend: Literal["torch", "openvino"] = "torch"
+    """What runs the model on a CPU; openvino needs the extra of that name."""
+    compile: bool = False
+    """Compile the model's layers (torch.compile): minutes at the start, for long jobs on a GPU."""
+    fp8: bool = False
+    """Matrix products in float8, its loss printed; Ada or Hopper GPUs, needs the extra fp8."""
     device: str = "auto"
     """auto: cuda, else mps, else cpu; or a torch device such as cuda:1."""
-    batch_size: int = Field(8, ge=1)
-    """Most texts in one batch (8 fits the 4B model in 16 GB)."""
-    batch_tokens: int = Field(16_384, ge=1)
-    """Most tokens in one batch, padding counted; halved when the GPU runs out of memory."""
+    device_timeout_s: float = Field(600.0, gt=0)
+    """How long one pack may take on a GPU before it counts as hung, in seconds."""
+    threads: int | None = Field(None, ge=1)
+    """Threads on a CPU; none: measured at the start of a long job."""
+    batch_size: int | None = Field(None, ge=1)
+    """Most texts computed together; none: only their tokens count."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens computed together, padding counted; halved where the GPU runs out of memory.
+    none: 16,384, or 32,768 on a large GPU; on a CPU measured at the start of a long job."""
     flush_s: float = Field(5.0, gt=0)
     """At most this much finished work, in seconds, is repeated after a crash."""
     variant: FolderName | None = None

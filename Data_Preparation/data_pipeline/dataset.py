@@ -215,17 +215,17 @@ class ELMDataset(Dataset[Sample]):
             mean = total / count if count else 0.0
             statistics["embedding"] = {
                 "dim": self.dim,
-                "stored_dtype": str(self._shards[0].dtype),
+                "precision": self._shards[0].coding.precision,
                 "norm_mean": mean,
                 "norm_std": float(np.sqrt(max(0.0, squares / count - mean**2))) if count else 0.0,
             }
         return statistics
 
     def iter_embeddings(self, rows: int = 16_384) -> Iterator[np.ndarray[tuple[int, int], Any]]:
-        """All vectors in order, `rows` at a time, as they are stored."""
+        """All vectors in order, `rows` at a time: floats as they are stored, others decoded to float32."""
         for shard in self._loaded:
             for start in range(0, shard.rows, rows):
-                yield shard.vectors[start : start + rows]
+                yield shard.vectors(slice(start, start + rows))
 
     def search(self, query: "str | Sequence[float] | np.ndarray[Any, Any] | torch.Tensor", k: int = 10) -> list[Sample]:
         """The k paragraphs whose vectors are nearest to a query, by cosine.
@@ -294,11 +294,12 @@ class ELMDataset(Dataset[Sample]):
 
     def _vectors(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
         shards = self._loaded
-        gathered = np.empty((len(rows), self.dim), dtype=shards[0].dtype)
+        coding = shards[0].coding
+        gathered = np.empty((len(rows), self.dim), dtype=coding.dtype if coding.is_float else np.float32)
         places = np.searchsorted(self._starts, rows, side="right") - 1
         for place in np.unique(places):
             here = places == place
-            gathered[here] = shards[place].vectors[rows[here] - self._starts[place]]
+            gathered[here] = shards[place].vectors(rows[here] - self._starts[place])
         return torch.from_numpy(gathered).to(self.dtype)
 
     def _open_embeddings(self, store: ParagraphStore) -> list[EmbeddingShard]:

@@ -4,7 +4,8 @@ DataPipelineError
 ├── ConfigError          a knob has a value that cannot work (also a ValueError)
 ├── SourceError          a corpus cannot be read, or is not what it should be
 ├── ModelError           an embedder cannot be loaded, or gives wrong vectors
-│   └── OutOfMemory      a batch does not fit into the device's memory
+│   ├── OutOfMemory      a pack does not fit into the device's memory
+│   └── DeviceHung       a GPU does not answer any more
 ├── MissingExtra         an optional dependency is not installed (also an ImportError)
 └── StoreError           the files on disk cannot be used
     ├── ShardMismatch    two stores do not describe the same rows
@@ -32,7 +33,11 @@ class ModelError(DataPipelineError):
 
 
 class OutOfMemory(ModelError):
-    """A batch does not fit into the device's memory; a smaller one may."""
+    """A pack does not fit into the device's memory; a smaller one may."""
+
+
+class DeviceHung(ModelError):
+    """A GPU does not answer any more; neither do the threads that wait for it."""
 
 
 class MissingExtra(DataPipelineError, ImportError):

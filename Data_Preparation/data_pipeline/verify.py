@@ -1,7 +1,7 @@
 """Checks everything on disk against everything else, from the bytes up."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from data_pipeline.store import (
     shard_name,
 )
 from data_pipeline.types import Split
-from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils import sha256_of_file, sha256_of_json
 
 _BLOCK_ROWS = 16_384
 
@@ -130,19 +130,25 @@ def _embedding_faults(
     if entry is not None and fingerprint(entry["settings"], entry["upstream"]) != entry["fingerprint"]:
         bad.append(f"{folder / 'manifest.json'}: the settings of {split} are not those its fingerprint was made from")
     shards = store.shards(split)
+    calibration = (manifest or {}).get("calibration")
+    if entry is None or calibration is None or calibration.get("settings_sha256") != sha256_of_json(entry["settings"]):
+        calibration = None  # of another split's settings
     for index, paragraphs in enumerate(shards):
         path = folder / shard_name(f"{split}_embeddings", ".safetensors", index, len(shards))
         if not path.exists() and entry is None:
             good.append(f"{split}: no embeddings yet")
             continue
-        faults = list(_embedding_shard_faults(path, entry["shards"][index] if entry else None, paragraphs))
+        expected = entry["shards"][index] if entry else None
+        faults = list(_embedding_shard_faults(path, expected, paragraphs, calibration))
         bad += faults
         if not faults:
             good.append(f"{path.name}: {paragraphs.rows:,} vectors: hashes, alignment, finiteness and norms")
     return good, bad
 
 
-def _embedding_shard_faults(path: Path, entry: Any, paragraphs: ParagraphShard) -> Iterator[str]:
+def _embedding_shard_faults(
+    path: Path, entry: Any, paragraphs: ParagraphShard, calibration: Mapping[str, Any] | None
+) -> Iterator[str]:
     try:
         shard = open_embedding_shard(path)
     except StoreError as error:
@@ -157,9 +163,11 @@ def _embedding_shard_faults(path: Path, entry: Any, paragraphs: ParagraphShard) 
         yield f"{path}: was not made from {paragraphs.path}"
     if shard.metadata.get("dim") != str(shard.dim):
         yield f"{path}: is {shard.dim} wide, its metadata says {shard.metadata.get('dim')}"
-    tolerance = 1e-3 if shard.dtype.itemsize == 2 else 1e-5
+    if calibration and shard.rows and not shard.coding.to_json().items() <= calibration.items():
+        yield f"{path}: is calibrated otherwise than its manifest says"
+    tolerance = 1e-3 if shard.coding.precision == "float16" else 1e-5
     for start in range(0, shard.rows, _BLOCK_ROWS):
-        block = shard.vectors[start : start + _BLOCK_ROWS].astype(np.float32)
+        block = shard.vectors(slice(start, start + _BLOCK_ROWS)).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # damaged vectors are what this looks for
             norms = np.linalg.norm(block, axis=1)
         wrong = ~np.isfinite(block).all(axis=1) | (norms == 0)

@@ -15,6 +15,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("ELM_SHARED_DATA", CHECKOUT.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """OpenVINO's tests come last: a process that has used it crashes when it forks, and some tests fork."""
+    items.sort(key=lambda item: item.path.name == "test_openvino.py")
+
+
 @pytest.fixture
 def shared() -> Path:
     """Folder of real data beside the checkout; the test is skipped where it is missing."""

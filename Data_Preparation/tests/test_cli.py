@@ -93,7 +93,7 @@ def test_the_flags_of_the_original_pipeline_are_taken(tmp_path, here, capsys):
     (saved,) = (tmp_path / "logs" / "runs").iterdir()
     config = json.loads(saved.read_text())["config"]
     assert config["embedding"]["batch_size"] == 4
-    assert config["embedding"]["attention"] == "sdpa"
+    assert config["embedding"]["attention"] == "segments"
     assert config["preprocess"]["max_tokens"] == 200
     assert elm("run", *TINY[:4], *here, *flags, "--skip-download", "--skip-embeddings") == 0
     assert "finished before" not in capsys.readouterr().out
@@ -149,6 +149,22 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
         (["--corpus.metadata_fields", "{"], "metadata_fields"),
         (["--embedding.device", "cuda:99"], "cuda:99"),
         (["--embedding.weights", "package", "--embedding.model_name", "a/b"], "a/b"),
+        (["--precision", "int4"],
+         "embedding.precision: Input should be 'auto', 'float32', 'float16', 'float8', 'int8' or 'ubinary' "
+         "(found 'int4')"),
+        (["--precision", "int8", "--embedding.precision", "float8"],
+         "embedding.precision is given twice, as 'int8' and as 'float8'"),
+        (["--embedding.store_dtype", "float16"], "unrecognized arguments: --embedding.store_dtype"),
+        (["--embedding.attention", "sdpa"],
+         "embedding.attention: Input should be 'auto', 'flash_attention_2', 'varlen', 'segments' or 'padded'"),
+        (["--no-flash-attention", "--embedding.attention", "padded"], "embedding.attention is given twice"),
+        (["--embedding.backend", "onnx"], "embedding.backend: Input should be 'torch' or 'openvino' (found 'onnx')"),
+        (["--embedding.threads", "0"], "embedding.threads: Input should be greater than or equal to 1 (found '0')"),
+        (["--embedding.batch_tokens", "0"], "batch_tokens: Input should be greater than or equal to 1 (found '0')"),
+        (["--batch-size", "0"], "embedding.batch_size: Input should be greater than or equal to 1 (found 0)"),
+        (["--embedding.device_timeout_s", "0"], "device_timeout_s: Input should be greater than 0 (found '0')"),
+        (["--precision", "ubinary", "--embedding.dim", "100", "--embedding.model_name", "hashing"],
+         "--embedding.precision ubinary stores 8 dimensions in a byte, and 100 is no multiple"),
     ],
 )  # fmt: skip
 def test_bad_input_exits_with_2_and_a_sentence(arguments, said, here, capsys):
@@ -263,6 +279,77 @@ def test_info_and_verify_speak_of_what_is_there(tmp_path, here, capsys):
     assert "2 faults" in out  # the hash, and a length that is no longer 1
 
 
+@pytest.mark.parametrize("precision", ["float16", "float8", "int8", "ubinary"])
+def test_precision_is_a_short_flag_and_every_command_knows_what_it_made(precision, tmp_path, here, capsys):
+    assert elm("run", *TINY, *here, "--precision", precision) == 0
+    (saved,) = (tmp_path / "logs" / "runs").iterdir()
+    assert json.loads(saved.read_text())["config"]["embedding"]["precision"] == precision
+    vectors = ELMDataset(tmp_path / "data", "val").get_statistics()["embedding"]
+    assert (vectors["dim"], vectors["precision"]) == (256, precision)
+    said = (tmp_path / "logs" / "pipeline.log").read_text()
+    assert ("calibrating on 165 texts of train" in said) == (precision in {"float8", "int8"})
+    capsys.readouterr()
+    assert elm("info", *TINY, *here) == 0
+    assert f"256 dimensions ({precision}), mean norm 1.0000" in capsys.readouterr().out
+    assert elm("verify", *TINY, *here) == 0
+    assert "everything is in order" in capsys.readouterr().out
+    assert elm("embed", *TINY, *here, "--precision", precision) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert elm("embed", *TINY, *here, "--precision", "float32") == 2
+    assert f"precision was '{precision}', now 'float32'" in capsys.readouterr().err
+    path = tmp_path / "data" / "embeddings" / "val_embeddings.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert elm("verify", *TINY, *here) == 1
+    assert f"FAULT  {path}: its bytes are not those its manifest speaks of" in capsys.readouterr().out
+    assert elm("embed", *TINY, *here, "--precision", precision, "--overwrite") == 0
+    assert elm("verify", *TINY, *here) == 0
+
+
+def test_a_split_for_a_folder_of_another_calibration_exits_with_2_and_says_what_to_do(here, capsys):
+    assert elm("run", *TINY, *here, "--skip-embeddings") == 0
+    assert elm("embed", *TINY, *here, "--splits", "train", "--precision", "int8") == 0
+    capsys.readouterr()
+    assert elm("embed", *TINY, *here, "--splits", "val", "--precision", "float8") == 2
+    errors = capsys.readouterr().err
+    assert "is calibrated for int8 vectors of other settings" in errors
+    assert "--overwrite" in errors
+    assert "--embedding.variant NAME" in errors
+    assert elm("embed", *TINY, *here, "--splits", "val", "--precision", "float8", "--embedding.variant", "f8") == 0
+
+
+def test_how_texts_are_computed_together_is_not_a_part_of_the_result(tmp_path, here, capsys):
+    assert elm("run", *TINY, *here) == 0
+    path = tmp_path / "data" / "embeddings" / "train_embeddings.safetensors"
+    before = path.read_bytes()
+    flags = ["--batch-size", "3", "--embedding.batch_tokens", "700", "--embedding.threads", "1",
+             "--embedding.attention", "padded", "--embedding.device_timeout_s", "9.5"]  # fmt: skip
+    capsys.readouterr()
+    assert elm("embed", *TINY, *here, *flags) == 0
+    assert "finished before" in capsys.readouterr().out
+    path.unlink()
+    assert elm("embed", *TINY, *here, *flags) == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_gpu_that_hangs_ends_the_command_though_threads_wait_for_it(tmp_path, here):
+    code = (
+        "import sys, threading\n"
+        "from data_pipeline import cli, pipeline\n"
+        "from data_pipeline.errors import DeviceHung\n"
+        "def hang(*args, **kwargs):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise DeviceHung('cuda:0 has not answered for 600 s')\n"
+        "pipeline.load_embedder = hang\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "run", *TINY, *here]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "error: cuda:0 has not answered for 600 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_corpus_on_disk_is_found_without_naming_it(tmp_path, here, capsys):
     assert elm("run", *TINY, *here, "--corpus.name", "mine") == 0
     assert elm("info", *TINY, *here) == 0
@@ -302,6 +389,14 @@ def test_every_command_lists_every_field_by_its_dotted_name(command, capsys):
             assert name in out, name
 
 
+@pytest.mark.parametrize("command", ["run", "embed"])
+def test_the_short_flags_of_embedding_are_in_the_help(command, capsys):
+    assert elm(command, "--help") == 0
+    out = capsys.readouterr().out
+    for flag in ("--batch-size", "--model-name", "--precision", "--no-flash-attention", "--overwrite", "--log-file"):
+        assert f"  {flag}" in out, flag
+
+
 def test_help_lists_the_commands(capsys):
     assert elm("--help") == 0
     out = capsys.readouterr().out
@@ -334,6 +429,26 @@ def test_the_preflight_lists_everything_that_is_missing_at_once(tmp_path, here, 
     errors = capsys.readouterr().err
     assert "this run cannot start:\n  - corpus: " in errors
     assert "\n  - GPU: " in errors
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            {"attention": "flash_attention_2"},
+            'flash attention 2 is asked for and not installed: pip install -e ".[gpu]"',
+        ),
+        ({"backend": "openvino"}, 'OpenVINO is asked for and not installed: pip install -e ".[openvino]"'),
+        ({"fp8": True}, 'float8 (torchao) is asked for and not installed: pip install -e ".[fp8]"'),
+    ],
+)
+def test_an_extra_that_is_asked_for_and_missing_is_named_with_its_pip_line(tmp_path, monkeypatch, setting, said):
+    config = Config(data_dir=tmp_path, embedding=EmbeddingConfig(model_name="hashing", **setting))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert preflight(config, corpus=False, tokenizer=True, weights=True) == [f"extra: {said}"]
+    assert preflight(config, corpus=False, tokenizer=True, weights=False) == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert preflight(config, corpus=False, tokenizer=True, weights=True) == []
 
 
 def test_nothing_is_missing_for_the_hashing_embedder_and_the_sample(tmp_path):

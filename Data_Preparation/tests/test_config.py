@@ -80,6 +80,16 @@ def test_texts_of_the_environment_become_the_types_of_the_knobs(monkeypatch):
         ({"nothing": 1}, "nothing: no such setting (found 1)"),
         ({"embedding.batch_size": 0},
          "embedding.batch_size: Input should be greater than or equal to 1 (found 0)"),
+        ({"embedding.store_dtype": "float16"}, "embedding.store_dtype: no such setting (found 'float16')"),
+        ({"embedding.precision": "binary"},
+         "embedding.precision: Input should be 'auto', 'float32', 'float16', 'float8', 'int8' or 'ubinary' "
+         "(found 'binary')"),
+        ({"embedding.attention": "sdpa"},
+         "embedding.attention: Input should be 'auto', 'flash_attention_2', 'varlen', 'segments' or 'padded' "
+         "(found 'sdpa')"),
+        ({"embedding.threads": 0}, "embedding.threads: Input should be greater than or equal to 1 (found 0)"),
+        ({"embedding.batch_tokens": 0}, "embedding.batch_tokens: Input should be greater than or equal to 1 (found 0)"),
+        ({"embedding.device_timeout_s": 0}, "embedding.device_timeout_s: Input should be greater than 0 (found 0)"),
         ({"embedding.pooling": "max"},
          "embedding.pooling: Input should be 'auto', 'last_token', 'cls' or 'mean' (found 'max')"),
         ({"preprocess.max_unknown_share": 25},
@@ -152,6 +162,30 @@ def test_plain_names_of_folders_stay_below_the_data_folder(name):
     config = load_config(None, {"corpus.name": name, "embedding.variant": name, "data_dir": "/data"})
     assert config.processed_dir == Path(f"/data/{name}_processed")
     assert config.embeddings_dir == Path(f"/data/embeddings/{name}")
+
+
+def test_unless_asked_otherwise_the_machine_decides_how_texts_are_computed():
+    found = Config().embedding
+    assert (found.batch_size, found.batch_tokens, found.threads) == (None, None, None)
+    assert (found.precision, found.attention, found.dtype, found.device) == ("auto",) * 4
+    assert (found.backend, found.compile, found.fp8, found.device_timeout_s) == ("torch", False, False, 600)
+    for name in preset_names():
+        preset = load_preset(name).embedding
+        assert (preset.batch_size, preset.batch_tokens, preset.threads) == (None, None, None), name
+        assert (preset.precision, preset.attention, preset.backend) == ("auto", "auto", "torch"), name
+        assert (preset.compile, preset.fp8) == (False, False), name
+
+
+def test_the_new_knobs_are_read_from_the_environment(monkeypatch):
+    values = {"precision": "int8", "attention": "padded", "backend": "openvino", "compile": "true", "fp8": "1",
+              "threads": "3", "batch_tokens": "512", "batch_size": "7", "device_timeout_s": "1.5"}  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(f"ELM_EMBEDDING__{name.upper()}", value)
+    found = load_config().embedding.model_dump(include=set(values))
+    assert found == {
+        "precision": "int8", "attention": "padded", "backend": "openvino", "compile": True, "fp8": True,
+        "threads": 3, "batch_tokens": 512, "batch_size": 7, "device_timeout_s": 1.5,
+    }  # fmt: skip
 
 
 def test_paths_of_the_default_are_those_of_the_design():

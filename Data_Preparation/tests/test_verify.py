@@ -9,8 +9,8 @@ import pytest
 
 from data_pipeline import verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
-from data_pipeline.pipeline import run
-from data_pipeline.store import open_embedding_shard
+from data_pipeline.pipeline import embed, prepare_paragraphs, run
+from data_pipeline.store import open_embedding_shard, read_manifest, write_manifest
 from data_pipeline.utils import sha256_of_file
 
 
@@ -47,9 +47,9 @@ def flip(path, place, bits=0xFF):
 
 
 def vectors(path):
-    """The vectors of a file, to be written into."""
+    """What a file stores of its vectors, to be written into."""
     shard = open_embedding_shard(path)
-    return np.memmap(path, shard.dtype, "r+", shard.offset, (shard.rows, shard.dim))
+    return np.memmap(path, shard.coding.dtype, "r+", shard.offset, shard.stored.shape)
 
 
 def test_a_clean_store_has_no_faults(clean):
@@ -197,3 +197,100 @@ def test_an_older_directory_cannot_be_verified_and_says_so(damaged):
 
 def test_nothing_there_is_a_fault(clean, tmp_path):
     assert "holds no paragraphs" in faults(clean.model_copy(update={"data_dir": tmp_path}))
+
+
+# Vectors that are stored in a quarter or less of the bytes
+
+
+@pytest.fixture(scope="module", params=["float16", "float8", "int8", "ubinary"])
+def small_clean(request, clean, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(clean.processed_dir, folder / "sample_processed")
+    embedding = clean.embedding.model_copy(update={"precision": request.param})
+    config = clean.model_copy(update={"data_dir": folder, "embedding": embedding})
+    embed(config, ["train", "val", "test"])
+    return config
+
+
+@pytest.fixture
+def small(small_clean, tmp_path):
+    """The config of a copy that a test may damage."""
+    shutil.copytree(small_clean.data_dir, tmp_path / "data")
+    return small_clean.model_copy(update={"data_dir": tmp_path / "data"})
+
+
+def test_small_vectors_have_no_faults(small_clean):
+    good, bad = verify(small_clean)
+    assert bad == []
+    assert len(good) == 7
+    assert good[-1] == "test_embeddings.safetensors: 14 vectors: hashes, alignment, finiteness and norms"
+
+
+def test_a_flipped_byte_among_small_vectors_is_found_wherever_it_is_and_named(small):
+    path = small.embeddings_dir / "train_embeddings-00001-of-00002.safetensors"
+    whole = path.read_bytes()
+    offset = open_embedding_shard(path).offset
+    generator = random.Random(small.embedding.precision)
+    places = {0, 8, offset - 1, offset, len(whole) - 1}  # the length, the header, its filler, the first and last code
+    places |= {whole.index(b"precision") + 15, *(generator.randrange(offset, len(whole)) for _ in range(4))}
+    if b'"calibration"' in whole:
+        places.add(whole.index(b'"calibration"') + 60)
+    for place in sorted(places):
+        flip(path, place, 0x01)
+        assert str(path) in faults(small), place
+        path.write_bytes(whole)
+    assert faults(small) == ""
+
+
+@pytest.mark.parametrize("small_clean", ["float16", "float8"], indirect=True)  # other codes all have a direction
+def test_codes_of_a_row_without_a_direction_are_found_even_where_the_hash_was_made_to_fit(small):
+    path = small.embeddings_dir / "val_embeddings.safetensors"
+    vectors(path)[7] = 0
+    rehash(path)
+    assert faults(small) == f"{path}: 1 vectors are not finite or not of length 1, the first is row 7"
+    if small.embedding.precision == "float8":
+        vectors(path)[7] = 0x7F  # not a number
+        rehash(path)
+        assert faults(small) == f"{path}: 1 vectors are not finite or not of length 1, the first is row 7"
+
+
+@pytest.mark.parametrize("small_clean", ["float8", "int8"], indirect=True)
+@pytest.mark.parametrize("where", ["manifest.json", "test_embeddings.safetensors"])
+def test_a_calibration_that_is_not_that_of_all_the_others_is_found(small, where):
+    path = small.embeddings_dir / where
+    if where == "manifest.json":
+        manifest = read_manifest(small.embeddings_dir)
+        manifest["calibration"]["high"][0] *= 2
+        write_manifest(small.embeddings_dir, manifest)
+    else:
+        content = path.read_bytes()
+        place = content.index(b"]}", content.index(b"high")) - 1  # the last digit of the last number
+        flip(path, place, 0x01)
+        rehash(path)
+        assert open_embedding_shard(path).coding.high is not None
+    named = (
+        sorted(path.name for path in small.embeddings_dir.glob("*.safetensors"))
+        if where == "manifest.json"
+        else [where]
+    )
+    found = sorted(faults(small).splitlines())
+    assert found == [f"{small.embeddings_dir / name}: is calibrated otherwise than its manifest says" for name in named]
+
+
+def test_splits_that_were_calibrated_for_other_settings_are_in_order(small):
+    embedding = small.embedding.model_copy(update={"dim": 64})
+    embed(small.model_copy(update={"embedding": embedding}), ["val"], overwrite=True)
+    assert faults(small) == ""
+
+
+def test_a_split_without_rows_needs_no_calibration_to_be_in_order(clean, tmp_path):
+    changes = {
+        "data_dir": tmp_path / "data",
+        "split": clean.split.model_copy(update={"train_ratio": 1.0, "val_ratio": 0.0, "test_ratio": 0.0}),
+        "embedding": clean.embedding.model_copy(update={"precision": "int8"}),
+    }
+    config = clean.model_copy(update=changes)
+    prepare_paragraphs(config)
+    for split in ("val", "train", "test"):
+        embed(config, [split])
+    assert faults(config) == ""

@@ -5,20 +5,23 @@ from collections.abc import Callable
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.base import Embedder, Identity, Tokenized, tokenizer_sha256
+from data_pipeline.embeddings.base import Cost, Embedder, Identity, Runtime, tokenizer_sha256
 from data_pipeline.embeddings.engine import Engine, Tally, encode
 from data_pipeline.embeddings.hashing import HashingEmbedder
+from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.embeddings.write import SplitResult, embed_split
 
 __all__ = [
     "EMBEDDERS",
+    "Cost",
     "Embedder",
     "Engine",
     "HashingEmbedder",
     "Identity",
+    "Runtime",
     "SplitResult",
     "Tally",
-    "Tokenized",
+    "Tokens",
     "embed_split",
     "encode",
     "load_embedder",
@@ -29,7 +32,7 @@ __all__ = [
 
 def _load_transformer(config: EmbeddingConfig) -> Embedder:
     # Not at the top: torch and transformers take seconds to import.
-    from data_pipeline.embeddings.transformer import TransformerEmbedder
+    from data_pipeline.embeddings.transformer.embedder import TransformerEmbedder
 
     return TransformerEmbedder(config)
 
@@ -46,9 +49,9 @@ def load_tokenizer(config: EmbeddingConfig) -> Tokenizer:
     """
     if config.model_name == "hashing":
         return HashingEmbedder(config).tokenizer
-    from data_pipeline.embeddings import transformer, weights
+    from data_pipeline.embeddings.transformer import loading, weights
 
-    return transformer.load_tokenizer(weights.find_model(config, weights=False), config)[0]
+    return loading.load_tokenizer(weights.find_model(config, weights=False), config)[0]
 
 
 def load_embedder(config: EmbeddingConfig) -> Embedder:

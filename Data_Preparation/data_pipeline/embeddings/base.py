@@ -1,13 +1,16 @@
-"""What an embedder is, and what identifies its vectors."""
+"""What an embedder is, what identifies its vectors, and how it likes to be fed."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from data_pipeline.types import Float32Array
+from data_pipeline.embeddings.tokens import Tokens
+from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import sha256_of_json
 
 
@@ -45,12 +48,44 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenized:
-    """Token ids of some texts, special tokens included."""
+class Cost:
+    """Floating-point operations of a text: `linear` a token, and `quadratic` a token squared."""
 
-    ids: list[list[int]]
-    truncated: list[bool]
-    """Which texts were longer than the model's maximum."""
+    linear: float = 0.0
+    quadratic: float = 0.0
+
+    def flops(self, lengths: IntArray) -> NDArray[np.float64]:
+        """Of each text, by its number of tokens; same shape as `lengths`."""
+        return self.linear * lengths + self.quadratic * np.square(lengths, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How an embedder runs: for the planner, and for the record."""
+
+    attention: str
+    """How attention is computed; stored with the vectors."""
+    padded: bool = False
+    """Texts of a pack are padded to the longest, and the padding is computed too."""
+    row_multiple: int = 1
+    """Packs that are not padded are filled up to a multiple of so many tokens."""
+    mates_matter: bool = False
+    """A vector's last bits depend on the other texts of its pack."""
+    in_flight: int = 1
+    """Packs to hand over at once, each from a thread of its own."""
+    batch_tokens: int = 16_384
+    """Tokens of a pack, where the user names none."""
+    tunable_threads: bool = False
+    """Runs on the threads of torch, whose number may be chosen by measurement."""
+    cost: Cost = Cost()
+    trial_flops: float = 2e11
+    """Floating-point operations of a pack that is computed to measure the machine's speed."""
+
+    def computed_tokens(self, lengths: IntArray) -> int:
+        """Tokens that are computed for a pack of texts of these lengths, longest first."""
+        if self.padded:
+            return len(lengths) * int(lengths[0])
+        return -(-int(lengths.sum()) // self.row_multiple) * self.row_multiple
 
 
 class Embedder(Protocol):
@@ -59,28 +94,27 @@ class Embedder(Protocol):
     identity: Identity
     query_prompt: str
     """Put before every query."""
-    attention: str
-    """How attention is computed, for the record."""
+    runtime: Runtime
 
     @property
     def tokenizer(self) -> Tokenizer:
         """Counts tokens for the filters."""
 
-    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Token ids as the model wants them; prompts are already in the texts."""
 
-    def forward(self, ids: Sequence[Sequence[int]], dtype: str | None = None) -> Float32Array:
+    def forward(self, texts: Tokens, dtype: str | None = None) -> Float32Array:
         """Pooled vectors, before any cut or normalisation.
 
         Args:
-            ids: token ids of the texts of one batch.
+            texts: the texts of one pack, longest first.
             dtype: run in this precision instead of the embedder's own.
 
         Returns:
             Shape (N, full width), in input order; may hold non-finite values.
 
         Raises:
-            OutOfMemory: the batch is too large for the device.
+            OutOfMemory: the pack is too large for the device.
         """
 
 

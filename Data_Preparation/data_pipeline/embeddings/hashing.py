@@ -8,7 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.base import Identity, Tokenized, tokenizer_sha256
+from data_pipeline.embeddings.base import Identity, Runtime, tokenizer_sha256
+from data_pipeline.embeddings.tokens import Tokens, from_rows
 from data_pipeline.types import Float32Array
 
 _FULL_DIM = 256
@@ -22,7 +23,7 @@ class HashingEmbedder:
     vector is zero. See `base.Embedder`.
     """
 
-    attention = "none"
+    runtime = Runtime(attention="none")
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self.tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))  # noqa: S106
@@ -31,7 +32,7 @@ class HashingEmbedder:
         self._max_length = config.max_length or _MAX_LENGTH
         self.identity = Identity(
             model="hashing",
-            revision="1",
+            revision="2",
             pooling="mean",
             normalized=config.normalize,
             dtype="float32",
@@ -41,25 +42,25 @@ class HashingEmbedder:
             tokenizer=tokenizer_sha256(self.tokenizer),
         )
 
-    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
         """One id a word; see `base.Embedder`."""
         words = [text.split() for text in texts]
-        return Tokenized(
+        return from_rows(
             [[_word_id(word.lower()) for word in row[: self._max_length]] for row in words],
             [len(row) > self._max_length for row in words],
         )
 
-    def forward(self, ids: Sequence[Sequence[int]], dtype: str | None = None) -> Float32Array:
+    def forward(self, texts: Tokens, dtype: str | None = None) -> Float32Array:
         """Signed counts, shape (N, 256); see `base.Embedder`."""
         del dtype
-        vectors = np.zeros((len(ids), _FULL_DIM), dtype=np.float32)
-        for row, words in enumerate(ids):
-            values = np.asarray(words, dtype=np.int64)
-            np.add.at(vectors[row], values % (_FULL_DIM - 1) + 1, 1 - 2 * (values >> 40 & 1).astype(np.float32))
-            vectors[row, 0] = len(values) + 1
+        vectors = np.zeros((len(texts), _FULL_DIM), dtype=np.float32)
+        for row in range(len(texts)):
+            ids = texts.row(row)
+            np.add.at(vectors[row], ids % (_FULL_DIM - 1) + 1, 1 - 2 * (ids >> 24 & 1).astype(np.float32))
+            vectors[row, 0] = len(ids) + 1
         return vectors
 
 
 @lru_cache(maxsize=65_536)
 def _word_id(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=6).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") >> 1

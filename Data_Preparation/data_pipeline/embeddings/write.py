@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +12,16 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.base import Embedder, Tokenized
+from data_pipeline.embeddings.base import Embedder
+from data_pipeline.embeddings.calibration import calibrated_coding
 from data_pipeline.embeddings.engine import Engine, Tally
+from data_pipeline.embeddings.plan import Plan, make_plan
+from data_pipeline.embeddings.tokens import Tokens, spill
+from data_pipeline.embeddings.tune import tune
 from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
 from data_pipeline.store import (
+    CALIBRATED,
+    Coding,
     ColumnHash,
     EmbeddingWriter,
     ParagraphShard,
@@ -32,9 +39,8 @@ from data_pipeline.utils import progress_bar, sha256_of_file, sha256_of_json
 
 logger = logging.getLogger(__name__)
 
-# Rows planned together: enough that batches hold hardly any padding, few enough that memory
-# does not grow with the corpus. Part of what makes a resumed run repeat the same batches.
-_WINDOW_ROWS = 8192
+# Rows that are tokenised together: enough for all cores, few enough to be forgotten soon.
+_TOKENIZE_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,10 @@ class SplitResult:
     """It was finished before."""
 
 
-def stored_dtype(embedder: Embedder, config: EmbeddingConfig) -> str:
+def stored_precision(embedder: Embedder, config: EmbeddingConfig) -> str:
     """Of the stored vectors: half precision for half-precision models unless asked otherwise."""
-    if config.store_dtype != "auto":
-        return config.store_dtype
+    if config.precision != "auto":
+        return config.precision
     return "float32" if embedder.identity.dtype == "float32" else "float16"
 
 
@@ -62,9 +68,9 @@ class _Job:
 
     embedder: Embedder
     engine: Engine
+    config: EmbeddingConfig
     metadata: Mapping[str, str]
-    dtype: str
-    flush_s: float
+    coding: Coding
     overwrite: bool
     special_tokens: int | None
     """Tokens added to every text, where the stored counts are this tokenizer's; else None."""
@@ -96,9 +102,9 @@ def embed_split(
         ModelError: a vector cannot be computed.
         ShardMismatch: a stored token count is not this tokenizer's.
     """
-    identity, dtype = embedder.identity, stored_dtype(embedder, config)
+    identity, precision = embedder.identity, stored_precision(embedder, config)
     shards = store.shards(split)
-    settings = {**identity.to_metadata(), "store_dtype": dtype}
+    settings = {**identity.to_metadata(), "precision": precision}
     upstream = sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
     manifest = read_manifest(folder) or {"stage": "embeddings", "splits": {}}
     files = [
@@ -111,30 +117,28 @@ def embed_split(
     same_work = known is not None and known["fingerprint"] == fingerprint(settings, upstream)
     if same_work and _intact(folder, known, overwrite):
         return SplitResult(rows, identity.dim, files, Tally(truncated=known["truncated"]), skipped=True)
+    folder.mkdir(parents=True, exist_ok=True)
     job = _Job(
         embedder=embedder,
-        engine=Engine(embedder, config.batch_size, config.batch_tokens),
+        engine=Engine(embedder, config.batch_tokens, config.batch_size),
+        config=config,
         metadata={
             **identity.to_metadata(),
-            "attention": embedder.attention,
+            "attention": embedder.runtime.attention,
             "split": split,
             "package_version": version("elm-data-preparation"),
         },
-        dtype=dtype,
-        flush_s=config.flush_s,
+        coding=calibrated_coding(precision, store, embedder, settings, folder, manifest, overwrite),
         overwrite=overwrite,
         special_tokens=_special_tokens(store, embedder),
         hashes={shard["file"]: shard["sha256"] for shard in known["shards"]} if same_work else {},
     )
+    if known is None and not overwrite:
+        _refuse_strangers(shards, files, job)
     entries = []
     with progress_bar(rows, f"embedding {split}", "row") as bar:
-        for shard, final in zip(shards, files, strict=True):
-            if final.exists() and known is None and not overwrite and not _is_finished(final, shard, job):
-                raise StaleStage(
-                    f"{final} is there already and was not made with these settings (no manifest speaks of it). "
-                    "Pass --overwrite to replace it, or --embedding.variant NAME to keep both."
-                )
-            _embed_shard(shard, final, job, bar.update)
+        for shard, final, plan in zip(shards, files, _plans(shards, folder, job), strict=True):
+            _embed_shard(shard, plan, final, job, bar.update)
             entry = ShardEntry(final.name, shard.rows, sha256_of_file(final), shard.ids_sha256, shard.texts_sha256)
             entries.append(entry.to_json())
     _sweep(folder, split, files)
@@ -148,57 +152,44 @@ def embed_split(
         "truncated": job.engine.tally.truncated,
         "shards": entries,
     }
+    if not any(entry["settings"].get("precision") in CALIBRATED for entry in manifest["splits"].values()):
+        manifest.pop("calibration", None)  # of vectors that were replaced
     write_manifest(folder, manifest)
     return SplitResult(rows, identity.dim, files, job.engine.tally, skipped=False)
 
 
-def _embed_shard(shard: ParagraphShard, final: Path, job: _Job, advance: Callable[[int], object]) -> None:
-    if _is_finished(final, shard, job):
-        # A crash came after the file got its name and before the manifest spoke of it.
-        for _, tokenized in _windows(shard, job):
-            job.engine.tally.truncated += sum(tokenized.truncated)
-        advance(shard.rows)
-        return
-    dim = job.embedder.identity.dim
-    writer = EmbeddingWriter(final, shard.rows, dim, job.dtype, _metadata(shard, job), job.overwrite)
-    if finished := int(writer.done.sum()):
-        logger.info("%s: %d of %d rows are there already, going on", final.name, finished, shard.rows)
-    try:
-        _fill(writer, shard, job, advance)
-        writer.finish()
-    except ShardMismatch:
-        # Rows were made from other texts than the header says; no later run may take them up.
-        writer.discard()
-        raise
-    finally:
-        writer.close()
+def _refuse_strangers(shards: list[ParagraphShard], files: list[Path], job: _Job) -> None:
+    for shard, final in zip(shards, files, strict=True):
+        if final.exists() and not _is_finished(final, shard, job):
+            raise StaleStage(
+                f"{final} is there already and was not made with these settings (no manifest speaks of it). "
+                "Pass --overwrite to replace it, or --embedding.variant NAME to keep both."
+            )
 
 
-def _fill(writer: EmbeddingWriter, shard: ParagraphShard, job: _Job, advance: Callable[[int], object]) -> None:
-    """Write the rows of a shard that are not there yet."""
-    engine = job.engine
-    last_flush = time.monotonic()
-    start = 0
-    for names, tokenized in _windows(shard, job):
-        engine.tally.truncated += sum(tokenized.truncated)
-        for batch in engine.plan(tokenized.ids):
-            # A batch is repeated whole, so that its vectors are those of an undisturbed run.
-            if writer.done[start + batch].all():
-                advance(len(batch))
-                continue
-            for rows, vectors in engine.run(tokenized.ids, batch, names):
-                if job.dtype == "float16":
-                    _check_float16(vectors, rows, names)
-                writer.write(start + rows, vectors)
-                advance(len(rows))
-            if time.monotonic() - last_flush > job.flush_s:
-                writer.flush()
-                last_flush = time.monotonic()
-        start += len(names)
+def _plans(shards: list[ParagraphShard], folder: Path, job: _Job) -> Iterator[Plan]:
+    """Each shard's plan; the next one is made while a shard is computed."""
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as pool:
+        coming = pool.submit(_plan, shards[0], folder, job)
+        for following in [*shards[1:], None]:
+            plan = coming.result()
+            if following is not None:
+                coming = pool.submit(_plan, following, folder, job)
+            yield plan
 
 
-def _windows(shard: ParagraphShard, job: _Job) -> Iterator[tuple[list[str], Tokenized]]:
-    """Ids and tokens of a shard, a window of rows at a time.
+def _plan(shard: ParagraphShard, folder: Path, job: _Job) -> Plan:
+    started = time.perf_counter()
+    plan = make_plan(spill(_tokenized(shard, job), folder))
+    tally = job.engine.tally
+    tally.planning_s += time.perf_counter() - started
+    tally.truncated += int(plan.tokens.truncated.sum())
+    tally.repeated += len(plan.tokens) - len(plan.order)
+    return plan
+
+
+def _tokenized(shard: ParagraphShard, job: _Job) -> Iterator[Tokens]:
+    """Tokens of a shard, some rows at a time.
 
     Raises:
         ShardMismatch: a stored token count is wrong, or the file is not the one that was opened.
@@ -206,30 +197,94 @@ def _windows(shard: ParagraphShard, job: _Job) -> Iterator[tuple[list[str], Toke
     seen_ids, seen_texts = ColumnHash(), ColumnHash()
     prompt = job.embedder.identity.prompt
     columns = ["text_id", "text", "token_count"]
-    for batch in shard.batches(columns, _WINDOW_ROWS):
+    for batch in shard.batches(columns, _TOKENIZE_ROWS):
         names, texts, counts = (batch[column].to_pylist() for column in columns)
         seen_ids.update(names)
         seen_texts.update(texts)
-        tokenized = job.embedder.tokenize([prompt + text for text in texts] if prompt else texts)
+        tokens = job.embedder.tokenize([prompt + text for text in texts] if prompt else texts)
         if job.special_tokens is not None:
-            for name, count, ids, cut in zip(names, counts, tokenized.ids, tokenized.truncated, strict=True):
-                if not cut and len(ids) - job.special_tokens != count:
-                    raise ShardMismatch(
-                        f"{shard.path} says that {name} has {count} tokens, its tokenizer finds "
-                        f"{len(ids) - job.special_tokens}. Run the pipeline again with --overwrite "
-                        "--preprocess.fast_tokens off, and please report this text."
-                    )
-        yield names, tokenized
+            found = tokens.lengths - job.special_tokens
+            wrong = np.flatnonzero((found != np.array(counts)) & ~tokens.truncated)
+            if len(wrong):
+                raise ShardMismatch(
+                    f"{shard.path} says that {names[wrong[0]]} has {counts[wrong[0]]} tokens, its tokenizer finds "
+                    f"{found[wrong[0]]}. Run the pipeline again with --overwrite "
+                    "--preprocess.fast_tokens off, and please report this text."
+                )
+        yield tokens
     if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
         raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
 
 
-def _check_float16(vectors: Float32Array, rows: IntArray, names: Sequence[str]) -> None:
+def _embed_shard(shard: ParagraphShard, plan: Plan, final: Path, job: _Job, advance: Callable[[int], object]) -> None:
+    if _is_finished(final, shard, job):
+        # A crash came after the file got its name and before the manifest spoke of it.
+        advance(shard.rows)
+        return
+    dim = job.embedder.identity.dim
+    writer = EmbeddingWriter(final, shard.rows, dim, job.coding, _metadata(shard, job), job.overwrite)
+    if finished := int(writer.done.sum()):
+        logger.info("%s: %d of %d rows are there already, going on", final.name, finished, shard.rows)
+        advance(finished)
+    try:
+        _announce(plan, final, job)
+        try:
+            _fill(writer, plan, shard, job, advance)
+        finally:
+            writer.flush()  # also where something failed: what is finished stays
+        writer.finish()
+    finally:
+        writer.close()
+
+
+def _announce(plan: Plan, final: Path, job: _Job) -> None:
+    """Choose what is measured, and say what will be done."""
+    engine = job.engine
+    tuned = tune(job.embedder, plan, job.config.batch_tokens, job.config.threads)
+    engine.batch_tokens = tuned.batch_tokens
+    summary = plan.summary(job.embedder.runtime, engine.batch_tokens, engine.batch_size)
+    expected = f", about {_duration(summary.flops / tuned.flops_per_s)}" if tuned.flops_per_s else ""
+    logger.info("%s: %s%s", final.name, summary.line(), expected)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _fill(
+    writer: EmbeddingWriter, plan: Plan, shard: ParagraphShard, job: _Job, advance: Callable[[int], object]
+) -> None:
+    """Write the rows of a shard that are not there yet."""
+    last_flush = time.monotonic()
+    for rows, vectors in job.engine.run(plan, lambda row: _name_of(shard, row), writer.done):
+        if job.coding.precision == "float16":
+            _check_float16(vectors, rows, shard)
+        new = int((~writer.done[rows]).sum())
+        writer.write(rows, vectors)
+        advance(new)
+        if time.monotonic() - last_flush > job.config.flush_s:
+            writer.flush()
+            last_flush = time.monotonic()
+
+
+def _name_of(shard: ParagraphShard, row: int) -> str:
+    """Id of a row, for a message; reads the file up to it."""
+    for batch in shard.batches(["text_id"]):
+        if row < batch.num_rows:
+            return str(batch["text_id"][row].as_py())
+        row -= batch.num_rows
+    raise IndexError(f"{shard.path} has no row {row}")
+
+
+def _check_float16(vectors: Float32Array, rows: IntArray, shard: ParagraphShard) -> None:
     outside = np.abs(vectors).max(axis=1) > np.finfo(np.float16).max
     if outside.any():
         raise ModelError(
-            f"the vector of {names[int(rows[outside][0])]} is too large for float16. "
-            "Use --embedding.store_dtype float32, or --embedding.normalize."
+            f"the vector of {_name_of(shard, int(rows[outside][0]))} is too large for float16. "
+            "Use --embedding.precision float32, or --embedding.normalize."
         )
 
 
@@ -237,7 +292,7 @@ def _special_tokens(store: ParagraphStore, embedder: Embedder) -> int | None:
     counted_with = store.manifest["settings"].get("tokenizer") if store.manifest else None
     if counted_with != embedder.identity.tokenizer or embedder.identity.prompt:
         return None
-    return len(embedder.tokenize([""]).ids[0])
+    return len(embedder.tokenize([""]).ids)
 
 
 def _metadata(shard: ParagraphShard, job: _Job) -> dict[str, str]:
@@ -250,7 +305,8 @@ def _is_finished(final: Path, shard: ParagraphShard, job: _Job) -> bool:
         found = open_embedding_shard(final)
     except StoreError:
         return False
-    if found.rows != shard.rows or found.metadata != _metadata(shard, job) or found.dtype != job.dtype:
+    expected = {**_metadata(shard, job), **job.coding.to_metadata()}
+    if found.rows != shard.rows or found.metadata != expected:
         return False
     return final.name not in job.hashes or sha256_of_file(final) == job.hashes[final.name]
 

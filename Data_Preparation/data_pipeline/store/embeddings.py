@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShard, StaleStage, StoreError
+from data_pipeline.store.coding import Coding, coding_of
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_bytes, publish
 
-_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _PAGE = 4096  # the data starts at a page's edge, so that it can be mapped on its own
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
 _ADVICE = "Make it again with: python Data_Preparation/scripts/run_embedding_only.py --overwrite"
@@ -35,20 +35,32 @@ class EmbeddingShard:
     path: Path
     rows: int
     dim: int
-    dtype: np.dtype[Any]
+    """Of a vector; what is stored of it may be narrower."""
+    coding: Coding
     offset: int
     metadata: Mapping[str, str]
 
     @cached_property
-    def vectors(self) -> NDArray[Any]:
-        """All rows as a read-only memory map, shape (rows, dim); nothing is read yet."""
+    def stored(self) -> NDArray[Any]:
+        """All rows as a read-only memory map, shape (rows, stored width); nothing is read yet."""
+        shape = (self.rows, self.coding.width(self.dim))
         if self.rows == 0:
-            return np.zeros((0, self.dim), self.dtype)
-        return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.rows, self.dim))
+            return np.zeros(shape, self.coding.dtype)
+        return np.memmap(self.path, dtype=self.coding.dtype, mode="r", offset=self.offset, shape=shape)
+
+    def vectors(self, rows: slice | IntArray) -> NDArray[Any]:
+        """Some rows as vectors, shape (N, dim): as they are stored, or decoded to float32.
+
+        Decoded vectors that had length 1 have it again.
+        """
+        found = self.coding.decode(self.stored[rows])
+        if not self.coding.is_float and self.metadata.get("normalized") == "true":
+            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the memory map: pickling it would copy the vectors."""
-        return {name: value for name, value in self.__dict__.items() if name != "vectors"}
+        return {name: value for name, value in self.__dict__.items() if name != "stored"}
 
 
 def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -66,6 +78,8 @@ def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(file.read(length))
             if not isinstance(header, dict):
                 raise ValueError("its header is not a mapping")
+            if not isinstance(header.get("__metadata__", {}), dict):
+                raise ValueError("its metadata is not a mapping")
     except FileNotFoundError:
         raise StoreError(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
     except (OSError, ValueError, struct.error) as error:
@@ -82,16 +96,15 @@ def open_embedding_shard(path: Path) -> EmbeddingShard:
     """
     header, offset = read_embedding_header(path)
     match header.get("embeddings"):
-        case {"dtype": ("F16" | "F32") as name, "shape": [int(rows), int(dim)]} if min(rows, dim) >= 0:
-            dtype = _DTYPES[name]
+        case {"dtype": str(name), "shape": [int(rows), int(width)]} if min(rows, width) >= 0:
+            metadata = header.get("__metadata__", {})
+            coding = coding_of(name, width, metadata, path)
         case _:
-            raise CorruptShard(
-                f"{path} must hold one tensor `embeddings` of F16 or F32, (rows, dim); found {list(header)}"
-            )
-    expected, found = offset + rows * dim * dtype.itemsize, path.stat().st_size
+            raise CorruptShard(f"{path} must hold one tensor `embeddings` of shape (rows, dim); found {list(header)}")
+    expected, found = offset + rows * width * coding.dtype.itemsize, path.stat().st_size
     if found != expected:
         raise CorruptShard(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")
-    return EmbeddingShard(path, rows, dim, dtype, offset, header.get("__metadata__", {}))
+    return EmbeddingShard(path, rows, coding.dim(width), coding, offset, metadata)
 
 
 class EmbeddingWriter:
@@ -101,7 +114,7 @@ class EmbeddingWriter:
         final: name of the finished file.
         rows: rows of the shard.
         dim: width of a vector.
-        dtype: `float16` or `float32`.
+        coding: how vectors are stored.
         metadata: goes into the file; also decides whether half-finished work can be used.
         overwrite: discard half-finished work of other settings.
 
@@ -110,13 +123,13 @@ class EmbeddingWriter:
     """
 
     def __init__(
-        self, final: Path, rows: int, dim: int, dtype: str, metadata: Mapping[str, str], overwrite: bool = False
+        self, final: Path, rows: int, dim: int, coding: Coding, metadata: Mapping[str, str], overwrite: bool = False
     ) -> None:
-        self._final, self._dim, self._dtype = final, dim, np.dtype(dtype).newbyteorder("<")
+        self._final, self._dim, self._coding = final, dim, coding
         self._partial = final.with_name(f".{final.name}.partial")
         self._progress = final.with_name(f".{final.name}.progress")
-        self._header = _header_bytes(rows, dim, self._dtype, metadata)
-        self._row_bytes = dim * self._dtype.itemsize
+        self._header = _header_bytes(rows, dim, coding, metadata)
+        self._row_bytes = coding.width(dim) * coding.dtype.itemsize
         self.done: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
         """Rows that are on disk for certain, or written since the last flush."""
         size = len(self._header) + rows * self._row_bytes
@@ -136,9 +149,9 @@ class EmbeddingWriter:
             rows: row numbers, shape (N,).
             vectors: shape (N, dim).
         """
-        block = np.ascontiguousarray(vectors, dtype=self._dtype)
-        if block.shape != (len(rows), self._dim):
-            raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {block.shape}")
+        if vectors.shape != (len(rows), self._dim):
+            raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {vectors.shape}")
+        block = np.ascontiguousarray(self._coding.encode(vectors))
         for row, vector in zip(rows.tolist(), block, strict=True):
             os.pwrite(self._handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
         self.done[rows] = True
@@ -161,12 +174,6 @@ class EmbeddingWriter:
         self.close()
         publish(self._partial, self._final)
         self._progress.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Forget everything that was written."""
-        self.close()
-        self._progress.unlink(missing_ok=True)
-        self._partial.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the file; what was flushed can be taken up again."""
@@ -198,11 +205,15 @@ class EmbeddingWriter:
         return True
 
 
-def _header_bytes(rows: int, dim: int, dtype: np.dtype[Any], metadata: Mapping[str, str]) -> bytes:
-    name = next(name for name, known in _DTYPES.items() if known == dtype)
+def _header_bytes(rows: int, dim: int, coding: Coding, metadata: Mapping[str, str]) -> bytes:
+    width = coding.width(dim)
     header = {
-        "__metadata__": dict(sorted(metadata.items())),
-        "embeddings": {"dtype": name, "shape": [rows, dim], "data_offsets": [0, rows * dim * dtype.itemsize]},
+        "__metadata__": dict(sorted({**metadata, **coding.to_metadata()}.items())),
+        "embeddings": {
+            "dtype": coding.format,
+            "shape": [rows, width],
+            "data_offsets": [0, rows * width * coding.dtype.itemsize],
+        },
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _PAGE)

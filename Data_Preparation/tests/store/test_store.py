@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from data_pipeline.errors import CorruptShard, StaleStage, StoreError
 from data_pipeline.store import (
     FORMAT_VERSION,
+    Coding,
     ColumnHash,
     EmbeddingWriter,
     ParagraphStore,
@@ -227,10 +228,12 @@ def test_a_crash_between_any_two_renames_is_recovered(tmp_path, monkeypatch, one
 
 METADATA = {"model": "m", "é": "ü", "dim": "3"}
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
+FLOAT32 = Coding("float32")
+INT8 = Coding("int8", low=VECTORS.min(axis=0), high=VECTORS.max(axis=0))
 
 
-def write_shard(path, dtype="float32", vectors=VECTORS):
-    writer = EmbeddingWriter(path, len(vectors), vectors.shape[1], dtype, METADATA)
+def write_shard(path, coding=FLOAT32, vectors=VECTORS):
+    writer = EmbeddingWriter(path, len(vectors), vectors.shape[1], coding, METADATA)
     for row in (3, 0, 4, 1, 2)[: len(vectors)]:
         writer.write(np.array([row]), vectors[row : row + 1])
     writer.finish()
@@ -239,10 +242,10 @@ def write_shard(path, dtype="float32", vectors=VECTORS):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_finished_shard_opens_with_the_official_reader(tmp_path, dtype):
     path = tmp_path / "a.safetensors"
-    write_shard(path, dtype)
+    write_shard(path, Coding(dtype))
     with safe_open(path, framework="numpy") as file:
         assert list(file.keys()) == ["embeddings"]
-        assert file.metadata() == METADATA
+        assert file.metadata() == METADATA | {"precision": dtype}
         tensor = file.get_tensor("embeddings")
     assert tensor.dtype == dtype
     assert tensor.tolist() == VECTORS.tolist()
@@ -264,28 +267,32 @@ def test_our_reader_opens_files_of_the_official_writer(tmp_path):
     save_file({"embeddings": VECTORS}, path, metadata={"dim": "3"})
     shard = open_embedding_shard(path)
     assert (shard.rows, shard.dim, shard.metadata) == (5, 3, {"dim": "3"})
-    assert shard.vectors.tolist() == VECTORS.tolist()
-    with pytest.raises(ValueError, match="read-only"):
-        shard.vectors[0, 0] = 1
+    assert shard.coding.precision == "float32"
+    assert shard.stored.tolist() == shard.vectors(slice(None)).tolist() == VECTORS.tolist()
+    assert shard.vectors(np.array([4, 0])).tolist() == VECTORS[[4, 0]].tolist()
+    for array in (shard.stored, shard.vectors(slice(None))):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
 
 
 def test_a_shard_without_rows_is_a_whole_file(tmp_path):
     path = tmp_path / "a.safetensors"
     write_shard(path, vectors=VECTORS[:0])
-    assert open_embedding_shard(path).vectors.shape == (0, 3)
+    assert open_embedding_shard(path).stored.shape == (0, 3)
+    assert open_embedding_shard(path).vectors(slice(None)).shape == (0, 3)
     with safe_open(path, framework="numpy") as file:
         assert file.get_tensor("embeddings").shape == (0, 3)
 
 
 def test_flushed_rows_are_there_after_a_crash_and_unflushed_ones_are_not(tmp_path):
     path = tmp_path / "a.safetensors"
-    writer = EmbeddingWriter(path, 5, 3, "float32", METADATA)
+    writer = EmbeddingWriter(path, 5, 3, FLOAT32, METADATA)
     writer.write(np.array([4, 1]), VECTORS[[4, 1]])
     writer.flush()
     writer.write(np.array([0]), VECTORS[[0]])
     writer.close()
     assert not path.exists()
-    again = EmbeddingWriter(path, 5, 3, "float32", METADATA)
+    again = EmbeddingWriter(path, 5, 3, FLOAT32, METADATA)
     assert again.done.tolist() == [False, True, False, False, True]
     again.write(np.array([0, 2, 3]), VECTORS[[0, 2, 3]])
     again.finish()
@@ -296,7 +303,7 @@ def test_flushed_rows_are_there_after_a_crash_and_unflushed_ones_are_not(tmp_pat
 
 
 def test_a_shard_with_missing_rows_cannot_be_finished(tmp_path):
-    writer = EmbeddingWriter(tmp_path / "a.safetensors", 5, 3, "float32", METADATA)
+    writer = EmbeddingWriter(tmp_path / "a.safetensors", 5, 3, FLOAT32, METADATA)
     writer.write(np.array([4, 1]), VECTORS[[4, 1]])
     with pytest.raises(StoreError, match="3 rows were never written"):
         writer.finish()
@@ -305,15 +312,15 @@ def test_a_shard_with_missing_rows_cannot_be_finished(tmp_path):
 
 
 def test_vectors_of_another_shape_are_refused(tmp_path):
-    writer = EmbeddingWriter(tmp_path / "a.safetensors", 5, 3, "float32", METADATA)
+    writer = EmbeddingWriter(tmp_path / "a.safetensors", 5, 3, FLOAT32, METADATA)
     with pytest.raises(ValueError, match=r"expected vectors of shape \(1, 3\), got \(1, 2\)"):
         writer.write(np.array([0]), VECTORS[:1, :2])
     writer.close()
     assert not writer.done.any()
 
 
-def begin(path, rows=5, dtype="float32", metadata=METADATA, overwrite=False):
-    writer = EmbeddingWriter(path, rows, 3, dtype, metadata, overwrite)
+def begin(path, rows=5, coding=FLOAT32, metadata=METADATA, overwrite=False):
+    writer = EmbeddingWriter(path, rows, 3, coding, metadata, overwrite)
     done = writer.done.tolist()
     writer.write(np.array([1]), VECTORS[[1]])
     writer.flush()
@@ -321,7 +328,9 @@ def begin(path, rows=5, dtype="float32", metadata=METADATA, overwrite=False):
     return done
 
 
-@pytest.mark.parametrize("other", [{"metadata": METADATA | {"model": "n"}}, {"rows": 6}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    "other", [{"metadata": METADATA | {"model": "n"}}, {"rows": 6}, {"coding": Coding("float16")}, {"coding": INT8}]
+)
 def test_unfinished_work_of_other_settings_is_refused_and_discarded_on_request(tmp_path, other):
     path = tmp_path / "a.safetensors"
     begin(path)

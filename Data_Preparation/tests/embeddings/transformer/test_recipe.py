@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_pipeline.embeddings.recipe import read_recipe
+from data_pipeline.embeddings.transformer.recipe import read_recipe
 from data_pipeline.errors import ModelError
 
 NO_LIMIT = 10**30  # what transformers says for a tokenizer without one

@@ -8,8 +8,9 @@ import torch
 
 from data_pipeline.config import CorpusConfig, EmbeddingConfig, PreprocessConfig
 from data_pipeline.download import open_corpus
-from data_pipeline.embeddings import encode, load_embedder, weights
-from data_pipeline.embeddings.pooling import cls, last_token, mean
+from data_pipeline.embeddings import encode, load_embedder
+from data_pipeline.embeddings.transformer import weights
+from data_pipeline.embeddings.transformer.pooling import SINGLE_TOKEN, cls, last_token, mean
 from data_pipeline.errors import ModelError
 from data_pipeline.preprocess import extract_paragraphs
 
@@ -77,28 +78,45 @@ def test_a_model_no_package_has_is_named(monkeypatch):
 
 def test_texts_beyond_the_maximum_are_cut_and_counted(embedder):
     # 254 words and two special tokens are 256.
-    tokenized = embedder.tokenize(["cat " * 254, "cat " * 255, "cat"])
-    assert [len(ids) for ids in tokenized.ids] == [256, 256, 3]
-    assert tokenized.truncated == [False, True, False]
+    tokens = embedder.tokenize(["cat " * 254, "cat " * 255, "cat"])
+    assert tokens.lengths.tolist() == [256, 256, 3]
+    assert tokens.truncated.tolist() == [False, True, False]
+    # What is cut off makes no difference any more.
+    assert tokens.row(0).tolist() == tokens.row(1).tolist()
+
+
+def test_other_texts_in_the_pack_change_no_bit(embedder):
+    texts = ["a cat", "a much longer text about a cat " * 20, "a dog"]
+    assert (embedder.runtime.attention, embedder.runtime.mates_matter) == ("segments", False)
+    together, alone = encode(embedder, texts), encode(embedder, texts[:1])
+    np.testing.assert_array_equal(together[0], alone[0])
 
 
 def test_padding_changes_no_vector(embedder):
     texts = ["a cat", "a much longer text about a cat " * 20]
-    together, alone = encode(embedder, texts), encode(embedder, texts[:1])
-    np.testing.assert_allclose(together[0], alone[0], atol=1e-6)
+    padded = load_embedder(CONFIG.model_copy(update={"attention": "padded"}))
+    assert padded.runtime.attention == "padded"
+    np.testing.assert_allclose(encode(padded, texts), encode(embedder, texts), atol=1e-6)
 
 
-def test_poolings_look_at_real_tokens_only():
-    hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [99.0, 99.0]], [[1.0, 0.0], [2.0, 0.0], [6.0, 3.0]]])
-    lengths = torch.tensor([2, 3])
-    assert mean(hidden, lengths).tolist() == [[2.0, 4.0], [3.0, 1.0]]
-    assert last_token(hidden, lengths).tolist() == [[3.0, 6.0], [6.0, 3.0]]
-    assert cls(hidden, lengths).tolist() == [[1.0, 2.0], [1.0, 0.0]]
+def test_poolings_look_at_their_own_text_only():
+    hidden = torch.tensor([[1.0, 2.0], [3.0, 6.0], [1.0, 0.0], [2.0, 0.0], [6.0, 3.0], [7.0, 8.0]])
+    lengths = torch.tensor([2, 3, 1])
+    assert mean(hidden, lengths).tolist() == [[2.0, 4.0], [3.0, 1.0], [7.0, 8.0]]
+    assert last_token(hidden, lengths).tolist() == [[3.0, 6.0], [6.0, 3.0], [7.0, 8.0]]
+    assert cls(hidden, lengths).tolist() == [[1.0, 2.0], [1.0, 0.0], [7.0, 8.0]]
+
+
+def test_the_places_of_single_tokens():
+    lengths = torch.tensor([2, 3, 1])
+    assert SINGLE_TOKEN["last_token"](lengths).tolist() == [1, 4, 5]
+    assert SINGLE_TOKEN["cls"](lengths).tolist() == [0, 2, 5]
+    assert set(SINGLE_TOKEN) == {"last_token", "cls"}
 
 
 def test_half_precision_means_are_taken_in_float32():
     # 1,000 times 100 is beyond float16, whose largest number is 65,504.
-    hidden = torch.full((1, 1000, 1), 100.0, dtype=torch.float16)
+    hidden = torch.full((1000, 1), 100.0, dtype=torch.float16)
     assert mean(hidden, torch.tensor([1000])).tolist() == [[100.0]]
 
 

@@ -11,14 +11,37 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import embed_split, encode, load_embedder
-from data_pipeline.embeddings.recipe import read_recipe
-from data_pipeline.embeddings.transformer import choose_attention, choose_device, choose_dtype
+from data_pipeline.embeddings import base, embed_split, encode, load_embedder
+from data_pipeline.embeddings.transformer import embedder as transformer
+from data_pipeline.embeddings.transformer import loading
+from data_pipeline.embeddings.transformer.loading import choose_device, choose_dtype
+from data_pipeline.embeddings.transformer.recipe import read_recipe
 from data_pipeline.errors import ConfigError, ModelError, ShardMismatch
 from data_pipeline.pipeline import prepare_paragraphs
 from data_pipeline.store import ParagraphStore
 
 END = 151_643  # <|endoftext|>
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """The tokenizer, whose file has 11 MB, is read and hashed once a folder."""
+    read, hashed = {}, {}
+
+    def load_tokenizer(files, config):
+        if files.folder not in read:
+            read[files.folder] = loading.load_tokenizer(files, config)
+        return read[files.folder]
+
+    def tokenizer_sha256(tokenizer):
+        if id(tokenizer) not in hashed:
+            hashed[id(tokenizer)] = base.tokenizer_sha256(tokenizer)
+        return hashed[id(tokenizer)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer, "load_tokenizer", load_tokenizer)
+        patch.setattr(transformer, "tokenizer_sha256", tokenizer_sha256)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +93,18 @@ def test_queries_are_instructed_as_on_the_model_card(embedder, tiny_qwen3):
     assert embedder.identity.prompt == ""
 
 
-def test_padded_unpadded_and_alone_are_the_same(embedder, texts):
-    together = encode(embedder, texts, batch_size=40, batch_tokens=10**6)
-    by_length = encode(embedder, texts, batch_size=4)
+def test_packed_padded_and_alone_are_the_same(embedder, tiny_qwen3, texts):
     alone = np.concatenate([encode(embedder, [text]) for text in texts])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    np.testing.assert_allclose(by_length, alone, atol=1e-5)
+    together = encode(embedder, texts, batch_tokens=10**6)
+    by_length = encode(embedder, texts, batch_size=4)
+    reversed_ = encode(embedder, texts[::-1], batch_tokens=500)[::-1]
+    # Packed vectors depend on nothing but their texts.
+    assert not embedder.runtime.mates_matter
+    for vectors in (together, by_length, reversed_):
+        np.testing.assert_array_equal(vectors, alone)
+    padded = load_embedder(EmbeddingConfig(model_name=str(tiny_qwen3), attention="padded"))
+    np.testing.assert_allclose(encode(padded, texts), alone, atol=1e-5)
+    np.testing.assert_allclose(encode(padded, texts, batch_tokens=1), alone, atol=1e-5)
 
 
 def test_every_text_ends_in_the_end_token_cut_or_not(embedder, tiny_qwen3, texts):
@@ -85,11 +114,11 @@ def test_every_text_ends_in_the_end_token_cut_or_not(embedder, tiny_qwen3, texts
     # The model takes 4,096 positions, whatever is asked for.
     assert (embedder.identity.max_length, short.identity.max_length) == (4096, 16)
     for one, most in ((embedder, 4096), (short, 16)):
-        tokenized = one.tokenize(texts)
-        assert {ids[-1] for ids in tokenized.ids} == {END}
-        assert tokenized.ids[0] == [END]
-        assert max(map(len, tokenized.ids)) == most
-        assert tokenized.truncated == [length > most for length in lengths]
+        tokens = one.tokenize(texts)
+        assert {int(tokens.row(row)[-1]) for row in range(len(texts))} == {END}
+        assert tokens.row(0).tolist() == [END]
+        assert tokens.lengths.tolist() == [min(length, most) for length in lengths]
+        assert tokens.truncated.tolist() == [length > most for length in lengths]
 
 
 def test_a_tokenizer_that_appends_no_end_token_is_refused(tiny_qwen3, tmp_path):
@@ -143,15 +172,15 @@ def test_a_count_that_is_not_the_tokenizers_is_refused(config, embedder, tiny_qw
 
 
 def test_attention_device_and_dtype_are_recorded(embedder):
-    assert embedder.attention == "sdpa"
+    assert embedder.runtime.attention == "segments"
     assert embedder.identity.dtype == "float32"
     assert embedder.identity.pooling == "last_token"
     assert embedder.identity.revision.startswith("sha256:")
 
 
-def test_flash_attention_asked_for_on_a_cpu_is_refused():
-    with pytest.raises(ConfigError, match=r"flash_attention_2 is not possible: .*Use auto or sdpa"):
-        choose_attention("flash_attention_2", torch.device("cpu"), "float16")
+def test_flash_attention_asked_for_on_a_cpu_is_refused(tiny_qwen3):
+    with pytest.raises(ConfigError, match=r"flash_attention_2 is not possible: the device is cpu.*Use auto\."):
+        load_embedder(EmbeddingConfig(model_name=str(tiny_qwen3), device="cpu", attention="flash_attention_2"))
 
 
 def test_a_device_that_is_not_there_is_refused():
@@ -171,3 +200,20 @@ def test_auto_is_float32_on_cpu_and_float16_on_gpu_unless_the_model_overflows_it
     assert choose_dtype("bfloat16", "cpu", small) == "bfloat16"
     with pytest.raises(ConfigError, match="float16 is for GPUs"):
         choose_dtype("float16", "cpu", small)
+
+
+def test_beside_float8_everything_is_bfloat16(tmp_path):
+    recipe = read_recipe(tmp_path, 10**30, "mean")
+    assert choose_dtype("auto", "cuda", recipe, fp8=True) == "bfloat16"
+    assert choose_dtype("bfloat16", "cuda", recipe, fp8=True) == "bfloat16"
+    for dtype in ("float16", "float32"):
+        with pytest.raises(ConfigError, match=f"--embedding.fp8 goes with bfloat16, not with .*dtype {dtype}"):
+            choose_dtype(dtype, "cuda", recipe, fp8=True)
+
+
+def test_auto_takes_the_first_device_there_is(monkeypatch):
+    assert choose_device("cpu") == "cpu"
+    for cuda, mps, device in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda mps=mps: mps)
+        assert choose_device("auto") == device

@@ -1,0 +1,178 @@
+"""An embedder over any Hugging Face text encoder."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.base import Identity, tokenizer_sha256
+from data_pipeline.embeddings.tokens import Tokens, from_rows
+from data_pipeline.embeddings.transformer.float8 import to_float8
+from data_pipeline.embeddings.transformer.forward import Forward
+from data_pipeline.embeddings.transformer.loading import (
+    choose_device,
+    choose_dtype,
+    end_token_id,
+    load_model,
+    load_tokenizer,
+)
+from data_pipeline.embeddings.transformer.paths import Path, Setup, choose_path
+from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
+from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
+from data_pipeline.embeddings.transformer.weights import find_model
+from data_pipeline.errors import ConfigError, DeviceHung, ModelError, OutOfMemory
+from data_pipeline.types import Float32Array
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.0005
+
+
+class TransformerEmbedder:
+    """A model, its tokenizer, and the recipe that joins them; see `base.Embedder`.
+
+    Which path computes the vectors is chosen, and checked, when it is made (see `paths`).
+    """
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        self._files = find_model(config)
+        self.tokenizer, limit, pad_id = load_tokenizer(self._files, config)
+        recipe = read_recipe(self._files.folder, limit, config.pooling)
+        max_length = min(config.max_length or recipe.max_length, recipe.max_length)
+        self._encoder = Tokenizer.from_str(self.tokenizer.to_str())
+        self._encoder.enable_truncation(max_length)
+        self._end_id = end_token_id(self._encoder, recipe, config.model_name)
+        device = torch.device(choose_device(config.device))
+        dtype = choose_dtype(config.dtype, device.type, recipe, config.fp8)
+        self._setup = Setup(config, recipe.pooling, device, dtype, pad_id)
+        self._enqueue = threading.Lock()
+        path = self._choose_path()
+        self._forward, self.runtime = path.forward, path.runtime
+        width = int(self._model.config.hidden_size)
+        self.query_prompt = recipe.query_prompt if config.query_prompt is None else config.query_prompt
+        self.identity = Identity(
+            model=config.model_name,
+            revision=self._files.revision,
+            pooling=recipe.pooling,
+            normalized=config.normalize,
+            dtype=dtype + ("+float8" if config.fp8 else ""),
+            dim=_checked_dim(config, recipe, width),
+            max_length=max_length,
+            prompt=recipe.prompt if config.prompt is None else config.prompt,
+            tokenizer=tokenizer_sha256(self.tokenizer),
+        )
+        logger.info(
+            "model %s (%s): %s pooling, %d of %d dimensions, at most %d tokens, %s on %s, attention %s",
+            config.model_name, self._files.revision[:32], recipe.pooling, self.identity.dim, width,
+            max_length, self.identity.dtype, device, self.runtime.attention,
+        )  # fmt: skip
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Token ids with special tokens, cut to the maximum length; see `base.Embedder`.
+
+        Raises:
+            ModelError: the token to be pooled is missing at the end of a text.
+        """
+        encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=True)
+        rows = [encoding.ids for encoding in encodings]
+        if self._end_id is not None:
+            for text, row in zip(texts, rows, strict=True):
+                if not row or row[-1] != self._end_id:
+                    raise ModelError(
+                        f"the tokens of {text[:60]!r} end in {row[-1:]}, expected the end token {self._end_id}, "
+                        "whose state is the text's vector"
+                    )
+        return from_rows(rows, [bool(encoding.overflowing) for encoding in encodings])
+
+    def forward(self, texts: Tokens, dtype: str | None = None) -> Float32Array:
+        """Pooled vectors in float32; see `base.Embedder`."""
+        if dtype is None:
+            return self._run(self._forward, texts)
+        # Rarely needed, so the other copy is loaded for the moment; the first makes room.
+        with self._enqueue:
+            self._model.to("cpu")
+            try:
+                return self._run(self._setup.padded(self._load(dtype)), texts, nullcontext())
+            finally:
+                self._model.to(self._setup.device)
+
+    def _run(self, forward: Forward, texts: Tokens, lock: AbstractContextManager[Any] | None = None) -> Float32Array:
+        """Enqueue a pack, and wait for its vectors while other threads enqueue theirs."""
+        try:
+            with lock or self._enqueue, torch.inference_mode():
+                vectors = forward(texts)
+                if vectors.device.type != "cuda":
+                    return vectors.cpu().numpy()
+                on_host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+                on_host.copy_(vectors, non_blocking=True)
+                copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                copied.record(torch.cuda.current_stream(vectors.device))
+            wait_for(copied.query, self._setup.config.device_timeout_s, str(self._setup.device))
+            return on_host.numpy()
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise OutOfMemory(
+                f"{len(texts)} texts of up to {texts.lengths.max()} tokens do not fit into {self._setup.device}"
+            ) from error
+        except RuntimeError as error:
+            raise ModelError(
+                f"the model failed on {self._setup.device}: {error}. "
+                "What is finished is kept; run again to go on from there."
+            ) from error
+
+    def _load(self, dtype: str) -> Any:
+        return load_model(self._files, dtype, self._setup.device, self._setup.config.trust_remote_code)
+
+    def _choose_path(self) -> Path:
+        """Load the model, make it as asked for, and say what lower precision costs."""
+        setup = self._setup
+        low_on_cpu = setup.device.type == "cpu" and setup.dtype == "bfloat16"
+        self._model = self._load("float32" if low_on_cpu else setup.dtype)
+        tokens = self.tokenize(PROBES)
+        probes = exact = self._probe(tokens)
+        if low_on_cpu:
+            self._model.to(torch.bfloat16)
+            probes = self._probe(tokens)
+        if setup.config.fp8:
+            to_float8(self._model, setup.device)
+            probes = self._probe(tokens)
+        path = choose_path(self._model, setup, probes)
+        if probes is not exact:
+            loss = cosine_loss(self._run(path.forward, tokens), exact.plain)
+            name = "float8" if setup.config.fp8 else setup.dtype
+            logger.info("%s costs at most %.2g of cosine on %d probe texts", name, loss, len(PROBES))
+        return path
+
+    def _probe(self, tokens: Tokens) -> Probes:
+        plain = self._setup.padded(self._model)
+        return make_probes(tokens, lambda texts: self._run(plain, texts))
+
+
+def wait_for(finished: Callable[[], bool], timeout_s: float, device: str) -> None:
+    """Wait for a GPU that may hang.
+
+    Raises:
+        DeviceHung: it has not answered for `timeout_s` seconds.
+    """
+    started = time.monotonic()
+    while not finished():
+        if time.monotonic() - started > timeout_s:
+            raise DeviceHung(
+                f"{device} has not answered for {timeout_s:g} s. What is finished is kept: make sure that the GPU is "
+                "well (nvidia-smi), then run again to go on from there. Longer texts may need a longer "
+                "--embedding.device_timeout_s."
+            )
+        time.sleep(_POLL_S)
+
+
+def _checked_dim(config: EmbeddingConfig, recipe: Recipe, width: int) -> int:
+    dim = width if config.dim is None else config.dim
+    if not min(recipe.min_dim, width) <= dim <= width:
+        raise ConfigError(f"--embedding.dim {dim}: {config.model_name} gives {recipe.min_dim} to {width} dimensions")
+    return dim

@@ -1,0 +1,148 @@
+"""A model's files -> tokenizer and model in memory, on the device and in the precision to use."""
+
+import logging
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.transformer.recipe import Recipe
+from data_pipeline.embeddings.transformer.weights import ModelFiles
+from data_pipeline.errors import ConfigError, ModelError
+
+logger = logging.getLogger(__name__)
+
+_SENTENCE = "One short sentence."
+
+
+def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenizer, int, int]:
+    """The tokenizer of a model, without truncation or padding.
+
+    Returns:
+        The tokenizer, its own maximum length in tokens, and the padding token's id.
+
+    Raises:
+        ModelError: it cannot be loaded, or is not a fast one.
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            files.folder, trust_remote_code=config.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"cannot load the tokenizer in {files.folder}: {error}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"{files.folder} has no fast tokenizer (tokenizer.json), which this package needs")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    ours, theirs = backend.encode(_SENTENCE).ids, tokenizer(_SENTENCE)["input_ids"]
+    if ours != theirs:  # special tokens that the tokenizer's Python code adds, and its file does not
+        raise ModelError(
+            f"tokenizer.json of {files.folder} gives {ours} for {_SENTENCE!r}, transformers gives {theirs}: "
+            "vectors would be of other tokens than the model expects. Update transformers, or the tokenizer's files."
+        )
+    return backend, int(tokenizer.model_max_length), int(tokenizer.pad_token_id or 0)
+
+
+def end_token_id(encoder: Tokenizer, recipe: Recipe, name: str) -> int | None:
+    """The token every text must end in, for models that pool it.
+
+    Raises:
+        ModelError: the tokenizer does not append what the model's recipe names.
+    """
+    if recipe.pooling != "last_token":
+        return None
+    appended = encoder.encode("").ids
+    if recipe.end_token is None:
+        return appended[-1] if appended else None
+    expected = encoder.token_to_id(recipe.end_token)
+    if expected is None or not appended or appended[-1] != expected:
+        raise ModelError(
+            f"the tokenizer of {name} must end every text with {recipe.end_token} (id {expected}); "
+            f"it appends {appended}. Update transformers, or the model's tokenizer files."
+        )
+    return expected
+
+
+def load_model(files: ModelFiles, dtype: str, device: torch.device, trust_remote_code: bool) -> Any:
+    """The model with transformers' own choice of attention, for inference.
+
+    Raises:
+        ModelError: it cannot be loaded, or does not fit.
+    """
+    # A bar for loading weights takes a second and tells a user nothing.
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = transformers.AutoModel.from_pretrained(
+            files.folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"cannot load the model in {files.folder}: {error}") from error
+    try:
+        return model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the model does not fit into the memory of {device}: {error}. Choose a smaller one."
+        ) from error
+
+
+def choose_device(asked: str) -> str:
+    """`auto` to cuda, else mps, else cpu; a device that was asked for must be there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--embedding.device {asked}: {str(error).splitlines()[0]}. Use auto or cpu.") from error
+    return asked
+
+
+def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False) -> str:
+    """`auto` to float32 on CPU, else float16, or bfloat16 where the model overflows float16.
+
+    Args:
+        asked: the user's choice, or `auto`.
+        device_type: cpu, cuda, mps.
+        recipe: of the model.
+        fp8: products will be in float8; the rest is then bfloat16.
+
+    Raises:
+        ConfigError: float16 was asked for on a CPU, where it is slower and less exact than float32,
+            or something else than bfloat16 beside float8.
+    """
+    if fp8:
+        if asked not in {"auto", "bfloat16"}:
+            raise ConfigError(f"--embedding.fp8 goes with bfloat16, not with --embedding.dtype {asked}")
+        return "bfloat16"
+    if asked == "float16" and device_type == "cpu":
+        raise ConfigError("--embedding.dtype float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
+    if asked == "bfloat16" and device_type == "cpu" and not _cpu_has_bfloat16():
+        logger.warning("this CPU has no instructions for bfloat16 (AVX512-BF16, AMX): float32 is faster here")
+    if asked != "auto":
+        return asked
+    if device_type == "cpu":
+        return "float32"
+    return "bfloat16" if recipe.fp16_overflows else "float16"
+
+
+def _cpu_has_bfloat16() -> bool:
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+
+
+def is_causal(model: torch.nn.Module) -> bool:
+    """Whether no token sees what comes after it, in any layer."""
+    flags = [bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")]
+    return bool(flags) and all(flags)

@@ -1,0 +1,94 @@
+"""A model run by OpenVINO instead of torch, on a CPU (extra `openvino`).
+
+It is converted in memory from the model that torch loaded, texts are padded, and its vectors are
+checked like any other path's. Faster than torch on the processors it was measured on, but a
+vector's last bits then depend on the texts beside it, and OpenVINO's threads do not survive a
+fork: a process that has used it may crash when a DataLoader forks its workers.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.embeddings.tokens import Tokens
+from data_pipeline.embeddings.transformer.forward import pad
+from data_pipeline.embeddings.transformer.pooling import POOLINGS
+from data_pipeline.errors import ModelError
+from data_pipeline.utils import require
+
+DEFAULT_BATCH_TOKENS = 2048
+
+
+class OpenVinoForward:
+    """See `forward.Forward`.
+
+    Args:
+        model: a transformers model, float32.
+        pooling: a name of `POOLINGS`.
+        pad_id: for the padding.
+        dtype: of the arithmetic, float32 or bfloat16.
+        threads: None for OpenVINO's own choice.
+    """
+
+    def __init__(self, model: Any, pooling: str, causal: bool, pad_id: int, dtype: str, threads: int | None) -> None:
+        openvino = require("openvino", "openvino", "--embedding.backend openvino")
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            converted = _convert(model.float(), causal)
+            self._compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        except (RuntimeError, TypeError, ValueError, openvino.frontend.OpConversionFailure) as error:
+            raise ModelError(
+                f"OpenVINO cannot take over this model: {str(error).splitlines()[0]}. Use --embedding.backend torch."
+            ) from error
+        self._pooling, self._pad_id = pooling, pad_id
+
+    def __call__(self, texts: Tokens) -> Tensor:
+        """Pooled vectors, shape (N, D)."""
+        padded, real = pad(texts, self._pad_id)
+        try:
+            hidden = torch.from_numpy(self._compiled([padded.astype(np.int64), real.astype(np.int64)])[0])
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO failed: {str(error).splitlines()[0]}") from error
+        return POOLINGS[self._pooling](hidden[torch.from_numpy(real)], torch.from_numpy(texts.lengths)).float()
+
+
+class _Hidden(nn.Module):
+    """A model whose inputs and output are plain tensors."""
+
+    def __init__(self, model: Any, causal: bool) -> None:
+        super().__init__()
+        self.model, self.causal = model, causal
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states, shape (N, L, D)."""
+        more = {"use_cache": False} if self.causal else {}
+        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
+        return hidden
+
+
+def _convert(model: Any, causal: bool) -> Any:
+    """The model in OpenVINO's own form.
+
+    By the front end itself: `openvino.convert_model` does the same and reports its use over the network.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    ids = torch.ones(2, 16, dtype=torch.long)
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[1, 8:] = 0
+    example = {"input_ids": ids, "attention_mask": mask}
+    with torch.inference_mode(), warnings.catch_warnings():
+        # Tracing warns of everything that might depend on the example; the probe texts tell.
+        warnings.simplefilter("ignore")
+        decoder = TorchScriptPythonDecoder(_Hidden(model, causal).eval(), example_input=example)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        return frontend.convert(frontend.load(decoder))

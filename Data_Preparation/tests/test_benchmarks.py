@@ -1,0 +1,41 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_with_a_tiny_model(shared, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="needs the extra bench")
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_embedding.py"), "--quick", "--json", str(tmp_path / "found.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "found.json").read_text())["figures"]
+    assert figures["qwen3_tiny_tokens_per_s"]["value"] > 0
+    assert abs(figures["qwen3_tiny_max_cosine_loss"]["value"]) < 1e-6
+    assert figures["qwen3_tiny_padding_share"]["value"] < 0.01
+    ways = [name for name in figures if name.endswith("_tokens_per_s")]
+    assert len(ways) >= 7
+    assert "left out" not in result.stderr
+
+
+def test_the_gpu_benchmark_says_that_it_needs_a_gpu():
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_embedding.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={"PATH": "", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode != 0
+    assert "there is no CUDA GPU here; --quick runs the same code with a tiny model" in result.stderr
