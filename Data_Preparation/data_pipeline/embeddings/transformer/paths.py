@@ -90,7 +90,7 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> Path:
             if setup.config.compile:
                 _compile_layers(model, name)
                 if fault := probes.fault(forward, setup.dtype):
-                    raise ModelError(f"--embedding.compile gives wrong vectors: {fault}. Leave it out.")
+                    raise ModelError(f"--embedding.compile does not work for this model here: {fault}. Leave it out.")
             mates_matter = probes.mates_matter(forward)
             multiple = forward.row_multiple
             runtime = replace(common, attention=name, padded=False, row_multiple=multiple, mates_matter=mates_matter)
