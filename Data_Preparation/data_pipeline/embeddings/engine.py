@@ -67,6 +67,8 @@ class Engine:
         self._embedder = embedder
         self.batch_tokens = batch_tokens or embedder.runtime.batch_tokens
         self.batch_size = batch_size
+        self.flops_per_s = 0.0
+        """As measured (see `tune`); 0 until it is."""
         self.tally = Tally()
 
     def run(

@@ -240,10 +240,11 @@ def _embed_shard(shard: ParagraphShard, plan: Plan, final: Path, job: _Job, adva
 def _announce(plan: Plan, final: Path, job: _Job) -> None:
     """Choose what is measured, and say what will be done."""
     engine = job.engine
-    tuned = tune(job.embedder, plan, job.config.batch_tokens, job.config.threads)
-    engine.batch_tokens = tuned.batch_tokens
+    if not engine.flops_per_s:  # once a split: what one shard tells of the machine holds for the others
+        tuned = tune(job.embedder, plan, job.config.batch_tokens, job.config.threads)
+        engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
     summary = plan.summary(job.embedder.runtime, engine.batch_tokens, engine.batch_size)
-    expected = f", about {_duration(summary.flops / tuned.flops_per_s)}" if tuned.flops_per_s else ""
+    expected = f", about {_duration(summary.flops / engine.flops_per_s)}" if engine.flops_per_s else ""
     logger.info("%s: %s%s", final.name, summary.line(), expected)
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from fakes import Counting
 
 from data_pipeline.embeddings import HashingEmbedder, calibration, embed_split, encode
 from data_pipeline.errors import ConfigError, CorruptShard, StaleStage
@@ -34,20 +35,6 @@ def paragraphs(config):
     config = config.model_copy(update={"storage": config.storage.model_copy(update={"shard_rows": 40})})
     prepare_paragraphs(config)
     return ParagraphStore(config.processed_dir)
-
-
-class Counting(HashingEmbedder):
-    """Counts the texts it is given, and fails when it has been given enough."""
-
-    def __init__(self, config, enough=10**9):
-        super().__init__(config)
-        self.enough, self.texts = enough, 0
-
-    def forward(self, texts, dtype=None):
-        if self.texts + len(texts) > self.enough:
-            raise KeyboardInterrupt
-        self.texts += len(texts)
-        return super().forward(texts, dtype)
 
 
 def write(store, config, split, embedder=None, overwrite=False, **embedding):

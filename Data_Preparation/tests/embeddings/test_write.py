@@ -12,11 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fakes import Counting
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from data_pipeline.config import CorpusConfig, EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder, embed_split, encode
+from data_pipeline.embeddings.tune import Tuned
 from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
 from data_pipeline.pipeline import embed, prepare_paragraphs
 from data_pipeline.store import ParagraphStore, ParagraphWriter, read_manifest, write_manifest
@@ -29,20 +31,6 @@ def paragraphs(config):
     """The sample's paragraphs on disk: 165 train, 43 val, 14 test."""
     prepare_paragraphs(config)
     return ParagraphStore(config.processed_dir)
-
-
-class Counting(HashingEmbedder):
-    """Counts the texts it is given, and fails when it has been given enough."""
-
-    def __init__(self, config, enough=10**9):
-        super().__init__(config)
-        self.enough, self.texts = enough, 0
-
-    def forward(self, texts, dtype=None):
-        if self.texts + len(texts) > self.enough:
-            raise KeyboardInterrupt
-        self.texts += len(texts)
-        return super().forward(texts, dtype)
 
 
 def write(store, config, split="train", embedder=None, **changes):
@@ -751,3 +739,19 @@ def test_an_interrupted_run_goes_on_in_every_precision(config, paragraphs, preci
     write(paragraphs, config, embedder=second, **small)
     assert second.texts == 165 - 96
     assert {name: (config.embeddings_dir / name).read_bytes() for name in names(config.embeddings_dir)} == undisturbed
+
+
+def test_the_machine_is_measured_once_a_split_not_once_a_shard(config, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    config = config.model_copy(update={"storage": config.storage.model_copy(update={"shard_rows": 40})})
+    prepare_paragraphs(config)
+    measured = []
+
+    def tune(embedder, plan, batch_tokens, threads):
+        measured.append(len(plan.tokens))
+        return Tuned(500, None, 1e9)
+
+    monkeypatch.setattr("data_pipeline.embeddings.write.tune", tune)
+    write(ParagraphStore(config.processed_dir), config)
+    assert measured == [40]
+    assert len([message for message in caplog.messages if ", about 0 s" in message]) == 5

@@ -30,6 +30,8 @@ from data_pipeline.embeddings.transformer.attention import KERNELS, PACKED, Rule
 from data_pipeline.embeddings.transformer.forward import Packed
 from data_pipeline.embeddings.transformer.last_layer import layers_of, prune_last_layer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 NO_WINDOW = (-1, -1)
 
@@ -106,15 +108,6 @@ def kernel(request, monkeypatch):
         module.flash_attn_varlen_func = flash_attn_varlen_func
         monkeypatch.setitem(sys.modules, "flash_attn", module)
     return KERNELS[request.param]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More are slower with models as small as these; a test may change the number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def segments_of(lengths, kernel, filler=0, single=False):

@@ -21,20 +21,13 @@ from data_pipeline.errors import ConfigError, MissingExtra, ModelError
 
 openvino = pytest.importorskip("openvino", reason='needs the extra "openvino"')
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SIZES = {
     "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
 }  # fmt: skip
 TEXTS = ["a cat", "the income tax of 1913 " * 20, "x", "water boils at 100 degrees at sea level"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More are slower with models as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bert():

@@ -40,19 +40,12 @@ from data_pipeline.embeddings.transformer.paths import Setup, choose_path, defau
 from data_pipeline.embeddings.transformer.probe import PROBES, cosine_loss, make_probes
 from data_pipeline.errors import ConfigError, DeviceHung, MissingExtra, ModelError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SIZES = {
     "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More are slower with models as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def qwen3():
