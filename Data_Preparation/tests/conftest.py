@@ -1,6 +1,7 @@
 """What the tests share: settings that need no model, a tiny real model, the data beside the checkout."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,14 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Qwen3Model(settings).eval().save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """More are slower with models as small as these; a test may change the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
