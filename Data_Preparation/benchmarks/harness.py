@@ -25,6 +25,11 @@ _PACKAGES = (
     "gigatoken",
     "sentence-transformers",
     "openvino",
+    "datasets",
+    "litdata",
+    "mosaicml-streaming",
+    "pylance",
+    "h5py",
 )
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import corpus
 import embedding_cpu
 import gpu_embedding
+import loader
 import main_job
 import memory
 import resume
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "corpus": corpus.measure,
     "embedding_cpu": embedding_cpu.measure,
     "embedding_gpu": gpu_embedding.measure,
+    "loader": loader.measure,
     "main_job": main_job.measure,
     "memory": memory.measure,
     "resume": resume.measure,

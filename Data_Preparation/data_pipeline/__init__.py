@@ -25,8 +25,7 @@ from data_pipeline.errors import (
 from data_pipeline.types import Document
 
 if TYPE_CHECKING:
-    from data_pipeline.collate import ELMCollator
-    from data_pipeline.dataset import ELMDataset
+    from data_pipeline.dataset import ELMCollator, ELMDataset, ELMLoader, PairDataset, interpolate, mixup
     from data_pipeline.download.sample import sample_qrels, sample_queries
     from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
     from data_pipeline.pipeline import embed, run
@@ -34,14 +33,18 @@ if TYPE_CHECKING:
     from data_pipeline.verify import verify
 
 _LAZY = {
-    "ELMCollator": "data_pipeline.collate",
+    "ELMCollator": "data_pipeline.dataset",
     "ELMDataset": "data_pipeline.dataset",
+    "ELMLoader": "data_pipeline.dataset",
     "HashingEmbedder": "data_pipeline.embeddings",
+    "PairDataset": "data_pipeline.dataset",
     "embed": "data_pipeline.pipeline",
     "encode": "data_pipeline.embeddings",
+    "interpolate": "data_pipeline.dataset",
     "load_embedder": "data_pipeline.embeddings",
     "load_config": "data_pipeline.settings",
     "load_preset": "data_pipeline.settings",
+    "mixup": "data_pipeline.dataset",
     "run": "data_pipeline.pipeline",
     "sample_qrels": "data_pipeline.download.sample",
     "sample_queries": "data_pipeline.download.sample",
@@ -57,19 +60,23 @@ __all__ = [
     "Document",
     "ELMCollator",
     "ELMDataset",
+    "ELMLoader",
     "HashingEmbedder",
     "MissingExtra",
     "ModelError",
     "OutOfMemory",
+    "PairDataset",
     "ShardMismatch",
     "SourceError",
     "StaleStage",
     "StoreError",
     "embed",
     "encode",
+    "interpolate",
     "load_config",
     "load_embedder",
     "load_preset",
+    "mixup",
     "run",
     "sample_qrels",
     "sample_queries",

@@ -171,7 +171,7 @@ def _verify(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.verify import verify
 
     config = _configure_existing(parsed, given)
-    good, bad = verify(config)
+    good, bad = verify(config, parsed.level, parsed.rows)
     for line in good:
         print(f"ok     {line}")
     for line in bad:
@@ -190,8 +190,7 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
     rows += _paragraph_rows(store.manifest or {})
     embedded = (read_manifest(config.embeddings_dir) or {"splits": {}})["splits"]
     for split in store.splits:
-        dataset = ELMDataset(config.data_dir, split, split in embedded, corpus=config.corpus.name,
-                             variant=config.embedding.variant)  # fmt: skip
+        dataset = ELMDataset(split=split, load_embeddings=split in embedded, config=config)
         statistics = dataset.get_statistics()
         tokens = statistics["token_count"]
         text = f"{statistics['rows']:,} rows, {tokens['total']:,} tokens"
@@ -330,6 +329,15 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument(
+        "--level", choices=("size", "hash", "canary"), default="hash",
+        help="size: files, sizes and headers; hash: also every byte (default); canary: also some rows embedded again",
+    )  # fmt: skip
+    parser.add_argument("--rows", type=int, default=64, help="rows of each split that --level canary embeds again")
+
+
 def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="most texts computed together (embedding.batch_size)")
     parser.add_argument("--model-name", help="the embedder (embedding.model_name)")
@@ -353,7 +361,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "run": Command("corpus -> paragraphs -> embeddings, the whole job", _run_arguments, _run),
     "embed": Command("embed paragraphs that are on disk already", _embed_arguments, _embed),
-    "verify": Command("recompute hashes, counts, norms and alignment of what is on disk", _common, _verify),
+    "verify": Command("recompute hashes, counts, norms and alignment of what is on disk", _verify_arguments, _verify),
     "info": Command("say what is on disk", _common, _info),
     "doctor": Command("say what this machine can run", _common, _doctor),
 }

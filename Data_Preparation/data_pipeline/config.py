@@ -146,8 +146,9 @@ class SplitConfig(Section):
 class StorageConfig(Section):
     """How rows are laid out in files."""
 
-    shard_rows: int = Field(1_000_000, ge=1)
-    """Rows of a split after which it is cut into several files."""
+    shard_rows: int = Field(1_048_576, ge=1)
+    """Rows of a split after which it is cut into several files. Shards of a multiple of 4096 rows can be
+    read as one array, whatever the width of a vector."""
 
 
 class EmbeddingConfig(Section):
@@ -216,6 +217,10 @@ class Config(Section):
     """Everything that is made goes here."""
     logs_dir: Path = Field(default_factory=lambda: project_root() / "logs")
     """Logs and reports of runs."""
+    cache_dir: Path | None = None
+    """Copies that make reading fast: of remote files, and of texts. none: texts are copied to
+    .cache beside the paragraphs, all else (and texts, where that folder cannot be written) to
+    ~/.cache/elm-data-preparation."""
     preset: str = ""
     """Start from this preset: offline, qwen3-0.6b, qwen3-4b; on the command line also auto
     (by the GPU's memory alone). Kept for the record."""

@@ -90,7 +90,9 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
     with exclusive(folder):
         recover_folder(folder, is_processed_file)
         if skip_download:
-            return Report(folder, ParagraphStore(folder).manifest or {}, preprocess_skipped=True)
+            store = ParagraphStore(folder)
+            store.check()
+            return Report(folder, store.manifest or {}, preprocess_skipped=True)
         started = time.monotonic()
         tokenizer = load_tokenizer(config.embedding)
         corpus = open_corpus(config.corpus)
@@ -120,6 +122,7 @@ def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, repo
         StaleStage: embeddings of other settings are there, and not `overwrite`.
     """
     store = ParagraphStore(config.processed_dir)
+    store.check()
     report = report or Report(store.folder, store.manifest or {}, preprocess_skipped=True)
     started = time.monotonic()
     with exclusive(config.embeddings_dir):
@@ -200,7 +203,7 @@ def _finished_paragraphs(folder: Path, settings: Mapping[str, Any], overwrite: b
     if manifest["fingerprint"] != fingerprint(settings, ""):
         return None
     try:
-        ParagraphStore(folder)
+        ParagraphStore(folder).check()
     except StoreError:
         if not overwrite:
             raise

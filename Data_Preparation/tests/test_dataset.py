@@ -104,7 +104,7 @@ def test_indices_count_from_both_ends(dataset):
 
 @pytest.mark.parametrize("index", [ROWS, -ROWS - 1, 10**12])
 def test_an_index_out_of_range_is_an_index_error(dataset, index):
-    with pytest.raises(IndexError, match=f"index {index} is out of range: train has 165 rows"):
+    with pytest.raises(IndexError, match=f"index {index} is out of range: there are 165 rows"):
         dataset[index]
     with pytest.raises(IndexError):
         dataset.get_batch([0, index])
@@ -449,7 +449,7 @@ def test_interpolation_that_is_not_defined_is_an_error(tmp_path):
             dataset.interpolate_embeddings(0, 1, alpha)
     with pytest.raises(ValueError, match="opposite vectors"):
         dataset.interpolate_embeddings(0, 1, 0.3, method="slerp")
-    with pytest.raises(ValueError, match="rows 0 and 1: the point at alpha 0.5 has length 0 and no direction"):
+    with pytest.raises(ValueError, match="rows 0 and 1: a point on the way has length 0 and no direction"):
         dataset.interpolate_embeddings(0, 1, 0.5)
     with pytest.raises(ValueError, match="one of them has length 0"):
         dataset.interpolate_embeddings(0, 2, 0.5, method="slerp")
@@ -519,7 +519,7 @@ def test_a_text_finds_itself(dataset):
 
 
 def test_search_by_text_needs_to_know_the_model(tmp_path):
-    with pytest.raises(StoreError, match="does not say how its vectors were made; search with a vector"):
+    with pytest.raises(StoreError, match="does not say how its vectors were made: no text can be embedded like them"):
         toy(tmp_path, [[1, 0]]).search("text")
 
 
@@ -594,7 +594,7 @@ def test_a_truncated_file_is_refused_by_name(copy):
     path = copy / "sample_processed" / "val.parquet"
     os.truncate(path, 100)
     with pytest.raises(CorruptShard, match=r"val.parquet is missing or damaged"):
-        ELMDataset(copy, "test")
+        ELMDataset(copy, "val")
 
 
 @pytest.mark.parametrize("column", ["text_id", "text"])
@@ -647,7 +647,7 @@ def test_an_older_directory_with_another_number_of_rows_is_refused(tmp_path):
     toy(tmp_path, [[1, 2], [3, 4]])
     path = tmp_path / "toy_processed" / "train.parquet"
     pl.read_parquet(path).head(1).write_parquet(path)
-    with pytest.raises(ShardMismatch, match=r"it has 2 rows .*the paragraphs have 1"):
+    with pytest.raises(ShardMismatch, match=r"it is of 2 rows.*the paragraphs have 1 rows"):
         ELMDataset(tmp_path)
 
 

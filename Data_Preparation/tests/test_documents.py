@@ -80,7 +80,9 @@ def run(command, folder):
 
 
 def run_bash(code, folder):
-    if not (CHECKOUT / ".venv" / ".for-run").exists():
+    installed, asked = CHECKOUT / ".venv" / ".for-run", [CHECKOUT / "pyproject.toml", CHECKOUT / "requirements.lock"]
+    # An installation from this folder would point the checkout's own commands at it.
+    if not installed.exists() or max(path.stat().st_mtime for path in asked) > installed.stat().st_mtime:
         job = "python Data_Preparation/scripts/run_pipeline.py --preset offline"
         code = re.sub(r"^make run\b", job, code, flags=re.MULTILINE)
     # The test command would run this very test again; that make knows it is enough here.

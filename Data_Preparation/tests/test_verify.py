@@ -7,8 +7,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import verify
+from data_pipeline import ELMDataset, verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
+from data_pipeline.errors import CorruptShard
 from data_pipeline.pipeline import embed, prepare_paragraphs, run
 from data_pipeline.store import open_embedding_shard, read_manifest, write_manifest
 from data_pipeline.utils import sha256_of_file
@@ -119,7 +120,7 @@ def test_swapped_files_are_found(damaged):
     (damaged.data_dir / "x").rename(second)
     found = faults(damaged)
     for split in ("val", "test"):
-        assert f"{split}_embeddings.safetensors: was not made from" in found
+        assert f"{split}_embeddings.safetensors was not made from" in found
         assert f"{split}_embeddings.safetensors: its bytes are not those its manifest speaks of" in found
 
 
@@ -146,7 +147,7 @@ def rehash(path):
     for split in content["splits"].values():
         for shard in split["shards"]:
             if shard["file"] == path.name:
-                shard["sha256"] = sha256_of_file(path)
+                shard |= {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
     manifest.write_text(json.dumps(content))
 
 
@@ -294,3 +295,69 @@ def test_a_split_without_rows_needs_no_calibration_to_be_in_order(clean, tmp_pat
     for split in ("val", "train", "test"):
         embed(config, [split])
     assert faults(config) == ""
+
+
+# Levels
+
+
+def test_the_size_level_looks_at_files_and_headers_only(damaged):
+    good, bad = verify(damaged, "size")
+    assert bad == []
+    assert len(good) == 4 + 4  # four files each: train has two
+    path = damaged.embeddings_dir / "val_embeddings.safetensors"
+    flip(path, -5)
+    assert verify(damaged, "size")[1] == []
+    assert f"{path}: its bytes are not those its manifest speaks of" in faults(damaged)
+    path.write_bytes(path.read_bytes() + b"x")
+    assert f"{path} has {path.stat().st_size} bytes" in "\n".join(verify(damaged, "size")[1])
+
+
+def test_the_size_level_finds_a_file_of_other_paragraphs(damaged):
+    first, second = (damaged.processed_dir / f"{split}.parquet" for split in ("val", "test"))
+    first.rename(damaged.data_dir / "x")
+    second.rename(first)
+    (damaged.data_dir / "x").rename(second)
+    found = verify(damaged, "size")[1]
+    assert len(found) == 2
+    assert all("is not the file its manifest speaks of" in line for line in found)
+
+
+def test_a_file_of_another_model_is_found_though_all_its_rows_are_right(damaged):
+    other = damaged.model_copy(
+        update={"embedding": damaged.embedding.model_copy(update={"variant": "other", "max_length": 77})}
+    )
+    embed(other, ("val",))
+    path = damaged.embeddings_dir / "val_embeddings.safetensors"
+    shutil.copy(other.embeddings_dir / path.name, path)
+    found = "\n".join(verify(damaged, "size")[1])
+    assert f"{path} was made with max_length '77', its manifest says '8192'" in found
+
+
+def test_only_the_canary_finds_vectors_that_were_permuted_before_they_were_hashed(damaged):
+    assert [line for line in verify(damaged, "canary")[0] if "embedded again" in line]
+    path = damaged.embeddings_dir / "val_embeddings.safetensors"
+    stored = vectors(path)
+    stored[:] = np.roll(stored, 1, axis=0)
+    stored.flush()
+    rehash(path)
+    assert verify(damaged)[1] == []
+    (found,) = verify(damaged, "canary")[1]
+    assert f"{damaged.embeddings_dir}: 43 of 43 rows of val do not have the vector of their text" in found
+    assert "--overwrite" in found
+
+
+def test_a_damaged_copy_of_the_texts_is_found(damaged):
+    dataset = ELMDataset(damaged.data_dir, "val")
+    text = dataset[7]["text"]
+    (copy,) = (damaged.processed_dir / ".cache").glob("val.*.arrow")
+    content = copy.read_bytes()
+    copy.write_bytes(content.replace(text.encode(), text.swapcase().encode()))
+    with pytest.raises(CorruptShard, match=f"{copy.name}: its ids or texts are not those of val.parquet. Delete it"):
+        dataset.verify("hash")
+    copy.unlink()
+    assert dataset.verify("hash")[-1].startswith("val_embeddings.safetensors: 43 vectors")
+
+
+def test_an_unknown_level_is_refused(damaged):
+    with pytest.raises(ValueError, match="level must be one of size, hash, canary; got 'deep'"):
+        ELMDataset(damaged.data_dir, "val").verify("deep")

@@ -61,8 +61,8 @@ def calibrated_coding(
     coding.width(embedder.identity.dim)
     if precision not in CALIBRATED:
         return coding
-    split = max(store.splits, key=lambda split: sum(shard.rows for shard in store.shards(split)))
-    shards = store.shards(split)
+    split = max(store.splits, key=lambda split: sum(shard.rows for shard in store.listed(split)))
+    shards = store.listed(split)
     made_for = {
         "settings_sha256": sha256_of_json(dict(settings)),
         "texts_sha256": sha256_of_json([shard.texts_sha256 for shard in shards]),

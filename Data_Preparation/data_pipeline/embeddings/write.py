@@ -26,8 +26,8 @@ from data_pipeline.store import (
     EmbeddingWriter,
     ParagraphShard,
     ParagraphStore,
-    ShardEntry,
     check_fresh,
+    entry_of,
     fingerprint,
     open_embedding_shard,
     read_manifest,
@@ -103,7 +103,7 @@ def embed_split(
         ShardMismatch: a stored token count is not this tokenizer's.
     """
     identity, precision = embedder.identity, stored_precision(embedder, config)
-    shards = store.shards(split)
+    shards = store.listed(split)
     settings = {**identity.to_metadata(), "precision": precision}
     upstream = sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
     manifest = read_manifest(folder) or {"stage": "embeddings", "splits": {}}
@@ -139,8 +139,7 @@ def embed_split(
     with progress_bar(rows, f"embedding {split}", "row") as bar:
         for shard, final, plan in zip(shards, files, _plans(shards, folder, job), strict=True):
             _embed_shard(shard, plan, final, job, bar.update)
-            entry = ShardEntry(final.name, shard.rows, sha256_of_file(final), shard.ids_sha256, shard.texts_sha256)
-            entries.append(entry.to_json())
+            entries.append(entry_of(final, shard.rows, shard.ids_sha256, shard.texts_sha256).to_json())
     _sweep(folder, split, files)
     manifest["splits"][split] = {
         "fingerprint": fingerprint(settings, upstream),

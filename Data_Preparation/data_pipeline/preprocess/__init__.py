@@ -61,7 +61,7 @@ _DROPPED_SCHEMA = pa.schema(
 )
 _SPLIT = "|".join(SPLITS)
 _PROCESSED_FILE = re.compile(
-    rf"manifest\.json|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp"
+    rf"manifest\.json|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp|\.cache"
 )
 _ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 

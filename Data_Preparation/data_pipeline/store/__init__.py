@@ -4,8 +4,17 @@ Row i of shard k of a split is the same paragraph in every store. The parquet sh
 and order; every other file carries the SHA-256 of the id column it was made from.
 """
 
+from data_pipeline.store.checks import embedding_faults, paragraph_faults
 from data_pipeline.store.coding import CALIBRATED, Coding, calibrate, coding_from_json
-from data_pipeline.store.embeddings import EmbeddingShard, EmbeddingWriter, open_embedding_shard, read_embedding_header
+from data_pipeline.store.columns import Columns, copy_faults, copy_path
+from data_pipeline.store.embeddings import (
+    EmbeddingShard,
+    EmbeddingWriter,
+    check_belongs,
+    open_embedding_shard,
+    read_embedding_header,
+    unit_length,
+)
 from data_pipeline.store.folders import recover_folder, replace_folder
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import (
@@ -13,34 +22,47 @@ from data_pipeline.store.manifest import (
     Manifest,
     ShardEntry,
     check_fresh,
+    entry_of,
     fingerprint,
     read_manifest,
     write_manifest,
 )
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, ParagraphWriter, shard_name
+from data_pipeline.store.remote import RemoteFolder
+from data_pipeline.store.vectors import Vectors
 
 __all__ = [
     "CALIBRATED",
     "FORMAT_VERSION",
     "Coding",
     "ColumnHash",
+    "Columns",
     "EmbeddingShard",
     "EmbeddingWriter",
     "Manifest",
     "ParagraphShard",
     "ParagraphStore",
     "ParagraphWriter",
+    "RemoteFolder",
     "ShardEntry",
+    "Vectors",
     "calibrate",
+    "check_belongs",
     "check_fresh",
     "coding_from_json",
     "column_sha256",
+    "copy_faults",
+    "copy_path",
+    "embedding_faults",
+    "entry_of",
     "fingerprint",
     "open_embedding_shard",
+    "paragraph_faults",
     "read_embedding_header",
     "read_manifest",
     "recover_folder",
     "replace_folder",
     "shard_name",
+    "unit_length",
     "write_manifest",
 ]

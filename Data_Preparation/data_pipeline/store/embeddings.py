@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, StaleStage, StoreError
+from data_pipeline.errors import CorruptShard, ShardMismatch, StaleStage, StoreError
 from data_pipeline.store.coding import Coding, coding_of
+from data_pipeline.store.manifest import ShardEntry
+from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_bytes, publish
 
@@ -53,14 +55,29 @@ class EmbeddingShard:
 
         Decoded vectors that had length 1 have it again.
         """
-        found = self.coding.decode(self.stored[rows])
-        if not self.coding.is_float and self.metadata.get("normalized") == "true":
-            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return found
+        return self.decode(self.stored[rows])
+
+    @property
+    def normalized(self) -> bool:
+        """The vectors have length 1."""
+        return self.metadata.get("normalized") == "true"
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Stored rows of shape (N, width) -> vectors of shape (N, dim), as `vectors` gives them."""
+        found = self.coding.decode(stored)
+        return found if self.coding.is_float or not self.normalized else unit_length(found)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the memory map: pickling it would copy the vectors."""
         return {name: value for name, value in self.__dict__.items() if name != "stored"}
+
+
+def unit_length(vectors: NDArray[Any]) -> NDArray[Any]:
+    """Vectors of shape (N, dim) at length 1, of the same type, computed in float32; 0 stays 0."""
+    exact = vectors.astype(np.float32, copy=False)
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    scaled: NDArray[Any] = (exact / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(vectors.dtype, copy=False)
+    return scaled
 
 
 def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -105,6 +122,44 @@ def open_embedding_shard(path: Path) -> EmbeddingShard:
     if found != expected:
         raise CorruptShard(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")
     return EmbeddingShard(path, rows, coding.dim(width), coding, offset, metadata)
+
+
+def check_belongs(
+    shard: EmbeddingShard, paragraphs: ParagraphShard, entry: ShardEntry | None, settings: Mapping[str, str] | None
+) -> None:
+    """Make sure that an embedding file was made from the paragraphs beside it, and as its manifest says.
+
+    Args:
+        shard: the file.
+        paragraphs: the paragraphs beside it.
+        entry: what the manifest says of the file; None without one.
+        settings: what the manifest says of how it was made; None without one.
+
+    Raises:
+        ShardMismatch: it was made from other paragraphs.
+        CorruptShard: it is not as long as the manifest says.
+        StaleStage: it was made with other settings: a file of the right length may still be another
+            model's.
+    """
+    ids, texts = (shard.metadata.get(name) for name in ("ids_sha256", "texts_sha256"))
+    unproved = ids is None and entry is None  # the older pipeline wrote no hashes
+    if shard.rows != paragraphs.rows or not (
+        unproved or (ids, texts) == (paragraphs.ids_sha256, paragraphs.texts_sha256)
+    ):
+        raise ShardMismatch(
+            f"{shard.path} was not made from {paragraphs.path}: it is of {shard.rows} rows, ids {str(ids)[:12]} and "
+            f"texts {str(texts)[:12]}, the paragraphs have {paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and "
+            f"{paragraphs.texts_sha256[:12]}. {_ADVICE}"
+        )
+    size = shard.path.stat().st_size
+    if entry is not None and entry.bytes not in (None, size):
+        raise CorruptShard(f"{shard.path} has {size} bytes, its manifest speaks of {entry.bytes}. {_ADVICE}")
+    for name, expected in (settings or {}).items():
+        if shard.metadata.get(name) != expected:
+            raise StaleStage(
+                f"{shard.path} was made with {name} {shard.metadata.get(name)!r}, its manifest says {expected!r}. "
+                f"{_ADVICE}"
+            )
 
 
 class EmbeddingWriter:

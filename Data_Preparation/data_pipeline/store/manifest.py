@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from data_pipeline.errors import CorruptShard, StaleStage, StoreError
-from data_pipeline.utils import atomic_write_json, sha256_of_json
+from data_pipeline.utils import atomic_write_json, sha256_of_file, sha256_of_json
 
 FORMAT_VERSION = 1
 
@@ -27,10 +27,17 @@ class ShardEntry:
     sha256: str
     ids_sha256: str
     texts_sha256: str
+    bytes: int | None = None
+    """Of the file; None in manifests of versions that did not write it down."""
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""
         return asdict(self)
+
+
+def entry_of(path: Path, rows: int, ids_sha256: str, texts_sha256: str) -> ShardEntry:
+    """What a manifest is to say of a finished file; reads it once."""
+    return ShardEntry(path.name, rows, sha256_of_file(path), ids_sha256, texts_sha256, path.stat().st_size)
 
 
 def fingerprint(settings: Mapping[str, Any], upstream: str) -> str:

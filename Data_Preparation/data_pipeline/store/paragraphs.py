@@ -1,20 +1,22 @@
 """Paragraph shards: parquet files that fix the ids and the order of a split."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShard, StoreError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
-from data_pipeline.store.manifest import Manifest, ShardEntry, read_manifest
+from data_pipeline.store.manifest import Manifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import fsync_path, sha256_of_file
+from data_pipeline.utils import fsync_path
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _ROW_GROUP_ROWS = 8192
 
@@ -32,6 +34,35 @@ class ParagraphShard:
     rows: int
     ids_sha256: str
     texts_sha256: str
+    bytes: int | None = None
+    """Of the file; None where no manifest says it."""
+    sha256: str | None = None
+    """Of the file; None where no manifest says it."""
+
+    def check(self) -> None:
+        """Make sure that the file is the one its manifest speaks of, without reading its rows.
+
+        Raises:
+            CorruptShard: it is missing, truncated, or another one.
+        """
+        rows, metadata = _footer(self.path)
+        known = all(name in metadata for name in (b"ids_sha256", b"texts_sha256"))
+        if known:
+            ids, texts = (metadata[name].decode(errors="replace") for name in (b"ids_sha256", b"texts_sha256"))
+        else:  # written again by other hands
+            ids, texts = _hash_of_column(self.path, "text_id"), _hash_of_column(self.path, "text")
+        if (rows, ids, texts) != (self.rows, self.ids_sha256, self.texts_sha256):
+            raise CorruptShard(
+                f"{self.path} is not the file its manifest speaks of: found {rows} rows, ids {ids[:12]} and texts "
+                f"{texts[:12]}, expected {self.rows}, {self.ids_sha256[:12]} and {self.texts_sha256[:12]}. "
+                "Restore it, or run the pipeline with --overwrite."
+            )
+        size = self.path.stat().st_size
+        if known and self.bytes not in (None, size):
+            raise CorruptShard(
+                f"{self.path} has {size} bytes, its manifest speaks of {self.bytes}. "
+                "Restore it, or run the pipeline with --overwrite."
+            )
 
     def batches(self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """Read columns a batch of rows at a time, in order.
@@ -46,21 +77,26 @@ class ParagraphShard:
             raise CorruptShard(f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
 
 
+Place = Callable[[ShardEntry], Path]
+"""Where the file of an entry is."""
+
+
 class ParagraphStore:
     """The parquet files of a processed folder, ours or the older pipeline's.
 
     Args:
         folder: `data/<corpus>_processed`.
+        place: where the files are, if not in the folder.
 
     Raises:
         StoreError: the folder holds no paragraphs.
-        CorruptShard: a file is missing or damaged.
+        CorruptShard: a file of the older pipeline is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
         self.folder = folder
         self.manifest: Manifest | None = read_manifest(folder)
-        self._shards = {split: self._open(split) for split in SPLITS}
+        self._shards = {split: self._listed(split, place) for split in SPLITS}
         if not any(self._shards.values()):
             raise StoreError(
                 f"{folder} holds no paragraphs. Make them with: python Data_Preparation/scripts/run_pipeline.py"
@@ -71,8 +107,13 @@ class ParagraphStore:
         """The splits that are there."""
         return [split for split in SPLITS if self._shards[split]]
 
-    def shards(self, split: Split) -> list[ParagraphShard]:
-        """The shards of a split, in order.
+    def check(self) -> None:
+        """Check the files of all splits; see `ParagraphShard.check`."""
+        for split in self.splits:
+            self.shards(split)
+
+    def listed(self, split: Split) -> list[ParagraphShard]:
+        """The shards of a split, in order, as the manifest lists them; the files are not looked at.
 
         Raises:
             StoreError: the split is not there.
@@ -81,30 +122,40 @@ class ParagraphStore:
             raise StoreError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
         return self._shards[split]
 
-    def read(self, split: Split, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    def shards(self, split: Split) -> list[ParagraphShard]:
+        """The shards of a split, in order, each checked.
+
+        Raises:
+            StoreError: the split is not there.
+            CorruptShard: a file is missing or damaged.
+        """
+        shards = self.listed(split)
+        for shard in shards:
+            shard.check()
+        return shards
+
+    def read(self, split: Split, columns: Sequence[str] | None = None) -> "pl.DataFrame":
         """All rows of a split, in order."""
+        import polars as pl  # 14 MB that a training loop does not need
+
         paths = [shard.path for shard in self.shards(split)]
         return pl.read_parquet(paths, columns=list(columns) if columns else None, hive_partitioning=False)
 
-    def _open(self, split: Split) -> list[ParagraphShard]:
+    def _listed(self, split: Split, place: Place | None) -> list[ParagraphShard]:
         if self.manifest is None:
             return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
         entries = [ShardEntry(**entry) for entry in self.manifest["splits"].get(split, {"shards": []})["shards"]]
-        return [_open_listed(self.folder, entry) for entry in entries]
-
-
-def _open_listed(folder: Path, entry: ShardEntry) -> ParagraphShard:
-    path = folder / Path(entry.file).name
-    rows, metadata = _footer(path)
-    # A file that was written again by other hands has no hashes of ours: take its real ones.
-    ids = metadata.get(b"ids_sha256", b"").decode(errors="replace") or _hash_of_column(path, "text_id")
-    texts = metadata.get(b"texts_sha256", b"").decode(errors="replace") or _hash_of_column(path, "text")
-    if (rows, ids, texts) != (entry.rows, entry.ids_sha256, entry.texts_sha256):
-        raise CorruptShard(
-            f"{path} is not the file its manifest speaks of: found {rows} rows and ids {ids[:12]}, "
-            f"expected {entry.rows} and {entry.ids_sha256[:12]}. Restore it, or run the pipeline with --overwrite."
-        )
-    return ParagraphShard(path, rows, ids, texts)
+        return [
+            ParagraphShard(
+                place(entry) if place else self.folder / Path(entry.file).name,
+                entry.rows,
+                entry.ids_sha256,
+                entry.texts_sha256,
+                entry.bytes,
+                entry.sha256,
+            )
+            for entry in entries
+        ]
 
 
 def _open_unlisted(path: Path) -> ParagraphShard:
@@ -174,7 +225,7 @@ class ParagraphWriter:
         for index, (path, rows, ids, texts) in enumerate(self._entries):
             final = self._folder / shard_name(self._stem, ".parquet", index, len(self._entries))
             path.rename(final)
-            listed.append(ShardEntry(final.name, rows, sha256_of_file(final), ids, texts))
+            listed.append(entry_of(final, rows, ids, texts))
         return listed
 
     def _start_shard(self) -> None:

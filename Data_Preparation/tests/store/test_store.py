@@ -467,7 +467,7 @@ def test_swapped_files_are_refused(tmp_path):
     (folder / "test.parquet").rename(folder / "val.parquet")
     (folder / "other").rename(folder / "test.parquet")
     with pytest.raises(CorruptShard, match=r"val\.parquet is not the file its manifest speaks of"):
-        ParagraphStore(folder)
+        ParagraphStore(folder).check()
 
 
 @pytest.mark.parametrize("change", [{"text_id": "other"}, {"text": "other"}])
@@ -479,7 +479,7 @@ def test_a_file_written_again_with_other_ids_or_texts_is_refused(tmp_path, chang
     pq.write_table(table.set_column(place, column, [["f" if column == "text_id" else "text f", value]]),
                    folder / "val.parquet")  # fmt: skip
     with pytest.raises(CorruptShard, match=r"val\.parquet is not the file its manifest speaks of"):
-        ParagraphStore(folder)
+        ParagraphStore(folder).check()
 
 
 def test_a_file_written_again_with_the_same_rows_is_accepted(tmp_path):
@@ -494,7 +494,7 @@ def test_rows_in_another_order_are_refused(tmp_path):
     table = pq.read_table(folder / "train.parquet").replace_schema_metadata(None)
     pq.write_table(table.take([1, 0, 2, 3, 4]), folder / "train.parquet")
     with pytest.raises(CorruptShard):
-        ParagraphStore(folder)
+        ParagraphStore(folder).check()
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, -1])
@@ -503,14 +503,14 @@ def test_a_truncated_parquet_file_is_refused(tmp_path, size):
     content = (folder / "train.parquet").read_bytes()
     (folder / "train.parquet").write_bytes(content[:size])
     with pytest.raises(CorruptShard, match=r"train\.parquet is missing or damaged"):
-        ParagraphStore(folder)
+        ParagraphStore(folder).check()
 
 
 def test_a_missing_parquet_file_is_named(tmp_path):
     folder = make_store(tmp_path / "x", **SPLIT_IDS)
     (folder / "test.parquet").unlink()
     with pytest.raises(CorruptShard, match=r"test\.parquet is missing or damaged"):
-        ParagraphStore(folder)
+        ParagraphStore(folder).check()
 
 
 def test_damage_inside_a_parquet_file_is_found_when_it_is_read(tmp_path):

@@ -1,0 +1,94 @@
+"""Vectors on the way from one vector to another, and mixtures of a batch."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Method = Literal["linear", "slerp"]
+
+
+def interpolate(start: Tensor, end: Tensor, alpha: float | Tensor, method: Method, normalize: bool) -> Tensor:
+    """The vectors at a share of the way; see `ELMDataset.interpolate_embeddings`.
+
+    Args:
+        start: shape (..., D); alpha 0.
+        end: shape (..., D); alpha 1.
+        alpha: how far, 0 to 1; one number, or one for each vector, shape (...).
+        method: `linear`, or `slerp` along the great circle.
+        normalize: scale the results to length 1.
+
+    Returns:
+        Shape (..., D), in the dtype of `start`; computed in float64.
+
+    Raises:
+        ValueError: alpha or method is out of range, or the way is undefined.
+    """
+    if method not in ("linear", "slerp"):
+        raise ValueError(f"method must be linear or slerp, got {method!r}")
+    share = torch.as_tensor(alpha, dtype=torch.float64, device=start.device)
+    outside = ~((share >= 0) & (share <= 1))
+    if outside.any():
+        raise ValueError(f"alpha must be between 0 and 1, got {share[outside].flatten()[0].item():g}")
+    share = share.unsqueeze(-1)
+    way = _slerp if method == "slerp" else torch.lerp
+    between = way(start.to(torch.float64), end.to(torch.float64), share)
+    if normalize:
+        lengths = between.norm(dim=-1, keepdim=True)
+        if (lengths < 1e-12).any():
+            raise ValueError("a point on the way has length 0 and no direction")
+        between = between / lengths
+    return between.to(start.dtype)
+
+
+def mixup(
+    vectors: Tensor,
+    concentration: float = 0.2,
+    method: Method = "linear",
+    normalize: bool = False,
+    rng: np.random.Generator | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix every vector of a batch with another one of it, as in mixup (Zhang et al., 2018).
+
+    Args:
+        vectors: shape (N, D).
+        concentration: of the Beta distribution that the shares are drawn from, above 0; the
+            smaller, the closer the mixtures are to one of the two.
+        method: see `interpolate`.
+        normalize: scale the results to length 1.
+        rng: gives the random numbers; None for fresh ones.
+
+    Returns:
+        The mixtures, shape (N, D); the partner of each row, shape (N,), int64; the share that is
+        left of the row itself, shape (N,), from 0.5 to 1. Labels are mixed as
+        `shares * labels + (1 - shares) * labels[partners]`.
+
+    Raises:
+        ValueError: concentration is not above 0, or a mixture is undefined.
+    """
+    if not concentration > 0:
+        raise ValueError(f"concentration must be above 0, got {concentration}")
+    rng = rng or np.random.default_rng()
+    partners = torch.from_numpy(rng.permutation(len(vectors)))
+    shares = torch.from_numpy(rng.beta(concentration, concentration, len(vectors)))
+    # The pair (i, j) is as likely as (j, i): the larger share can stay with the row itself.
+    shares = torch.maximum(shares, 1 - shares)
+    mixed = interpolate(vectors, vectors[partners.to(vectors.device)], 1 - shares, method, normalize)
+    return mixed, partners, shares.to(torch.float32)
+
+
+def _slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    start_length, end_length = (vectors.norm(dim=-1, keepdim=True) for vectors in (start, end))
+    if (torch.minimum(start_length, end_length) < 1e-12).any():
+        raise ValueError("slerp needs vectors with a direction; one of them has length 0")
+    first, second = start / start_length, end / end_length
+    cosine = (first * second).sum(dim=-1, keepdim=True).clamp(-1, 1)
+    if (cosine < -1 + 1e-9).any():
+        raise ValueError("slerp between opposite vectors is not defined: every great circle joins them")
+    angle = torch.acos(cosine)
+    length = torch.lerp(start_length, end_length, share)
+    straight = angle < 1e-6  # sin(angle) would cancel; the arc is straight here
+    sine = torch.where(straight, torch.ones_like(angle), torch.sin(angle))
+    arc = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / sine
+    return torch.where(straight, torch.lerp(first, second, share), arc) * length

@@ -1,0 +1,117 @@
+"""Pairs and triples for contrastive training, gathered from a data set's rows."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_pipeline.dataset.batched import BatchedDataset
+from data_pipeline.dataset.samples import Batch, Sample
+from data_pipeline.errors import StoreError
+from data_pipeline.types import IntArray
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from data_pipeline.dataset.dataset import ELMDataset
+
+
+class PairDataset(BatchedDataset):
+    """Samples of several rows, by role: `anchor`, `positive`, `negative` (or `negative_1`, ...).
+
+    Each role is what the data set itself gives for that row; an anchor that is a query has a `text`
+    only. `ELMDataset.pairs` makes it.
+
+    Args:
+        dataset: has the rows.
+        roles: name -> row of each sample, shape (N,).
+        queries: texts of the anchors, where these are not rows.
+    """
+
+    def __init__(self, dataset: "ELMDataset", roles: Mapping[str, IntArray], queries: list[str] | None) -> None:
+        self.dataset, self._roles, self._queries = dataset, dict(roles), queries
+
+    def __len__(self) -> int:
+        return len(self._roles["positive"])
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample.
+
+        Raises:
+            IndexError: the index is out of range.
+        """
+        return self.__getitems__([index])[0]
+
+    def gather(self, index: IntArray) -> Batch:
+        """See `BatchedDataset`."""
+        found: dict[str, Any] = {}
+        if self._queries is not None:
+            found["anchor"] = {"text": [self._queries[i] for i in index.tolist()]}
+        # One gather for all roles.
+        together = self.dataset.gather(np.concatenate([rows[index] for rows in self._roles.values()]))
+        for number, role in enumerate(self._roles):
+            found[role] = together.part(number * len(index), len(index))
+        return Batch(found, len(index))
+
+    def prepare(self, index: IntArray, count: int = 1) -> None:
+        """See `BatchedDataset`."""
+        runs = np.minimum((index[:, None] + np.arange(count)).ravel(), len(self) - 1)
+        self.dataset.prepare(np.concatenate([rows[runs] for rows in self._roles.values()]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `BatchedDataset`."""
+        found = hashlib.sha256(self.dataset.fingerprint.encode())
+        for role, rows in self._roles.items():
+            found.update(role.encode() + rows.tobytes())
+        for query in self._queries or ():
+            found.update(hashlib.sha256(query.encode()).digest())
+        return found.hexdigest()
+
+
+def read_pairs(dataset: "ELMDataset", triples: "str | Path | pl.DataFrame", negatives: int | None) -> PairDataset:
+    """See `ELMDataset.pairs`."""
+    from data_pipeline.dataset.subsets import read_table, rows_of_ids  # polars, which training does without
+
+    table, where = read_table(triples)
+    positive = _present(table, where, "positive_id", "positive_doc_ids")
+    anchor = _present(table, where, "anchor_id", "query")
+    negative = next((name for name in ("negative_id", "hard_negative_doc_ids") if name in table.columns), None)
+    if negatives is None:
+        negatives = 0 if negative is None else 1
+    if negatives and negative is None:
+        raise StoreError(f"{where} has no column negative_id or hard_negative_doc_ids; it has {table.columns}")
+    if positive == "positive_doc_ids":
+        table = table.explode(positive).drop_nulls(positive)
+    roles = {"positive": rows_of_ids(dataset, table[positive].to_list(), where)}
+    queries = table[anchor].to_list() if anchor == "query" else None
+    if queries is None:
+        roles = {"anchor": rows_of_ids(dataset, table[anchor].to_list(), where), **roles}
+    if negatives and negative is not None:
+        lists = [_as_list(ids) for ids in table[negative].to_list()]
+        few = next((row for row, ids in enumerate(lists) if len(ids) < negatives), None)
+        if few is not None:
+            raise StoreError(
+                f"{where}: the pair with {table[positive][few]!r} has {len(lists[few])} negatives, {negatives} are "
+                "asked for. Ask for fewer, or filter the table."
+            )
+        for number in range(negatives):
+            role = "negative" if negatives == 1 else f"negative_{number + 1}"
+            roles[role] = rows_of_ids(dataset, [ids[number] for ids in lists], where)
+    return PairDataset(dataset, roles, queries)
+
+
+def _present(table: "pl.DataFrame", where: str, *names: str) -> str:
+    found = [name for name in names if name in table.columns]
+    if len(found) != 1:
+        raise StoreError(
+            f"{where} must have one of the columns {' and '.join(names)}; it has {', '.join(table.columns)}"
+        )
+    return found[0]
+
+
+def _as_list(ids: Any) -> list[Any]:
+    return [] if ids is None else ids if isinstance(ids, list) else [ids]

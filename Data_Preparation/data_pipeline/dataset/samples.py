@@ -1,0 +1,185 @@
+"""What a data set hands out: one sample, or many whose columns were gathered at once."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from data_pipeline.store import Columns
+from data_pipeline.types import IntArray
+
+
+class Sample(dict[str, Any]):
+    """One row: `text`, `metadata` and `embedding`, or those of them that were asked for.
+
+    Its own type, so that torch's own collating function knows it.
+    """
+
+
+class Metadata(Mapping[str, Any]):
+    """The metadata of one row, read when it is looked at; `dict(metadata)` is all of it."""
+
+    __slots__ = ("_columns", "_names", "_record", "_row")
+
+    def __init__(self, columns: Columns, names: Sequence[str], row: int) -> None:
+        self._columns, self._names, self._row = columns, names, row
+        self._record: dict[str, Any] | None = None
+
+    @property
+    def _read(self) -> dict[str, Any]:
+        if self._record is None:
+            self._record = self._columns.records(np.array([self._row], np.int64), self._names).to_pylist()[0]
+        return self._record
+
+    def __getitem__(self, name: str) -> Any:
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return repr(self._read)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self._read,)
+
+
+class MetadataBatch:
+    """The metadata of several rows, read when it is looked at.
+
+    `batch[3]` is the metadata of one row, `batch["subject"]` a list with that of all, `list(batch)`
+    a list of dicts, `batch.table` an Arrow table. `batch.index` are the row numbers, shape (N,).
+    """
+
+    def __init__(self, columns: Columns, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
+        self._columns: Columns | None = columns
+        self._names, self._rows, self.index = names, rows, index
+        self._table: pa.Table | None = None
+
+    @property
+    def table(self) -> pa.Table:
+        """As an Arrow table, one row each."""
+        if self._table is None:
+            assert self._columns is not None
+            self._table = self._columns.records(self._rows, self._names)
+        return self._table
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, key: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, key: slice) -> "MetadataBatch": ...
+    def __getitem__(self, key: int | str | slice) -> "Mapping[str, Any] | list[Any] | MetadataBatch":
+        if isinstance(key, slice):
+            part = copy.copy(self)
+            part._rows, part.index = self._rows[key], self.index[key]
+            part._table = None if self._table is None else self.table[key]
+            return part
+        if isinstance(key, str):
+            found: list[Any] = self.table[key].to_pylist()
+            return found
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"index {key} is out of range: the batch has {len(self)} rows")
+        if self._table is None and self._columns is not None:
+            return Metadata(self._columns, self._names, int(self._rows[key]))
+        record: dict[str, Any] = self.table.slice(key % len(self), 1).to_pylist()[0]
+        return record
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.table.to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, MetadataBatch | list):
+            return list(self) == list(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"MetadataBatch of {len(self)} rows: {', '.join(self._names)}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process sends the rows themselves, not the files they are in.
+        return {"_columns": None, "_names": self._names, "_rows": self._rows, "index": self.index, "_table": self.table}
+
+
+class Batch(Sequence[Sample]):
+    """Several samples whose columns were gathered at once.
+
+    A sequence of samples to whoever wants samples. Collating functions take `columns` as it is.
+
+    Args:
+        columns: `text` as a list, `metadata` as a `MetadataBatch`, `embedding` as a tensor of shape
+            (N, dim), `index` as a tensor of shape (N,); those that were asked for.
+        rows: how many.
+    """
+
+    def __init__(self, columns: dict[str, Any], rows: int) -> None:
+        self.columns = columns
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range: the batch has {len(self)} rows")
+        return _sample(self.columns, index)
+
+    def part(self, start: int, rows: int) -> dict[str, Any]:
+        """Some neighbouring samples, as columns."""
+        return {name: values[start : start + rows] for name, values in self.columns.items()}
+
+
+def _sample(columns: Mapping[str, Any], index: int) -> Sample:
+    sample = Sample()
+    for name, values in columns.items():
+        if isinstance(values, dict):
+            sample[name] = _sample(values, index)
+        else:
+            sample[name] = int(values[index]) if name == "index" else values[index]
+    return sample
+
+
+def stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Samples -> one batch: vectors stacked to shape (N, dim), everything else in lists."""
+    if isinstance(samples, Batch):
+        return dict(samples.columns)
+    batch: dict[str, Any] = {}
+    for name in samples[0] if samples else ():
+        values = [sample[name] for sample in samples]
+        if isinstance(values[0], Mapping) and name != "metadata":
+            batch[name] = stack(values)
+        elif isinstance(values[0], torch.Tensor):
+            batch[name] = torch.stack(values)
+        elif isinstance(values[0], int):
+            batch[name] = torch.tensor(values)
+        else:
+            batch[name] = values
+    return batch
+
+
+def _collate(samples: Sequence[Sample], *, collate_fn_map: object = None) -> dict[str, Any]:
+    del collate_fn_map
+    return stack(samples)
+
+
+# The stock DataLoader gets its batch as it was gathered, without a collating function of the user's.
+default_collate_fn_map[Sample] = _collate

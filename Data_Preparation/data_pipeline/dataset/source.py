@@ -1,0 +1,268 @@
+"""Which files a data set is made of, and the checks that they belong together.
+
+A shard is opened when its rows are first needed, and checked then: its size and hashes against the
+manifests, its rows against the paragraphs beside it. Nothing is handed out before that.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.store import (
+    EmbeddingShard,
+    Manifest,
+    ParagraphShard,
+    ParagraphStore,
+    RemoteFolder,
+    ShardEntry,
+    check_belongs,
+    copy_faults,
+    copy_path,
+    embedding_faults,
+    open_embedding_shard,
+    paragraph_faults,
+    read_manifest,
+    shard_name,
+)
+from data_pipeline.types import Split
+from data_pipeline.utils import sha256_of_json
+
+logger = logging.getLogger(__name__)
+
+MAKE_EMBEDDINGS = "Make them with: python Data_Preparation/scripts/run_embedding_only.py"
+# Local shards that are looked at when a data set is opened; of more, each is when it is needed.
+_CHECK_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a split, named but not open: what a worker process gets."""
+
+    split: Split
+    store: ParagraphStore
+    embeddings_dir: Path
+    manifest: Manifest | None
+    """Of the embeddings."""
+    with_embeddings: bool
+    cache_dir: Path | None
+    remote: RemoteFolder | None
+    embeddings_name: str
+    """Of the folder, in the data folder."""
+
+    @property
+    def paragraphs(self) -> list[ParagraphShard]:
+        """The shards, as the manifest lists them."""
+        return self.store.listed(self.split)
+
+    @property
+    def listed(self) -> Mapping[str, Any] | None:
+        """What the embeddings' manifest says of the split."""
+        found: Mapping[str, Any] | None = (self.manifest or {"splits": {}})["splits"].get(self.split)
+        return found
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the ids and texts of all rows, in order."""
+        return sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in self.paragraphs])
+
+    def check(self) -> None:
+        """Look at the shards, or the first of many; see `open_embeddings` and `open_paragraphs`."""
+        if self.with_embeddings:
+            self._check_listed()
+        if self.remote is not None:
+            return
+        for index in range(min(len(self.paragraphs), _CHECK_AT_ONCE)):
+            self.open_paragraphs(index)
+            if self.with_embeddings:
+                self.open_embeddings(index)
+
+    def check_all(self) -> list[str]:
+        """Open every shard; returns what is in order, one line each.
+
+        Raises:
+            StoreError: a file is not in order; the first one.
+        """
+        good = []
+        for index in range(len(self.paragraphs)):
+            shard = self.open_paragraphs(index)
+            good.append(f"{shard.path.name}: {shard.rows:,} paragraphs: size and hashes of ids and texts")
+            if self.with_embeddings:
+                vectors = self.open_embeddings(index)
+                good.append(f"{vectors.path.name}: {vectors.rows:,} vectors: size, alignment and settings")
+        return good
+
+    def check_bytes(self) -> list[str]:
+        """Read everything; returns what is in order, one line each.
+
+        Raises:
+            CorruptShard: a file is not in order; one line each.
+        """
+        if self.store.manifest is None:
+            raise CorruptShard(
+                f"{self.store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified"
+            )
+        bad = list(paragraph_faults(self.store, self.split, set()))
+        good = [] if bad else [f"{self.split}: paragraphs: every byte"]
+        if self.with_embeddings:
+            paths = [self.embedding_path(index) for index in range(len(self.paragraphs))]
+            checked, faults = embedding_faults(self.embeddings_dir, self.manifest, self.store, self.split, paths)
+            good += checked
+            bad += faults
+        for index in range(len(self.paragraphs)):
+            shard, path = self.text_copy(index)
+            bad += copy_faults(shard, path)
+        if bad:
+            raise CorruptShard("\n".join(bad))
+        return good
+
+    def open_paragraphs(self, index: int) -> ParagraphShard:
+        """The paragraph shard of a number, fetched if need be and checked.
+
+        Raises:
+            CorruptShard: it is not the file its manifest speaks of.
+        """
+        shard = self.paragraphs[index]
+        if self.remote is not None:
+            self.remote.fetch(self.store.folder.name, self._paragraph_entry(index))
+        shard.check()
+        return shard
+
+    def text_copy(self, index: int) -> tuple[ParagraphShard, Path]:
+        """The paragraph shard of a number, checked, and where its copy for reading is or shall be."""
+        shard = self.open_paragraphs(index)
+        beside = self.store.folder / ".cache"
+        owner = f"{self.remote.url if self.remote else self.store.folder.resolve().parent}/{self.store.folder.name}"
+        if self.cache_dir is not None:
+            return shard, copy_path(self.cache_dir / "texts", shard, owner)
+        path = copy_path(beside, shard)
+        if path.exists() or os.access(beside if beside.exists() else self.store.folder, os.W_OK):
+            return shard, path
+        elsewhere = default_cache_dir() / "texts"
+        logger.info("%s cannot be written; the copy for reading goes to %s", self.store.folder, elsewhere)
+        return shard, copy_path(elsewhere, shard, owner)
+
+    def embedding_path(self, index: int) -> Path:
+        """The embedding file of a number, fetched if need be."""
+        entry = self._embedding_entry(index)
+        if entry is None:
+            name = shard_name(f"{self.split}_embeddings", ".safetensors", index, len(self.paragraphs))
+            return self.embeddings_dir / name
+        if self.remote is not None:
+            return self.remote.fetch(self.embeddings_name, entry)
+        return self.embeddings_dir / Path(entry.file).name
+
+    def open_embeddings(self, index: int) -> EmbeddingShard:
+        """The embedding shard of a number, fetched if need be and checked.
+
+        Raises:
+            StoreError: it is missing.
+            CorruptShard: it is not the file its manifest speaks of.
+            ShardMismatch: it was not made from the paragraphs beside it.
+            StaleStage: it was made with other settings than the manifest says.
+        """
+        path = self.embedding_path(index)
+        if not path.exists():
+            raise StoreError(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
+        shard = open_embedding_shard(path)
+        entry, settings = self._embedding_entry(index), self.listed["settings"] if self.listed else None
+        check_belongs(shard, self.paragraphs[index], entry, settings)
+        return shard
+
+    def _check_listed(self) -> None:
+        """The embeddings' manifest lists what the paragraphs' lists, shard by shard."""
+        if self.remote is not None and self.listed is None:
+            raise StoreError(
+                f"{self.remote.shown}/{self.embeddings_name} has no manifest with embeddings of {self.split}; "
+                "a remote folder needs one"
+            )
+        if self.listed is None:
+            return
+        entries = [ShardEntry(**entry) for entry in self.listed["shards"]]
+        if len(entries) != len(self.paragraphs):
+            raise ShardMismatch(
+                f"{self.embeddings_dir} has {len(entries)} files of {self.split}, {self.store.folder} has "
+                f"{len(self.paragraphs)}: they were not made from each other. {MAKE_EMBEDDINGS} --overwrite"
+            )
+        for entry, paragraphs in zip(entries, self.paragraphs, strict=True):
+            found = (entry.rows, entry.ids_sha256, entry.texts_sha256)
+            if found != (paragraphs.rows, paragraphs.ids_sha256, paragraphs.texts_sha256):
+                raise ShardMismatch(
+                    f"{self.embeddings_dir / Path(entry.file).name} was not made from {paragraphs.path}: its manifest "
+                    f"speaks of {found[0]} rows, ids {found[1][:12]} and texts {found[2][:12]}, the paragraphs have "
+                    f"{paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and {paragraphs.texts_sha256[:12]}. "
+                    f"{MAKE_EMBEDDINGS} --overwrite"
+                )
+
+    def _embedding_entry(self, index: int) -> ShardEntry | None:
+        return ShardEntry(**self.listed["shards"][index]) if self.listed else None
+
+    def _paragraph_entry(self, index: int) -> ShardEntry:
+        assert self.store.manifest is not None
+        return ShardEntry(**self.store.manifest["splits"][self.split]["shards"][index])
+
+
+def open_source(
+    data_dir: str | Path,
+    split: Split,
+    corpus: str | None,
+    variant: str | None,
+    with_embeddings: bool,
+    cache_dir: Path | None,
+) -> Source:
+    """Find the files of a split and check them; see `ELMDataset`."""
+    name = f"embeddings/{variant}" if variant else "embeddings"
+    remote = None
+    if "://" in str(data_dir):
+        cache_dir = cache_dir or default_cache_dir()
+        remote = RemoteFolder(str(data_dir).rstrip("/"), cache_dir)
+        folder = remote.local(name)
+    else:
+        folder = Path(data_dir) / name
+    manifest = read_manifest(folder) if with_embeddings else None
+    entry = (manifest or {"splits": {}})["splits"].get(split)
+    embedded = str(entry["corpus"]) if entry else None
+    if remote is not None:
+        processed = _corpus_folder(remote.shown, corpus, embedded, remote.names)
+        store = ParagraphStore(remote.local(processed), remote.place)
+    else:
+        root = Path(data_dir)
+        store = ParagraphStore(root / _corpus_folder(str(root), corpus, embedded, partial(_folders, root)))
+    source = Source(split, store, folder, manifest, with_embeddings, cache_dir, remote, name)
+    source.check()
+    if with_embeddings and remote is None and (entry is None or store.manifest is None):
+        first = source.open_embeddings(0)
+        if "ids_sha256" not in first.metadata or store.manifest is None:
+            logger.warning(
+                "%s was written by an older pipeline without row hashes: that its rows belong to %s cannot be proved",
+                folder, store.folder,
+            )  # fmt: skip
+    return source
+
+
+def _corpus_folder(where: str, named: str | None, embedded: str | None, folders: Callable[[], list[str]]) -> str:
+    """Name of the folder with the paragraphs: the one asked for, embedded, or the only one."""
+    if named is not None:
+        return f"{named}_processed"
+    there = sorted(name for name in folders() if name.endswith("_processed"))
+    if embedded is not None and f"{embedded}_processed" in there:
+        return f"{embedded}_processed"
+    if len(there) == 1:
+        return there[0]
+    names = ", ".join(name.removesuffix("_processed") for name in there)
+    if there:
+        raise StoreError(f"{where} holds several corpora ({names}); say which: ELMDataset(..., corpus=NAME)")
+    raise StoreError(f"{where} holds no paragraphs. Make them with: python Data_Preparation/scripts/run_pipeline.py")
+
+
+def _folders(root: Path) -> list[str]:
+    return [path.name for path in root.glob("*_processed") if path.is_dir()]
+
+
+def default_cache_dir() -> Path:
+    """`elm-data-preparation` in the user's cache folder (XDG base directories)."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "elm-data-preparation"

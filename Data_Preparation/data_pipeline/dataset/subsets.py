@@ -1,0 +1,101 @@
+"""Which rows: by a condition on their metadata, or by a list of their ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data_pipeline.dataset.rows import Rows
+from data_pipeline.errors import StoreError
+from data_pipeline.types import IntArray
+
+if TYPE_CHECKING:
+    from data_pipeline.dataset.dataset import ELMDataset
+
+
+def frame(rows: Rows, names: Sequence[str]) -> pl.DataFrame:
+    """Some columns of all rows, in memory."""
+    return pl.DataFrame(pl.from_arrow(rows.table(names)))
+
+
+def kept_rows(dataset: "ELMDataset", condition: pl.Expr) -> NDArray[np.bool_]:
+    """For every row whether a condition holds; see `ELMDataset.filter`."""
+    there = dataset.rows.columns.schema.names
+    named = list(dict.fromkeys(condition.meta.root_names()))
+    if not named or condition.meta.has_multiple_outputs():  # a selector, or a pattern
+        named = there
+    unknown = [name for name in named if name not in there]
+    if unknown:
+        raise ValueError(f"there is no column {', '.join(unknown)}; there are {', '.join(there)}")
+    try:
+        kept = frame(dataset.rows, named).select(condition.alias("kept"))["kept"]
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"the condition cannot be evaluated: {error}") from error
+    if kept.dtype != pl.Boolean or len(kept) != len(dataset):
+        raise ValueError(
+            f"the condition must be true or false for each of {len(dataset)} rows; it gives {len(kept)} values "
+            f"of {kept.dtype}"
+        )
+    return kept.fill_null(value=False).to_numpy()
+
+
+def listed_rows(dataset: "ELMDataset", ids: "str | Path | pl.DataFrame | Sequence[str]") -> IntArray:
+    """The rows of a manifest's ids; see `ELMDataset.subset`."""
+    if isinstance(ids, str | Path | pl.DataFrame):
+        table, where = read_table(ids)
+        if "text_id" not in table.columns:
+            raise StoreError(f"{where} must have a column text_id; it has {', '.join(table.columns)}")
+        names = table["text_id"].to_list()
+    else:
+        names, where = list(ids), "the list"
+    rows = rows_of_ids(dataset, names, where)
+    if len(np.unique(rows)) != len(rows):
+        _, firsts = np.unique(rows, return_index=True)
+        again = np.setdiff1d(np.arange(len(rows)), firsts)[0]
+        raise StoreError(f"{where} has the id {names[again]!r} twice; a subset has every row once")
+    return rows
+
+
+def rows_of_ids(dataset: "ELMDataset", ids: Sequence[Any], where: str) -> IntArray:
+    """Row of each id, shape (N,).
+
+    Raises:
+        StoreError: an id is not there.
+    """
+    there = dataset.rows.table(["text_id"])["text_id"].combine_chunks()
+    wanted = pa.array([str(name) for name in ids], pa.string())
+    rows = pc.index_in(wanted, value_set=there)
+    if rows.null_count:
+        missing = int(np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False))[0])
+        raise StoreError(
+            f"{where}: {rows.null_count} of {len(wanted)} ids are not in this data set ({dataset.split}), "
+            f"the first is {ids[missing]!r}"
+        )
+    return rows.to_numpy().astype(np.int64)
+
+
+def read_table(source: "str | Path | pl.DataFrame") -> tuple[pl.DataFrame, str]:
+    """A parquet, CSV or JSONL file, or a table, and a name for messages; CSV holds strings only.
+
+    Raises:
+        StoreError: it cannot be read, or has another ending.
+    """
+    if isinstance(source, pl.DataFrame):
+        return source, "the table"
+    path = Path(source)
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path), str(path)
+        if path.suffix == ".csv":
+            # An id may well be called "null", or look like a number.
+            return pl.read_csv(path, infer_schema=False), str(path)
+        if path.suffix == ".jsonl":
+            return pl.read_ndjson(path), str(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    raise StoreError(f"{path} must be a .parquet, .csv or .jsonl file")

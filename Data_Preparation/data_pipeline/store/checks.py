@@ -1,0 +1,135 @@
+"""Stores checked from their bytes up: hashes, counts, alignment, and what vectors must be."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from data_pipeline.errors import StoreError
+from data_pipeline.store.embeddings import check_belongs, open_embedding_shard
+from data_pipeline.store.hashing import column_sha256
+from data_pipeline.store.manifest import Manifest, ShardEntry, fingerprint
+from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, shard_name
+from data_pipeline.types import Split
+from data_pipeline.utils import sha256_of_file, sha256_of_json
+
+_BLOCK_ROWS = 16_384
+
+
+def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Iterator[str]:
+    """What is wrong with a split's parquet files, from their bytes up; one line each.
+
+    Args:
+        store: with a manifest.
+        split: which one.
+        seen: hashes of the ids of other splits; those of this one are added.
+    """
+    manifest: Any = store.manifest
+    for shard, entry in zip(store.listed(split), manifest["splits"][split]["shards"], strict=True):
+        try:
+            shard.check()
+        except StoreError as error:
+            yield str(error)
+            continue
+        if sha256_of_file(shard.path) != entry["sha256"]:
+            yield f"{shard.path}: its bytes are not those its manifest speaks of"
+            continue  # what a damaged file says of itself means nothing
+        try:
+            table = pq.read_table(shard.path)
+        except (OSError, ValueError) as error:
+            yield f"{shard.path}: cannot be read: {error}"
+            continue
+        ids, texts = table["text_id"].to_pylist(), table["text"].to_pylist()
+        if column_sha256(ids) != shard.ids_sha256 or column_sha256(texts) != shard.texts_sha256:
+            yield f"{shard.path}: its ids or texts are not those its hashes speak of"
+        wrong = [i for i, text, n in zip(ids, texts, table["char_count"].to_pylist(), strict=True) if len(text) != n]
+        if wrong:
+            yield f"{shard.path}: char_count is wrong for {len(wrong)} rows, the first is {wrong[0]}"
+        limits = manifest["settings"]["preprocess"]
+        outside = [
+            i for i, n in zip(ids, table["token_count"].to_pylist(), strict=True)
+            if not limits["min_tokens"] <= n <= limits["max_tokens"]
+        ]  # fmt: skip
+        if outside:
+            yield f"{shard.path}: token_count is outside the limits for {len(outside)} rows, the first is {outside[0]}"
+        for text_id in ids:
+            if hash(text_id) in seen:
+                yield f"{shard.path}: the id {text_id} was seen before"
+            seen.add(hash(text_id))
+
+
+def embedding_faults(
+    folder: Path, manifest: Manifest | None, store: ParagraphStore, split: Split, paths: Sequence[Path] | None = None
+) -> tuple[list[str], list[str]]:
+    """Check a split's embedding files from their bytes up.
+
+    Args:
+        folder: that the manifest is of.
+        manifest: of the embeddings.
+        store: the paragraphs.
+        split: which one.
+        paths: the files, where they are not in the folder.
+
+    Returns:
+        What is in order, and what is wrong; one line each.
+    """
+    entry = (manifest or {"splits": {}})["splits"].get(split)
+    corpus = store.folder.name.removesuffix("_processed")
+    if entry is not None and entry["corpus"] != corpus:
+        return [], [f"{folder}: the embeddings of {split} are of the corpus {entry['corpus']}, not {corpus}"]
+    good: list[str] = []
+    bad: list[str] = []
+    if entry is not None and fingerprint(entry["settings"], entry["upstream"]) != entry["fingerprint"]:
+        bad.append(f"{folder / 'manifest.json'}: the settings of {split} are not those its fingerprint was made from")
+    shards = store.listed(split)
+    calibration = (manifest or {}).get("calibration")
+    if entry is None or calibration is None or calibration.get("settings_sha256") != sha256_of_json(entry["settings"]):
+        calibration = None  # of another split's settings
+    for index, paragraphs in enumerate(shards):
+        name = shard_name(f"{split}_embeddings", ".safetensors", index, len(shards))
+        path = paths[index] if paths else folder / name
+        if not path.exists() and entry is None:
+            good.append(f"{split}: no embeddings yet")
+            continue
+        faults = list(_embedding_shard_faults(path, entry, index, paragraphs, calibration))
+        bad += faults
+        if not faults:
+            good.append(f"{path.name}: {paragraphs.rows:,} vectors: hashes, alignment, finiteness and norms")
+    return good, bad
+
+
+def _embedding_shard_faults(
+    path: Path, listed: Any, index: int, paragraphs: ParagraphShard, calibration: Mapping[str, Any] | None
+) -> Iterator[str]:
+    entry = ShardEntry(**listed["shards"][index]) if listed else None
+    try:
+        shard = open_embedding_shard(path)
+    except StoreError as error:
+        yield str(error)
+        return
+    if entry is None:
+        yield f"{path}: no manifest speaks of it"
+    elif sha256_of_file(path) != entry.sha256:
+        yield f"{path}: its bytes are not those its manifest speaks of"
+    try:
+        check_belongs(shard, paragraphs, entry, listed["settings"] if listed else None)
+    except StoreError as error:
+        yield str(error)
+    if shard.metadata.get("dim") != str(shard.dim):
+        yield f"{path}: is {shard.dim} wide, its metadata says {shard.metadata.get('dim')}"
+    if calibration and shard.rows and not shard.coding.to_json().items() <= calibration.items():
+        yield f"{path}: is calibrated otherwise than its manifest says"
+    tolerance = 1e-3 if shard.coding.precision == "float16" else 1e-5
+    for start in range(0, shard.rows, _BLOCK_ROWS):
+        block = shard.vectors(slice(start, start + _BLOCK_ROWS)).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged vectors are what this looks for
+            norms = np.linalg.norm(block, axis=1)
+        wrong = ~np.isfinite(block).all(axis=1) | (norms == 0)
+        if shard.metadata.get("normalized") == "true":
+            wrong |= ~(np.abs(norms - 1) <= tolerance)
+        if wrong.any():
+            row = start + int(np.flatnonzero(wrong)[0])
+            yield f"{path}: {int(wrong.sum())} vectors are not finite or not of length 1, the first is row {row}"
+            return
