@@ -104,7 +104,8 @@ class BatchedDataset(Dataset[Sample]):
             world_size: how many share the epoch; None for those of torch.distributed where it is
                 set up, else one process. See `ELMLoader` for the last rows of an epoch.
             drop_last: leave out a last batch that is smaller.
-            prefetch: batches that are made ahead; 0 makes each when it is asked for.
+            prefetch: batches that are made ahead; 0 makes each when it is asked for, which is as good
+                where all cores are busy training.
             device: where tensors are moved to; through pinned memory for a GPU.
             collate_fn: makes a batch from samples; None for `ELMCollator()`.
             block_rows: with `block`, neighbouring rows that are read together.
@@ -115,10 +116,11 @@ class BatchedDataset(Dataset[Sample]):
         Raises:
             ValueError: an argument is out of range.
         """
-        if rank is None or world_size is None:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            rank = rank if rank is not None else torch.distributed.get_rank() if distributed else 0
-            world_size = world_size or (torch.distributed.get_world_size() if distributed else 1)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if rank is None:
+            rank = torch.distributed.get_rank() if distributed else 0
+        if world_size is None:
+            world_size = torch.distributed.get_world_size() if distributed else 1
         if worker_options and not num_workers:
             raise ValueError(f"{', '.join(worker_options)}: arguments of torch's DataLoader need num_workers")
         if not worker_options.get("in_order", True):

@@ -6,7 +6,7 @@ and any number of processes agree on it by (seed, epoch) alone.
 
 The permutation is a Feistel network over the smallest power of two that holds all rows; positions
 that it sends beyond the last row are sent on until they are rows (Black and Rogaway, "Ciphers with
-arbitrary finite domains", 2002).
+arbitrary finite domains", 2002). Of few rows all of it is computed, and what is beyond left out.
 """
 
 import hashlib
@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from data_pipeline.types import IntArray
 
 Shuffle = Literal[False, "full", "block"]
-_Words = NDArray[np.uint64]
+_Words = NDArray[np.uint32]
 
 _ROUNDS = 6
 _LEAST_BITS = 10  # with fewer there are too few round functions to choose from
-_SERIAL = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def permuted(positions: IntArray, rows: int, key: tuple[int, ...]) -> IntArray:
@@ -38,18 +37,18 @@ def permuted(positions: IntArray, rows: int, key: tuple[int, ...]) -> IntArray:
         Shape (N,).
     """
     text = repr(tuple(int(part) for part in key)).encode()
-    keys = np.frombuffer(hashlib.shake_256(text).digest(8 * _ROUNDS), "<u8").astype(np.uint64)
-    if rows <= 1 << _LEAST_BITS:  # few: those of all that are rows, without the long way through all others
-        everything = _feistel(np.arange(1 << _LEAST_BITS, dtype=np.uint64), _LEAST_BITS, keys)
-        return everything[everything < rows].astype(np.int64)[positions]
+    keys = np.frombuffer(hashlib.shake_256(text).digest(4 * _ROUNDS), "<u4").astype(np.uint32)
+    if rows <= 1 << _LEAST_BITS:
+        everything = _feistel(np.arange(1 << _LEAST_BITS), _LEAST_BITS, keys)
+        return everything[everything < rows][positions]
     bits = int(rows - 1).bit_length()
-    values = _feistel(positions.astype(np.uint64), bits, keys)
+    values = _feistel(positions, bits, keys)
     outside = np.flatnonzero(values >= rows)
     while len(outside):
         moved = _feistel(values[outside], bits, keys)
         values[outside] = moved
         outside = outside[moved >= rows]
-    return values.astype(np.int64)
+    return values
 
 
 @dataclass(frozen=True)
@@ -131,21 +130,23 @@ class Order:
         return found
 
 
-def _feistel(values: _Words, bits: int, keys: _Words) -> _Words:
-    """One pass of the network over `bits` bits; the halves may differ by one bit."""
+def _feistel(values: IntArray, bits: int, keys: _Words) -> IntArray:
+    """One pass of the network over `bits` bits, at most 62; the halves may differ by one bit."""
     low = bits // 2
     high = bits - low
-    left, right = values >> np.uint64(low), values & np.uint64((1 << low) - 1)
+    left, right = (values >> low).astype(np.uint32), (values & ((1 << low) - 1)).astype(np.uint32)
     for key in keys:
         # The halves change places, and so do their widths.
-        left, right = right, left ^ (_mixed(right ^ key) >> np.uint64(64 - high))
+        left, right = right, left ^ (_mixed(right ^ key) >> np.uint32(32 - high))
         low, high = high, low
-    return (left << np.uint64(low)) | right
+    return (left.astype(np.int64) << low) | right
 
 
 def _mixed(words: _Words) -> _Words:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): every bit depends on every bit."""
-    words = words + _SERIAL[0]
-    words = (words ^ (words >> np.uint64(30))) * _SERIAL[1]
-    words = (words ^ (words >> np.uint64(27))) * _SERIAL[2]
-    return words ^ (words >> np.uint64(31))
+    """The finaliser of MurmurHash3 (Appleby, 2011), in place: every bit depends on every bit."""
+    words ^= words >> np.uint32(16)
+    words *= np.uint32(0x85EBCA6B)
+    words ^= words >> np.uint32(13)
+    words *= np.uint32(0xC2B2AE35)
+    words ^= words >> np.uint32(16)
+    return words

@@ -88,12 +88,18 @@ class Rows:
         coding = self.stored.first.coding
         return coding.dtype if coding.is_float else np.dtype(np.float32)
 
+    @cached_property
+    def _as_stored(self) -> bool:
+        return self._dim is None and self.stored.first.coding.is_float
+
     def vectors(self, index: IntArray) -> NDArray[Any]:
         """Vectors of shape (N, dim), a copy: floats as they are stored, others as float32.
 
         Cut to fewer dimensions, those that had length 1 are given it again, in float32.
         """
         rows, first = self.of_files(index), self.stored.first
+        if self._as_stored:
+            return self.stored.gather(rows)
         if self._dim is None:
             return first.decode(self.stored.gather(rows))
         if first.coding.is_float:
@@ -104,7 +110,7 @@ class Rows:
 
     def vector(self, index: int) -> NDArray[Any]:
         """One of `vectors`, shape (dim,)."""
-        if self._dim is None and self.stored.first.coding.is_float:
+        if self._as_stored:
             return self.stored.row(index if self.selection is None else int(self.selection[index]))
         one = np.array([index])
         self.stored.prepare(self.of_files(one))

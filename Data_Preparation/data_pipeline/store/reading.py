@@ -1,8 +1,10 @@
 """Reading rows before they are touched: what is in memory is entered at once, what is not is fetched at once."""
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ Where = tuple[Path, int]
 
 _CHECK_EVERY = 16_384  # rows, of data found in memory the last time
 _SAMPLE_ROWS = 16
-_POPULATE_BYTES = 64 << 20  # entered into the table in some 3 ms
+_POPULATE_BYTES = 16 << 20  # entered into the table in a millisecond, in which memory cannot be allocated
 _AROUND_BYTES = 128 << 10  # what the kernel fetches around a fault, one fault after the other
 
 
@@ -24,7 +26,7 @@ class ReadAhead:
     """Makes sure that reading rows does not wait for one page after the other.
 
     Some rows are looked at now and then. While they are in memory, nothing is done but to enter
-    the pages into the process's table, some at a time. Else the disk is told of every row that is
+    the pages into the process's table, once and in a thread of its own. Else the disk is told of every row that is
     about to be read; where all data fit into memory, with its neighbours, which will be wanted too.
 
     Args:
@@ -47,7 +49,7 @@ class ReadAhead:
         self._rows_around = max(1, _AROUND_BYTES // row_bytes)
         self._left = 0
         self._to_populate: deque[tuple[int, int]] = deque()
-        self._fits: bool | None = None
+        self._populating = False
 
     def mapped(self, address: int, size: int) -> None:
         """A file was mapped there."""
@@ -70,8 +72,9 @@ class ReadAhead:
         else:
             self._fetch(rows, count)
             return
-        with suppress(IndexError):  # nothing is left; another thread may have come first
-            populate(*self._to_populate.popleft())
+        if self._to_populate and not self._populating and self._fits:
+            self._populating = True
+            threading.Thread(target=self._populate, name="elm-populate", daemon=True).start()
 
     def prepare_row(self, row: int) -> None:
         """One row is about to be read."""
@@ -80,12 +83,19 @@ class ReadAhead:
         else:
             self.prepare(np.array([row], np.int64))
 
+    def _populate(self) -> None:
+        with suppress(IndexError):
+            while True:
+                populate(*self._to_populate.popleft())
+        self._populating = False
+
     def _fetch(self, rows: IntArray, count: int) -> None:
-        if self._fits is None:
-            self._fits = self._bytes < psutil.virtual_memory().available // 2
-        if not self._fits:
-            self._to_populate.clear()  # not all of it will ever be in memory
         will_need(*self._ranges(rows, count, self._rows_around if self._fits else 1))
+
+    @cached_property
+    def _fits(self) -> bool:
+        """All of it may be in memory at once."""
+        return self._bytes < psutil.virtual_memory().available // 2
 
     def _in_memory(self, rows: IntArray) -> bool:
         some = rows[:: max(1, len(rows) // _SAMPLE_ROWS)]

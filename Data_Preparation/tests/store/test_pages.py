@@ -1,6 +1,7 @@
 import gc
 import mmap
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -198,18 +199,47 @@ def test_rows_that_are_not_in_memory_are_fetched_and_others_only_looked_at_now_a
     ahead.prepare(np.zeros(0, np.int64))
     assert len(told) == 1
     cached[0] = True
-    ahead.mapped(4096, 100 << 20)
+    ahead.mapped(4096, 40 << 20)
     ahead.prepare(np.arange(1000))
-    assert told[1:] == [(4096, 64 << 20)]
+    for thread in threading.enumerate():
+        if thread.name == "elm-populate":
+            thread.join()
+    assert told[1:] == [(4096, 16 << 20), (4096 + (16 << 20), 16 << 20), (4096 + (32 << 20), 8 << 20)]
     assert len(looked) < 1 + 40
     count = len(looked)
     for _ in range(16):
         ahead.prepare(np.arange(1000))
-    assert told[2:] == [(4096 + (64 << 20), 36 << 20)]
+    assert len(told) == 4  # each part is entered once
     assert len(looked) == count  # 16,384 rows are believed to be there
     cached[0] = False
     for _ in range(2):
         ahead.prepare(np.arange(1000))
-    assert len(told) == 4
+    assert len(told) == 5
     ahead.prepare_row(7)
     assert told[-1] == ([7], [10])
+
+
+def test_what_does_not_fit_into_memory_is_neither_entered_whole_nor_fetched_with_its_neighbours(tmp_path, monkeypatch):
+    told, cached = [], [True]
+    monkeypatch.setattr(reading, "will_need", lambda *ranges: told.append(ranges))
+    monkeypatch.setattr(reading, "is_cached", lambda path, place: cached[0])
+    monkeypatch.setattr(reading, "populate", lambda *part: told.append(part))
+    around = []
+
+    def ranges(rows, count, neighbours):
+        around.append(neighbours)
+        return rows, rows
+
+    for rows, expected in ((10**12, 1), (1000, 128 << 10)):
+        ahead = reading.ReadAhead(lambda row: (tmp_path, row), ranges, rows, 1)
+        ahead.mapped(4096, 1 << 20)
+        cached[0] = False
+        ahead.prepare(np.arange(3))
+        assert around.pop() == expected
+        told.clear()
+        cached[0] = True
+        ahead.prepare(np.arange(3))
+        for thread in threading.enumerate():
+            if thread.name == "elm-populate":
+                thread.join()
+        assert len(told) == (0 if rows == 10**12 else 1)
