@@ -29,7 +29,7 @@ from loader_peers import PEERS
 _ROWS, _QUICK_ROWS = 100_000, 10_000
 # All speed cells have two turns, the faster one counting: others may use the machine. Where two come close to each
 # other, they have more, side by side.
-_CLOSE, _MORE_TURNS = ["own_embeddings", "take"], 3
+_CLOSE, _MORE_TURNS = ["own_embeddings", "take", "own_sequential", "h5py_strings"], 3
 _READ_BYTES = 1 << 23
 _CELLS = Path(__file__).with_name("loader_cells.py")
 _OWN = {
@@ -107,7 +107,8 @@ def _run_all(folder: Path, rows: int, quick: bool, formats: set[str]) -> Cells:
     bare = _cell("bare", "-", Path("-"), 0)["anonymous_mb"]
     names = [name for name, format_ in wanted.items() if format_ in formats and not (quick and name in _NOT_IN_QUICK)]
     found: Cells = {}
-    for name in names + ([] if quick else names + _CLOSE * _MORE_TURNS):
+    close = [name for name in _CLOSE if name in names]
+    for name in names + ([] if quick else names + close * _MORE_TURNS):
         cell = _cell("speed", name, folder / wanted[name], rows, 2 if quick else 3)
         cell["anonymous_mb"] -= bare
         found[name] = _better(found.get(name, cell), cell)
