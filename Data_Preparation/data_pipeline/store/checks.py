@@ -127,7 +127,7 @@ def _embedding_shard_faults(
         with np.errstate(over="ignore", invalid="ignore"):  # damaged vectors are what this looks for
             norms = np.linalg.norm(block, axis=1)
         wrong = ~np.isfinite(block).all(axis=1) | (norms == 0)
-        if shard.metadata.get("normalized") == "true":
+        if shard.normalized:
             wrong |= ~(np.abs(norms - 1) <= tolerance)
         if wrong.any():
             row = start + int(np.flatnonzero(wrong)[0])

@@ -26,8 +26,9 @@ class ReadAhead:
     """Makes sure that reading rows does not wait for one page after the other.
 
     Some rows are looked at now and then. While they are in memory, nothing is done but to enter
-    the pages into the process's table, once and in a thread of its own. Else the disk is told of every row that is
-    about to be read; where all data fit into memory, with its neighbours, which will be wanted too.
+    the pages of data that fit into memory into the process's table, once and in a thread of its own.
+    Else the disk is told of every row that is about to be read; where all data fit into memory, with
+    its neighbours, which will be wanted too.
 
     Args:
         where: file and place of a row.
@@ -53,6 +54,8 @@ class ReadAhead:
 
     def mapped(self, address: int, size: int) -> None:
         """A file was mapped there."""
+        if not self._fits:
+            return
         for start in range(0, size, _POPULATE_BYTES):
             self._to_populate.append((address + start, min(_POPULATE_BYTES, size - start)))
 
@@ -72,7 +75,7 @@ class ReadAhead:
         else:
             self._fetch(rows, count)
             return
-        if self._to_populate and not self._populating and self._fits:
+        if self._to_populate and not self._populating:
             self._populating = True
             threading.Thread(target=self._populate, name="elm-populate", daemon=True).start()
 

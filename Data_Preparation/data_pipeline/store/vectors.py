@@ -103,19 +103,16 @@ class Vectors:
                 "with --storage.shard_rows 1048576."
             )
         for index in range(len(self._shards)):
-            self._open(index)
+            self.shard(index)
         return self._arrays[0].view(self._dtype)
-
-    def shard(self, index: int) -> EmbeddingShard:
-        """The shard of a number, opened and checked."""
-        return self._open(index)
 
     def _open_for(self, rows: IntArray) -> None:
         if not self._all_open:
             for index in np.unique(self._shard_of(rows)).tolist():
-                self._open(index)
+                self.shard(index)
 
-    def _open(self, index: int) -> EmbeddingShard:
+    def shard(self, index: int) -> EmbeddingShard:
+        """The shard of a number, opened, checked and mapped."""
         found = self._shards[index]
         if found is not None:
             return found
@@ -158,7 +155,7 @@ class Vectors:
 
     def _where(self, row: int) -> Where:
         index = int(self._shard_of(np.array(row)))
-        shard = self._open(index)
+        shard = self.shard(index)
         return shard.path, shard.offset + (row - int(self._starts[index])) * self._row_bytes
 
     def _ranges(self, rows: IntArray, count: int, around: int) -> tuple[IntArray, IntArray]:

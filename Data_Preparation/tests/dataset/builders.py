@@ -17,8 +17,8 @@ ROWS = 165
 JOINED, UNJOINED, ONE = 32, 33, 10**6
 
 
-def make(folder, shard_rows=ONE, **embedding):
-    """The bundled sample, with the vectors of the hashing embedder; returns the data folder."""
+def made(folder, shard_rows=ONE, **embedding):
+    """The bundled sample, with the vectors of the hashing embedder; returns the config."""
     config = Config(
         data_dir=folder / "data",
         logs_dir=folder / "logs",
@@ -28,7 +28,12 @@ def make(folder, shard_rows=ONE, **embedding):
         embedding=EmbeddingConfig(**{"model_name": "hashing", "batch_size": 16} | embedding),
     )
     run(config)
-    return config.data_dir
+    return config
+
+
+def make(folder, shard_rows=ONE, **embedding):
+    """The same; returns the data folder."""
+    return made(folder, shard_rows, **embedding).data_dir
 
 
 def files(data_dir, folder, split="train"):

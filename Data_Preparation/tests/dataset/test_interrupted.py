@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from builders import make
 
 from data_pipeline import ELMDataset
-from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
-from data_pipeline.pipeline import run
 
 # Reads the first text, which makes the copy; every few rows take their time.
 COPYING = """
@@ -76,18 +75,7 @@ while loader.epoch < 2:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("made")
-    run(
-        Config(
-            data_dir=root / "data",
-            logs_dir=root / "logs",
-            corpus=CorpusConfig(source="sample", name="sample"),
-            preprocess=PreprocessConfig(min_tokens=60),
-            storage=StorageConfig(shard_rows=100),
-            embedding=EmbeddingConfig(model_name="hashing"),
-        )
-    )
-    return root / "data"
+    return make(tmp_path_factory.mktemp("made"), 100)
 
 
 def killed(driver, arguments, after):

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from small_models import randomised, texts_of
 from torch import nn
 from transformers import AutoModel, BertConfig, BertModel, Qwen3Config, Qwen3Model
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import encode, load_embedder
-from data_pipeline.embeddings.tokens import from_rows
 from data_pipeline.embeddings.transformer.forward import Padded
 from data_pipeline.embeddings.transformer.loading import is_causal
 from data_pipeline.embeddings.transformer.openvino import OpenVinoForward
@@ -36,19 +36,6 @@ def bert():
 
 def qwen3():
     return randomised(Qwen3Model(Qwen3Config(**SIZES, num_key_value_heads=1, head_dim=16)))
-
-
-def randomised(model):
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval()
-
-
-def texts_of(*lengths):
-    generator = np.random.default_rng(0)
-    return from_rows([generator.integers(5, 100, length) for length in lengths], [False] * len(lengths))
 
 
 def by_torch(model, pooling, texts):

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from small_models import randomised, texts_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -54,19 +55,6 @@ def qwen3():
 
 def bert():
     return randomised(BertModel(BertConfig(**SIZES)))
-
-
-def randomised(model):
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval()
-
-
-def texts_of(*lengths):
-    generator = np.random.default_rng(0)
-    return from_rows([generator.integers(5, 100, length) for length in lengths], [False] * len(lengths))
 
 
 def setup_of(pooling="last_token", dtype="float32", **config):

@@ -10,29 +10,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from builders import ROWS
+from builders import made as make
 from torch.utils.data import DataLoader
 
 from data_pipeline import ELMCollator, ELMDataset
-from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, SplitConfig, StorageConfig
+from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, SplitConfig
 from data_pipeline.download.sample import sample_qrels, sample_queries
 from data_pipeline.embeddings import HashingEmbedder, encode
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
 from data_pipeline.pipeline import run
-
-ROWS = 165
-
-
-def make(folder, shard_rows=1_000_000, **embedding):
-    config = Config(
-        data_dir=folder / "data",
-        logs_dir=folder / "logs",
-        corpus=CorpusConfig(source="sample", name="sample"),
-        preprocess=PreprocessConfig(min_tokens=60),
-        storage=StorageConfig(shard_rows=shard_rows),
-        embedding=EmbeddingConfig(**{"model_name": "hashing", "batch_size": 16} | embedding),
-    )
-    run(config)
-    return config
 
 
 @pytest.fixture(scope="module")
