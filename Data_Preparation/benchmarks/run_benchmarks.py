@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import corpus
 import embedding_cpu
 import gpu_embedding
+import heads
 import loader
 import main_job
 import memory
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "corpus": corpus.measure,
     "embedding_cpu": embedding_cpu.measure,
     "embedding_gpu": gpu_embedding.measure,
+    "heads": heads.measure,
     "loader": loader.measure,
     "main_job": main_job.measure,
     "memory": memory.measure,

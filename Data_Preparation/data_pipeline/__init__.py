@@ -14,6 +14,7 @@ from data_pipeline.errors import (
     CorruptShard,
     DataPipelineError,
     DeviceHung,
+    FilesFailed,
     MissingExtra,
     ModelError,
     OutOfMemory,
@@ -21,10 +22,14 @@ from data_pipeline.errors import (
     SourceError,
     StaleStage,
     StoreError,
+    WrongEmbedder,
 )
 from data_pipeline.types import Document
 
 if TYPE_CHECKING:
+    from data_pipeline.annotation.files import run_annotation_pipeline, run_embedding_pipeline
+    from data_pipeline.annotation.heads import Head, Scorer, evaluate_head, load_head, save_head, train_head
+    from data_pipeline.annotation.stores import annotate
     from data_pipeline.dataset import ELMCollator, ELMDataset, ELMLoader, PairDataset, interpolate, mixup
     from data_pipeline.download.sample import sample_qrels, sample_queries
     from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
@@ -33,21 +38,30 @@ if TYPE_CHECKING:
     from data_pipeline.verify import verify
 
 _LAZY = {
+    "annotate": "data_pipeline.annotation.stores",
     "ELMCollator": "data_pipeline.dataset",
     "ELMDataset": "data_pipeline.dataset",
     "ELMLoader": "data_pipeline.dataset",
-    "HashingEmbedder": "data_pipeline.embeddings",
-    "PairDataset": "data_pipeline.dataset",
     "embed": "data_pipeline.pipeline",
     "encode": "data_pipeline.embeddings",
+    "evaluate_head": "data_pipeline.annotation.heads",
+    "HashingEmbedder": "data_pipeline.embeddings",
+    "Head": "data_pipeline.annotation.heads",
     "interpolate": "data_pipeline.dataset",
-    "load_embedder": "data_pipeline.embeddings",
     "load_config": "data_pipeline.settings",
+    "load_embedder": "data_pipeline.embeddings",
+    "load_head": "data_pipeline.annotation.heads",
     "load_preset": "data_pipeline.settings",
     "mixup": "data_pipeline.dataset",
+    "PairDataset": "data_pipeline.dataset",
     "run": "data_pipeline.pipeline",
+    "run_annotation_pipeline": "data_pipeline.annotation.files",
+    "run_embedding_pipeline": "data_pipeline.annotation.files",
     "sample_qrels": "data_pipeline.download.sample",
     "sample_queries": "data_pipeline.download.sample",
+    "save_head": "data_pipeline.annotation.heads",
+    "Scorer": "data_pipeline.annotation.heads",
+    "train_head": "data_pipeline.annotation.heads",
     "verify": "data_pipeline.verify",
 }
 
@@ -61,25 +75,36 @@ __all__ = [
     "ELMCollator",
     "ELMDataset",
     "ELMLoader",
+    "FilesFailed",
     "HashingEmbedder",
+    "Head",
     "MissingExtra",
     "ModelError",
     "OutOfMemory",
     "PairDataset",
+    "Scorer",
     "ShardMismatch",
     "SourceError",
     "StaleStage",
     "StoreError",
+    "WrongEmbedder",
+    "annotate",
     "embed",
     "encode",
+    "evaluate_head",
     "interpolate",
     "load_config",
     "load_embedder",
+    "load_head",
     "load_preset",
     "mixup",
     "run",
+    "run_annotation_pipeline",
+    "run_embedding_pipeline",
     "sample_qrels",
     "sample_queries",
+    "save_head",
+    "train_head",
     "verify",
 ]
 

@@ -162,6 +162,10 @@ class EmbeddingConfig(Section):
     """Commit, tag or branch of the model; the commit it stood for is recorded."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models you have read."""
+    task: str | None = None
+    """Adapter of the model to use, for models that come with several (jina-embeddings-v3: text-matching,
+    retrieval.query, retrieval.passage, separation, classification); base: none of them; none: what the
+    model's recipe says (text-matching). Queries get the same one."""
     pooling: Literal["auto", "last_token", "cls", "mean"] = "auto"
     """auto: what the model's own files say, else what its family uses."""
     normalize: bool = True
@@ -245,6 +249,11 @@ class Config(Section):
         """Folder of the safetensors files."""
         folder = self.data_dir / "embeddings"
         return folder / self.embedding.variant if self.embedding.variant else folder
+
+    @property
+    def scores_dir(self) -> Path:
+        """Folder of the scores, one folder in it for each head."""
+        return self.data_dir / "scores"
 
     def get_processed_path(self, split: Split) -> Path:
         """The parquet file of a split that fits in one file."""

@@ -4,9 +4,11 @@ DataPipelineError
 ├── ConfigError          a knob has a value that cannot work (also a ValueError)
 ├── SourceError          a corpus cannot be read, or is not what it should be
 ├── ModelError           an embedder cannot be loaded, or gives wrong vectors
+│   ├── WrongEmbedder    a head does not belong to these vectors
 │   ├── OutOfMemory      a pack does not fit into the device's memory
 │   └── DeviceHung       a GPU does not answer any more
 ├── MissingExtra         an optional dependency is not installed (also an ImportError)
+├── FilesFailed          some files of a job could not be done; all others were
 └── StoreError           the files on disk cannot be used
     ├── ShardMismatch    two stores do not describe the same rows
     ├── StaleStage       finished work was made with other settings
@@ -32,6 +34,10 @@ class ModelError(DataPipelineError):
     """An embedder cannot be loaded, or does not behave as it must."""
 
 
+class WrongEmbedder(ModelError):
+    """A head was trained on vectors of another embedder than those it is to score."""
+
+
 class OutOfMemory(ModelError):
     """A pack does not fit into the device's memory; a smaller one may."""
 
@@ -42,6 +48,10 @@ class DeviceHung(ModelError):
 
 class MissingExtra(DataPipelineError, ImportError):
     """An optional dependency is needed and not installed."""
+
+
+class FilesFailed(DataPipelineError):
+    """Some files of a job could not be done; all others were."""
 
 
 class StoreError(DataPipelineError):

@@ -69,7 +69,7 @@ def atomic_write_json(path: Path, value: object) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for one writing process; the kernel lets go of it when the process dies.
+    """Hold a folder, or a file, for one writing process; the kernel lets go of it when the process dies.
 
     Raises:
         StoreError: another process is writing there.

@@ -11,13 +11,21 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.dataset.dataset import LEVELS, Level
 from data_pipeline.embeddings import Embedder
 from data_pipeline.errors import DataPipelineError, StoreError
-from data_pipeline.store import ParagraphStore, embedding_faults, fingerprint, paragraph_faults, read_manifest
+from data_pipeline.store import (
+    ParagraphStore,
+    embedding_faults,
+    fingerprint,
+    open_scores,
+    paragraph_faults,
+    read_manifest,
+    score_faults,
+)
 from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_file
 
 
 def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Check a corpus and its embeddings.
+    """Check a corpus, its embeddings and its scores.
 
     Args:
         config: says where they are.
@@ -84,6 +92,26 @@ def _hash_faults(config: Config, store: ParagraphStore) -> tuple[list[str], list
         checked, faults = embedding_faults(config.embeddings_dir, manifest, store, split)
         good += checked
         bad += faults
+    for split in store.splits:
+        checked, faults = _score_faults(config, store, split)
+        good += checked
+        bad += faults
+    return good, bad
+
+
+def _score_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[list[str], list[str]]:
+    good: list[str] = []
+    bad: list[str] = []
+    try:
+        found = open_scores(config.scores_dir, split)
+    except StoreError as error:
+        return good, [str(error)]
+    for scores in found:
+        if scores.listed["corpus"] != config.corpus.name:
+            continue
+        faults = list(score_faults(scores, store.listed(split)))
+        bad += faults
+        good += [] if faults else [f"{split}: scores of {scores.name}: hashes, alignment and values"]
     return good, bad
 
 

@@ -379,9 +379,9 @@ def test_doctor_needs_no_network(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.settings])
 def test_every_command_lists_every_field_by_its_dotted_name(command, capsys):
-    assert elm(command, "--help") == 0
+    assert elm(*command.split(), "--help") == 0
     out = capsys.readouterr().out
     for section, field in Config.model_fields.items():
         names = getattr(field.annotation, "model_fields", None)
@@ -401,7 +401,9 @@ def test_help_lists_the_commands(capsys):
     assert elm("--help") == 0
     out = capsys.readouterr().out
     for name, command in COMMANDS.items():
-        assert name in out
+        assert all(word in out for word in name.split())
+        if " " in name:
+            continue
         assert command.help.split()[0] in out
     assert elm() == 2
 

@@ -58,6 +58,9 @@ class ELMDataset(BatchedDataset):
         dtype: of the vectors handed out; None for the stored one (float32 for compressed ones).
         dim: only so many of the first dimensions of a vector, as Matryoshka models allow
             (Kusupati et al., 2022); vectors that had length 1 are given it again.
+        scores: names of heads whose scores are to be in `metadata` (see `elm annotate`); None for all that
+            are there and belong to these paragraphs; of a URL none are read.
+        where: only the rows for which this is true, `"edu >= 3 and token_count > 100"`; see `filter`.
         cache_dir: where copies go; None for that of the config, see `Config.cache_dir`.
         config: for its `data_dir`, `corpus.name`, `embedding.variant` and `cache_dir`, where those
             are not given.
@@ -81,6 +84,8 @@ class ELMDataset(BatchedDataset):
         columns: Sequence[str] | None = None,
         dtype: torch.dtype | None = torch.float32,
         dim: int | None = None,
+        scores: Sequence[str] | None = None,
+        where: str | None = None,
         cache_dir: str | Path | None = None,
         config: Config | None = None,
     ) -> None:
@@ -95,12 +100,14 @@ class ELMDataset(BatchedDataset):
         source = open_source(
             data_dir if data_dir is not None else settings.data_dir,
             split, corpus, variant, "embedding" in self.columns,
-            Path(cache_dir) if cache_dir is not None else settings.cache_dir,
+            Path(cache_dir) if cache_dir is not None else settings.cache_dir, scores,
         )  # fmt: skip
         self.processed_dir = source.store.folder
         self.rows = Rows(source, dim)
         self.embedder: Embedder | None = None
         """The model that made the vectors, once it was needed."""
+        if where is not None:
+            self.rows = self.filter(where).rows
 
     # Samples
 
@@ -139,7 +146,7 @@ class ELMDataset(BatchedDataset):
             if name == "text":
                 sample[name] = rows.columns.text(of_files)
             elif name == "metadata":
-                sample[name] = Metadata(rows.columns, rows.metadata_names, of_files)
+                sample[name] = Metadata(rows, rows.metadata_names, of_files)
             elif name == "embedding":
                 sample[name] = torch.from_numpy(rows.vector(index)).to(self._vector_dtype)
             else:
@@ -154,7 +161,7 @@ class ELMDataset(BatchedDataset):
             if name == "text":
                 found[name] = rows.columns.texts(of_files)
             elif name == "metadata":
-                found[name] = MetadataBatch(rows.columns, rows.metadata_names, of_files, index)
+                found[name] = MetadataBatch(rows, rows.metadata_names, of_files, index)
             elif name == "embedding":
                 found[name] = self._tensor(index)
             else:
@@ -204,10 +211,11 @@ class ELMDataset(BatchedDataset):
         view.rows = self.rows.select(self.checked(asked))
         return view
 
-    def filter(self, condition: "pl.Expr") -> "ELMDataset":
-        """The rows for which a polars expression over the text and metadata columns is true.
+    def filter(self, condition: "pl.Expr | str") -> "ELMDataset":
+        """The rows for which a condition over text, metadata and scores is true.
 
-        `dataset.filter(pl.col("token_count") > 100)`. Only the columns it names are read.
+        `dataset.filter(pl.col("token_count") > 100)`, or as SQL has it, `dataset.filter("token_count > 100")`.
+        Only the columns it names are read.
 
         Raises:
             ValueError: it names a column that is not there, or is not true or false for every row.

@@ -17,7 +17,7 @@ def to_hf(dataset: "ELMDataset") -> "datasets.Dataset":
     """See `ELMDataset.to_hf`."""
     import datasets
 
-    table = dataset.rows.table(dataset.rows.columns.schema.names)
+    table = dataset.rows.table(dataset.rows.names)
     if "embedding" in dataset.columns:
         table = table.append_column("embedding", _vectors(dataset))
     return datasets.Dataset(table.replace_schema_metadata())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.dataset.source import Source
 from data_pipeline.errors import StoreError
-from data_pipeline.store import Columns, EmbeddingShard, Vectors, unit_length
+from data_pipeline.store import Columns, EmbeddingShard, Scores, Vectors, unit_length
 from data_pipeline.types import IntArray
 
 
@@ -68,9 +68,20 @@ class Rows:
         return Vectors([shard.rows for shard in self.source.paragraphs], self.source.open_embeddings)
 
     @cached_property
+    def scores(self) -> Scores:
+        """Scores of the files' rows."""
+        return Scores(self.source.scores)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All columns: texts, metadata, scores."""
+        own = self.columns.schema.names
+        return [*own, *(name for name in self.scores.names if name not in own)]
+
+    @cached_property
     def metadata_names(self) -> list[str]:
         """All columns but the text."""
-        return [name for name in self.columns.schema.names if name != "text"]
+        return [name for name in self.names if name != "text"]
 
     @property
     def first_shard(self) -> EmbeddingShard:
@@ -118,11 +129,29 @@ class Rows:
         return found
 
     def table(self, names: Sequence[str]) -> pa.Table:
-        """Some text and metadata columns of all rows; not copied where all rows are selected."""
+        """Some columns of all rows; not copied where all rows are selected."""
         if self.selection is not None:
-            return self.columns.records(self.selection, names)
-        schema = pa.schema([self.columns.schema.field(name) for name in names])
-        return pa.Table.from_batches(self.columns.batches(names), schema)
+            return self.records(self.selection, names)
+        own = self._own(names)
+        schema = pa.schema([self.columns.schema.field(name) for name in own])
+        found = pa.Table.from_batches(self.columns.batches(own), schema)
+        return self._with_scores(found, names, None)
+
+    def records(self, rows: IntArray, names: Sequence[str]) -> pa.Table:
+        """Some columns of rows of the files, shape (N,)."""
+        own = self._own(names)
+        return self._with_scores(self.columns.records(rows, own), names, rows)
+
+    def _own(self, names: Sequence[str]) -> list[str]:
+        """Those that are not scores."""
+        return [name for name in names if name in self.columns.schema.names]
+
+    def _with_scores(self, found: pa.Table, names: Sequence[str], rows: IntArray | None) -> pa.Table:
+        if len(found.column_names) == len(names):
+            return found
+        # Not by appending to `found`: a table without columns may have forgotten how many rows it has.
+        own = found.column_names
+        return pa.table({name: found[name] if name in own else self.scores.column(name, rows) for name in names})
 
     def prepare(self, index: IntArray, count: int, texts: bool, vectors: bool) -> None:
         """Have runs of `count` rows fetched that are to be read soon; `index` are the first of each."""
@@ -144,4 +173,4 @@ class Rows:
 
     def __getstate__(self) -> dict[str, Any]:
         """Files are named, not copied: a worker process opens them for itself."""
-        return {name: value for name, value in self.__dict__.items() if name not in {"columns", "stored"}}
+        return {name: value for name, value in self.__dict__.items() if name not in {"columns", "scores", "stored"}}

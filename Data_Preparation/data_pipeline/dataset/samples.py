@@ -2,15 +2,21 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from data_pipeline.store import Columns
 from data_pipeline.types import IntArray
+
+
+class Table(Protocol):
+    """Gives some columns of rows of shape (N,)."""
+
+    def records(self, rows: IntArray, names: Sequence[str]) -> pa.Table:
+        """As an Arrow table."""
 
 
 class Sample(dict[str, Any]):
@@ -23,16 +29,16 @@ class Sample(dict[str, Any]):
 class Metadata(Mapping[str, Any]):
     """The metadata of one row, read when it is looked at; `dict(metadata)` is all of it."""
 
-    __slots__ = ("_columns", "_names", "_record", "_row")
+    __slots__ = ("_names", "_record", "_row", "_source")
 
-    def __init__(self, columns: Columns, names: Sequence[str], row: int) -> None:
-        self._columns, self._names, self._row = columns, names, row
+    def __init__(self, source: Table, names: Sequence[str], row: int) -> None:
+        self._source, self._names, self._row = source, names, row
         self._record: dict[str, Any] | None = None
 
     @property
     def _read(self) -> dict[str, Any]:
         if self._record is None:
-            self._record = self._columns.records(np.array([self._row], np.int64), self._names).to_pylist()[0]
+            self._record = self._source.records(np.array([self._row], np.int64), self._names).to_pylist()[0]
         return self._record
 
     def __getitem__(self, name: str) -> Any:
@@ -58,8 +64,8 @@ class MetadataBatch:
     a list of dicts, `batch.table` an Arrow table. `batch.index` are the row numbers, shape (N,).
     """
 
-    def __init__(self, columns: Columns, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
-        self._columns: Columns | None = columns
+    def __init__(self, source: Table, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
+        self._source: Table | None = source
         self._names, self._rows, self.index = names, rows, index
         self._table: pa.Table | None = None
 
@@ -67,8 +73,8 @@ class MetadataBatch:
     def table(self) -> pa.Table:
         """As an Arrow table, one row each."""
         if self._table is None:
-            assert self._columns is not None
-            self._table = self._columns.records(self._rows, self._names)
+            assert self._source is not None
+            self._table = self._source.records(self._rows, self._names)
         return self._table
 
     def __len__(self) -> int:
@@ -91,8 +97,8 @@ class MetadataBatch:
             return found
         if not -len(self) <= key < len(self):
             raise IndexError(f"index {key} is out of range: the batch has {len(self)} rows")
-        if self._table is None and self._columns is not None:
-            return Metadata(self._columns, self._names, int(self._rows[key]))
+        if self._table is None and self._source is not None:
+            return Metadata(self._source, self._names, int(self._rows[key]))
         record: dict[str, Any] = self.table.slice(key % len(self), 1).to_pylist()[0]
         return record
 
@@ -111,7 +117,7 @@ class MetadataBatch:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process sends the rows themselves, not the files they are in.
-        return {"_columns": None, "_names": self._names, "_rows": self._rows, "index": self.index, "_table": self.table}
+        return {"_source": None, "_names": self._names, "_rows": self._rows, "index": self.index, "_table": self.table}
 
 
 class Batch(Sequence[Sample]):

@@ -6,7 +6,7 @@ manifests, its rows against the paragraphs beside it. Nothing is handed out befo
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,17 @@ from data_pipeline.store import (
     ParagraphShard,
     ParagraphStore,
     RemoteFolder,
+    ScoreFolder,
     ShardEntry,
     check_belongs,
     copy_faults,
     copy_path,
     embedding_faults,
     open_embedding_shard,
+    open_scores,
     paragraph_faults,
     read_manifest,
+    score_faults,
     shard_name,
 )
 from data_pipeline.types import Split
@@ -53,6 +56,8 @@ class Source:
     remote: RemoteFolder | None
     embeddings_name: str
     """Of the folder, in the data folder."""
+    scores: tuple[ScoreFolder, ...] = ()
+    """Of the heads."""
 
     @property
     def paragraphs(self) -> list[ParagraphShard]:
@@ -115,6 +120,10 @@ class Source:
         for index in range(len(self.paragraphs)):
             shard, path = self.text_copy(index)
             bad += copy_faults(shard, path)
+        for scores in self.scores:
+            faults = list(score_faults(scores, self.paragraphs))
+            bad += faults
+            good += [] if faults else [f"{self.split}: scores of {scores.name}: hashes, alignment and values"]
         if bad:
             raise CorruptShard("\n".join(bad))
         return good
@@ -212,6 +221,7 @@ def open_source(
     variant: str | None,
     with_embeddings: bool,
     cache_dir: Path | None,
+    scores: Sequence[str] | None = None,
 ) -> Source:
     """Find the files of a split and check them; see `ELMDataset`."""
     name = f"embeddings/{variant}" if variant else "embeddings"
@@ -231,7 +241,10 @@ def open_source(
     else:
         root = Path(data_dir)
         store = ParagraphStore(root / _corpus_folder(str(root), corpus, embedded, partial(_folders, root)))
-    source = Source(split, store, folder, manifest, with_embeddings, cache_dir, remote, name)
+    if remote is not None and scores:
+        raise StoreError(f"scores are read from folders of this machine only, {remote.shown} is not one; copy it")
+    found = () if remote is not None else _scores(Path(data_dir) / "scores", split, store, scores)
+    source = Source(split, store, folder, manifest, with_embeddings, cache_dir, remote, name, found)
     source.check()
     if with_embeddings and remote is None and (entry is None or store.manifest is None):
         first = source.open_embeddings(0)
@@ -241,6 +254,20 @@ def open_source(
                 folder, store.folder,
             )  # fmt: skip
     return source
+
+
+def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[str] | None) -> tuple[ScoreFolder, ...]:
+    """The scores that belong to a split's paragraphs; those that were asked for by name must."""
+    found = []
+    for scores in open_scores(folder, split, names):
+        mismatch = scores.mismatch(store.listed(split))
+        if mismatch is None:
+            found.append(scores)
+        elif names is not None:
+            raise ShardMismatch(mismatch)
+        elif scores.listed["corpus"] == store.folder.name.removesuffix("_processed"):
+            logger.warning("%s They are left out.", mismatch)
+    return tuple(found)
 
 
 def _corpus_folder(where: str, named: str | None, embedded: str | None, folders: Callable[[], list[str]]) -> str:

@@ -23,9 +23,14 @@ def frame(rows: Rows, names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(rows.table(names)))
 
 
-def kept_rows(dataset: "ELMDataset", condition: pl.Expr) -> NDArray[np.bool_]:
+def kept_rows(dataset: "ELMDataset", condition: pl.Expr | str) -> NDArray[np.bool_]:
     """For every row whether a condition holds; see `ELMDataset.filter`."""
-    there = dataset.rows.columns.schema.names
+    there = dataset.rows.names
+    if isinstance(condition, str):
+        try:
+            condition = pl.sql_expr(condition)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(f"the condition {condition!r} cannot be read: {error}") from error
     named = list(dict.fromkeys(condition.meta.root_names()))
     if not named or condition.meta.has_multiple_outputs():  # a selector, or a pattern
         named = there

@@ -20,7 +20,7 @@ _BLOCK_BYTES = 1 << 20
 
 def open_jsonl(config: CorpusConfig) -> Corpus:
     """JSON Lines, one object a line; a folder is read file by file, sorted by name."""
-    return _open(config, files_under(config.path, (".jsonl", ".jsonl.gz", ".jsonl.zst"), "jsonl"), _json_records)
+    return _open(config, files_under(config.path, (".jsonl", ".jsonl.gz", ".jsonl.zst"), "jsonl"), _json_documents)
 
 
 def open_parquet(config: CorpusConfig) -> Corpus:
@@ -44,8 +44,17 @@ def _open(config: CorpusConfig, files: list[Path], read: Any) -> Corpus:
     )
 
 
-def _json_records(path: Path, config: CorpusConfig) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _json_documents(path: Path, config: CorpusConfig) -> Iterator[tuple[int, Mapping[str, Any]]]:
     del config
+    return json_records(path)
+
+
+def json_records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line numbers and objects of a JSON Lines file, plain, .gz or .zst; empty lines are left out.
+
+    Raises:
+        SourceError: the file cannot be read, or a line is not a JSON object.
+    """
     compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     number = 0
     try:

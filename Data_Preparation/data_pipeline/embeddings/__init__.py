@@ -8,7 +8,8 @@ from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Cost, Embedder, Identity, Runtime, tokenizer_sha256
 from data_pipeline.embeddings.engine import Engine, Tally, encode
 from data_pipeline.embeddings.hashing import HashingEmbedder
-from data_pipeline.embeddings.tokens import Tokens
+from data_pipeline.embeddings.plan import make_plan
+from data_pipeline.embeddings.tokens import Tokens, spill
 from data_pipeline.embeddings.write import SplitResult, embed_split
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "encode",
     "load_embedder",
     "load_tokenizer",
+    "make_plan",
+    "spill",
     "tokenizer_sha256",
 ]
 

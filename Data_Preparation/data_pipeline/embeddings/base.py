@@ -31,10 +31,12 @@ class Identity:
     """Put before every document."""
     tokenizer: str
     """SHA-256 of its description."""
+    task: str = ""
+    """Adapter of the model, where it has several."""
 
     def to_metadata(self) -> dict[str, str]:
         """For a safetensors header, whose values are strings."""
-        return {
+        found = {
             "model": self.model,
             "revision": self.revision,
             "pooling": self.pooling,
@@ -45,6 +47,8 @@ class Identity:
             "prompt": self.prompt,
             "tokenizer": self.tokenizer,
         }
+        # Only where there is one: files that were written before there were any must stay equal.
+        return found | ({"task": self.task} if self.task else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is on disk: paragraphs (parquet), embeddings (safetensors), and manifests.
+"""What is on disk: paragraphs (parquet), embeddings (safetensors), scores (parquet), and manifests.
 
 Row i of shard k of a split is the same paragraph in every store. The parquet shards fix ids
 and order; every other file carries the SHA-256 of the id column it was made from.
@@ -29,6 +29,7 @@ from data_pipeline.store.manifest import (
 )
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, ParagraphWriter, shard_name
 from data_pipeline.store.remote import RemoteFolder
+from data_pipeline.store.scores import ScoreFolder, Scores, ScoreWriter, open_scores, score_faults
 from data_pipeline.store.vectors import Vectors
 
 __all__ = [
@@ -44,6 +45,9 @@ __all__ = [
     "ParagraphStore",
     "ParagraphWriter",
     "RemoteFolder",
+    "ScoreFolder",
+    "ScoreWriter",
+    "Scores",
     "ShardEntry",
     "Vectors",
     "calibrate",
@@ -57,11 +61,13 @@ __all__ = [
     "entry_of",
     "fingerprint",
     "open_embedding_shard",
+    "open_scores",
     "paragraph_faults",
     "read_embedding_header",
     "read_manifest",
     "recover_folder",
     "replace_folder",
+    "score_faults",
     "shard_name",
     "unit_length",
     "write_manifest",

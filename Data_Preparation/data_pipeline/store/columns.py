@@ -8,6 +8,7 @@ parquet's hash in it: another parquet is another file. The copies can be deleted
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -228,12 +229,23 @@ def copy_faults(shard: ParagraphShard, path: Path) -> list[str]:
 
 
 def write_copy(shard: ParagraphShard, path: Path) -> None:
-    """Write a shard's Arrow copy, once also where several processes come at the same time.
-
-    Older copies of the shard and what a killed process left are removed.
+    """Write a shard's Arrow copy; see `make_once`.
 
     Raises:
         CorruptShard: the shard's texts are not those its hashes speak of.
+    """
+    make_once(path, shard.path.name, partial(_write_arrow, shard))
+
+
+def make_once(path: Path, name: str, write: Callable[[Path], None]) -> None:
+    """Write a copy once, also where several processes come at the same time.
+
+    Older copies of the file and what a killed process left are removed.
+
+    Args:
+        path: of the copy, `<stem>.<key>.arrow`.
+        name: of the file that is copied, for the log.
+        write: writes the copy to the path it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = path.name.split(".")[0]
@@ -242,10 +254,10 @@ def write_copy(shard: ParagraphShard, path: Path) -> None:
             return
         for stale in path.parent.glob(f"{stem}.*.arrow*"):
             stale.unlink()
-        logger.info("preparing %s for random access", shard.path.name)
+        logger.info("preparing %s for random access", name)
         temporary = path.with_name(f"{path.name}.tmp")
         try:
-            _write_arrow(shard, temporary)
+            write(temporary)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

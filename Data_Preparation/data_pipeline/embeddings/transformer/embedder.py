@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from data_pipeline.embeddings.transformer.loading import (
 from data_pipeline.embeddings.transformer.paths import Path, Setup, choose_path
 from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
-from data_pipeline.embeddings.transformer.weights import find_model
+from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ConfigError, DeviceHung, ModelError, OutOfMemory
 from data_pipeline.types import Float32Array
 
@@ -43,14 +43,14 @@ class TransformerEmbedder:
     def __init__(self, config: EmbeddingConfig) -> None:
         self._files = find_model(config)
         self.tokenizer, limit, pad_id = load_tokenizer(self._files, config)
-        recipe = read_recipe(self._files.folder, limit, config.pooling)
+        recipe = read_recipe(self._files.folder, limit, config.pooling, config.task)
         max_length = min(config.max_length or recipe.max_length, recipe.max_length)
         self._encoder = Tokenizer.from_str(self.tokenizer.to_str())
         self._encoder.enable_truncation(max_length)
         self._end_id = end_token_id(self._encoder, recipe, config.model_name)
         device = torch.device(choose_device(config.device))
         dtype = choose_dtype(config.dtype, device.type, recipe, config.fp8)
-        self._setup = Setup(config, recipe.pooling, device, dtype, pad_id)
+        self._setup = Setup(config, recipe.pooling, device, dtype, pad_id, recipe.task)
         self._enqueue = threading.Lock()
         path = self._choose_path()
         self._forward, self.runtime = path.forward, path.runtime
@@ -66,10 +66,12 @@ class TransformerEmbedder:
             max_length=max_length,
             prompt=recipe.prompt if config.prompt is None else config.prompt,
             tokenizer=tokenizer_sha256(self.tokenizer),
+            task=_recorded_task(config, self._files, limit, recipe),
         )
         logger.info(
-            "model %s (%s): %s pooling, %d of %d dimensions, at most %d tokens, %s on %s, attention %s",
-            config.model_name, self._files.revision[:32], recipe.pooling, self.identity.dim, width,
+            "model %s (%s)%s: %s pooling, %d of %d dimensions, at most %d tokens, %s on %s, attention %s",
+            config.model_name, self._files.revision[:32], f" for {recipe.task}" if recipe.task else "",
+            recipe.pooling, self.identity.dim, width,
             max_length, self.identity.dtype, device, self.runtime.attention,
         )  # fmt: skip
 
@@ -127,7 +129,8 @@ class TransformerEmbedder:
             ) from error
 
     def _load(self, dtype: str) -> Any:
-        return load_model(self._files, dtype, self._setup.device, self._setup.config.trust_remote_code)
+        setup = self._setup
+        return load_model(self._files, dtype, setup.device, setup.config.trust_remote_code, setup.task)
 
     def _choose_path(self) -> Path:
         """Load the model, make it as asked for, and say what lower precision costs."""
@@ -169,6 +172,19 @@ def wait_for(finished: Callable[[], bool], timeout_s: float, device: str) -> Non
                 "--embedding.device_timeout_s."
             )
         time.sleep(_POLL_S)
+
+
+def _recorded_task(config: EmbeddingConfig, files: ModelFiles, limit: int, recipe: Recipe) -> str:
+    """Of the identity: the adapter; `base` where the model is used without the one it would get if none was asked for.
+
+    A model that gets none anyway has no task, whether `base` was asked for or not: its vectors are the same.
+    """
+    if recipe.task is not None or config.task is None:
+        return recipe.task or ""
+    with suppress(ConfigError):  # it would get one that is not there
+        if read_recipe(files.folder, limit, config.pooling).task is None:
+            return ""
+    return config.task
 
 
 def _checked_dim(config: EmbeddingConfig, recipe: Recipe, width: int) -> int:

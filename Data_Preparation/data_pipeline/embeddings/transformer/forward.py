@@ -85,12 +85,16 @@ class Padded:
     device: torch.device
     causal: bool
     pad_id: int
+    adapter: int | None = None
+    """Number of the adapter, for models that are told with every batch."""
 
     def __call__(self, texts: Tokens) -> Tensor:
         """See `Forward`."""
         padded, real = pad(texts, self.pad_id)
         ids, mask = to_device(padded, self.device).long(), to_device(real, self.device)
         more: dict[str, Any] = {"use_cache": False} if self.causal else {"attention_mask": mask.long()}
+        if self.adapter is not None:
+            more["adapter_mask"] = torch.full((len(texts),), self.adapter, dtype=torch.int32, device=self.device)
         hidden = self.model(input_ids=ids, **more).last_hidden_state
         lengths = to_device(texts.lengths, self.device)
         return POOLINGS[self.pooling](hidden[mask], lengths).float()

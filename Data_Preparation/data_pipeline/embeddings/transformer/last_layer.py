@@ -32,7 +32,7 @@ def prune_last_layer(model: Any, pooling: str) -> Callable[[], None] | None:
     if layers is None:
         return None
     last: Any = layers[-1]
-    for fits, forward in ((_is_pre_norm, _pre_norm), (_is_bert, _bert)):
+    for fits, forward in ((_is_pre_norm, _pre_norm), (_is_post_norm, _post_norm), (_is_bert, _bert)):
         if fits(last):
             last.forward = partial(forward, last)
             return partial(delattr, last, "forward")
@@ -55,7 +55,18 @@ def _is_pre_norm(layer: Any) -> bool:
     """Qwen2, Qwen3, Llama, Mistral: norm, attention, norm, feed-forward, nothing else."""
     if _children(layer) != {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}:
         return False
-    attention = layer.self_attn
+    return _is_rotary(layer.self_attn)
+
+
+def _is_post_norm(layer: Any) -> bool:
+    """Gte: attention, norm, feed-forward, norm, nothing else but dropout."""
+    children = {"self_attn", "post_attention_layernorm", "mlp", "post_mlp_layernorm"}
+    dropout = {"post_attention_dropout", "post_mlp_dropout"}
+    return _children(layer) == children | dropout and _is_rotary(layer.self_attn)
+
+
+def _is_rotary(attention: Any) -> bool:
+    """Whether `_rotary_attention` is what it computes."""
     projections = {"q_proj", "k_proj", "v_proj", "o_proj"}
     return (
         projections <= _children(attention) <= projections | {"q_norm", "k_norm"}
@@ -79,11 +90,36 @@ def _pre_norm(
 ) -> Tensor:
     """Hidden states of shape (1, T, D) -> (1, N, D)."""
     del others  # masks and caches, which packed models do not have
-    attention = layer.self_attn
-    heads = (1, -1, attention.head_dim)
     normed = layer.input_layernorm(hidden_states)
-    query = attention.q_proj(normed[:, pooled_places]).unflatten(-1, heads[1:])
-    key, value = (project(normed).unflatten(-1, heads[1:]) for project in (attention.k_proj, attention.v_proj))
+    attended = _rotary_attention(layer.self_attn, normed, position_embeddings, pooled_places, segments)
+    hidden = hidden_states[:, pooled_places] + attended
+    out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return out
+
+
+def _post_norm(
+    layer: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    pooled_places: Tensor,
+    segments: Any,
+    **others: Any,
+) -> Tensor:
+    """Hidden states of shape (1, T, D) -> (1, N, D)."""
+    del others
+    attended = _rotary_attention(layer.self_attn, hidden_states, position_embeddings, pooled_places, segments)
+    hidden = layer.post_attention_layernorm(hidden_states[:, pooled_places] + attended)
+    out: Tensor = layer.post_mlp_layernorm(hidden + layer.mlp(hidden))
+    return out
+
+
+def _rotary_attention(
+    attention: Any, states: Tensor, position_embeddings: tuple[Tensor, Tensor], pooled_places: Tensor, segments: Any
+) -> Tensor:
+    """States of shape (1, T, D) -> what attention adds to the pooled ones, (1, N, D)."""
+    width = (-1, attention.head_dim)
+    query = attention.q_proj(states[:, pooled_places]).unflatten(-1, width)
+    key, value = (project(states).unflatten(-1, width) for project in (attention.k_proj, attention.v_proj))
     if "q_norm" in _children(attention):
         query, key = attention.q_norm(query), attention.k_norm(key)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
@@ -94,8 +130,7 @@ def _pre_norm(
     found, _ = ALL_ATTENTION_FUNCTIONS[PACKED](
         attention, query, key, value, None, scaling=attention.scaling, segments=replace(segments, single=True)
     )
-    hidden = hidden_states[:, pooled_places] + attention.o_proj(found.flatten(-2))
-    out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    out: Tensor = attention.o_proj(found.flatten(-2))
     return out
 
 

@@ -1,20 +1,32 @@
 """A model's files -> tokenizer and model in memory, on the device and in the precision to use."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.transformer.recipe import Recipe
+from data_pipeline.embeddings.transformer.native import (
+    adapter_number,
+    add_peft_adapter,
+    native_config,
+    weights_with_adapter,
+)
+from data_pipeline.embeddings.transformer.recipe import Recipe, read_json
 from data_pipeline.embeddings.transformer.weights import ModelFiles
 from data_pipeline.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
 
 _SENTENCE = "One short sentence."
+# Code that comes with a model, written for another transformers, fails in any of these ways.
+_FAILURES = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
+)  # fmt: skip
 
 
 def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenizer, int, int]:
@@ -24,11 +36,12 @@ def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenize
         The tokenizer, its own maximum length in tokens, and the padding token's id.
 
     Raises:
-        ModelError: it cannot be loaded, or is not a fast one.
+        ModelError: it cannot be loaded, is not a fast one, or its model's own code would have to run.
     """
+    native = native_config(files.folder, config.trust_remote_code)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            files.folder, trust_remote_code=config.trust_remote_code, local_files_only=True
+            files.folder, trust_remote_code=config.trust_remote_code, local_files_only=True, config=native
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load the tokenizer in {files.folder}: {error}") from error
@@ -66,23 +79,59 @@ def end_token_id(encoder: Tokenizer, recipe: Recipe, name: str) -> int | None:
     return expected
 
 
-def load_model(files: ModelFiles, dtype: str, device: torch.device, trust_remote_code: bool) -> Any:
+def load_model(
+    files: ModelFiles, dtype: str, device: torch.device, trust_remote_code: bool, task: str | None = None
+) -> Any:
     """The model with transformers' own choice of attention, for inference.
 
+    Args:
+        files: of the model.
+        dtype: of its weights.
+        device: to put it on.
+        trust_remote_code: run the model's own code where transformers has none for it.
+        task: the adapter to add to the weights, as the model calls it.
+
     Raises:
-        ModelError: it cannot be loaded, or does not fit.
+        ModelError: it cannot be loaded, lacks weights, does not fit, or its own code would have to run.
     """
     # A bar for loading weights takes a second and tells a user nothing.
     transformers.utils.logging.disable_progress_bar()
+    settings = read_json(files.folder / "config.json")
+    native = native_config(files.folder, trust_remote_code)
+    # The folder is there; what may still have to come from the hub is code that it names and was allowed.
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not trust_remote_code}
+    if native is None and not trust_remote_code and "AutoModel" in (settings.get("auto_map") or {}):
+        logger.warning("code that comes with %s is not run, but transformers' own for its type", files.folder)
+    source: Path | None = files.folder
+    kind: Any = transformers.AutoModel
     try:
-        model = transformers.AutoModel.from_pretrained(
-            files.folder,
+        if native is not None:
+            options = {"config": native, "local_files_only": True}
+            if settings.get("lora_adaptations"):
+                # Not from the folder: what is loaded there are the weights before any adapter, by other names.
+                source, kind = None, transformers.JinaEmbeddingsV3Model
+                options["state_dict"] = weights_with_adapter(files.folder, settings, task)
+        model, info = kind.from_pretrained(
+            source,
             dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
             use_safetensors=True,
-            local_files_only=True,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
+        if missing:
+            raise ModelError(
+                f"{files.folder} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} for one: its "
+                "vectors would be random. The files are incomplete, or are those of another kind of model."
+            )
+        if task is not None and source is not None and adapter_number(model, task) is None:
+            if settings.get("lora_adaptations"):
+                raise ModelError(
+                    f"{files.folder} names the adapter {task!r}, but transformers' {type(model).__name__} has no place "
+                    "for it. Set --embedding.task base to do without."
+                )
+            add_peft_adapter(model, files.folder / task)
+    except _FAILURES as error:
         raise ModelError(f"cannot load the model in {files.folder}: {error}") from error
     try:
         return model.to(device).eval()
@@ -92,7 +141,7 @@ def load_model(files: ModelFiles, dtype: str, device: torch.device, trust_remote
         ) from error
 
 
-def choose_device(asked: str) -> str:
+def choose_device(asked: str, setting: str = "--embedding.device") -> str:
     """`auto` to cuda, else mps, else cpu; a device that was asked for must be there.
 
     Raises:
@@ -105,7 +154,7 @@ def choose_device(asked: str) -> str:
     try:
         torch.zeros(1, device=asked)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--embedding.device {asked}: {str(error).splitlines()[0]}. Use auto or cpu.") from error
+        raise ConfigError(f"{setting} {asked}: {str(error).splitlines()[0]}. Use auto or cpu.") from error
     return asked
 
 

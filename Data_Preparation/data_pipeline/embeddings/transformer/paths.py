@@ -20,6 +20,7 @@ from data_pipeline.embeddings.transformer.forward import Forward, Packed, Padded
 from data_pipeline.embeddings.transformer.last_layer import layers_of, prune_last_layer
 from data_pipeline.embeddings.transformer.linear import pack_linear_layers
 from data_pipeline.embeddings.transformer.loading import is_causal
+from data_pipeline.embeddings.transformer.native import adapter_number
 from data_pipeline.embeddings.transformer.probe import Probes
 from data_pipeline.errors import ConfigError, ModelError
 
@@ -39,10 +40,13 @@ class Setup:
     device: torch.device
     dtype: str
     pad_id: int
+    task: str | None = None
+    """The adapter to use, of models that come with several."""
 
     def padded(self, model: Any) -> Padded:
         """The path that works for every model: transformers' own code over padded texts."""
-        return Padded(model, self.pooling, self.device, is_causal(model), self.pad_id)
+        adapter = adapter_number(model, self.task)
+        return Padded(model, self.pooling, self.device, is_causal(model), self.pad_id, adapter)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,9 @@ def _packed_paths(model: Any, setup: Setup, refused: list[str]) -> Iterator[tupl
     asked = setup.config.attention
     if _rope_type(model) in {"dynamic", "longrope"}:
         refused.append("packing: the model's positions depend on the longest text of a pack")
+        return
+    if adapter_number(model, setup.task) is not None:
+        refused.append("packing: the model wants an adapter's number for every text of a batch")
         return
     for name in KERNELS if asked == "auto" else {asked} & set(KERNELS):
         if missing := why_not(name, setup.device, setup.dtype):

@@ -62,18 +62,19 @@ def find_model(config: EmbeddingConfig, weights: bool = True) -> ModelFiles:
     folder = Path(config.model_name).expanduser()
     if folder.is_dir():
         return _local(folder, weights)
-    commit = resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)
+    resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)  # for its clear errors
     from huggingface_hub import snapshot_download
 
     try:
         patterns = _FILES + _WEIGHTS if weights else _FILES
+        # By branch: of what was fetched by commit, the cache does not know offline which commit the branch stood for.
         found = snapshot_download(
-            config.model_name, revision=commit or config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
+            config.model_name, revision=config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
         )
     except TRANSPORT_ERRORS as error:
         raise ModelError(f"could not download {config.model_name}: {error}. {WAYS_OUT}") from error
     # The hub's cache names a snapshot's folder by its commit.
-    return ModelFiles(Path(found), commit or Path(found).name)
+    return ModelFiles(Path(found), Path(found).name)
 
 
 def _packaged(name: str) -> ModelFiles:
@@ -100,5 +101,6 @@ def _local(folder: Path, weights: bool) -> ModelFiles:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{folder} has no .safetensors file; weights in other formats are pickles and are not loaded")
+    files += sorted(folder.glob("*/adapter_model.safetensors"))
     hashes = [sha256_of_file(path)[:16] for path in files]
     return ModelFiles(folder, "sha256:" + "-".join(hashes))

@@ -73,7 +73,7 @@ def test_a_pooling_this_package_does_not_have_is_refused(tmp_path, said):
     [
         ("qwen3", "last_token"), ("qwen2", "last_token"), ("mistral", "last_token"), ("llama", "last_token"),
         ("bert", "mean"), ("distilbert", "mean"), ("roberta", "mean"), ("xlm-roberta", "mean"), ("mpnet", "mean"),
-        ("modernbert", "mean"),
+        ("modernbert", "mean"), ("gte", "cls"), ("new", "cls"),
     ],
 )  # fmt: skip
 def test_a_known_family_needs_no_files(tmp_path, family, pooling):
@@ -132,6 +132,8 @@ def test_without_prompts_there_are_none_but_for_qwen3(tmp_path):
         ({"max_position_embeddings": 512}, {"max_seq_length": None}, NO_LIMIT, 512),
         ({"max_position_embeddings": 32768}, {"max_seq_length": 40960}, NO_LIMIT, 32768),
         ({}, {}, NO_LIMIT, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, {}, NO_LIMIT, 512),
+        ({"model_type": "gte", "max_position_embeddings": 8192}, {"max_seq_length": 8192}, 32768, 8192),
     ],
 )
 def test_the_maximum_length_is_the_least_of_all_that_are_known(tmp_path, config, said, tokenizer_limit, max_length):

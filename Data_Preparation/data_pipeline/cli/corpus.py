@@ -1,136 +1,16 @@
-"""The command `elm`, and the scripts: a table from command to library function."""
+"""The commands that make a corpus and look at it: run, embed, verify, info, doctor."""
 
 import argparse
-import logging
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.config import Config, preset_names, preset_path, read_config_file
-from data_pipeline.errors import ConfigError, DataPipelineError, DeviceHung, MissingExtra, SourceError, StaleStage
-from data_pipeline.settings import add_flags, load_config
+from data_pipeline.cli.command import FAILED, Command, Given, common_arguments, configure, configure_existing, say
+from data_pipeline.config import Config
+from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
-from data_pipeline.utils import configure_logging, format_table, human_bytes
-
-logger = logging.getLogger(__name__)
-
-Given = Callable[[argparse.Namespace], dict[str, Any]]
-
-_BAD_INPUT, _FAILED, _INTERRUPTED = 2, 1, 130
-
-# Short flags of the original scripts -> the field each one sets.
-_ALIASES: Mapping[str, str] = {
-    "source": "corpus.source",
-    "min_tokens": "preprocess.min_tokens",
-    "max_tokens": "preprocess.max_tokens",
-    "batch_size": "embedding.batch_size",
-    "model_name": "embedding.model_name",
-    "precision": "embedding.precision",
-    "output_dir": "data_dir",
-    "normalize": "embedding.normalize",
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 failed, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="elm", description="Turn text into training-ready embedding data sets.", allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    given: dict[str, Given] = {}
-    for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
-        sub.add_argument("--config", type=Path, help="YAML file with settings, instead of a preset")
-        command.add_arguments(sub)
-        given[name] = add_flags(sub)
-    parsed = parser.parse_args(arguments)
-    try:
-        return COMMANDS[parsed.command].run(parsed, given[parsed.command])
-    except (ConfigError, SourceError, MissingExtra, StaleStage) as error:
-        return _complain(error, _BAD_INPUT)
-    except DeviceHung as error:
-        _complain(error, _FAILED)
-        logging.shutdown()
-        sys.stderr.flush()
-        # A thread waits for the GPU for ever, and Python would wait for the thread.
-        os._exit(_FAILED)
-    except (DataPipelineError, OSError) as error:
-        return _complain(error, _FAILED)
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on where it stopped", file=sys.stderr)
-        return _INTERRUPTED
-
-
-def _complain(error: Exception, code: int) -> int:
-    logger.debug("failed", exc_info=error)
-    print(f"error: {error}", file=sys.stderr)
-    return code
-
-
-def _configure(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
-    """The config of a command line; says which preset was taken, and starts the log."""
-    flags = given(parsed)
-    for alias, name in _ALIASES.items():
-        if getattr(parsed, alias, None) is not None:
-            _set(flags, name, getattr(parsed, alias))
-    if getattr(parsed, "no_flash_attention", False):
-        _set(flags, "embedding.attention", "segments")
-    if getattr(parsed, "no_fp16", False):
-        _set(flags, "embedding.dtype", "float32")
-    embedding = flags.get("embedding", {})
-    if "model_name" in embedding:
-        # The packaged weights belong to the preset's model, not to another one.
-        embedding.setdefault("weights", "hub")
-    if parsed.config is not None and flags.get("preset"):
-        raise ConfigError(
-            "--config and --preset exclude each other: a preset is a file of settings too. Leave one out."
-        )
-    preset, said = (
-        _preset(flags.get("preset") or os.environ.get("ELM_PRESET") or "auto")
-        if parsed.config is None
-        else ("", f"settings: {parsed.config}")
-    )
-    flags["preset"] = preset
-    config = load_config(preset_path(preset) if preset else parsed.config, flags)
-    if log_name is None:
-        configure_logging(None)
-    else:
-        writes = not getattr(parsed, "dry_run", False)
-        configure_logging(parsed.log_file or config.logs_dir / log_name if writes else None)
-        logger.info(said)
-    return config
-
-
-def _configure_existing(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
-    """The config of a command about what is on disk: of the corpus that is there, where nobody named one."""
-    from data_pipeline.pipeline import find_corpus
-
-    config = _configure(parsed, given, log_name)
-    in_file = read_config_file(parsed.config).get("corpus", {}) if parsed.config else {}
-    named = "name" in given(parsed).get("corpus", {}) or "name" in in_file or "ELM_CORPUS__NAME" in os.environ
-    return find_corpus(config, named)
-
-
-def _preset(asked: str) -> tuple[str, str]:
-    if asked != "auto":
-        return asked, f"preset {asked}"
-    from data_pipeline.machine import choose_preset, gpu_memory_bytes
-
-    preset, why = choose_preset(gpu_memory_bytes())
-    others = ", ".join(name for name in preset_names() if name != preset)
-    return preset, f"preset {preset}, chosen because of {why}; to choose another: --preset NAME ({others})"
-
-
-def _set(flags: dict[str, Any], name: str, value: Any) -> None:
-    section, _, field = name.rpartition(".")
-    target = flags.setdefault(section, {}) if section else flags
-    if field in target:
-        raise ConfigError(f"{name} is given twice, as {value!r} and as {target[field]!r}; leave one of the flags out")
-    target[field] = value
+from data_pipeline.utils import format_table, human_bytes
 
 
 def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
@@ -146,12 +26,12 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.pipeline import run
 
     started = time.monotonic()
-    config = _configure(parsed, given, "pipeline.log")
+    config = configure(parsed, given, "pipeline.log")
     _check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
     if parsed.dry_run:
         return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)
     report = run(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
-    _say(_summary(config, report, time.monotonic() - started))
+    say(_summary(config, report, time.monotonic() - started))
     return 0
 
 
@@ -159,32 +39,32 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.pipeline import embed, save_run
 
     started = time.monotonic()
-    config = _configure_existing(parsed, given, "embeddings.log")
+    config = configure_existing(parsed, given, "embeddings.log")
     _check_ready(config, corpus=False, weights=True)
     report = embed(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
-    _say(_summary(config, report, time.monotonic() - started))
+    say(_summary(config, report, time.monotonic() - started))
     return 0
 
 
 def _verify(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.verify import verify
 
-    config = _configure_existing(parsed, given)
+    config = configure_existing(parsed, given)
     good, bad = verify(config, parsed.level, parsed.rows)
     for line in good:
         print(f"ok     {line}")
     for line in bad:
         print(f"FAULT  {line}")
     print(f"{config.processed_dir}: " + (f"{len(bad)} faults" if bad else "everything is in order"))
-    return _FAILED if bad else 0
+    return FAILED if bad else 0
 
 
 def _info(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.dataset import ELMDataset
-    from data_pipeline.store import ParagraphStore, read_manifest
+    from data_pipeline.store import ParagraphStore, open_scores, read_manifest
 
-    config = _configure_existing(parsed, given)
+    config = configure_existing(parsed, given)
     store = ParagraphStore(config.processed_dir)
     rows = [("corpus", str((store.manifest or {}).get("corpus", store.folder.name))), ("folder", str(store.folder))]
     rows += _paragraph_rows(store.manifest or {})
@@ -198,19 +78,22 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
             vector = statistics["embedding"]
             text += f", {vector['dim']} dimensions ({vector['precision']}), mean norm {vector['norm_mean']:.4f}"
         rows.append((split, text))
+    for split in store.splits:
+        if names := [scores.name for scores in open_scores(config.scores_dir, split)]:
+            rows.append((f"{split} scores", ", ".join(names)))
     for split, entry in embedded.items():
         settings = entry["settings"]
         rows.append((f"{split} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))
-    _say(format_table(rows))
+    say(format_table(rows))
     return 0
 
 
 def _doctor(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.machine import facts
 
-    config = _configure(parsed, given)
+    config = configure(parsed, given)
     marks = {True: "yes", False: "no ", None: "   "}
-    _say("\n".join(f"{marks[fact.good]}  {fact.name:<18} {fact.value}" for fact in facts(config.data_dir)))
+    say("\n".join(f"{marks[fact.good]}  {fact.name:<18} {fact.value}" for fact in facts(config.data_dir)))
     return 0
 
 
@@ -226,7 +109,7 @@ def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int
         ("splits", f"by {config.split.method}, seed {config.split.seed}"),
         ("embeddings to", "none" if skip_embeddings else str(config.embeddings_dir)),
     ]
-    _say("dry run: everything is there, nothing was written. This would be made:\n" + format_table(rows))
+    say("dry run: everything is there, nothing was written. This would be made:\n" + format_table(rows))
     return 0
 
 
@@ -300,16 +183,8 @@ def _shown(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _say(text: str) -> None:
-    print(text)
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output-dir", type=Path, help="folder for everything that is made (data_dir)")
-
-
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
+    common_arguments(parser)
     _embedding_arguments(parser)
     parser.add_argument("--source", help="where the text comes from (corpus.source)")
     parser.add_argument("--min-tokens", type=int, help="fewest tokens of a paragraph (preprocess.min_tokens)")
@@ -320,7 +195,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
+    common_arguments(parser)
     _embedding_arguments(parser)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
     parser.add_argument("--no-fp16", action="store_true", help="compute in float32 (embedding.dtype)")
@@ -330,7 +205,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
+    common_arguments(parser)
     parser.add_argument(
         "--level", choices=("size", "hash", "canary"), default="hash",
         help="size: files, sizes and headers; hash: also every byte (default); canary: also some rows embedded again",
@@ -349,23 +224,10 @@ def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-file", type=Path, help="where to write the log")
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command's words and what it calls."""
-
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Given], int]
-
-
 COMMANDS: Mapping[str, Command] = {
     "run": Command("corpus -> paragraphs -> embeddings, the whole job", _run_arguments, _run),
     "embed": Command("embed paragraphs that are on disk already", _embed_arguments, _embed),
     "verify": Command("recompute hashes, counts, norms and alignment of what is on disk", _verify_arguments, _verify),
-    "info": Command("say what is on disk", _common, _info),
-    "doctor": Command("say what this machine can run", _common, _doctor),
+    "info": Command("say what is on disk", common_arguments, _info),
+    "doctor": Command("say what this machine can run", common_arguments, _doctor),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Scores for texts, by heads over their vectors."""

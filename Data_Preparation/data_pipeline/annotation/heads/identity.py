@@ -1,0 +1,121 @@
+"""Whose vectors a head takes. Heads of one embedder give numbers for vectors of any other of the same
+width, and they mean nothing: so the embedder's identity is kept with the head, and compared.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from data_pipeline.embeddings import Embedder, encode
+from data_pipeline.errors import WrongEmbedder
+from data_pipeline.types import Float32Array
+
+logger = logging.getLogger(__name__)
+
+PROBE_SENTENCES = (
+    "The river rises in the mountains and flows north to the sea.",
+    "for name in sorted(names): print(name, len(name))",
+    "Der Unterricht beginnt am Montag um acht Uhr.",
+)
+"""Their vectors are kept with a head: two embedders that agree on them are the same one."""
+
+# Not the arithmetic's precision: it changes a vector less than any threshold can tell.
+FIELDS = ("model", "revision", "pooling", "normalized", "max_length", "dim", "prompt", "task")
+
+# What it means that one who is known does not say it.
+_UNSAID = {"task": ""}
+
+# Between the same model's vectors in float32 and in float16, on another machine.
+_LEAST_COSINE = 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class EmbedderIdentity:
+    """What decides what vector a text gets, as far as it is known."""
+
+    settings: Mapping[str, str]
+    """Some of `FIELDS`, in the form of an embedding file's metadata."""
+    probes: Float32Array | None = None
+    """Vectors of `PROBE_SENTENCES`, shape (3, D)."""
+
+
+def identity_of(embedder: Embedder) -> EmbedderIdentity:
+    """The identity of an embedder, with its vectors of the probe sentences."""
+    return EmbedderIdentity(identity_settings(embedder.identity.to_metadata()), encode(embedder, PROBE_SENTENCES))
+
+
+def identity_settings(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file's metadata say of its embedder; nothing where an older pipeline wrote it."""
+    return {name: str(metadata[name]) for name in FIELDS if name in metadata}
+
+
+def check_identity(name: str, head: EmbedderIdentity | None, dim: int, found: Mapping[str, str], where: str) -> None:
+    """Make sure that a head may be applied to some vectors.
+
+    Args:
+        name: of the head, for messages.
+        head: whose vectors it was trained on.
+        dim: width of the vectors it takes.
+        found: what is known of the vectors; an embedding file's metadata.
+        where: the vectors are, for messages.
+
+    Raises:
+        WrongEmbedder: they are of another embedder, or of another width.
+    """
+    found = identity_settings(found)
+    if found.get("dim", str(dim)) != str(dim):
+        raise WrongEmbedder(f"the head {name} takes vectors of {dim} dimensions, {where} has dim {found['dim']!r}")
+    if head is None or not head.settings or not found.keys() - {"dim"}:
+        _warn_once(f"the head {name}" if head is None or not head.settings else where)
+        return
+    ours, theirs = _UNSAID | dict(head.settings), _UNSAID | found
+    differences = [
+        f"{field}: the head was trained on {ours[field]!r}, these vectors have {theirs[field]!r}"
+        for field in FIELDS
+        if field in ours and field in theirs and ours[field] != theirs[field]
+    ]
+    if differences:
+        raise WrongEmbedder(
+            f"the head {name} cannot score {where}, whose vectors are of another embedder:\n  "
+            + "\n  ".join(differences)
+            + "\nEmbed the texts with the head's embedder, or use a head that was trained on these vectors."
+        )
+
+
+def check_embedder(name: str, head: EmbedderIdentity | None, dim: int, embedder: Embedder) -> None:
+    """Like `check_identity`, with the embedder at hand: its vectors of the probe sentences decide.
+
+    A model of another name or revision with the same vectors, a copy in a folder for instance, is accepted.
+
+    Raises:
+        WrongEmbedder: its vectors are others.
+    """
+    found = identity_settings(embedder.identity.to_metadata())
+    if head is None or head.probes is None:
+        check_identity(name, head, dim, found, embedder.identity.model)
+        return
+    named = {"model", "revision"}
+    known = {field: value for field, value in head.settings.items() if field not in named}
+    check_identity(name, EmbedderIdentity(known), dim, found, embedder.identity.model)
+    vectors = encode(embedder, PROBE_SENTENCES).astype(np.float64)
+    expected = head.probes.astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = (vectors * expected).sum(axis=1) / lengths
+    if not (cosines >= _LEAST_COSINE).all():
+        raise WrongEmbedder(
+            f"the head {name} was trained on vectors of {head.settings.get('model', 'another model')} "
+            f"{head.settings.get('revision', '')}; those of {embedder.identity.model} {embedder.identity.revision} "
+            f"differ from them: the least cosine on {len(PROBE_SENTENCES)} probe sentences is {cosines.min():.4f}, at "
+            f"least {_LEAST_COSINE} was expected. Use the head's embedder, or a head of this one."
+        )
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(what: str) -> None:
+    logger.warning(
+        "%s does not say which embedder it belongs to: that the scores mean anything cannot be proved. "
+        "Bind a head with: elm heads convert HEAD FOLDER --embedder MODEL", what,
+    )  # fmt: skip

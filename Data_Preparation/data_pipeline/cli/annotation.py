@@ -1,0 +1,305 @@
+"""The commands for heads and scores: heads, annotate, and the two file pipelines."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from data_pipeline.cli.command import Command, Given, common_arguments, configure_existing, say
+from data_pipeline.config import EmbeddingConfig, explain
+from data_pipeline.errors import ConfigError
+from data_pipeline.types import SPLITS
+from data_pipeline.utils import atomic_write_json, configure_logging, format_table
+
+if TYPE_CHECKING:
+    from data_pipeline.annotation.files import JobReport
+    from data_pipeline.annotation.heads import Evaluation, Head, Labelled, Trained
+
+
+# Keeps the fields of a training apart from flags of the same name.
+_TRAINING = "training."
+
+
+def _convert(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.annotation.heads import identity_of, load_head, save_head
+    from data_pipeline.embeddings import load_embedder
+
+    configure_logging(None)
+    head = load_head(parsed.head)
+    settings = given(parsed).get("embedding", {})
+    if parsed.embedder is not None:
+        config = _validated(EmbeddingConfig, {**settings, "model_name": parsed.embedder})
+        head = head.bound_to(identity_of(load_embedder(config)))
+    elif settings:
+        raise ConfigError("--embedding flags say how --embedder MODEL is used; name the model too")
+    save_head(head, parsed.folder, parsed.overwrite)
+    say(f"{parsed.folder}\n{format_table(_head_rows(head))}")
+    return 0
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("head", help="a .ckpt or .pt file, a Hugging Face head folder, a head's name, or one of ours")
+    parser.add_argument("folder", type=Path, help="where the head goes")
+    parser.add_argument("--embedder", help="the model whose vectors the head takes; it is loaded and bound to the head")
+    _overwrite_argument(parser)
+
+
+def _train(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.annotation.heads import TrainingConfig, identity_of_maker, save_head, train_head
+
+    fields = {name: getattr(parsed, _TRAINING + name) for name in TrainingConfig.model_fields}
+    config = _validated(TrainingConfig, {name: value for name, value in fields.items() if value is not None})
+    if parsed.on == "test":
+        raise ConfigError("--on test is for evaluation alone; train on another one")
+    data = _labelled(parsed, given, parsed.on, parsed.labels)
+    trained = train_head(data, config, identity_of_maker(data, probes=not parsed.without_probes))
+    save_head(trained.head, parsed.folder, parsed.overwrite)
+    say(_training_text(parsed.folder, data, trained))
+    return 0
+
+
+def _training_text(folder: Path, data: "Labelled", trained: "Trained") -> str:
+    best = min(trained.curve, key=lambda point: point["validation_loss"])
+    rows = [
+        ("rows", f"{len(data) - len(trained.validation):,} to train on, {len(trained.validation):,} held out"),
+        ("best epoch", f"{best['epoch']:.0f} of {len(trained.curve)}, validation loss {best['validation_loss']:.4f}"),
+    ]
+    if len(trained.losses) > 1:
+        rows.append(("seeds", ", ".join(f"{seed}: {loss:.4f}" for seed, loss in trained.losses.items())))
+    curve = "\n".join(
+        f"  {point['epoch']:5.0f}  {point['train_loss']:10.4f}  {point['validation_loss']:15.4f}"
+        for point in trained.curve
+    )
+    return f"{folder}\n{format_table(_head_rows(trained.head) + rows)}\n  epoch  train loss  validation loss\n{curve}"
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_pipeline.annotation.heads.training_config import TrainingConfig
+
+    common_arguments(parser)
+    parser.add_argument("folder", type=Path, help="where the head goes")
+    _label_arguments(parser, default_split="train")
+    parser.add_argument(
+        "--without-probes", action="store_true",
+        help="do not load the embedder; the head then knows it by name only",
+    )  # fmt: skip
+    _overwrite_argument(parser)
+    _field_arguments(parser, TrainingConfig)
+
+
+def _evaluate(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.annotation.heads import evaluate_head, load_head
+
+    data = _labelled(parsed, given, parsed.on, parsed.labels)
+    head = load_head(parsed.head)
+    chosen_on = _chosen_on(parsed, given) if parsed.wanted else None
+    found = evaluate_head(
+        head, data, parsed.wanted, parsed.positive_from, chosen_on, rounds=parsed.bootstrap, seed=parsed.seed
+    )
+    if parsed.json is not None:
+        atomic_write_json(parsed.json, found.to_json())
+    say(_evaluation_text(found, data.where, (chosen_on or data).where))
+    return 0
+
+
+def _chosen_on(parsed: argparse.Namespace, given: Given) -> "Labelled | None":
+    """The rows that thresholds are chosen on; None for those that are measured."""
+    from data_pipeline.annotation.heads.labelled import has_vectors
+
+    if parsed.thresholds_labels:
+        return _labelled(parsed, given, parsed.thresholds_from, parsed.thresholds_labels)
+    if parsed.labels and has_vectors(parsed.labels[0]):
+        return None
+    if parsed.thresholds_from != parsed.on:
+        return _labelled(parsed, given, parsed.thresholds_from, parsed.labels)
+    if parsed.on == "test":
+        raise ConfigError("thresholds are not chosen on the test split; use --thresholds-from val")
+    return None
+
+
+def _evaluation_text(found: "Evaluation", where: str, chosen_on: str) -> str:
+    width = max(len(name) for name in [*found.measures, "measure"])
+    lines = [f"{found.rows:,} rows, {where}", f"  {'measure':<{width}}  {'value':>8}  95 % interval"]
+    for name, measure in found.measures.items():
+        interval = "" if math.isnan(measure.low) else f"{measure.low:.4f} to {measure.high:.4f}"
+        lines.append(f"  {name:<{width}}  {measure.value:8.4f}  {interval}")
+    known = {label: score for label, score in found.f1.items() if not math.isnan(score)}
+    if known:
+        lines.append("  F1 by label that occurs: " + ", ".join(f"{name} {score:.3f}" for name, score in known.items()))
+    if found.thresholds:
+        lines.append(f"  thresholds chosen on {chosen_on}:")
+    for threshold in found.thresholds:
+        if math.isinf(threshold.score):
+            lines.append(f"  precision {threshold.wanted:g}: no threshold reaches it")
+            continue
+        lines.append(
+            f"  precision {threshold.wanted:g}: score >= {threshold.score:.4f} keeps {threshold.rows:,} rows, "
+            f"precision {threshold.precision:.3f}, recall {threshold.recall:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    common_arguments(parser)
+    parser.add_argument("head", help="a head's folder, file or name")
+    _label_arguments(parser, default_split="val")
+    parser.add_argument(
+        "--precision", type=float, nargs="+", default=[], dest="wanted", help="find the thresholds that reach these"
+    )
+    parser.add_argument("--positive-from", type=float, help="labels from this number on are positive, for thresholds")
+    parser.add_argument("--thresholds-from", choices=SPLITS, default="val", help="split they are chosen on (val)")
+    parser.add_argument("--thresholds-labels", type=Path, nargs="+", help="files they are chosen on, like --labels")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="rounds for the intervals; 0 for none (1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
+    parser.add_argument("--json", type=Path, help="write everything to this file too")
+
+
+def _annotate(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.annotation.heads import load_head
+    from data_pipeline.annotation.stores import annotate
+
+    config = configure_existing(parsed, given, "annotate.log")
+    heads = {name: load_head(source) for name, source in _named(parsed.heads).items()}
+    found = annotate(config, heads, parsed.splits, parsed.overwrite, parsed.device)
+    columns = next(iter(found.values())).columns
+    rows = [
+        (str(split), f"{result.rows:,} rows{', finished before' if result.skipped else ''}")
+        for split, result in found.items()
+    ]
+    rows += [("columns", ", ".join(columns)), ("files", str(config.scores_dir))]
+    say(format_table(rows) + f'\nRead them:\n  ELMDataset({str(config.data_dir)!r}, where="...")[0]["metadata"]')
+    return 0
+
+
+def _annotate_arguments(parser: argparse.ArgumentParser) -> None:
+    common_arguments(parser)
+    parser.add_argument("--heads", nargs="+", required=True, metavar="NAME=PATH", help="heads, and what to call them")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
+    parser.add_argument("--device", default="cpu", help="that scores: cpu (default), cuda, cuda:1")
+    parser.add_argument("--log-file", type=Path, help="where to write the log")
+    _overwrite_argument(parser)
+
+
+def _named(given: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in given:
+        name, equals, source = pair.partition("=")
+        if not equals or not name or not source:
+            raise ConfigError(f"--heads takes NAME=PATH, found {pair!r}")
+        if name in found:
+            raise ConfigError(f"--heads names {name!r} twice")
+        found[name] = source
+    return found
+
+
+def _embedding_pipeline(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.annotation.files import run_embedding_pipeline
+
+    return _pipeline(parsed, run_embedding_pipeline)
+
+
+def _annotation_pipeline(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.annotation.files import run_annotation_pipeline
+
+    return _pipeline(parsed, run_annotation_pipeline)
+
+
+def _pipeline(parsed: argparse.Namespace, run: "Callable[..., JobReport]") -> int:
+    configure_logging(None)
+    report = run(parsed.config_file_path, overwrite=parsed.overwrite)
+    if report.slurm_job_id is not None:
+        say(
+            f"submitted to Slurm as job {report.slurm_job_id}; reports will be in {report.logging_dir}\n"
+            "Run the same command again when it has ended: what is finished is skipped."
+        )
+        return 0
+    skipped = sum(file.skipped for file in report.files)
+    say(
+        f"Done in {report.seconds:.1f} s: {report.rows:,} rows in {len(report.files)} files"
+        + (f", {skipped} of them finished before" if skipped else "")
+        + f"; report in {report.logging_dir}"
+    )
+    return 0
+
+
+def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config_file_path", type=Path, required=True, help="the job's YAML file")
+    _overwrite_argument(parser)
+
+
+def _overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
+
+
+def _label_arguments(parser: argparse.ArgumentParser, default_split: str) -> None:
+    parser.add_argument("--label", default="label", help="column with the labels (label)")
+    parser.add_argument(
+        "--labels", type=Path, nargs="+",
+        help="files with them: tables with text_id or document_id for the corpus, or HDF5, parquet, JSON Lines with "
+        "vectors; without, the corpus's own metadata",
+    )  # fmt: skip
+    parser.add_argument("--group", default="train", help="group in HDF5 files (train)")
+    parser.add_argument("--on", choices=SPLITS, default=default_split, help=f"split of the corpus ({default_split})")
+
+
+def _labelled(parsed: argparse.Namespace, given: Given, split: Any, labels: list[Path] | None) -> "Labelled":
+    from data_pipeline.annotation.heads import labelled
+    from data_pipeline.dataset import ELMDataset
+
+    if labels and labelled.has_vectors(labels[0]):
+        configure_logging(None)
+        return labelled.join([labelled.labels_of_file(path, parsed.label, parsed.group) for path in labels])
+    dataset = ELMDataset(split=split, config=configure_existing(parsed, given))
+    if not labels:
+        return labelled.labels_of_dataset(dataset, parsed.label)
+    return labelled.join([labelled.labels_of_table(dataset, path, parsed.label) for path in labels])
+
+
+def _head_rows(head: "Head") -> list[tuple[str, str]]:
+    shapes = " -> ".join([str(head.dim), *(str(len(layer.bias)) for layer in head.layers)])
+    labels = ", ".join(head.labels[:12]) + (f", ... ({len(head.labels)})" if len(head.labels) > 12 else "")
+    known = head.embedder.settings if head.embedder else {}
+    probes = " and probe vectors" if head.embedder is not None and head.embedder.probes is not None else ""
+    embedder = ", ".join(f"{name} {value!r}" for name, value in known.items()) + probes if known else "unknown"
+    return [("kind", head.kind), ("labels", labels), ("layers", shapes), ("embedder", embedder)]
+
+
+def _field_arguments(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """A flag for every field of a model, with its description and default."""
+    for name, field in model.model_fields.items():
+        several = get_origin(field.annotation) is list
+        choices = [value for value in get_args(field.annotation) if isinstance(value, str)] or None
+        kind: Any = get_args(field.annotation)[0] if several else str if choices else field.annotation
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        default = field.get_default(call_default_factory=True)
+        shown = " ".join(map(str, default)) if several else default
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", dest=_TRAINING + name,
+            type=kind, choices=choices, nargs="+" if several else None,
+            help=f"{(field.description or '').replace('%', '%%')} (default: {shown})",
+        )  # fmt: skip
+
+
+def _validated(model: Any, values: Mapping[str, Any]) -> Any:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+COMMANDS: Mapping[str, Command] = {
+    "heads convert": Command("make a head of another system ours", _convert_arguments, _convert),
+    "heads train": Command("train a head on vectors and labels", _train_arguments, _train),
+    "heads evaluate": Command("measure a head on vectors and labels", _evaluate_arguments, _evaluate),
+    "annotate": Command("score a corpus's paragraphs with heads", _annotate_arguments, _annotate),
+    "run_embedding_pipeline": Command(
+        "JSON Lines -> vectors in HDF5, as a YAML file says", _pipeline_arguments, _embedding_pipeline, settings=False
+    ),
+    "run_annotation_pipeline": Command(
+        "vectors in HDF5 -> JSON Lines with scores, as a YAML file says",
+        _pipeline_arguments, _annotation_pipeline, settings=False,
+    ),
+}  # fmt: skip

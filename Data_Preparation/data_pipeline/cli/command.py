@@ -1,0 +1,117 @@
+"""What a command is, and how its settings come together."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.config import Config, preset_names, preset_path, read_config_file
+from data_pipeline.errors import ConfigError
+from data_pipeline.settings import load_config
+from data_pipeline.utils import configure_logging
+
+logger = logging.getLogger(__name__)
+
+Given = Callable[[argparse.Namespace], dict[str, Any]]
+"""From parsed arguments to the settings that were given."""
+
+FAILED = 1
+"""Exit code of a run that failed."""
+
+# Short flags of the original scripts -> the field each one sets.
+_ALIASES: Mapping[str, str] = {
+    "source": "corpus.source",
+    "min_tokens": "preprocess.min_tokens",
+    "max_tokens": "preprocess.max_tokens",
+    "batch_size": "embedding.batch_size",
+    "model_name": "embedding.model_name",
+    "precision": "embedding.precision",
+    "output_dir": "data_dir",
+    "normalize": "embedding.normalize",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command's words and what it calls."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Given], int]
+    settings: bool = True
+    """Whether every field of `Config` is a flag of it."""
+
+
+def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
+    """The config of a command line; says which preset was taken, and starts the log."""
+    flags = given(parsed)
+    for alias, name in _ALIASES.items():
+        if getattr(parsed, alias, None) is not None:
+            _set(flags, name, getattr(parsed, alias))
+    if getattr(parsed, "no_flash_attention", False):
+        _set(flags, "embedding.attention", "segments")
+    if getattr(parsed, "no_fp16", False):
+        _set(flags, "embedding.dtype", "float32")
+    embedding = flags.get("embedding", {})
+    if "model_name" in embedding:
+        # The packaged weights belong to the preset's model, not to another one.
+        embedding.setdefault("weights", "hub")
+    if parsed.config is not None and flags.get("preset"):
+        raise ConfigError(
+            "--config and --preset exclude each other: a preset is a file of settings too. Leave one out."
+        )
+    preset, said = (
+        _preset(flags.get("preset") or os.environ.get("ELM_PRESET") or "auto")
+        if parsed.config is None
+        else ("", f"settings: {parsed.config}")
+    )
+    flags["preset"] = preset
+    config = load_config(preset_path(preset) if preset else parsed.config, flags)
+    if log_name is None:
+        configure_logging(None)
+    else:
+        writes = not getattr(parsed, "dry_run", False)
+        configure_logging(parsed.log_file or config.logs_dir / log_name if writes else None)
+        logger.info(said)
+    return config
+
+
+def configure_existing(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
+    """The config of a command about what is on disk: of the corpus that is there, where nobody named one."""
+    from data_pipeline.pipeline import find_corpus
+
+    config = configure(parsed, given, log_name)
+    in_file = read_config_file(parsed.config).get("corpus", {}) if parsed.config else {}
+    named = "name" in given(parsed).get("corpus", {}) or "name" in in_file or "ELM_CORPUS__NAME" in os.environ
+    return find_corpus(config, named)
+
+
+def _preset(asked: str) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, f"preset {asked}"
+    from data_pipeline.machine import choose_preset, gpu_memory_bytes
+
+    preset, why = choose_preset(gpu_memory_bytes())
+    others = ", ".join(name for name in preset_names() if name != preset)
+    return preset, f"preset {preset}, chosen because of {why}; to choose another: --preset NAME ({others})"
+
+
+def _set(flags: dict[str, Any], name: str, value: Any) -> None:
+    section, _, field = name.rpartition(".")
+    target = flags.setdefault(section, {}) if section else flags
+    if field in target:
+        raise ConfigError(f"{name} is given twice, as {value!r} and as {target[field]!r}; leave one of the flags out")
+    target[field] = value
+
+
+def say(text: str) -> None:
+    """To standard output."""
+    print(text)
+
+
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of all commands that work on a data folder."""
+    parser.add_argument("--output-dir", type=Path, help="folder for everything that is made (data_dir)")

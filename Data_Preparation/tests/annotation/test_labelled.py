@@ -1,0 +1,148 @@
+"""Vectors with labels, from every kind of file."""
+
+import h5py
+import numpy as np
+import polars as pl
+import pytest
+
+from data_pipeline import ELMDataset
+from data_pipeline.annotation.heads import identity_of_maker, labelled
+from data_pipeline.errors import CorruptShard, SourceError, StoreError
+from data_pipeline.pipeline import run
+
+
+@pytest.fixture
+def dataset(config):
+    run(config)
+    return ELMDataset(split="train", config=config)
+
+
+def test_a_column_of_the_corpus_labels_its_rows(dataset):
+    data = labelled.labels_of_dataset(dataset, "subject")
+    assert len(data) == len(dataset)
+    assert data.labels.tolist() == dataset.metadata["subject"].to_list()
+    assert (data.vectors == dataset.to_numpy()).all()
+    assert data.documents.tolist() == dataset.metadata["document_id"].to_list()
+    assert data.embedder["model"] == "hashing"
+
+
+def test_a_column_that_is_not_there_is_named(dataset):
+    with pytest.raises(SourceError, match="no column 'grade' to be the label; they have text_id"):
+        labelled.labels_of_dataset(dataset, "grade")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_a_table_labels_the_rows_it_names_in_the_stores_order(dataset, tmp_path, ending):
+    ids = dataset.metadata["text_id"].to_list()
+    table = pl.DataFrame({"text_id": [ids[7], "unknown", ids[2]], "grade": ["c", "x", "a"]})
+    path = tmp_path / f"labels.{ending}"
+    {"parquet": table.write_parquet, "jsonl": table.write_ndjson, "csv": table.write_csv}[ending](path)
+    data = labelled.labels_of_table(dataset, path, "grade")
+    assert data.labels.tolist() == ["a", "c"]
+    assert (data.vectors == dataset.to_numpy()[[2, 7]]).all()
+    assert data.documents.tolist() == dataset.metadata["document_id"].gather([2, 7]).to_list()
+
+
+def test_a_table_of_documents_labels_all_their_rows(dataset):
+    documents = dataset.metadata["document_id"].to_list()
+    table = pl.DataFrame({"document_id": [documents[0]], "grade": [4.5]})
+    data = labelled.labels_of_table(dataset, table, "grade")
+    assert data.labels.tolist() == [4.5] * documents.count(documents[0])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"grade": [1]}, "must have the columns text_id or document_id, and grade; it has grade"),
+        ({"text_id": ["a", "a"], "grade": [1, 2]}, "labels text_id 'a' twice"),
+        ({"text_id": ["nobody"], "grade": [1]}, "labels none of the"),
+    ],
+)
+def test_tables_that_cannot_label_are_refused(dataset, table, message):
+    with pytest.raises(SourceError, match=message):
+        labelled.labels_of_table(dataset, pl.DataFrame(table), "grade")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_a_table_with_vectors_needs_no_store(tmp_path, ending):
+    table = pl.DataFrame({"embedding": [[1.0, 2], [3, 4], [5, 6]], "label": [0.5, None, 2.0], "document_id": [*"aab"]})
+    path = tmp_path / f"vectors.{ending}"
+    {"parquet": table.write_parquet, "jsonl": table.write_ndjson}[ending](path)
+    assert labelled.has_vectors(path)
+    data = labelled.labels_of_file(path, "label")
+    assert (data.vectors.tolist(), data.labels.tolist()) == ([[1, 2], [5, 6]], [0.5, 2])
+    assert data.documents.tolist() == ["a", "b"]
+    assert identity_of_maker(data) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"embedding": [[1.0], [1.0, 2]], "label": [1, 2]}, "lists of numbers of one length"),
+        ({"embedding": [1.0, 2.0], "label": [1, 2]}, "must hold lists of numbers"),
+        ({"embedding": [[1.0]], "grade": [1]}, "has no column label; it has embedding, grade"),
+        ({"embedding": [[1.0]], "label": [None]}, "labels must be numbers, lists of them, or strings"),
+        ({"embedding": [[1.0], [2.0]], "label": [[1.0], [1.0, 2]]}, "equally many numbers"),
+    ],
+)
+def test_tables_of_vectors_that_cannot_be_used_are_refused(tmp_path, table, message):
+    path = tmp_path / "vectors.parquet"
+    pl.DataFrame(table).write_parquet(path)
+    with pytest.raises(SourceError, match=message):
+        labelled.labels_of_file(path, "label")
+
+
+def hdf5(path, **columns):
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            file[f"train/{name}"] = values
+    return path
+
+
+@pytest.mark.parametrize("labels", [[1.5, np.nan, 3], [[1, 2], [-100, -100], [5, -100]], [1, -100, 3]])
+def test_ml_filters_files_have_vectors_and_labels_and_missing_ones_are_left_out(tmp_path, labels):
+    vectors = np.arange(6, dtype=np.float16).reshape(3, 2)
+    path = hdf5(tmp_path / "000_a.h5", embeddings=vectors, labels=labels, document_id=[b"a", b"b", b"c"])
+    data = labelled.labels_of_file(path, "label")
+    assert data.documents.tolist() == ["a", "c"]
+    assert (data.vectors == vectors[[0, 2]]).all()
+    expected = np.array(labels, float)[[0, 2]]
+    expected[expected == -100] = np.nan
+    np.testing.assert_array_equal(data.labels, expected)
+    assert data.embedder == {}
+
+
+def test_hdf5_without_labels_or_damaged_is_refused(tmp_path):
+    path = hdf5(tmp_path / "a.h5", embeddings=np.zeros((2, 2)), document_id=[b"a", b"b"])
+    with pytest.raises(SourceError, match="has no labels; embed with save_labels: true"):
+        labelled.labels_of_file(path, "label")
+    with pytest.raises(CorruptShard, match="has no group 'validation'; it has train"):
+        labelled.labels_of_file(path, "label", "validation")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorruptShard, match="truncated"):
+        labelled.labels_of_file(path, "label")
+
+
+def test_several_files_are_one_if_they_are_alike(tmp_path):
+    parts = [
+        labelled.labels_of_file(
+            hdf5(tmp_path / f"{name}.h5", embeddings=np.zeros((2, width)), document_id=[b"a", b"b"], labels=[1, 2]),
+            "label",
+        )
+        for name, width in (("a", 2), ("b", 2), ("c", 3))
+    ]
+    assert len(labelled.join(parts[:2])) == 4
+    with pytest.raises(SourceError, match="c.h5 has vectors of another embedder than .*a.h5"):
+        labelled.join(parts)
+
+
+def test_the_maker_is_loaded_for_the_heads_probes(dataset):
+    data = labelled.labels_of_dataset(dataset, "subject")
+    assert identity_of_maker(data).probes.shape == (3, 256)
+    assert identity_of_maker(data, probes=False).probes is None
+
+
+def test_unreadable_tables_are_named(dataset, tmp_path):
+    (tmp_path / "labels.parquet").write_bytes(b"not parquet")
+    with pytest.raises(StoreError, match="labels.parquet cannot be read"):
+        labelled.labels_of_table(dataset, tmp_path / "labels.parquet", "grade")

@@ -1,0 +1,79 @@
+"""A server on this machine that speaks as much of the hub's API as models and single files are fetched with."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class _Hub(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path, repo, files = unquote(urlsplit(self.path).path), self.server.repo, self.server.files
+        self.server.log.append(f"{self.command} {path}")
+        if path.startswith(f"/api/models/{repo}/tree/"):
+            listed = [
+                {"type": "file", "path": name, "size": len(body), "oid": "0" * 40} for name, body in files.items()
+            ]
+            return self.answer(200, json.dumps(listed).encode(), Content_Type="application/json")
+        if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
+            info = {
+                "id": repo, "_id": "0", "sha": COMMIT, "private": False, "tags": [], "gated": False, "disabled": False,
+                "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files],
+            }  # fmt: skip
+            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+        revision, _, name = path.removeprefix(f"/{repo}/resolve/").partition("/")
+        if revision not in {"main", COMMIT} or name not in files:
+            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        tag = hashlib.sha256(files[name]).hexdigest()
+        return self.answer(200, files[name], ETag=f'"{tag}"', X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
+
+
+@contextmanager
+def serve(repo, files):
+    """A running server; `log` has its requests, `url` its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    server.daemon_threads = True
+    server.repo, server.files, server.log = repo, files, []
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def in_process(code, url, home, *arguments, offline=False):
+    """Run code in a process that has this hub and a cache of its own; returns the JSON it prints last."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment |= {
+        "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
