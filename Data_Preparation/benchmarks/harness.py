@@ -32,6 +32,10 @@ _PACKAGES = (
     "h5py",
     "datatrove",
     "orjson",
+    "bm25s",
+    "PyStemmer",
+    "numba",
+    "ir-measures",
 )
 
 
@@ -103,7 +107,7 @@ def write_readme() -> None:
         "",
         "Made by `python Data_Preparation/benchmarks/run_benchmarks.py all` from `results/*.json`; do not edit.",
         "What each one measures, and how, stands at the top of its file. They read the real data of",
-        "the folder `$ELM_SHARED_DATA` (WikiText-2, SST-2 and the Qwen3 tokenizer).",
+        "the folder `$ELM_SHARED_DATA` (WikiText-2, SST-2, Cranfield and the Qwen3 tokenizer).",
     ]
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import candidates
 import corpus
 import embedding_cpu
 import gpu_embedding
@@ -19,9 +20,11 @@ import main_job
 import memory
 import resume
 import torch
+import weak_labels
 from harness import Benchmark, print_table, write_readme, write_result
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "candidates": candidates.measure,
     "corpus": corpus.measure,
     "embedding_cpu": embedding_cpu.measure,
     "embedding_gpu": gpu_embedding.measure,
@@ -30,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "main_job": main_job.measure,
     "memory": memory.measure,
     "resume": resume.measure,
+    "weak_labels": weak_labels.measure,
 }
 
 

@@ -15,6 +15,7 @@ from data_pipeline.errors import (
     DataPipelineError,
     DeviceHung,
     FilesFailed,
+    JudgeError,
     MissingExtra,
     ModelError,
     OutOfMemory,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from data_pipeline.pipeline import embed, run
     from data_pipeline.settings import load_config, load_preset
     from data_pipeline.verify import verify
+    from data_pipeline.weak_labels.label import label
 
 _LAZY = {
     "annotate": "data_pipeline.annotation.stores",
@@ -48,6 +50,7 @@ _LAZY = {
     "HashingEmbedder": "data_pipeline.embeddings",
     "Head": "data_pipeline.annotation.heads",
     "interpolate": "data_pipeline.dataset",
+    "label": "data_pipeline.weak_labels.label",
     "load_config": "data_pipeline.settings",
     "load_embedder": "data_pipeline.embeddings",
     "load_head": "data_pipeline.annotation.heads",
@@ -78,6 +81,7 @@ __all__ = [
     "FilesFailed",
     "HashingEmbedder",
     "Head",
+    "JudgeError",
     "MissingExtra",
     "ModelError",
     "OutOfMemory",
@@ -93,6 +97,7 @@ __all__ = [
     "encode",
     "evaluate_head",
     "interpolate",
+    "label",
     "load_config",
     "load_embedder",
     "load_head",

@@ -309,7 +309,9 @@ def explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "config"
-        found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+        # Where the name of a key's variable belongs, somebody may have put the key itself.
+        secret = name.endswith("api_key_env") or problem["type"] == "missing"
+        found = "" if secret else f" (found {problem['input']!r})"
         reason = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{name}: {reason.removeprefix('Value error, ')}{found}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ DataPipelineError
 │   ├── WrongEmbedder    a head does not belong to these vectors
 │   ├── OutOfMemory      a pack does not fit into the device's memory
 │   └── DeviceHung       a GPU does not answer any more
+├── JudgeError           the judge of weak labels cannot be used, or cannot be trusted any more
 ├── MissingExtra         an optional dependency is not installed (also an ImportError)
 ├── FilesFailed          some files of a job could not be done; all others were
 └── StoreError           the files on disk cannot be used
@@ -44,6 +45,10 @@ class OutOfMemory(ModelError):
 
 class DeviceHung(ModelError):
     """A GPU does not answer any more; neither do the threads that wait for it."""
+
+
+class JudgeError(DataPipelineError):
+    """The judge of weak labels cannot be used, or fails so often that going on makes no sense."""
 
 
 class MissingExtra(DataPipelineError, ImportError):

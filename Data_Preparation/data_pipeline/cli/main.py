@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cli import annotation, corpus
+from data_pipeline.cli import annotation, corpus, weak_labels
 from data_pipeline.cli.command import FAILED, Command, Given
 from data_pipeline.errors import (
     ConfigError,
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
-COMMANDS: Mapping[str, Command] = {**corpus.COMMANDS, **annotation.COMMANDS}
+COMMANDS: Mapping[str, Command] = {**corpus.COMMANDS, **annotation.COMMANDS, **weak_labels.COMMANDS}
 """A name of two words is a command within a group."""
 
 

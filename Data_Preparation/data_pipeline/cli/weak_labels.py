@@ -1,0 +1,66 @@
+"""The command for weak labels: label."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from data_pipeline.cli.command import Command, Given, say
+from data_pipeline.config import explain, read_config_file
+from data_pipeline.errors import ConfigError
+from data_pipeline.utils import configure_logging, format_table
+
+if TYPE_CHECKING:
+    from data_pipeline.weak_labels.label import LabelReport
+
+
+def _label(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.weak_labels.label import label
+    from data_pipeline.weak_labels.label_config import LabelConfig
+
+    configure_logging(None)
+    try:
+        config = LabelConfig.model_validate(read_config_file(parsed.config))
+    except ValidationError as error:
+        raise ConfigError(f"{parsed.config}:\n{explain(error)}") from None
+    say(_summary(label(config)))
+    return 0
+
+
+def _summary(report: "LabelReport") -> str:
+    found, done = report.figures, report.summary
+    statuses = ", ".join(f"{count:,} {status}" for status, count in found["statuses"].items() if count)
+    positives = sum(int(number) * count for number, count in found["queries_by_positives"].items())
+    rows = [
+        ("queries", f"{report.queries:,}"),
+        ("pairs", f"{report.pairs:,}: {statuses or 'none'}"),
+        ("calls", f"{done.calls:,}, {done.known:,} pairs were answered before"),
+        ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in found["grades"].items()) or "none"),
+        ("positives", f"{positives:,}, {positives / max(1, report.queries):.1f} a query"),
+        (
+            "negatives",
+            f"{found['negatives']:,}; {found['queries_short_of_negatives']:,} queries have fewer than asked for",
+        ),
+    ]
+    if done.stopped:
+        rows.append(("stopped", f"{done.stopped} was reached; run again to go on"))
+    gold = found["agreement_with_gold"]
+    if gold is not None:
+        named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")
+        rows.append(("gold", f"{gold['pairs']:,} pairs: {named}"))
+    files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))
+    return f"{report.folder}\n{format_table([*rows, ('files', files)])}"
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "label": Command(
+        "weak labels for retrieval: passages and queries -> qrels and training triples", _arguments, _label,
+        settings=False,
+    )
+}  # fmt: skip

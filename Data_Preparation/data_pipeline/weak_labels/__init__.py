@@ -1,0 +1,1 @@
+"""Relevance labels for retrieval without annotators: candidates, a judge, qrels and training triples."""

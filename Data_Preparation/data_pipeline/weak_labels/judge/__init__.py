@@ -1,0 +1,83 @@
+"""Who says whether a passage answers a query, and how that is asked, checked and kept."""
+
+from collections.abc import Callable
+
+from data_pipeline.embeddings import Embedder, encode
+from data_pipeline.errors import ConfigError
+from data_pipeline.utils import sha256_of_json
+from data_pipeline.weak_labels.judge.base import (
+    RELEVANT,
+    STATUSES,
+    CallFailed,
+    Judge,
+    JudgeIdentity,
+    Judgement,
+    Pair,
+    Status,
+    judgement_key,
+)
+from data_pipeline.weak_labels.judge.scripted import ScriptedJudge
+from data_pipeline.weak_labels.judge.settings import JudgeConfig
+from data_pipeline.weak_labels.judge.similarity import Remembered, SimilarityJudge, Thresholds, calibrate
+
+__all__ = [
+    "JUDGES",
+    "RELEVANT",
+    "STATUSES",
+    "CallFailed",
+    "Judge",
+    "JudgeConfig",
+    "JudgeIdentity",
+    "Judgement",
+    "Pair",
+    "ScriptedJudge",
+    "SimilarityJudge",
+    "Status",
+    "Thresholds",
+    "calibrate",
+    "judgement_key",
+    "load_judge",
+]
+
+
+def _load_llm(config: JudgeConfig, embedder: Embedder | None, thresholds: Thresholds | None) -> Judge:
+    # Not at the top: its package is optional.
+    from data_pipeline.weak_labels.judge.client import LLMJudge
+
+    return LLMJudge(config)
+
+
+def _load_similarity(config: JudgeConfig, embedder: Embedder | None, thresholds: Thresholds | None) -> Judge:
+    if embedder is None or thresholds is None:
+        raise ConfigError(
+            "the judge `similarity` needs an embedder, and thresholds that were calibrated on gold labels"
+        )
+    if not embedder.identity.normalized:
+        raise ConfigError("the judge `similarity` needs vectors of length 1; set embedding.normalize: true")
+    return SimilarityJudge(
+        Remembered(lambda texts: encode(embedder, texts, query=True)),
+        Remembered(lambda texts: encode(embedder, texts)),
+        thresholds,
+        sha256_of_json([embedder.identity.to_metadata(), embedder.query_prompt]),
+    )
+
+
+JUDGES: dict[str, Callable[[JudgeConfig, Embedder | None, Thresholds | None], Judge]] = {
+    "llm": _load_llm,
+    "similarity": _load_similarity,
+}
+"""By name."""
+
+
+def load_judge(config: JudgeConfig, embedder: Embedder | None = None, thresholds: Thresholds | None = None) -> Judge:
+    """The judge that a config names.
+
+    Args:
+        config: of the judge.
+        embedder: for `similarity` only.
+        thresholds: for `similarity` only; see `calibrate`.
+
+    Raises:
+        ConfigError, MissingExtra: it cannot be had, or not like this.
+    """
+    return JUDGES[config.judge](config, embedder, thresholds)

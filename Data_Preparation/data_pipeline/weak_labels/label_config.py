@@ -1,0 +1,107 @@
+"""A whole run of weak labels: every knob, in the sections of its stages."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from data_pipeline.config import FolderName, Section
+from data_pipeline.types import Split
+from data_pipeline.weak_labels.candidate_config import CandidateConfig, PassagesConfig
+from data_pipeline.weak_labels.judge.settings import JudgeConfig
+from data_pipeline.weak_labels.negatives import NegativesConfig
+from data_pipeline.weak_labels.rerank import RerankConfig
+from data_pipeline.weak_labels.sampling import SamplingConfig
+
+
+class SourceConfig(PassagesConfig):
+    """Where the passages come from."""
+
+    source: Literal["store", "file", "documents"] = "store"
+    """store: paragraphs of a data folder of ours, with their vectors; file: JSON Lines or parquet, a passage a record;
+    documents: the same, cut into windows of tokens."""
+    path: Path | None = None
+    """file, documents: the file, or a folder of them."""
+    data_dir: Path = Path("data")
+    """store: the data folder."""
+    corpus: str | None = None
+    """store: which corpus of it; none: the only one, or the embedded one."""
+    split: Split = "train"
+    """store: which split."""
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> Self:
+        if (self.source == "store") == (self.path is not None):
+            raise ValueError(f"path is for the sources file and documents, and needed there; source is {self.source}")
+        return self
+
+
+class QueriesConfig(Section):
+    """The queries."""
+
+    source: Literal["file", "sample"] = "file"
+    """file: JSON Lines or parquet; sample: those of the bundled sample."""
+    path: Path | None = None
+    """The file."""
+    id_field: str = "query_id"
+    """The field with the id."""
+    text_field: str = "query"
+    """The field with the text."""
+    max_queries: int | None = Field(None, ge=1)
+    """Only so many, from the first."""
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> Self:
+        if (self.source == "file") != (self.path is not None):
+            raise ValueError(f"path is for the source file, and needed there; source is {self.source}")
+        return self
+
+
+class OutputConfig(Section):
+    """What is written."""
+
+    zeros: bool = True
+    """qrels: also passages that were judged not relevant."""
+    training_negatives: int = Field(3, ge=0)
+    """training.parquet: negatives of a row; queries with fewer are left out of it."""
+    beir: bool = False
+    """Also a folder in BEIR's layout, with all passages."""
+
+
+class LabelConfig(Section):
+    """A whole `weak_labels.yaml`."""
+
+    run: FolderName = "weak_labels"
+    """Names the run, and its folder of outputs."""
+    work_dir: Path = Path("data/weak_labels")
+    """Indexes, the state of all runs, and their outputs."""
+    passages: SourceConfig = SourceConfig()
+    """Where the passages come from."""
+    queries: QueriesConfig
+    """The queries."""
+    gold: Path | Literal["sample"] | None = None
+    """Judgements of people (TREC qrels): to calibrate the judge `similarity`, and to measure agreement with."""
+    candidates: CandidateConfig = CandidateConfig()
+    """How candidates are found."""
+    rerank: RerankConfig = RerankConfig()
+    """A cross-encoder over the best of them."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Which of them are judged."""
+    judge: JudgeConfig = JudgeConfig()
+    """Who judges."""
+    negatives: NegativesConfig = NegativesConfig()
+    """Which judged passages become hard negatives."""
+    output: OutputConfig = OutputConfig()
+    """What is written."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.judge.judge == "similarity" and self.gold is None:
+            raise ValueError("judge.judge similarity needs gold: its thresholds are calibrated on it")
+        there = {"bm25": ["bm25", "fused"], "dense": ["dense", "fused"]}.get(
+            self.candidates.fusion, ["bm25", "dense", "fused"]
+        )
+        there = [*there, "rerank"] if self.rerank.model else there
+        if self.negatives.margin_score not in there:
+            raise ValueError(f"negatives.margin_score {self.negatives.margin_score!r}: this run has {', '.join(there)}")
+        return self

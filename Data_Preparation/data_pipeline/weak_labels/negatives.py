@@ -1,0 +1,155 @@
+"""Hard negatives: passages that a retriever likes and a judge has rejected.
+
+A label that nobody judged is no negative, nor is a failed call. What is too near to a positive, by its score, its
+words or its place in the same document, may well be relevant, and is left out.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import Field
+
+from data_pipeline.config import Section
+from data_pipeline.weak_labels.judge.base import RELEVANT
+from data_pipeline.weak_labels.state import JudgedPair
+
+Kind = Literal["both", "bm25", "dense", "further_down"]
+"""Where a negative comes from: the top of both rankings, of one of them alone (they disagree), or below."""
+
+
+class NegativesConfig(Section):
+    """Which judged passages become hard negatives."""
+
+    per_query: int = Field(10, ge=0)
+    """At most."""
+    margin: float = Field(0.95, gt=0, le=1)
+    """A negative's score is at most this share of the weakest positive's (NV-Retriever, Moreira et al., 2024)."""
+    margin_score: str = "dense"
+    """The score that is compared: dense, bm25, fused or rerank. Where a passage lacks it, it is no negative."""
+    top: int = Field(20, ge=1)
+    """Ranks of a list that count as its top."""
+    max_p: float = Field(0.5, gt=0, le=1)
+    """A judge that was less sure of its no than this leaves the passage out, where it tells probabilities."""
+    near_duplicate: float = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of character 5-grams from which a passage counts as a copy of a positive."""
+
+
+@dataclass(frozen=True)
+class Negative:
+    """One negative, and where it came from."""
+
+    passage_id: str
+    kind: Kind
+    scores: Mapping[str, float]
+    ranks: Mapping[str, int]
+    p: float | None
+    """The judge's probability that it is relevant, where it tells one."""
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The labels of one query."""
+
+    query_id: str
+    query: str
+    positives: list[JudgedPair]
+    """Grade 2 or 3, best grade first, then as they were ranked."""
+    negatives: list[Negative]
+    """Hardest first: as they were ranked."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Judged less than relevant, and yet no negatives: how many for which reason."""
+    missing: int = 0
+    """Negatives that were asked for and are not there: too few were judged, or too many left out."""
+
+
+def mine(
+    pairs: Sequence[JudgedPair],
+    config: NegativesConfig,
+    text_of: Callable[[str], str],
+    neighbours_of: Callable[[str], Sequence[str]],
+) -> Mined:
+    """Positives and hard negatives of one query.
+
+    Args:
+        pairs: all of the query's, as they were ranked.
+        config: see `NegativesConfig`.
+        text_of: a passage's text, by its id.
+        neighbours_of: ids of the passages beside it in its document.
+    """
+    judged = [pair for pair in pairs if pair.judgement is not None and pair.judgement.status == "ok"]
+    positives = [pair for pair in judged if _grade(pair) >= RELEVANT]
+    positives.sort(key=lambda pair: -_grade(pair))  # stable: equal grades stay as they were ranked
+    guard = _guard(positives, config, text_of, neighbours_of)
+    negatives: list[Negative] = []
+    left_out: Counter[str] = Counter()
+    for pair in judged:
+        if _grade(pair) != 0:
+            left_out["partly_relevant"] += 0 if _grade(pair) >= RELEVANT else 1
+            continue
+        reason = guard(pair)
+        if reason is not None:
+            left_out[reason] += 1
+        elif len(negatives) < config.per_query:
+            negatives.append(_negative(pair, config))
+    first, missing = pairs[0], config.per_query - len(negatives)
+    found = {reason: count for reason, count in sorted(left_out.items()) if count}
+    return Mined(first.candidate.query_id, first.query, positives, negatives, found, missing)
+
+
+def jaccard(one: str, other: str, width: int = 5) -> float:
+    """Similarity of two texts' sets of character n-grams, white space and case aside; 0 to 1 (Broder, 1997)."""
+    grams = [_grams(text, width) for text in (one, other)]
+    union = len(grams[0] | grams[1])
+    return len(grams[0] & grams[1]) / union if union else 1.0
+
+
+def _grams(text: str, width: int) -> set[str]:
+    plain = " ".join(text.casefold().split())
+    return {plain[place : place + width] for place in range(max(1, len(plain) - width + 1))}
+
+
+def _grade(pair: JudgedPair) -> int:
+    assert pair.judgement is not None
+    assert pair.judgement.grade is not None
+    return pair.judgement.grade
+
+
+def _guard(
+    positives: Sequence[JudgedPair],
+    config: NegativesConfig,
+    text_of: Callable[[str], str],
+    neighbours_of: Callable[[str], Sequence[str]],
+) -> Callable[[JudgedPair], str | None]:
+    """Why a rejected passage is no negative all the same; None where it is one."""
+    ids = [pair.candidate.passage_id for pair in positives]
+    beside = {other for passage_id in ids for other in neighbours_of(passage_id)}
+    texts = [text_of(passage_id) for passage_id in ids]
+    known = [pair.candidate.scores.get(config.margin_score) for pair in positives]
+    scores = [score for score in known if score is not None]
+    limit = min(scores) * config.margin if scores else None
+
+    def reason(pair: JudgedPair) -> str | None:
+        passage_id, score = pair.candidate.passage_id, pair.candidate.scores.get(config.margin_score)
+        assert pair.judgement is not None
+        if pair.judgement.p is not None and pair.judgement.p > config.max_p:
+            return "judge_unsure"
+        if passage_id in beside:
+            return "neighbour_of_positive"
+        if limit is not None and (score is None or score > limit):
+            return "score_near_positive"
+        text = text_of(passage_id)
+        if any(jaccard(text, positive) >= config.near_duplicate for positive in texts):
+            return "copy_of_positive"
+        return None
+
+    return reason
+
+
+def _negative(pair: JudgedPair, config: NegativesConfig) -> Negative:
+    candidate = pair.candidate
+    tops = {name for name in ("bm25", "dense") if candidate.ranks.get(name, config.top + 1) <= config.top}
+    kind: Kind = "both" if len(tops) == 2 else "bm25" if "bm25" in tops else "dense" if tops else "further_down"
+    assert pair.judgement is not None
+    return Negative(candidate.passage_id, kind, candidate.scores, candidate.ranks, pair.judgement.p)

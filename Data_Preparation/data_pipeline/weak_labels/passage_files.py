@@ -1,0 +1,183 @@
+"""Passages from your own files: JSON Lines and parquet, as they are or cut into windows of tokens.
+
+They are written once more as an uncompressed Arrow file that is mapped from then on. Its name has a
+hash of the files and the settings in it, so that changed files make another one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import tee
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+
+from data_pipeline.download.corpus import files_under
+from data_pipeline.download.records import json_records
+from data_pipeline.errors import CorruptShard, SourceError
+from data_pipeline.store import ColumnHash
+from data_pipeline.store.columns import make_once
+from data_pipeline.utils import atomic_write_bytes, batched, sha256_of_file, sha256_of_json
+from data_pipeline.weak_labels.candidate_config import PassagesConfig
+from data_pipeline.weak_labels.chunks import Chunker
+from data_pipeline.weak_labels.passages import SCHEMA, Passages, encodable
+
+_FORMAT = 1
+_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_BATCH_ROWS = 16_384
+
+
+class Record(NamedTuple):
+    """One record of a file: a passage, or a document to be cut into some."""
+
+    id: str
+    text: str
+    document: str
+
+
+def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None = None) -> Passages:
+    """Passages of JSON Lines (also .gz, .zst) or parquet, one a record.
+
+    Args:
+        path: a file, or a folder whose files are read sorted by name.
+        work_dir: where the mapped copy goes; it can be deleted at any time.
+        config: names of the fields.
+
+    Raises:
+        SourceError: a file cannot be read, a record has no id or text, or two have the same id.
+    """
+    config = config or PassagesConfig()
+    key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens"})
+    return _opened(path, work_dir, key, lambda: map(_whole, read_records(path, config)))
+
+
+def passages_of_documents(
+    path: Path, work_dir: Path, tokenizer: Tokenizer, config: PassagesConfig | None = None
+) -> Passages:
+    """Documents of JSON Lines or parquet, cut into overlapping windows of tokens.
+
+    A passage's id is `<document>_chunk_<n>`, n from 0; its place in the document's characters is kept, so
+    `Passages.neighbours` knows which ones overlap it. A title is cut like the text that follows it.
+
+    Args:
+        path: a file, or a folder whose files are read sorted by name.
+        work_dir: where the mapped copy goes; it can be deleted at any time.
+        tokenizer: counts the tokens.
+        config: names of the fields, and the windows' sizes.
+
+    Raises:
+        SourceError: see `passages_of_file`.
+    """
+    config = config or PassagesConfig()
+    chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
+    key = config.model_dump(mode="json", exclude={"document_field"}) | {"tokenizer": sha256_of_json(tokenizer.to_str())}
+    return _opened(path, work_dir, key, lambda: _cut(read_records(path, config), chunker))
+
+
+def read_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
+    """Records of a file or folder, in order.
+
+    Raises:
+        SourceError: see `passages_of_file`.
+    """
+    for file in files_under(path, _ENDINGS, "passages"):
+        for where, record in _raw_records(file, config):
+            yield _record(record, config, where)
+
+
+def _opened(
+    path: Path, work_dir: Path, key: Mapping[str, Any], rows: Callable[[], Iterator[tuple[Any, ...]]]
+) -> Passages:
+    files = {file.name: sha256_of_file(file) for file in files_under(path, _ENDINGS, "passages")}
+    name = sha256_of_json([_FORMAT, files, key])[:20]
+    copy = work_dir / f"passages-{sha256_of_json(str(path.resolve()))[:8]}.{name}.arrow"
+    hashed = copy.with_name(f"{copy.name}.sha256")
+    make_once(copy, path.name, partial(_write, rows, hashed))
+    try:
+        found = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
+        fingerprint = hashed.read_text() if hashed.exists() else None
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptShard(f"{copy} cannot be read: {error}. Delete it; it is made again.") from error
+    if found.schema != SCHEMA:
+        raise CorruptShard(f"{copy} has the columns {found.schema.names}. Delete it; it is made again.")
+    return Passages(found, str(path), fingerprint)
+
+
+def _write(rows: Callable[[], Iterator[tuple[Any, ...]]], hashed: Path, temporary: Path) -> None:
+    ids, texts = ColumnHash(), ColumnHash()
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for some in batched(rows(), _BATCH_ROWS):
+            columns = [
+                pa.array(values, kind) for values, kind in zip(zip(*some, strict=True), SCHEMA.types, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            ids.update(columns[0].to_pylist())
+            texts.update(columns[1].to_pylist())
+    # Before the copy gets its name: what it says holds for every copy of that name.
+    atomic_write_bytes(hashed, sha256_of_json([ids.hexdigest(), texts.hexdigest()]).encode())
+
+
+def _whole(record: Record) -> tuple[Any, ...]:
+    return (*record, None, None)
+
+
+def _cut(records: Iterable[Record], chunker: Chunker) -> Iterator[tuple[Any, ...]]:
+    kept, read = tee(records)
+    for record, chunks in zip(kept, chunker.chunk_all(record.text for record in read), strict=True):
+        for chunk in chunks:
+            text = record.text[chunk.start : chunk.end]
+            yield f"{record.id}_chunk_{chunk.number}", text, record.id, chunk.start, chunk.end
+
+
+def _raw_records(path: Path, config: PassagesConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if path.suffix != ".parquet":
+        for number, record in json_records(path):
+            yield f"{path}, line {number}", record
+        return
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            asked = (config.id_field, config.text_field, config.title_field, config.document_field)
+            for batch in file.iter_batches(1024, columns=[name for name in asked if name in there]):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", record
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path} cannot be read as parquet after row {number}: {error}") from error
+
+
+def _record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> Record:
+    identity = _id(record, config.id_field, where)
+    text = _text(record, config.text_field, where)
+    if config.title_field:
+        title = _text(record, config.title_field, where)
+        text = f"{title}\n{text}" if title and text else title or text
+    document = identity
+    if config.document_field and record.get(config.document_field) is not None:
+        document = _id(record, config.document_field, where)
+    return Record(identity, text, document)
+
+
+def _id(record: Mapping[str, Any], name: str, where: str) -> str:
+    found = _field(record, name, where)
+    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+        raise SourceError(f"{where}: the id {name!r} must be a text or a whole number, found {str(found)[:40]!r}")
+    if not str(found).isprintable():
+        raise SourceError(f"{where}: the id {found!r} has control characters; give it another")
+    return str(found)
+
+
+def _text(record: Mapping[str, Any], name: str, where: str) -> str:
+    found = _field(record, name, where)
+    if not isinstance(found, str):
+        raise SourceError(f"{where}: the field {name!r} must be a text, found {str(found)[:40]!r}")
+    return encodable(found)
+
+
+def _field(record: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in record:
+        raise SourceError(f"{where}: there is no field {name!r}; it has {', '.join(map(str, record)) or 'none'}")
+    return record[name]

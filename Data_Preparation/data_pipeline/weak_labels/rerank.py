@@ -1,0 +1,79 @@
+"""A cross-encoder reads query and passage together: the best candidates in a better order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from data_pipeline.config import Section
+from data_pipeline.errors import ModelError
+from data_pipeline.types import Float32Array
+from data_pipeline.utils import require
+
+
+class RerankConfig(Section):
+    """The cross-encoder."""
+
+    model: str | None = None
+    """On the hub (cross-encoder/ms-marco-MiniLM-L-6-v2), or a folder; none: the fused order goes on as it is."""
+    revision: str | None = None
+    """Commit, tag or branch of the model."""
+    top_k: int = Field(40, ge=1)
+    """Candidates of a query that it reads; the others follow in their order."""
+    batch_size: int = Field(32, ge=1)
+    """Pairs computed together."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of a pair after which it is cut; none: what the model takes."""
+    device: str | None = None
+    """Torch device; none: a GPU where there is one."""
+
+
+class Reranker:
+    """A loaded cross-encoder.
+
+    Args:
+        config: with a model.
+
+    Raises:
+        MissingExtra: sentence-transformers is not installed.
+        ModelError: the model cannot be loaded.
+    """
+
+    def __init__(self, config: RerankConfig) -> None:
+        library = require("sentence_transformers", "rerank", "a cross-encoder")
+        self._config = config
+        try:
+            self._model: Any = library.CrossEncoder(
+                config.model, revision=config.revision, device=config.device, max_length=config.max_length,
+                trust_remote_code=False, model_kwargs={"use_safetensors": True},
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"cannot load the cross-encoder {config.model}: {error}") from error
+
+    def scores(self, query: str, passages: Sequence[str]) -> Float32Array:
+        """How well each passage answers the query, as the model's own numbers before any activation, shape (N,).
+
+        Raises:
+            ModelError: a score is not finite, or the model gives several a pair.
+        """
+        import torch
+
+        pairs = [(query, passage) for passage in passages]
+        found = self._model.predict(
+            pairs, batch_size=self._config.batch_size, activation_fn=torch.nn.Identity(), show_progress_bar=False
+        )
+        scores = np.asarray(found, np.float32)
+        if scores.shape != (len(pairs),):
+            raise ModelError(
+                f"{self._config.model} gives {scores.shape} for {len(pairs)} pairs; one score each is needed"
+            )
+        if not np.isfinite(scores).all():
+            raise ModelError(f"{self._config.model} gives no finite score for a passage of {query[:60]!r}")
+        return scores
+
+
+def reordered(scores: Float32Array, count: int) -> list[int]:
+    """Places of `count` candidates: those with a score, best first, equal ones as they were; then the rest."""
+    order = np.argsort(-scores, kind="stable").tolist()
+    return [*order, *range(len(scores), count)]

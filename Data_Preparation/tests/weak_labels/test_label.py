@@ -1,0 +1,231 @@
+"""The whole cascade: sample, judge, labels on disk; through kills and failing judges."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data_pipeline.cli import main
+from data_pipeline.errors import ConfigError, SourceError, StoreError
+from data_pipeline.pipeline import run
+from data_pipeline.weak_labels.judge import ScriptedJudge
+from data_pipeline.weak_labels.judge.scripted import failing
+from data_pipeline.weak_labels.label import label, read_gold, read_queries
+from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
+
+pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
+
+
+def grade(query, passage):
+    """Words in common, of those that are long."""
+    common = {word for word in query.lower().split() if len(word) > 4} & set(passage.lower().split())
+    return min(3, 2 * len(common))
+
+
+@pytest.fixture
+def settings(config):
+    """Of a run over the bundled sample with the hashing embedder."""
+    run(config)
+    return {
+        "work_dir": str(config.data_dir / "labels"),
+        "passages": {"data_dir": str(config.data_dir)},
+        "queries": {"source": "sample", "max_queries": 12},
+    }
+
+
+def made(settings, **more):
+    return LabelConfig.model_validate(settings | more)
+
+
+def files(config):
+    folder = config.work_dir / config.run
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_qrels_and_triples_say_what_the_judge_said(settings):
+    config = made(settings, gold="sample")
+    report = label(config, judge=ScriptedJudge(grade))
+    queries = read_queries(config.queries)
+    lines = [line.split("\t") for line in (report.folder / "qrels.tsv").read_text().splitlines()]
+    assert len(lines) == report.pairs
+    assert {line[0] for line in lines} <= set(queries)
+    texts = texts_of(settings)
+    assert all(int(found) == grade(queries[query_id], texts[passage_id]) for query_id, _, passage_id, found in lines)
+    grades = {(query_id, passage_id): int(found) for query_id, _, passage_id, found in lines}
+    for line in (report.folder / "triples.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert all(grades[record["query_id"], passage_id] >= 2 for passage_id in record["positive_doc_ids"])
+        assert all(grades[record["query_id"], passage_id] == 0 for passage_id in record["hard_negative_doc_ids"])
+        assert not set(record["positive_doc_ids"]) & set(record["hard_negative_doc_ids"])
+    assert report.figures["agreement_with_gold"]["pairs"] > 10
+
+
+def texts_of(settings):
+    from data_pipeline import ELMDataset
+
+    dataset = ELMDataset(settings["passages"]["data_dir"])
+    return dict(zip(dataset.metadata["text_id"].to_list(), (row["text"] for row in dataset), strict=True))
+
+
+def test_no_label_comes_from_a_failed_call_and_the_next_run_asks_again(settings):
+    config = made(settings, judge={"tries": 1, "breaker_share": 1.0, "breaker_window": 10_000})
+    report = label(config, judge=ScriptedJudge(failing("down")))
+    assert report.figures["grades"] == {}
+    assert (report.folder / "qrels.tsv").read_text() == ""
+    assert (report.folder / "triples.jsonl").read_text() == ""
+    assert report.figures["statuses"]["failed"] == report.pairs
+    again = label(config, judge=ScriptedJudge(grade))
+    assert again.figures["statuses"]["ok"] == again.pairs == report.pairs
+
+
+def test_a_second_run_asks_nothing_and_writes_the_same_bytes(settings):
+    config = made(settings)
+    label(config, judge=ScriptedJudge(grade))
+    before = files(config)
+    report = label(config, judge=ScriptedJudge(grade))
+    assert report.summary.calls == 0
+    assert files(config) == before
+
+
+def test_a_budget_ends_a_run_and_the_next_goes_on(settings):
+    first = label(made(settings, judge={"max_calls": 50}), judge=ScriptedJudge(grade))
+    assert first.summary.stopped
+    assert 0 < first.figures["statuses"]["ok"] <= 50
+    second = label(made(settings), judge=ScriptedJudge(grade))
+    assert second.figures["statuses"]["ok"] == second.pairs
+    assert second.summary.known >= first.figures["statuses"]["ok"]
+    undisturbed = made(settings, run="undisturbed")
+    label(undisturbed, judge=ScriptedJudge(grade))
+    assert files(undisturbed) == files(made(settings))
+
+
+def test_other_candidates_need_another_run(settings):
+    label(made(settings), judge=ScriptedJudge(grade))
+    with pytest.raises(StoreError, match="was made with other settings .*Give the new run another name"):
+        label(made(settings, candidates={"k1": 1.5}), judge=ScriptedJudge(grade))
+    report = label(made(settings, candidates={"k1": 1.5}, run="other"), judge=ScriptedJudge(grade))
+    assert report.summary.known > 0  # answers are of texts, not of runs
+
+
+KILLED = """
+import sys, time
+from data_pipeline.weak_labels.judge import ScriptedJudge
+from data_pipeline.weak_labels.label import label
+from data_pipeline.weak_labels.label_config import LabelConfig
+sys.path.insert(0, {folder!r})
+from test_label import grade
+label(LabelConfig.model_validate_json(sys.argv[1]), judge=ScriptedJudge(grade, delay_s=0.05))
+"""
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_in_the_same_bytes(settings):
+    whole = made(settings, run="undisturbed")
+    label(whole, judge=ScriptedJudge(grade))
+    config = made(
+        settings, work_dir=settings["work_dir"] + "-killed", run="undisturbed", judge={"slots": 4, "flush_s": 0.05}
+    )
+    code = KILLED.format(folder=os.path.dirname(__file__))
+    rng, kills = random.Random(0), 0
+    for _ in range(30):
+        process = subprocess.Popen([sys.executable, "-c", code, config.model_dump_json()], stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(2.5, 4.5))
+        if process.poll() is not None:
+            assert process.returncode == 0
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    else:
+        label(config, judge=ScriptedJudge(grade))
+    assert kills >= 2
+    assert files(config) == files(whole)
+
+
+def test_the_command_prints_what_became_of_it(settings, tmp_path, capsys):
+    import yaml
+
+    path = tmp_path / "labels.yaml"
+    path.write_text(yaml.safe_dump(settings | {"gold": "sample", "judge": {"judge": "similarity"}}))
+    assert main(["label", "--config", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "queries    12" in printed
+    assert "kappa" in printed
+    assert "qrels.tsv" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"judge": {"judge": "similarity"}}, "needs gold"),
+        ({"negatives": {"margin_score": "rerank"}}, "this run has bm25, dense, fused"),
+        ({"queries": {}}, "queries: path is for the source file"),
+        ({"passages": {"source": "file"}}, "passages: path is for the sources file and documents"),
+        ({"nonsense": 1}, "nonsense: no such setting"),
+        ({"candidates": {"k1": -1}}, "candidates.k1"),
+    ],
+)
+def test_wrong_settings_are_named(settings, tmp_path, capsys, change, message):
+    import yaml
+
+    path = tmp_path / "labels.yaml"
+    path.write_text(yaml.safe_dump(settings | change))
+    assert main(["label", "--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_gold_and_queries_that_cannot_be_read_are_named(settings, tmp_path):
+    path = tmp_path / "gold.txt"
+    path.write_text("q1 0 a 3\nq1 0 b\n")
+    with pytest.raises(SourceError, match="gold.txt, line 2: expected query id, 0, passage id and grade"):
+        read_gold(made(settings, gold=str(path)))
+    path = tmp_path / "queries.jsonl"
+    for lines, message in (
+        (['{"query_id": "a", "query": ""}'], "line 1: a query needs texts"),
+        (['{"query_id": "a", "query": "x"}'] * 2, "line 2: the query id 'a' is there twice"),
+        ([], "has no queries"),
+    ):
+        path.write_text("\n".join(lines))
+        with pytest.raises(SourceError, match=message):
+            read_queries(QueriesConfig(path=path))
+
+
+def test_files_of_passages_need_an_embedder(settings, tmp_path):
+    path = tmp_path / "passages.jsonl"
+    path.write_text('{"doc_id": "a", "text": "one"}\n')
+    with pytest.raises(ConfigError, match="need candidates.embedding, or candidates.fusion: bm25"):
+        label(made(settings, passages={"source": "file", "path": str(path)}), judge=ScriptedJudge(grade))
+    only_words = {"candidates": {"fusion": "bm25"}, "negatives": {"margin_score": "bm25"}}
+    report = label(
+        made(settings, passages={"source": "file", "path": str(path)}, **only_words), judge=ScriptedJudge(grade)
+    )
+    assert report.queries == 12
+
+
+def test_a_cross_encoder_puts_its_best_first_and_is_kept_with_the_pairs(settings, monkeypatch):
+    class Longest:
+        def __init__(self, config):
+            self.config = config
+
+        def scores(self, query, passages):
+            import numpy as np
+
+            return np.array([len(passage) for passage in passages], np.float32)
+
+    monkeypatch.setattr("data_pipeline.weak_labels.label.Reranker", Longest)
+    config = made(settings, rerank={"model": "longest", "top_k": 10}, sampling={"per_document": 99})
+    report = label(config, judge=ScriptedJudge(grade))
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(report.folder / "judgements.parquet").to_pylist()
+    first = [json.loads(row["scores"]).get("rerank") for row in rows if row["query_id"] == "q01"]
+    assert first[:10] == sorted(first[:10], reverse=True)
+    assert None not in first[:10]
+    assert first[10:] == [None] * (len(first) - 10)
