@@ -50,6 +50,8 @@ def _summary(report: "LabelReport") -> str:
     if gold is not None:
         named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")
         rows.append(("gold", f"{gold['pairs']:,} pairs: {named}"))
+    if report.pushed is not None:
+        rows.append(("sent to", report.pushed))
     files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))
     return f"{report.folder}\n{format_table([*rows, ('files', files)])}"
 

@@ -8,8 +8,11 @@ from pydantic import Field, model_validator
 from data_pipeline.config import FolderName, Section
 from data_pipeline.types import Split
 from data_pipeline.weak_labels.candidate_config import CandidateConfig, PassagesConfig
+from data_pipeline.weak_labels.hub_records import HubConfig
 from data_pipeline.weak_labels.judge.settings import JudgeConfig
 from data_pipeline.weak_labels.negatives import NegativesConfig
+from data_pipeline.weak_labels.prefilter import PrefilterConfig
+from data_pipeline.weak_labels.push import PushConfig
 from data_pipeline.weak_labels.rerank import RerankConfig
 from data_pipeline.weak_labels.sampling import SamplingConfig
 
@@ -17,9 +20,11 @@ from data_pipeline.weak_labels.sampling import SamplingConfig
 class SourceConfig(PassagesConfig):
     """Where the passages come from."""
 
-    source: Literal["store", "file", "documents"] = "store"
+    source: Literal["store", "file", "documents", "hub"] = "store"
     """store: paragraphs of a data folder of ours, with their vectors; file: JSON Lines or parquet, a passage a record;
-    documents: the same, cut into windows of tokens."""
+    documents: the same, cut into windows of tokens; hub: a data set of the hub, a passage a record."""
+    hub: HubConfig = HubConfig()
+    """hub: which data set."""
     path: Path | None = None
     """file, documents: the file, or a folder of them."""
     data_dir: Path = Path("data")
@@ -31,16 +36,20 @@ class SourceConfig(PassagesConfig):
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
-        if (self.source == "store") == (self.path is not None):
+        if (self.source in {"file", "documents"}) != (self.path is not None):
             raise ValueError(f"path is for the sources file and documents, and needed there; source is {self.source}")
+        if (self.source == "hub") != bool(self.hub.name):
+            raise ValueError(f"hub.name is for the source hub, and needed there; source is {self.source}")
         return self
 
 
 class QueriesConfig(Section):
     """The queries."""
 
-    source: Literal["file", "sample"] = "file"
-    """file: JSON Lines or parquet; sample: those of the bundled sample."""
+    source: Literal["file", "hub", "sample"] = "file"
+    """file: JSON Lines; hub: a data set of the hub; sample: those of the bundled sample."""
+    hub: HubConfig = HubConfig()
+    """hub: which data set."""
     path: Path | None = None
     """The file."""
     id_field: str = "query_id"
@@ -54,6 +63,8 @@ class QueriesConfig(Section):
     def _path_is_given(self) -> Self:
         if (self.source == "file") != (self.path is not None):
             raise ValueError(f"path is for the source file, and needed there; source is {self.source}")
+        if (self.source == "hub") != bool(self.hub.name):
+            raise ValueError(f"hub.name is for the source hub, and needed there; source is {self.source}")
         return self
 
 
@@ -87,12 +98,17 @@ class LabelConfig(Section):
     """A cross-encoder over the best of them."""
     sampling: SamplingConfig = SamplingConfig()
     """Which of them are judged."""
+    prefilter: PrefilterConfig = PrefilterConfig()
+    """Which of those are not judged after all; off unless asked for."""
     judge: JudgeConfig = JudgeConfig()
     """Who judges."""
     negatives: NegativesConfig = NegativesConfig()
     """Which judged passages become hard negatives."""
     output: OutputConfig = OutputConfig()
     """What is written."""
+
+    push: PushConfig = PushConfig()
+    """Send the outputs to the hub; not unless asked for."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -1,6 +1,7 @@
 """The whole cascade: sample, judge, labels on disk; through kills and failing judges."""
 
 import json
+import logging
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.cli import main
@@ -15,8 +17,10 @@ from data_pipeline.errors import ConfigError, SourceError, StoreError
 from data_pipeline.pipeline import run
 from data_pipeline.weak_labels.judge import ScriptedJudge
 from data_pipeline.weak_labels.judge.scripted import failing
-from data_pipeline.weak_labels.label import label, read_gold, read_queries
+from data_pipeline.weak_labels.label import label
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
+from data_pipeline.weak_labels.label_inputs import read_gold, read_queries
+from data_pipeline.weak_labels.tokens import Tokeniser
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
 
@@ -25,6 +29,18 @@ def grade(query, passage):
     """Words in common, of those that are long."""
     common = {word for word in query.lower().split() if len(word) > 4} & set(passage.lower().split())
     return min(3, 2 * len(common))
+
+
+@pytest.fixture(autouse=True)
+def _clean_logging():
+    """A command sets up the root logger; it does not outlive a test."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    for handler in root.handlers[:]:
+        if handler not in before:
+            root.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture
@@ -50,7 +66,7 @@ def files(config):
 def test_qrels_and_triples_say_what_the_judge_said(settings):
     config = made(settings, gold="sample")
     report = label(config, judge=ScriptedJudge(grade))
-    queries = read_queries(config.queries)
+    queries = read_queries(config.queries, config.work_dir)
     lines = [line.split("\t") for line in (report.folder / "qrels.tsv").read_text().splitlines()]
     assert len(lines) == report.pairs
     assert {line[0] for line in lines} <= set(queries)
@@ -99,7 +115,7 @@ def test_a_budget_ends_a_run_and_the_next_goes_on(settings):
     second = label(made(settings), judge=ScriptedJudge(grade))
     assert second.figures["statuses"]["ok"] == second.pairs
     assert second.summary.known >= first.figures["statuses"]["ok"]
-    undisturbed = made(settings, run="undisturbed")
+    undisturbed = made(settings, work_dir=settings["work_dir"] + "-undisturbed")
     label(undisturbed, judge=ScriptedJudge(grade))
     assert files(undisturbed) == files(made(settings))
 
@@ -194,7 +210,7 @@ def test_gold_and_queries_that_cannot_be_read_are_named(settings, tmp_path):
     ):
         path.write_text("\n".join(lines))
         with pytest.raises(SourceError, match=message):
-            read_queries(QueriesConfig(path=path))
+            read_queries(QueriesConfig(path=path), tmp_path)
 
 
 def test_files_of_passages_need_an_embedder(settings, tmp_path):
@@ -222,10 +238,52 @@ def test_a_cross_encoder_puts_its_best_first_and_is_kept_with_the_pairs(settings
     monkeypatch.setattr("data_pipeline.weak_labels.label.Reranker", Longest)
     config = made(settings, rerank={"model": "longest", "top_k": 10}, sampling={"per_document": 99})
     report = label(config, judge=ScriptedJudge(grade))
-    import pyarrow.parquet as pq
-
     rows = pq.read_table(report.folder / "judgements.parquet").to_pylist()
     first = [json.loads(row["scores"]).get("rerank") for row in rows if row["query_id"] == "q01"]
     assert first[:10] == sorted(first[:10], reverse=True)
     assert None not in first[:10]
     assert first[10:] == [None] * (len(first) - 10)
+
+
+def test_a_prefilter_leaves_pairs_unjudged_and_says_what_it_cost(settings):
+    plain = label(made(settings, gold="sample"), judge=ScriptedJudge(grade))
+    lengths = sorted(len(Tokeniser().tokens(text)) for text in texts_of(settings).values())
+    rules = {"min_words": lengths[len(lengths) // 4], "shared_word": True}
+    config = made(settings, gold="sample", run="filtered", prefilter=rules)
+    judge = ScriptedJudge(grade, version="another, so that it is asked")
+    report = label(config, judge=judge)
+    assert report.pairs == plain.pairs
+    not_asked = report.figures["not_asked"]
+    assert set(not_asked) == {"too_short", "no_shared_word"}
+    left_out = sum(counts["pairs"] for counts in not_asked.values())
+    assert 0 < left_out == report.figures["statuses"]["pending"]
+    assert plain.figures["not_asked"] == {}
+    lines = (report.folder / "qrels.tsv").read_text().splitlines()
+    assert len(lines) == report.pairs - left_out
+    rows = pq.read_table(report.folder / "judgements.parquet").to_pylist()
+    unjudged = {(row["query_id"], row["passage_id"]) for row in rows if row["status"] == "unjudged"}
+    assert len(unjudged) == left_out
+    assert not unjudged & {tuple(line.split("\t")[:3:2]) for line in lines}
+    assert len(judge.calls) == report.pairs - left_out
+
+
+def test_passages_and_queries_of_a_data_set_that_datasets_can_load(settings, tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    records = [{"doc_id": name, "text": f"{name} is about {name * 3}"} for name in ("alpha", "beta", "gamma")]
+    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    (asked / "train.jsonl").write_text('{"query_id": "q", "query": "what is beta about"}\n')
+    report = label(
+        made(
+            settings,
+            passages={"source": "hub", "hub": {"name": str(folder)}},
+            queries={"source": "hub", "hub": {"name": str(asked)}},
+            candidates={"fusion": "bm25"}, negatives={"margin_score": "bm25"},
+        ),
+        judge=ScriptedJudge(lambda query, passage: 3 if "beta" in passage else 0),
+    )  # fmt: skip
+    assert (report.folder / "qrels.tsv").read_text().startswith("q\t0\tbeta\t3")
+    with pytest.raises(SourceError, match="cannot load .* split nothing"):
+        label(made(settings, passages={"source": "hub", "hub": {"name": str(folder), "split": "nothing"}}))

@@ -1,0 +1,81 @@
+"""A run's outputs as a data set of the Hugging Face hub: only when asked for, and private unless said otherwise."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from pydantic import Field
+
+from data_pipeline.config import Section
+from data_pipeline.errors import SourceError
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT
+from data_pipeline.utils import atomic_write_bytes
+
+_FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
+_CARD = "README.md"
+
+
+class PushConfig(Section):
+    """Where outputs are sent; nowhere, unless asked for. The token is that of HF_TOKEN or of `hf auth login`."""
+
+    repo_id: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """`owner/name` of a data set; made where there is none."""
+    private: bool = True
+    """Of a data set that is made."""
+
+
+def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
+    """Write a data card beside the outputs: who judged, how much, and what it is not."""
+    judge = figures["judge"] or {}
+    statuses = ", ".join(f"{count:,} {status}" for status, count in figures["statuses"].items() if count)
+    gold = figures["agreement_with_gold"]
+    lines = [
+        "---",
+        "task_categories: [text-retrieval]",
+        "tags: [weak-labels]",
+        "configs:",
+        "- {config_name: triples, data_files: triples.jsonl}",
+        "- {config_name: training, data_files: training.parquet}",
+        "- {config_name: judgements, data_files: judgements.parquet}",
+        "---",
+        f"# {run}",
+        "",
+        "Weak relevance labels: they were given by a machine, and no person has looked at them one by one.",
+        "",
+        f"- judge: {judge.get('model', 'unknown')}, served as {judge.get('served_model', 'unknown')}, "
+        f"prompt {judge.get('prompt', 'unknown')}",
+        f"- pairs: {statuses or 'none'}; only those that are ok are labels",
+        f"- grades: {figures['grades']} (2 and 3 are relevant)",
+        f"- hard negatives: {figures['negatives']:,}, each judged not relevant",
+        "- agreement with gold judgements: " + ("not measured" if gold is None else str(gold)),
+        "",
+        "Passages and queries are under the terms of their sources. An evaluation with the model that gave these",
+        "labels flatters systems that are like it.",
+    ]
+    atomic_write_bytes(folder / _CARD, ("\n".join(lines) + "\n").encode())
+
+
+def push(folder: Path, config: PushConfig) -> str:
+    """Send a folder of outputs to the hub as one commit.
+
+    Returns:
+        The data set's address.
+
+    Raises:
+        SourceError: the hub cannot be reached, or does not take it.
+    """
+    assert config.repo_id is not None
+    try:
+        api = HfApi()
+        made = api.create_repo(config.repo_id, repo_type="dataset", private=config.private, exist_ok=True)
+        api.upload_folder(
+            repo_id=config.repo_id, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"],
+            commit_message="Weak labels",
+        )  # fmt: skip
+    except _FAILURES as error:
+        raise SourceError(
+            f"could not send {folder} to {config.repo_id}: {error}. What was made is on this machine; run again to "
+            f"send it. {WAYS_OUT}"
+        ) from error
+    return str(made)
