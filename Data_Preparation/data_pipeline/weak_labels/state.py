@@ -34,7 +34,7 @@ class Candidate:
     scores: Mapping[str, float] = field(default_factory=dict)
     """By retriever: bm25, dense, fused, ..."""
     ranks: Mapping[str, int] = field(default_factory=dict)
-    """By retriever; 0 is the best."""
+    """By retriever; 1 is the best."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """How it came to be a candidate; plain JSON."""
 
