@@ -22,6 +22,11 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+def encodable(text: str) -> str:
+    """The same text, but for halves of surrogate pairs, which JSON can spell and no file can hold: U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; reads it once, in blocks."""
     with path.open("rb") as file:

@@ -1,5 +1,6 @@
 """What the tests share: settings that need no model, a tiny real model, the data beside the checkout."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,18 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Qwen3Model(settings).eval().save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def clean_logging() -> Iterator[None]:
+    """A command sets up the root logger; it does not outlive a test."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    for handler in root.handlers[:]:
+        if handler not in before:
+            root.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class _Hub(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """How a hub answers; what it answers is for others to say."""
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args):
@@ -27,9 +29,14 @@ class _Hub(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def answer_json(self, value, status=200):
+        self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
+
     def do_HEAD(self):
         self.do_GET()
 
+
+class _Hub(Handler):
     def do_GET(self):
         path, repo, files = unquote(urlsplit(self.path).path), self.server.repo, self.server.files
         self.server.log.append(f"{self.command} {path}")
@@ -37,13 +44,13 @@ class _Hub(BaseHTTPRequestHandler):
             listed = [
                 {"type": "file", "path": name, "size": len(body), "oid": "0" * 40} for name, body in files.items()
             ]
-            return self.answer(200, json.dumps(listed).encode(), Content_Type="application/json")
+            return self.answer_json(listed)
         if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
             info = {
                 "id": repo, "_id": "0", "sha": COMMIT, "private": False, "tags": [], "gated": False, "disabled": False,
                 "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files],
             }  # fmt: skip
-            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+            return self.answer_json(info)
         revision, _, name = path.removeprefix(f"/{repo}/resolve/").partition("/")
         if revision not in {"main", COMMIT} or name not in files:
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
@@ -52,18 +59,23 @@ class _Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(repo, files):
-    """A running server; `log` has its requests, `url` its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+def running(handler, **state):
+    """A running server with a handler of one's own; `url` is its address, and `state` its further attributes."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    server.repo, server.files, server.log = repo, files, []
     server.url = f"http://127.0.0.1:{server.server_port}"
+    server.__dict__.update(state)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server
     finally:
         server.shutdown()
         server.server_close()
+
+
+def serve(repo, files):
+    """A running hub with one model; `log` has its requests."""
+    return running(_Hub, repo=repo, files=files, log=[])
 
 
 def in_process(code, url, home, *arguments, offline=False):

@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -26,17 +25,10 @@ TINY = [
 
 
 @pytest.fixture(autouse=True)
-def _clean_logging(monkeypatch):
-    """A command sets up the root logger and may read ELM_ variables; neither outlives a test."""
+def _clean(clean_logging, monkeypatch):
+    """A command may read ELM_ variables; they do not outlive a test either."""
     for name in [name for name in os.environ if name.startswith("ELM_") and name != "ELM_SHARED_DATA"]:
         monkeypatch.delenv(name)
-    root = logging.getLogger()
-    before = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        if handler not in before:
-            root.removeHandler(handler)
-            handler.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, content_hash, files_under, split_of_file
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document, MetadataValue
-from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils import encodable, sha256_of_file
 
 _TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 _BLOCK_BYTES = 1 << 20
@@ -146,9 +146,4 @@ def _field(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
         value = float(value)
     if value is not None and type(value) is not kind:
         raise SourceError(f"{where}: the field {name!r} must be {kind.__name__}, found {value!r}")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return value
+    return encodable(value) if isinstance(value, str) else value

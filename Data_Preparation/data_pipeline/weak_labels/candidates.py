@@ -5,13 +5,13 @@ from pathlib import Path
 
 from data_pipeline.embeddings import Embedder
 from data_pipeline.errors import SourceError
-from data_pipeline.utils import batched
+from data_pipeline.utils import batched, encodable
 from data_pipeline.weak_labels import fusion
 from data_pipeline.weak_labels.bm25 import Bm25Index, open_bm25
 from data_pipeline.weak_labels.candidate_config import CandidateConfig, PassagesConfig
 from data_pipeline.weak_labels.dense import DenseIndex
 from data_pipeline.weak_labels.fusion import Candidate
-from data_pipeline.weak_labels.passages import Passages, encodable
+from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.ranked import Ranked, nothing
 from data_pipeline.weak_labels.vectors import vectors_of
 

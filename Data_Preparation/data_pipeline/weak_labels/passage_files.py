@@ -19,10 +19,10 @@ from data_pipeline.download.records import json_records
 from data_pipeline.errors import CorruptShard, SourceError
 from data_pipeline.store import ColumnHash
 from data_pipeline.store.columns import make_once
-from data_pipeline.utils import atomic_write_bytes, batched, sha256_of_file, sha256_of_json
+from data_pipeline.utils import atomic_write_bytes, batched, encodable, sha256_of_file, sha256_of_json
 from data_pipeline.weak_labels.candidate_config import PassagesConfig
 from data_pipeline.weak_labels.chunks import Chunker
-from data_pipeline.weak_labels.passages import SCHEMA, Passages, encodable
+from data_pipeline.weak_labels.passages import SCHEMA, Passages
 
 _FORMAT = 1
 _ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")

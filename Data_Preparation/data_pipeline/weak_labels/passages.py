@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from data_pipeline.errors import SourceError
 from data_pipeline.store import ColumnHash, Columns, ParagraphStore, copy_path
 from data_pipeline.types import IntArray, Split
-from data_pipeline.utils import sha256_of_json
+from data_pipeline.utils import encodable, sha256_of_json
 
 if TYPE_CHECKING:
     from data_pipeline.dataset import ELMDataset
@@ -207,11 +207,6 @@ class Passages:
                 return row
             place += 1
         return -1
-
-
-def encodable(text: str) -> str:
-    """The same text, but for halves of surrogate pairs, which JSON can spell and no file can hold: U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def passages_of_lists(ids: Sequence[str], texts: Sequence[str], documents: Sequence[str] | None = None) -> Passages:

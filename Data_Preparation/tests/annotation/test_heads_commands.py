@@ -1,7 +1,6 @@
 """`elm heads convert|train|evaluate` and `elm annotate`, as they are typed."""
 
 import json
-import logging
 
 import numpy as np
 import polars as pl
@@ -13,17 +12,7 @@ from data_pipeline.annotation.heads import Scorer, load_head
 from data_pipeline.cli import main
 from data_pipeline.pipeline import run
 
-
-@pytest.fixture(autouse=True)
-def _clean_logging():
-    """A command sets up the root logger; it does not outlive a test."""
-    root = logging.getLogger()
-    before = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        if handler not in before:
-            root.removeHandler(handler)
-            handler.close()
+pytestmark = pytest.mark.usefixtures("clean_logging")
 
 
 @pytest.fixture

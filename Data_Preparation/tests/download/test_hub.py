@@ -6,14 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import Handler, running
 
 COMMIT = "b08601e04326c79dfdd32d625aee71d232d685c3"
 REPO = "Salesforce/wikitext"
@@ -38,34 +37,15 @@ FILES["README.md"] = (
 ).encode()
 
 
-class Hub(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def answer_json(self, value):
-        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
-
+class Hub(Handler):
     def refuse(self, code, message):
         self.answer(404, b"{}", X_Error_Code=code, X_Error_Message=message)
 
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_POST(self):
+    def do_POST(self):  # noqa: N802, the library calls it so
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.do_GET(body)
 
-    def do_GET(self, body=b""):
+    def do_GET(self, body=b""):  # noqa: N802, the library calls it so
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.server.log.append(f"{self.command} {path}")
@@ -118,13 +98,8 @@ def entry(name):
 
 @pytest.fixture(scope="module")
 def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    server.log, server.served, server.broken = [], [], False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running(Hub, log=[], served=[], broken=False) as server:
+        yield server
 
 
 READ = """

@@ -1,7 +1,6 @@
 """The whole cascade: sample, judge, labels on disk; through kills and failing judges."""
 
 import json
-import logging
 import os
 import random
 import signal
@@ -24,23 +23,13 @@ from data_pipeline.weak_labels.tokens import Tokeniser
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
 
+pytestmark = pytest.mark.usefixtures("clean_logging")
+
 
 def grade(query, passage):
     """Words in common, of those that are long."""
     common = {word for word in query.lower().split() if len(word) > 4} & set(passage.lower().split())
     return min(3, 2 * len(common))
-
-
-@pytest.fixture(autouse=True)
-def _clean_logging():
-    """A command sets up the root logger; it does not outlive a test."""
-    root = logging.getLogger()
-    before = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        if handler not in before:
-            root.removeHandler(handler)
-            handler.close()
 
 
 @pytest.fixture

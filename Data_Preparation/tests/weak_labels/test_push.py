@@ -2,12 +2,10 @@
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
-from hub_server import COMMIT, in_process
+from hub_server import COMMIT, Handler, in_process, running
 from pydantic import ValidationError
 
 from data_pipeline.weak_labels.push import PushConfig, write_card
@@ -29,56 +27,37 @@ except SourceError as error:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Hub(Handler):
+    def do_GET(self):  # noqa: N802, the library calls it so
+        self.answer_json({"id": REPO, "_id": "0", "sha": COMMIT, "private": True, "siblings": [], "tags": []})
 
-    def log_message(self, *args):
-        pass
-
-    def answer(self, value, status=200):
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        self.answer({"id": REPO, "_id": "0", "sha": COMMIT, "private": True, "siblings": [], "tags": []})
-
-    def do_POST(self):
+    def do_POST(self):  # noqa: N802, the library calls it so
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, server = urlsplit(self.path).path, self.server
         server.asked.append(path)
         if server.refuses:
-            return self.answer({"error": "no"}, 403)
+            return self.answer_json({"error": "no"}, 403)
         if path == "/api/repos/create":
             server.made = json.loads(body)
-            return self.answer({"url": f"{server.url}/datasets/{REPO}", "name": REPO, "id": "0"})
+            return self.answer_json({"url": f"{server.url}/datasets/{REPO}", "name": REPO, "id": "0"})
         if path.endswith("/preupload/main"):
             files = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
                 for file in json.loads(body)["files"]
             ]
-            return self.answer({"files": files})
+            return self.answer_json({"files": files})
         for line in body.splitlines():
             entry = json.loads(line)
             if entry.get("key") == "file":
                 server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
         address = f"{server.url}/datasets/{REPO}/commit/{COMMIT}"
-        return self.answer({"success": True, "commitOid": COMMIT, "commitUrl": address})
+        return self.answer_json({"success": True, "commitOid": COMMIT, "commitUrl": address})
 
 
 @pytest.fixture
 def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.files, server.asked, server.made, server.refuses = {}, [], None, False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running(Hub, files={}, asked=[], made=None, refuses=False) as server:
+        yield server
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from data_pipeline.annotation.files.hdf5 import OWN_COLUMNS
 from data_pipeline.annotation.files.jobs import EmbeddingParameters
 from data_pipeline.download.records import json_records
 from data_pipeline.errors import SourceError
+from data_pipeline.utils import encodable
 
 _ID_KEYS = ("document_id", "doc_id", "id", "uuid")
 _LABEL_KEYS = ("label", "labels", "score", "scores")
@@ -169,8 +170,7 @@ def _value(values: Mapping[str, Any], key: str, where: str) -> Any:
 def _text(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise SourceError(f"{where}: {key!r} must be a text, found {str(value)[:60]!r}")
-    # Half of a surrogate pair, which JSON can spell and no tokenizer can read, becomes U+FFFD.
-    return str(value).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return encodable(str(value))
 
 
 def _name(value: Any, key: str, where: str) -> str:

@@ -12,7 +12,7 @@ from data_pipeline.annotation.heads import metrics
 from data_pipeline.annotation.heads.apply import Scorer, probabilities
 from data_pipeline.annotation.heads.head import Head
 from data_pipeline.annotation.heads.identity import check_identity
-from data_pipeline.annotation.heads.labelled import Labelled
+from data_pipeline.annotation.heads.labelled import Labelled, label_name
 from data_pipeline.errors import ConfigError, SourceError
 
 _MOST_GRADES = 20  # of whole numbers, that are also looked at as labels
@@ -100,7 +100,7 @@ def _truth(head: Head, data: Labelled) -> NDArray[Any]:
         return truth
     if data.labels.ndim != 1:
         raise ConfigError(f"{data.where} has {data.labels.shape[1]} labels a row; a {head.kind} head needs one")
-    names = [str(label) if data.labels.dtype.kind == "U" else f"{float(label):g}" for label in data.labels.tolist()]
+    names = [label_name(label) for label in data.labels.tolist()]
     places = {label: place for place, label in enumerate(head.labels)}
     unknown = sorted(set(names) - places.keys())
     if unknown:
@@ -129,13 +129,7 @@ def _of_numbers(
         true, scores = truth[there, number].astype(np.float64), outputs[there, number].astype(np.float64)
         # Of rows without a label none is drawn: places among those that have one.
         place = np.cumsum(there) - 1
-        named = {
-            "spearman": metrics.spearman,
-            "mae": metrics.mean_absolute_error,
-            "mse": metrics.mean_squared_error,
-        }
-        for name, measure in named.items():
-            measures[prefix + name] = _drawn(measure, true, scores, there, place)
+        measures |= _number_measures(prefix, true, scores, there, place)
         grades = np.unique(true)
         if len(grades) <= _MOST_GRADES and (grades == np.round(grades)).all():
             # Scores may lie beyond the labels: they count as the nearest one.
@@ -168,9 +162,7 @@ def _of_labels(
     if head.kind == "ordinal":
         grades = head.grades.astype(np.float64)
         expected = (chances * grades).sum(axis=1)
-        measures["spearman"] = _drawn(metrics.spearman, grades[truth], expected, everywhere, place)
-        measures["mae"] = _drawn(metrics.mean_absolute_error, grades[truth], expected, everywhere, place)
-        measures["mse"] = _drawn(metrics.mean_squared_error, grades[truth], expected, everywhere, place)
+        measures |= _number_measures("", grades[truth], expected, everywhere, place)
     by_label = metrics.f1_by_label(truth, found, names)
     return Evaluation(
         rows=len(truth),
@@ -179,6 +171,13 @@ def _of_labels(
         reliability=metrics.reliability(true, chance),
         thresholds=thresholds,
     )
+
+
+def _number_measures(
+    prefix: str, truth: NDArray[Any], found: NDArray[Any], there: NDArray[np.bool_], place: NDArray[np.int64]
+) -> dict[str, Callable[[NDArray[np.int64]], float]]:
+    named = {"spearman": metrics.spearman, "mae": metrics.mean_absolute_error, "mse": metrics.mean_squared_error}
+    return {prefix + name: _drawn(measure, truth, found, there, place) for name, measure in named.items()}
 
 
 def _label_measures(

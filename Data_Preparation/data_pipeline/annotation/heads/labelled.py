@@ -46,6 +46,11 @@ class Labelled:
         return Labelled(self.vectors[rows], self.labels[rows], self.documents[rows], self.embedder, self.where)
 
 
+def label_name(label: Any) -> str:
+    """What a head calls a label: the string, or the number without needless digits."""
+    return str(label) if isinstance(label, str) else f"{float(label):g}"
+
+
 def labels_of_dataset(dataset: ELMDataset, column: str) -> Labelled:
     """Paragraphs of a store, labelled by a column of their metadata; rows without a label are left out.
 

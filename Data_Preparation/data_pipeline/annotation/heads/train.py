@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from data_pipeline.annotation.heads.head import Head, Kind, Layer, outputs_of
 from data_pipeline.annotation.heads.identity import EmbedderIdentity
-from data_pipeline.annotation.heads.labelled import Labelled
+from data_pipeline.annotation.heads.labelled import Labelled, label_name
 from data_pipeline.annotation.heads.training_config import TrainingConfig
 from data_pipeline.embeddings.transformer.loading import choose_device
 from data_pipeline.errors import ConfigError, SourceError
-from data_pipeline.types import Float32Array, IntArray
+from data_pipeline.types import Float32Array
 
 _LEAST_STEPS = 16  # of an epoch
 
@@ -124,7 +124,7 @@ def _task(data: Labelled, asked: str) -> _Task:
         raise ConfigError(f"{data.where}: a binary head needs two labels, found {len(values)}: {_some(values)}")
     if len(values) < 2:
         raise ConfigError(f"{data.where}: all rows have the label {_some(values)}; there is nothing to tell apart")
-    return _Task(_kind(kind), tuple(_label(value) for value in values), numbers.astype(np.int64))
+    return _Task(_kind(kind), tuple(label_name(value) for value in values), numbers.astype(np.int64))
 
 
 def _kind(name: str) -> Kind:
@@ -132,12 +132,8 @@ def _kind(name: str) -> Kind:
     return kinds[name]
 
 
-def _label(value: Any) -> str:
-    return str(value) if isinstance(value, str) else f"{float(value):g}"
-
-
 def _some(values: NDArray[Any]) -> str:
-    return ", ".join(_label(value) for value in values[:10]) + (", ..." if len(values) > 10 else "")
+    return ", ".join(label_name(value) for value in values[:10]) + (", ..." if len(values) > 10 else "")
 
 
 def _check_labels(task: _Task, held_out: NDArray[np.bool_], where: str) -> None:
@@ -341,10 +337,3 @@ def _folded(
     weight, bias = pairs[-1]
     pairs[-1] = weight * target_scale.double()[:, None], bias * target_scale.double() + target_mean.double()
     return tuple(Layer(weight.float().numpy(), bias.float().numpy()) for weight, bias in pairs)
-
-
-def rows_by_label(labels: NDArray[Any]) -> dict[str, int]:
-    """How many rows have each label, most first."""
-    values, counts = np.unique(labels, return_counts=True)
-    order: IntArray = np.argsort(-counts, kind="stable")
-    return {_label(values[place]): int(counts[place]) for place in order.tolist()}
