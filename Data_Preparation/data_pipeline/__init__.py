@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
     from data_pipeline.pipeline import embed, run
     from data_pipeline.settings import load_config, load_preset
-    from data_pipeline.verify import verify
+    from data_pipeline.verification import verify
     from data_pipeline.weak_labels.label import label
 
 _LAZY = {
@@ -65,7 +65,7 @@ _LAZY = {
     "save_head": "data_pipeline.annotation.heads",
     "Scorer": "data_pipeline.annotation.heads",
     "train_head": "data_pipeline.annotation.heads",
-    "verify": "data_pipeline.verify",
+    "verify": "data_pipeline.verification",
 }
 
 __all__ = [
@@ -117,7 +117,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `data_pipeline.verify` is a module too; the public name is the function in it.
     value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value

@@ -48,7 +48,7 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _verify(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.verify import verify
+    from data_pipeline.verification import verify
 
     config = configure_existing(parsed, given)
     good, bad = verify(config, parsed.level, parsed.rows)
