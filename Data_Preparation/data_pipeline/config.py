@@ -270,8 +270,8 @@ def preset_names() -> list[str]:
 
 
 def presets_folder() -> Path:
-    """`configs/` of a checkout, or its copy inside an installed package."""
-    return CONFIGS_FOLDER if CONFIGS_FOLDER.is_dir() else Path(__file__).parent / "configs"
+    """`configs/presets/` of a checkout, or its copy inside an installed package."""
+    return (CONFIGS_FOLDER if CONFIGS_FOLDER.is_dir() else Path(__file__).parent / "configs") / "presets"
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

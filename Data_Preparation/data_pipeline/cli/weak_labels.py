@@ -1,6 +1,7 @@
 """The command for weak labels: label."""
 
 import argparse
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 def _label(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.weak_labels.label import label
     from data_pipeline.weak_labels.label_config import LabelConfig
+    from data_pipeline.weak_labels.older_config import from_older, is_older
 
-    configure_logging(None)
+    content = read_config_file(parsed.config)
     try:
-        config = LabelConfig.model_validate(read_config_file(parsed.config))
+        config = LabelConfig.model_validate(from_older(content) if is_older(content) else content)
     except ValidationError as error:
         raise ConfigError(f"{parsed.config}:\n{explain(error)}") from None
+    configure_logging(config.logging.file)
+    logging.getLogger().setLevel(config.logging.level)
     say(_summary(label(config)))
     return 0
 
@@ -50,6 +54,8 @@ def _summary(report: "LabelReport") -> str:
     if gold is not None:
         named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")
         rows.append(("gold", f"{gold['pairs']:,} pairs: {named}"))
+        systems = found["systems"]
+        rows.append(("systems", f"{len(systems['systems'])} ranked: kendall_tau {systems['kendall_tau']}"))
     if report.pushed is not None:
         rows.append(("sent to", report.pushed))
     files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))

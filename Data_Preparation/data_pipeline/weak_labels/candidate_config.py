@@ -23,6 +23,8 @@ class PassagesConfig(Section):
     """Documents cut into passages: tokens of one, in the tokenizer's own count, special ones aside."""
     stride_tokens: int = Field(80, ge=1)
     """Tokens from the beginning of one passage to that of the next; at most window_tokens."""
+    min_tokens: int = Field(0, ge=0)
+    """Documents cut into passages: passages of fewer tokens are left out, such as a document's short last one."""
 
     @model_validator(mode="after")
     def _windows_leave_no_gap(self) -> Self:
@@ -45,6 +47,8 @@ class CandidateConfig(Section):
     """Candidates of a query, at most."""
     bm25_k: int = Field(200, ge=1)
     """Passages that BM25 contributes, at most; those that share no token with the query are never among them."""
+    bm25_percentile: float = Field(0.0, ge=0, lt=1)
+    """Share of BM25's list that is left out from its end: 0.5 keeps the better half."""
     dense_k: int = Field(200, ge=1)
     """Passages that the vectors contribute, at most."""
     dense_weight: float = Field(0.5, ge=0, le=1)

@@ -77,7 +77,8 @@ class Finder:
         for some in batched(map(encodable, queries), self.config.query_rows):
             lexical = [nothing()] * len(some)
             if self.bm25 is not None:
-                lexical = list(self.bm25.search(some, self.config.bm25_k))
+                found = self.bm25.search(some, self.config.bm25_k)
+                lexical = [_better(one, self.config.bm25_percentile) for one in found]
             for bm25, dense in zip(lexical, self._dense(some, lexical), strict=True):
                 yield self._fuse(bm25, dense)
 
@@ -102,3 +103,9 @@ class Finder:
                 return fusion.only_bm25(bm25, config.top_k)
             case "dense":
                 return fusion.only_dense(dense, config.top_k)
+
+
+def _better(ranked: Ranked, percentile: float) -> Ranked:
+    """A list without its last share."""
+    kept = len(ranked.rows) - int(percentile * len(ranked.rows))
+    return Ranked(ranked.rows[:kept], ranked.scores[:kept])

@@ -18,6 +18,8 @@ class Chunk(NamedTuple):
     start: int
     """Of its text in the document, in characters."""
     end: int
+    tokens: int
+    """Of its own; the tokenizer's, special ones aside."""
 
 
 class Chunker:
@@ -60,10 +62,10 @@ class Chunker:
             start, end = _without_space(text, some[0][0], max(end for _, end in some))
             # Its last tokens may be of white space, or of a character that the window before has too.
             if end > (found[-1].end if found else 0):
-                found.append(Chunk(len(found), start, end))
+                found.append(Chunk(len(found), start, end, len(some)))
             if first + self._window >= len(offsets):
                 break
-        return found or [Chunk(0, 0, 0)]
+        return found or [Chunk(0, 0, 0, 0)]
 
 
 def _without_space(text: str, start: int, end: int) -> tuple[int, int]:

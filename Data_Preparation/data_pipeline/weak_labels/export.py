@@ -11,19 +11,25 @@
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.utils import batched, publish
+from data_pipeline.utils import publish
 from data_pipeline.weak_labels.negatives import Mined
 from data_pipeline.weak_labels.state import JudgedPair
 
 _ROWS = 10_000
+_MARGINS = pa.schema(
+    [("query", pa.large_string()), ("positive", pa.large_string()), ("negative", pa.large_string()),
+     ("label", pa.float32())]
+)  # fmt: skip
 
 
 def by_query(pairs: Iterable[JudgedPair]) -> Iterator[list[JudgedPair]]:
@@ -55,70 +61,76 @@ def write_qrels(path: Path, pairs: Iterable[JudgedPair], with_zeros: bool) -> in
     return count
 
 
-def write_triples(path: Path, mined: Iterable[Mined]) -> int:
-    """A JSON object for each query that has a positive; returns how many."""
-    count = 0
-    with _lines(path) as file:
-        for query in mined:
-            if not query.positives:
-                continue
-            record: dict[str, Any] = {
-                "query_id": query.query_id,
-                "query": query.query,
-                "positive_doc_ids": [pair.candidate.passage_id for pair in query.positives],
-                "positive_scores": [pair.judgement.grade for pair in query.positives if pair.judgement],
-                "hard_negative_doc_ids": [negative.passage_id for negative in query.negatives],
-                "hard_negatives": [
-                    {"doc_id": negative.passage_id, "kind": negative.kind, "p": negative.p,
-                     "scores": dict(negative.scores), "ranks": dict(negative.ranks)}
-                    for negative in query.negatives
-                ],
-                "left_out": dict(query.left_out),
-                "missing_negatives": query.missing,
-            }  # fmt: skip
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def write_training(path: Path, mined: Iterable[Mined], text_of: Callable[[str], str], negatives: int) -> int:
-    """Rows for sentence-transformers: each positive with the query's negatives; queries with fewer are left out.
+class MinedFiles:
+    """triples.jsonl, training.parquet and margins.parquet, written in one pass over the queries.
 
     Args:
-        path: of the file.
-        mined: of all queries.
+        folder: of the three files.
         text_of: a passage's text.
-        negatives: of a row.
-
-    Returns:
-        How many rows.
+        negatives: of a row of training.parquet; queries with fewer are left out of it.
+        margin_score: whose differences are in margins.parquet.
     """
-    names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, negatives + 1))]
-    rows = (
-        (query.query, text_of(pair.candidate.passage_id),
-         *(text_of(negative.passage_id) for negative in query.negatives[:negatives]))
-        for query in mined
-        if len(query.negatives) >= negatives
-        for pair in query.positives
-    )  # fmt: skip
-    return _parquet(path, pa.schema([(name, pa.large_string()) for name in names]), rows)
+
+    def __init__(self, folder: Path, text_of: Callable[[str], str], negatives: int, margin_score: str) -> None:
+        self._text_of, self._negatives, self._score = text_of, negatives, margin_score
+        names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, negatives + 1))]
+        self._triples = _lines(folder / "triples.jsonl")
+        self._training = _Table(folder / "training.parquet", pa.schema([(name, pa.large_string()) for name in names]))
+        self._margins = _Table(folder / "margins.parquet", _MARGINS)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as files:
+            self._lines = files.enter_context(self._triples)
+            files.enter_context(self._training)
+            files.enter_context(self._margins)
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    def add(self, query: Mined) -> None:
+        """The next query, in order."""
+        if query.positives:
+            self._lines.write(json.dumps(triple(query), ensure_ascii=False) + "\n")
+        self._training.add(training_rows(query, self._text_of, self._negatives))
+        self._margins.add(margin_rows(query, self._text_of, self._score))
 
 
-def write_margins(path: Path, mined: Iterable[Mined], text_of: Callable[[str], str], score: str) -> int:
-    """Rows for MarginMSE (Hofstaetter et al., 2020): the positive's score less the negative's; returns how many."""
-    schema = pa.schema(
-        [("query", pa.large_string()), ("positive", pa.large_string()), ("negative", pa.large_string()),
-         ("label", pa.float32())]
-    )  # fmt: skip
-    rows = (
-        (query.query, text_of(pair.candidate.passage_id), text_of(negative.passage_id),
-         pair.candidate.scores[score] - negative.scores[score])
-        for query in mined
-        for pair in query.positives
-        for negative in query.negatives
-        if score in pair.candidate.scores and score in negative.scores
-    )  # fmt: skip
-    return _parquet(path, schema, rows)
+def triple(query: Mined) -> dict[str, Any]:
+    """A query's line of triples.jsonl."""
+    return {
+        "query_id": query.query_id,
+        "query": query.query,
+        "positive_doc_ids": [pair.candidate.passage_id for pair in query.positives],
+        "positive_scores": [pair.judgement.grade for pair in query.positives if pair.judgement],
+        "hard_negative_doc_ids": [negative.passage_id for negative in query.negatives],
+        "hard_negatives": [
+            {"doc_id": negative.passage_id, "kind": negative.kind, "p": negative.p,
+             "scores": dict(negative.scores), "ranks": dict(negative.ranks)}
+            for negative in query.negatives
+        ],
+        "left_out": dict(query.left_out),
+        "missing_negatives": query.missing,
+    }  # fmt: skip
+
+
+def training_rows(query: Mined, text_of: Callable[[str], str], negatives: int) -> Iterator[tuple[str, ...]]:
+    """For sentence-transformers: each positive with the query's negatives; none where there are fewer of those."""
+    if len(query.negatives) < negatives:
+        return
+    texts = [text_of(negative.passage_id) for negative in query.negatives[:negatives]]
+    for pair in query.positives:
+        yield (query.query, text_of(pair.candidate.passage_id), *texts)
+
+
+def margin_rows(query: Mined, text_of: Callable[[str], str], score: str) -> Iterator[tuple[Any, ...]]:
+    """For MarginMSE (Hofstaetter et al., 2020): the positive's score less the negative's."""
+    for pair in query.positives:
+        for negative in query.negatives:
+            if score in pair.candidate.scores and score in negative.scores:
+                margin = pair.candidate.scores[score] - negative.scores[score]
+                yield query.query, text_of(pair.candidate.passage_id), text_of(negative.passage_id), margin
 
 
 def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
@@ -137,7 +149,9 @@ def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
         details = (json.dumps(dict(part), sort_keys=True) for part in (found.scores, found.ranks))
         return (found.query_id, found.passage_id, *known, *details)
 
-    return _parquet(path, schema, map(row, pairs))
+    with _Table(path, schema) as table:
+        table.add(map(row, pairs))
+    return table.rows
 
 
 def write_beir(
@@ -166,6 +180,14 @@ def write_beir(
                 file.write(f"{pair.candidate.query_id}\t{pair.candidate.passage_id}\t{judgement.grade}\n")
 
 
+def copy_file(path: Path, copy: Path) -> None:
+    """A file once more, under another name."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    temporary = copy.with_name(f".{copy.name}.tmp")
+    shutil.copyfile(path, temporary)
+    publish(temporary, copy)
+
+
 class _lines:  # noqa: N801, it is used like a function
     """A text file that gets its name when all is written."""
 
@@ -185,17 +207,42 @@ class _lines:  # noqa: N801, it is used like a function
             self._temporary.unlink()
 
 
-def _parquet(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, count = path.with_name(f".{path.name}.tmp"), 0
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as file:
-            for some in batched(rows, _ROWS):
-                columns = [list(values) for values in zip(*some, strict=True)]
-                file.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
-                count += len(some)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    publish(temporary, path)
-    return count
+class _Table:
+    """A parquet file that gets its name when all is written."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = 0
+        self._path, self._temporary, self._schema = path, path.with_name(f".{path.name}.tmp"), schema
+        self._waiting: list[Sequence[Any]] = []
+
+    def __enter__(self) -> Self:
+        self._file = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
+        return self
+
+    def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        """The next rows."""
+        for row in rows:
+            self._waiting.append(row)
+            if len(self._waiting) == _ROWS:
+                self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            columns = [list(values) for values in zip(*self._waiting, strict=True)]
+            self._file.write_table(pa.table(dict(zip(self._schema.names, columns, strict=True)), schema=self._schema))
+            self.rows += len(self._waiting)
+            self._waiting = []
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        whole = False
+        try:
+            if kind is None:
+                self._write()
+                whole = True
+        finally:
+            self._file.close()
+            if not whole:
+                self._temporary.unlink()
+        if whole:
+            publish(self._temporary, self._path)

@@ -24,6 +24,8 @@ class HubConfig(Section):
     """Which split."""
     revision: str | None = None
     """Commit, tag or branch; the commit it stands for names the copy."""
+    cache_dir: Path | None = None
+    """Where datasets keeps what it fetches; none: where it always does."""
     timeout_s: float = Field(10.0, gt=0)
     """How long to wait for the hub to answer, in seconds."""
 
@@ -43,7 +45,10 @@ def fetch_records(config: HubConfig, folder: Path) -> Path:
     import datasets
 
     try:
-        rows = datasets.load_dataset(config.name, config.config, split=config.split, revision=commit or config.revision)
+        rows = datasets.load_dataset(
+            config.name, config.config, split=config.split, revision=commit or config.revision,
+            cache_dir=str(config.cache_dir) if config.cache_dir else None,
+        )  # fmt: skip
     except _FAILURES as error:
         raise SourceError(f"cannot load {config.name}, split {config.split}: {error}. {WAYS_OUT}") from error
     folder.mkdir(parents=True, exist_ok=True)

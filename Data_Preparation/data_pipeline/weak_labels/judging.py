@@ -24,7 +24,6 @@ from data_pipeline.weak_labels.judge.settings import JudgeConfig
 from data_pipeline.weak_labels.state import Judged, State
 
 _PAIRS_AT_ONCE = 64
-_MOST_UNSAVED = 256
 
 Report = Callable[[Sequence[Judged]], None]
 
@@ -306,7 +305,7 @@ class _Pool:
         return self._config.max_calls is not None and self._summary.calls >= self._config.max_calls
 
     def _wake_if_full(self) -> None:
-        if len(self._unsaved) + len(self._known) >= _MOST_UNSAVED:
+        if len(self._unsaved) + len(self._known) >= self._config.flush_answers:
             self._full.set()
 
     async def _save_now_and_then(self) -> None:

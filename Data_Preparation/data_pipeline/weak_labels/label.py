@@ -26,6 +26,12 @@ from data_pipeline.weak_labels.rerank import Reranker, reordered
 from data_pipeline.weak_labels.sampling import sample
 from data_pipeline.weak_labels.state import Candidate, State
 
+# Another machine may have other values: the same pairs come out.
+_HOW_COMPUTED = {
+    "bm25_backend", "query_rows", "passage_rows", "batch_size", "batch_tokens", "device", "device_timeout_s", "threads",
+    "compile", "flush_s", "variant",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class LabelReport:
@@ -57,16 +63,17 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
         JudgeError: the judge cannot be used, or failed too often; what was judged is kept.
     """
     passages = open_passages(config)
-    queries = read_queries(config.queries, config.work_dir)
+    queries = read_queries(config.queries, config.records_dir)
     gold = read_gold(config)
     embedder = embedder or open_embedder(config, passages)
     if judge is None:
         judge = load_judge(config.judge, embedder, thresholds_of(config, passages, queries, gold, embedder))
-    config.work_dir.mkdir(parents=True, exist_ok=True)
-    with State(config.work_dir / "state.sqlite") as state:
+    for folder in (config.work_dir, config.indexes_dir, config.state_path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with State(config.state_path) as state:
         state.start_run(config.run, _decisive(config, passages))
         state.add_queries(config.run, queries.items())
-        finder = open_finder(passages, config.candidates, work_dir=config.work_dir, embedder=embedder)
+        finder = open_finder(passages, config.candidates, work_dir=config.indexes_dir, embedder=embedder)
         pairs = _pairs(config, passages, queries, finder, state)
         summary = run_judge(pairs, judge, state, config.run, config.judge)
         figures = render(config, passages, gold, state)
@@ -78,8 +85,12 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
 
 
 def _decisive(config: LabelConfig, passages: Passages) -> dict[str, Any]:
-    """What decides which pairs a run has."""
-    sections = config.model_dump(mode="json", include={"candidates", "rerank", "sampling", "prefilter"})
+    """What decides which pairs a run has; not how they are computed."""
+    sections: dict[str, Any] = config.model_dump(mode="json", include={"candidates", "rerank", "sampling", "prefilter"})
+    candidates = sections["candidates"]
+    for section in (candidates, sections["rerank"], candidates["embedding"] or {}):
+        for name in _HOW_COMPUTED & section.keys():
+            del section[name]
     return {"passages": passages.fingerprint, **sections}
 
 

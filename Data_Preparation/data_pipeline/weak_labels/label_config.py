@@ -10,7 +10,7 @@ from data_pipeline.types import Split
 from data_pipeline.weak_labels.candidate_config import CandidateConfig, PassagesConfig
 from data_pipeline.weak_labels.hub_records import HubConfig
 from data_pipeline.weak_labels.judge.settings import JudgeConfig
-from data_pipeline.weak_labels.negatives import NegativesConfig
+from data_pipeline.weak_labels.negatives import NegativesConfig, PositivesConfig
 from data_pipeline.weak_labels.prefilter import PrefilterConfig
 from data_pipeline.weak_labels.push import PushConfig
 from data_pipeline.weak_labels.rerank import RerankConfig
@@ -22,9 +22,10 @@ class SourceConfig(PassagesConfig):
 
     source: Literal["store", "file", "documents", "hub"] = "store"
     """store: paragraphs of a data folder of ours, with their vectors; file: JSON Lines or parquet, a passage a record;
-    documents: the same, cut into windows of tokens; hub: a data set of the hub, a passage a record."""
+    documents: the same, or a data set of the hub, cut into windows of tokens; hub: a data set of the hub, a passage a
+    record."""
     hub: HubConfig = HubConfig()
-    """hub: which data set."""
+    """hub, documents: which data set."""
     path: Path | None = None
     """file, documents: the file, or a folder of them."""
     data_dir: Path = Path("data")
@@ -36,10 +37,13 @@ class SourceConfig(PassagesConfig):
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
-        if (self.source in {"file", "documents"}) != (self.path is not None):
-            raise ValueError(f"path is for the sources file and documents, and needed there; source is {self.source}")
-        if (self.source == "hub") != bool(self.hub.name):
-            raise ValueError(f"hub.name is for the source hub, and needed there; source is {self.source}")
+        wanted = {"file": {"path"}, "hub": {"hub.name"}, "documents": {"path", "hub.name"}}.get(self.source, set())
+        given = {name for name, value in (("path", self.path), ("hub.name", self.hub.name)) if value}
+        if len(given) != bool(wanted) or not given <= wanted:
+            raise ValueError(
+                f"the source {self.source} needs {' or '.join(sorted(wanted)) or 'neither path nor hub.name'}, "
+                f"found {' and '.join(sorted(given)) or 'neither'}"
+            )
         return self
 
 
@@ -68,6 +72,28 @@ class QueriesConfig(Section):
         return self
 
 
+class FoldersConfig(Section):
+    """Parts of the work folder that are to lie elsewhere; none: in it."""
+
+    records: Path | None = None
+    """What is fetched from the hub."""
+    passages: Path | None = None
+    """Copies of passages that can be mapped."""
+    indexes: Path | None = None
+    """The BM25 index, and vectors of passages."""
+    state: Path | None = None
+    """The state of all runs."""
+
+
+class LoggingConfig(Section):
+    """What the command says."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least that is said."""
+    file: Path | None = None
+    """Also goes there, with times."""
+
+
 class OutputConfig(Section):
     """What is written."""
 
@@ -77,6 +103,10 @@ class OutputConfig(Section):
     """training.parquet: negatives of a row; queries with fewer are left out of it."""
     beir: bool = False
     """Also a folder in BEIR's layout, with all passages."""
+    qrels_path: Path | None = None
+    """qrels.tsv once more, under this name."""
+    triples_path: Path | None = None
+    """triples.jsonl once more, under this name."""
 
 
 class LabelConfig(Section):
@@ -86,12 +116,16 @@ class LabelConfig(Section):
     """Names the run, and its folder of outputs."""
     work_dir: Path = Path("data/weak_labels")
     """Indexes, the state of all runs, and their outputs."""
+    folders: FoldersConfig = FoldersConfig()
+    """Parts of it that are to lie elsewhere."""
     passages: SourceConfig = SourceConfig()
     """Where the passages come from."""
     queries: QueriesConfig
     """The queries."""
     gold: Path | Literal["sample"] | None = None
     """Judgements of people (TREC qrels): to calibrate the judge `similarity`, and to measure agreement with."""
+    runs: tuple[Path, ...] = ()
+    """TREC runs of retrieval systems, ranked in the report under the labels and under gold, beside the run's own."""
     candidates: CandidateConfig = CandidateConfig()
     """How candidates are found."""
     rerank: RerankConfig = RerankConfig()
@@ -102,18 +136,45 @@ class LabelConfig(Section):
     """Which of those are not judged after all; off unless asked for."""
     judge: JudgeConfig = JudgeConfig()
     """Who judges."""
+    positives: PositivesConfig = PositivesConfig()
+    """Which of those judged relevant become positives."""
     negatives: NegativesConfig = NegativesConfig()
     """Which judged passages become hard negatives."""
     output: OutputConfig = OutputConfig()
     """What is written."""
-
     push: PushConfig = PushConfig()
     """Send the outputs to the hub; not unless asked for."""
+    logging: LoggingConfig = LoggingConfig()
+    """What the command says."""
+
+    @property
+    def records_dir(self) -> Path:
+        """For what is fetched from the hub."""
+        return self.folders.records or self.work_dir / "hub"
+
+    @property
+    def passages_dir(self) -> Path:
+        """For copies of passages."""
+        return self.folders.passages or self.work_dir
+
+    @property
+    def indexes_dir(self) -> Path:
+        """For the BM25 index and vectors."""
+        return self.folders.indexes or self.work_dir
+
+    @property
+    def state_path(self) -> Path:
+        """Of the state of all runs."""
+        return (self.folders.state or self.work_dir) / "state.sqlite"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.judge.judge == "similarity" and self.gold is None:
             raise ValueError("judge.judge similarity needs gold: its thresholds are calibrated on it")
+        if self.runs and self.gold is None:
+            raise ValueError("runs needs gold: systems are ranked under it and under the labels")
+        if len({path.name for path in self.runs}) != len(self.runs):
+            raise ValueError("runs: two files have the same name, which names the system; rename one")
         there = {"bm25": ["bm25", "fused"], "dense": ["dense", "fused"]}.get(
             self.candidates.fusion, ["bm25", "dense", "fused"]
         )

@@ -36,22 +36,21 @@ def open_passages(config: LabelConfig) -> Passages:
         with_vectors = config.candidates.needs_vectors or config.judge.judge == "similarity"
         dataset = ELMDataset(source.data_dir, source.split, with_vectors, corpus=source.corpus, scores=[])
         return passages_of_dataset(dataset)
-    if source.source == "hub":
-        return passages_of_file(fetch_records(source.hub, config.work_dir / "hub"), config.work_dir, source)
-    assert source.path is not None
-    if source.source == "file":
-        return passages_of_file(source.path, config.work_dir, source)
+    path = fetch_records(source.hub, config.records_dir) if source.hub.name else source.path
+    assert path is not None
+    if source.source != "documents":
+        return passages_of_file(path, config.passages_dir, source)
     if config.candidates.embedding is None:
         raise ConfigError("passages.source documents needs candidates.embedding, whose tokenizer counts the tokens")
-    return passages_of_documents(source.path, config.work_dir, load_tokenizer(config.candidates.embedding), source)
+    return passages_of_documents(path, config.passages_dir, load_tokenizer(config.candidates.embedding), source)
 
 
-def read_queries(config: QueriesConfig, work_dir: Path) -> dict[str, str]:
+def read_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]:
     """Query texts by id, in the file's order.
 
     Args:
         config: where they are.
-        work_dir: for what is fetched from the hub.
+        records_dir: for what is fetched from the hub.
 
     Raises:
         SourceError: a record lacks a field, is empty, or an id is there twice.
@@ -60,7 +59,7 @@ def read_queries(config: QueriesConfig, work_dir: Path) -> dict[str, str]:
         found = sample_queries()
     else:
         found = {}
-        for where, record in _query_records(config, work_dir):
+        for where, record in _query_records(config, records_dir):
             values = [record.get(name) for name in (config.id_field, config.text_field)]
             if not all(isinstance(value, str) and value.strip() for value in values):
                 raise SourceError(
@@ -74,8 +73,8 @@ def read_queries(config: QueriesConfig, work_dir: Path) -> dict[str, str]:
     return dict(list(found.items())[: config.max_queries])
 
 
-def _query_records(config: QueriesConfig, work_dir: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    path = fetch_records(config.hub, work_dir / "hub") if config.source == "hub" else config.path
+def _query_records(config: QueriesConfig, records_dir: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    path = fetch_records(config.hub, records_dir) if config.source == "hub" else config.path
     assert path is not None
     for number, record in json_records(path):
         yield f"{path}, line {number}", record

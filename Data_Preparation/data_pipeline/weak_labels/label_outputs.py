@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from data_pipeline.weak_labels.negatives import Mined, mine
 from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.push import write_card
 from data_pipeline.weak_labels.state import State
+from data_pipeline.weak_labels.systems import labels_of, own_runs, rank_systems, read_run
 
 
 def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) -> Mapping[str, Any]:
@@ -33,15 +35,17 @@ def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) ->
         rows = passages.neighbours(passages.row_of(passage_id))
         return passages.ids(np.array(rows, np.int64)) if rows else []
 
-    def mined() -> Iterator[Mined]:
+    output, tally = config.output, Tally()
+    export.write_qrels(folder / "qrels.tsv", pairs(), output.zeros)
+    with export.MinedFiles(folder, text_of, output.training_negatives, config.negatives.margin_score) as files:
         for group in export.by_query(pairs()):
-            yield mine(group, config.negatives, text_of, neighbours_of)
-
-    export.write_qrels(folder / "qrels.tsv", pairs(), config.output.zeros)
-    export.write_triples(folder / "triples.jsonl", mined())
-    export.write_training(folder / "training.parquet", mined(), text_of, config.output.training_negatives)
-    export.write_margins(folder / "margins.parquet", mined(), text_of, config.negatives.margin_score)
+            query = mine(group, config.negatives, text_of, neighbours_of, config.positives)
+            files.add(query)
+            tally.add(query)
     export.write_judgements(folder / "judgements.parquet", pairs())
+    for copy, name in ((output.qrels_path, "qrels.tsv"), (output.triples_path, "triples.jsonl")):
+        if copy is not None:
+            export.copy_file(folder / name, copy)
     if config.output.beir:
         everything = (
             (name, text)
@@ -49,39 +53,58 @@ def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) ->
             for name, text in zip(passages.ids(np.arange(start, start + len(texts))), texts, strict=True)
         )
         export.write_beir(folder / "beir", pairs, everything, config.output.zeros)
-    figures = _figures(config, gold, state, mined())
+    figures = _figures(config, gold, state, tally)
     atomic_write_json(folder / "report.json", figures)
     write_card(folder, config.run, figures)
     return figures
 
 
-def _figures(config: LabelConfig, gold: Gold, state: State, mined: Iterator[Mined]) -> dict[str, Any]:
+@dataclass
+class Tally:
+    """Counts of what was mined."""
+
+    positives: Counter[int] = field(default_factory=Counter)
+    """Queries by their number of positives."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    short: int = 0
+    """Queries with a positive and fewer negatives than asked for."""
+
+    def add(self, query: Mined) -> None:
+        """The next query."""
+        self.positives[len(query.positives)] += 1
+        self.kinds.update(negative.kind for negative in query.negatives)
+        self.left_out.update(query.left_out)
+        self.short += bool(query.positives) and query.missing > 0
+
+
+def _figures(config: LabelConfig, gold: Gold, state: State, tally: Tally) -> dict[str, Any]:
     """What is in the labels; nothing of how long it took, so that it is the same in every run."""
     grades = Counter(
         pair.judgement.grade
         for pair in state.judged_pairs(config.run)
         if pair.judgement is not None and pair.judgement.grade is not None
     )
-    positives: Counter[int] = Counter()
-    negatives, kinds, left_out, short = 0, Counter[str](), Counter[str](), 0
-    for query in mined:
-        positives[len(query.positives)] += 1
-        negatives += len(query.negatives)
-        kinds.update(negative.kind for negative in query.negatives)
-        left_out.update(query.left_out)
-        short += bool(query.positives) and query.missing > 0
     return {
         "statuses": state.counts(config.run),
         "grades": {str(grade): grades[grade] for grade in sorted(grades)},
-        "queries_by_positives": {str(count): positives[count] for count in sorted(positives)},
-        "negatives": negatives,
-        "negatives_by_kind": dict(sorted(kinds.items())),
-        "negatives_left_out": dict(sorted(left_out.items())),
-        "queries_short_of_negatives": short,
+        "queries_by_positives": {str(count): tally.positives[count] for count in sorted(tally.positives)},
+        "negatives": tally.kinds.total(),
+        "negatives_by_kind": dict(sorted(tally.kinds.items())),
+        "negatives_left_out": dict(sorted(tally.left_out.items())),
+        "queries_short_of_negatives": tally.short,
         "agreement_with_gold": agreement(state.judged_pairs(config.run), gold).to_json() if gold else None,
+        "systems": _systems(config, gold, state) if gold else None,
         "not_asked": _not_asked(config, gold, state),
         "judge": json.loads(json.dumps(state.run_record(config.run)["judge"])),
     }
+
+
+def _systems(config: LabelConfig, gold: Gold, state: State) -> dict[str, Any]:
+    """Rankings of systems under the labels and under gold: those of the run itself, and those of `runs`."""
+    pairs = [pair for pair in state.judged_pairs(config.run) if pair.query_id in gold]
+    found = own_runs(pairs) | {path.name: read_run(path) for path in config.runs}
+    return rank_systems(found, labels_of(pairs), gold)
 
 
 def _not_asked(config: LabelConfig, gold: Gold, state: State) -> dict[str, dict[str, int]]:

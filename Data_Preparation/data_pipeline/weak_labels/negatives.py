@@ -19,6 +19,15 @@ Kind = Literal["both", "bm25", "dense", "further_down"]
 """Where a negative comes from: the top of both rankings, of one of them alone (they disagree), or below."""
 
 
+class PositivesConfig(Section):
+    """Which passages that were judged relevant become positives of training data; qrels have all of them."""
+
+    per_query: int | None = Field(None, ge=1)
+    """At most, the best grades first; none: all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """A judge that was less sure of its yes than this makes no positive, where it tells probabilities."""
+
+
 class NegativesConfig(Section):
     """Which judged passages become hard negatives."""
 
@@ -55,11 +64,11 @@ class Mined:
     query_id: str
     query: str
     positives: list[JudgedPair]
-    """Grade 2 or 3, best grade first, then as they were ranked."""
+    """Grade 2 or 3 and sure enough, best grade first, then as they were ranked; at most so many as asked for."""
     negatives: list[Negative]
     """Hardest first: as they were ranked."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Judged less than relevant, and yet no negatives: how many for which reason."""
+    """Judged, and yet neither positive nor negative: how many for which reason."""
     missing: int = 0
     """Negatives that were asked for and are not there: too few were judged, or too many left out."""
 
@@ -69,6 +78,7 @@ def mine(
     config: NegativesConfig,
     text_of: Callable[[str], str],
     neighbours_of: Callable[[str], Sequence[str]],
+    positives: PositivesConfig = PositivesConfig(),  # noqa: B008, it is frozen
 ) -> Mined:
     """Positives and hard negatives of one query.
 
@@ -77,13 +87,16 @@ def mine(
         config: see `NegativesConfig`.
         text_of: a passage's text, by its id.
         neighbours_of: ids of the passages beside it in its document.
+        positives: see `PositivesConfig`. Negatives keep clear of all that is relevant, also of what is left out here.
     """
     judged = [pair for pair in pairs if pair.judgement is not None and pair.judgement.status == "ok"]
-    positives = [pair for pair in judged if _grade(pair) >= RELEVANT]
-    positives.sort(key=lambda pair: -_grade(pair))  # stable: equal grades stay as they were ranked
-    guard = _guard(positives, config, text_of, neighbours_of)
+    relevant = [pair for pair in judged if _grade(pair) >= RELEVANT]
+    relevant.sort(key=lambda pair: -_grade(pair))  # stable: equal grades stay as they were ranked
+    sure = [pair for pair in relevant if _is_sure(pair, positives.min_p)]
+    kept = sure[: positives.per_query]
+    guard = _guard(relevant, config, text_of, neighbours_of)
     negatives: list[Negative] = []
-    left_out: Counter[str] = Counter()
+    left_out = Counter(relevant_but_unsure=len(relevant) - len(sure), more_positives=len(sure) - len(kept))
     for pair in judged:
         if _grade(pair) != 0:
             left_out["partly_relevant"] += 0 if _grade(pair) >= RELEVANT else 1
@@ -95,7 +108,7 @@ def mine(
             negatives.append(_negative(pair, config))
     first, missing = pairs[0], config.per_query - len(negatives)
     found = {reason: count for reason, count in sorted(left_out.items()) if count}
-    return Mined(first.candidate.query_id, first.query, positives, negatives, found, missing)
+    return Mined(first.candidate.query_id, first.query, kept, negatives, found, missing)
 
 
 def jaccard(one: str, other: str, width: int = 5) -> float:
@@ -114,6 +127,11 @@ def _grade(pair: JudgedPair) -> int:
     assert pair.judgement is not None
     assert pair.judgement.grade is not None
     return pair.judgement.grade
+
+
+def _is_sure(pair: JudgedPair, min_p: float) -> bool:
+    assert pair.judgement is not None
+    return pair.judgement.p is None or pair.judgement.p >= min_p
 
 
 def _guard(

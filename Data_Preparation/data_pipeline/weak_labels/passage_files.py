@@ -49,7 +49,7 @@ def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None =
         SourceError: a file cannot be read, a record has no id or text, or two have the same id.
     """
     config = config or PassagesConfig()
-    key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens"})
+    key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens", "min_tokens"})
     return _opened(path, work_dir, key, lambda: map(_whole, read_records(path, config)))
 
 
@@ -73,7 +73,7 @@ def passages_of_documents(
     config = config or PassagesConfig()
     chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
     key = config.model_dump(mode="json", exclude={"document_field"}) | {"tokenizer": sha256_of_json(tokenizer.to_str())}
-    return _opened(path, work_dir, key, lambda: _cut(read_records(path, config), chunker))
+    return _opened(path, work_dir, key, lambda: _cut(read_records(path, config), chunker, config.min_tokens))
 
 
 def read_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
@@ -123,10 +123,12 @@ def _whole(record: Record) -> tuple[Any, ...]:
     return (*record, None, None)
 
 
-def _cut(records: Iterable[Record], chunker: Chunker) -> Iterator[tuple[Any, ...]]:
+def _cut(records: Iterable[Record], chunker: Chunker, min_tokens: int) -> Iterator[tuple[Any, ...]]:
     kept, read = tee(records)
     for record, chunks in zip(kept, chunker.chunk_all(record.text for record in read), strict=True):
         for chunk in chunks:
+            if chunk.tokens < min_tokens:
+                continue
             text = record.text[chunk.start : chunk.end]
             yield f"{record.id}_chunk_{chunk.number}", text, record.id, chunk.start, chunk.end
 

@@ -1,5 +1,6 @@
 """A run's outputs as a data set of the Hugging Face hub: only when asked for, and private unless said otherwise."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from huggingface_hub import HfApi
 from pydantic import Field
 
 from data_pipeline.config import Section
-from data_pipeline.errors import SourceError
+from data_pipeline.errors import ConfigError, SourceError
 from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT
 from data_pipeline.utils import atomic_write_bytes
 
@@ -23,6 +24,8 @@ class PushConfig(Section):
     """`owner/name` of a data set; made where there is none."""
     private: bool = True
     """Of a data set that is made."""
+    token_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable with the token; none: HF_TOKEN, or the login. The token itself is kept nowhere."""
 
 
 def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
@@ -56,6 +59,14 @@ def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
     atomic_write_bytes(folder / _CARD, ("\n".join(lines) + "\n").encode())
 
 
+def _token(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise ConfigError(f"push.token_env names the variable {name}, which is not set")
+    return os.environ[name]
+
+
 def push(folder: Path, config: PushConfig) -> str:
     """Send a folder of outputs to the hub as one commit.
 
@@ -63,11 +74,12 @@ def push(folder: Path, config: PushConfig) -> str:
         The data set's address.
 
     Raises:
+        ConfigError: there is no token where it should be.
         SourceError: the hub cannot be reached, or does not take it.
     """
     assert config.repo_id is not None
     try:
-        api = HfApi()
+        api = HfApi(token=_token(config.token_env))
         made = api.create_repo(config.repo_id, repo_type="dataset", private=config.private, exist_ok=True)
         api.upload_folder(
             repo_id=config.repo_id, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"],

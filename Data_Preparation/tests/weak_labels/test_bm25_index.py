@@ -221,6 +221,18 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     assert (folder / "thesis.txt").read_text() == "mine"
 
 
+def test_numba_finds_what_numpy_finds(tmp_path):
+    pytest.importorskip("numba", reason="needs the package numba")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{word}" for word in rng.zipf(1.5, 30) % 500) for _ in range(300)]
+    for query in ("w1 w2 w3", "w7 w400", "w499 w499 w1"):
+        one, other = (
+            search(texts, query, tmp_path / "bm25", k=20, bm25_backend=backend) for backend in ("numba", "numpy")
+        )
+        assert one.rows.tolist() == other.rows.tolist()
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+
+
 def test_numba_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     open_bm25(passages(), tmp_path / "bm25")

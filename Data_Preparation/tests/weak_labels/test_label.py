@@ -3,15 +3,19 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+import data_pipeline.weak_labels as package
 from data_pipeline.cli import main
+from data_pipeline.config import EmbeddingConfig
 from data_pipeline.errors import ConfigError, SourceError, StoreError
 from data_pipeline.pipeline import run
 from data_pipeline.weak_labels.judge import ScriptedJudge
@@ -19,6 +23,7 @@ from data_pipeline.weak_labels.judge.scripted import failing
 from data_pipeline.weak_labels.label import label
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
 from data_pipeline.weak_labels.label_inputs import read_gold, read_queries
+from data_pipeline.weak_labels.prefilter import Prefilter, PrefilterConfig
 from data_pipeline.weak_labels.tokens import Tokeniser
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
@@ -170,7 +175,7 @@ def test_the_command_prints_what_became_of_it(settings, tmp_path, capsys):
         ({"judge": {"judge": "similarity"}}, "needs gold"),
         ({"negatives": {"margin_score": "rerank"}}, "this run has bm25, dense, fused"),
         ({"queries": {}}, "queries: path is for the source file"),
-        ({"passages": {"source": "file"}}, "passages: path is for the sources file and documents"),
+        ({"passages": {"source": "file"}}, "passages: the source file needs path, found neither"),
         ({"nonsense": 1}, "nonsense: no such setting"),
         ({"candidates": {"k1": -1}}, "candidates.k1"),
     ],
@@ -214,6 +219,49 @@ def test_files_of_passages_need_an_embedder(settings, tmp_path):
     assert report.queries == 12
 
 
+def test_parts_of_the_work_folder_may_lie_elsewhere_and_outputs_twice(settings, tmp_path):
+    folders = {name: str(tmp_path / name) for name in ("records", "passages", "indexes", "state")}
+    output = {"qrels_path": str(tmp_path / "out" / "my.tsv"), "triples_path": str(tmp_path / "out" / "my.jsonl")}
+    config = made(settings, folders=folders, output=output)
+    report = label(config, judge=ScriptedJudge(grade))
+    assert sorted(path.name for path in config.work_dir.iterdir()) == [config.run]
+    assert (tmp_path / "state" / "state.sqlite").exists()
+    assert (tmp_path / "indexes" / "bm25").is_dir()
+    for copy, name in ((tmp_path / "out" / "my.tsv", "qrels.tsv"), (tmp_path / "out" / "my.jsonl", "triples.jsonl")):
+        assert copy.read_bytes() == (report.folder / name).read_bytes()
+    plain = made(settings)
+    label(plain, judge=ScriptedJudge(grade))
+    assert files(plain) == files(config)
+
+
+def test_how_a_run_is_computed_may_change_from_one_call_to_the_next(settings):
+    first = label(made(settings), judge=ScriptedJudge(grade))
+    other = {"candidates": {"query_rows": 3, "passage_rows": 100, "bm25_backend": "numpy"}, "rerank": {"device": "cpu"}}
+    second = label(made(settings, **other), judge=ScriptedJudge(grade))
+    assert (second.pairs, second.summary.calls) == (first.pairs, 0)
+
+
+def test_systems_are_ranked_where_there_is_gold(settings, tmp_path):
+    run_file = tmp_path / "poor.run"
+    first = label(made(settings), judge=ScriptedJudge(grade))
+    assert first.figures["systems"] is None
+    worst = pq.read_table(first.folder / "judgements.parquet").to_pylist()[-1]
+    run_file.write_text(f"{worst['query_id']} Q0 {worst['passage_id']} 1 1.0 poor\n")
+    found = label(made(settings, gold="sample", runs=[str(run_file)]), judge=ScriptedJudge(grade)).figures["systems"]
+    assert set(found["systems"]) == {"bm25", "dense", "fused", "poor.run"}
+    assert found["systems"]["poor.run"]["gold"] < found["systems"]["fused"]["gold"]
+    assert -1 <= found["kendall_tau"] <= 1
+
+
+def test_half_of_the_bm25_list_can_be_left_out(settings):
+    alone = {"fusion": "bm25", "bm25_k": 8, "top_k": 8}
+    margin = {"negatives": {"margin_score": "bm25"}}
+    whole = label(made(settings, candidates=alone, run="whole", **margin), judge=ScriptedJudge(grade))
+    half = {**alone, "bm25_percentile": 0.5}
+    found = label(made(settings, candidates=half, run="half", **margin), judge=ScriptedJudge(grade))
+    assert found.pairs == whole.pairs / 2
+
+
 def test_a_cross_encoder_puts_its_best_first_and_is_kept_with_the_pairs(settings, monkeypatch):
     class Longest:
         def __init__(self, config):
@@ -232,6 +280,31 @@ def test_a_cross_encoder_puts_its_best_first_and_is_kept_with_the_pairs(settings
     assert first[:10] == sorted(first[:10], reverse=True)
     assert None not in first[:10]
     assert first[10:] == [None] * (len(first) - 10)
+
+
+def test_every_knob_of_a_run_is_read():
+    """The older config had ten that nothing read."""
+    folder = Path(package.__path__[0])
+    source = "".join(path.read_text() for path in [*folder.rglob("*.py"), folder.parent / "cli" / "weak_labels.py"])
+
+    def check(section):
+        for name, field in section.model_fields.items():
+            parts = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            inner = [part for part in parts if hasattr(part, "model_fields")]
+            assert re.search(rf"\w\.{name}\b", source), f"{section.__name__}.{name}"
+            for part in inner:
+                if part is not EmbeddingConfig:  # its knobs have a test of their own
+                    check(part)
+
+    check(LabelConfig)
+
+
+def test_a_shared_word_is_one_that_means_something():
+    """The older rule compared raw words: `Einstein?` had nothing in common with `einstein`, and `the` was enough."""
+    rule = Prefilter(PrefilterConfig(shared_word=True), "english", True)
+    assert rule.reason("Who was Einstein?", "einstein, the physicist") is None
+    assert rule.reason("the theory of relativity", "the history of the town") == "no_shared_word"
+    assert Prefilter(PrefilterConfig(), "english", True).reason("a", "") is None
 
 
 def test_a_prefilter_leaves_pairs_unjudged_and_says_what_it_cost(settings):

@@ -31,6 +31,12 @@ def mined(negatives=10):
     return [mine(group, config, text_of, lambda _: []) for group in export.by_query(PAIRS)]
 
 
+def write_mined(folder, negatives=2, text_of=text_of):
+    with export.MinedFiles(folder, text_of, negatives, "dense") as files:
+        for query in mined():
+            files.add(query)
+
+
 def test_qrels_have_judged_pairs_only(tmp_path):
     assert export.write_qrels(tmp_path / "qrels.tsv", PAIRS, with_zeros=False) == 3
     assert (tmp_path / "qrels.tsv").read_text() == "q1\t0\ta\t3\nq3\t0\tf\t2\nq3\t0\tg\t1\n"
@@ -41,7 +47,7 @@ def test_qrels_have_judged_pairs_only(tmp_path):
 
 
 def test_triples_have_the_documented_keys_and_one_line_a_query_with_positives(tmp_path):
-    assert export.write_triples(tmp_path / "triples.jsonl", mined()) == 2
+    write_mined(tmp_path)
     first, second = [json.loads(line) for line in (tmp_path / "triples.jsonl").read_text().splitlines()]
     assert first["query_id"], first["query"] == ("q1", "text of q1")
     assert (first["positive_doc_ids"], first["positive_scores"]) == (["a"], [3])
@@ -53,16 +59,17 @@ def test_triples_have_the_documented_keys_and_one_line_a_query_with_positives(tm
 
 def test_rows_for_sentence_transformers_load_as_they_are(tmp_path):
     datasets = pytest.importorskip("datasets")
-    assert export.write_training(tmp_path / "training.parquet", mined(), text_of, 2) == 1
+    write_mined(tmp_path)
     rows = datasets.Dataset.from_parquet(str(tmp_path / "training.parquet"), cache_dir=str(tmp_path / "cache"))
     assert rows.column_names == ["anchor", "positive", "negative_1", "negative_2"]
+    assert len(rows) == 1
     assert rows[0] == {
         "anchor": "text of q1", "positive": text_of("a"), "negative_1": text_of("b"), "negative_2": text_of("d"),
     }  # fmt: skip
 
 
 def test_margins_are_differences_of_scores(tmp_path):
-    assert export.write_margins(tmp_path / "margins.parquet", mined(), text_of, "dense") == 2
+    write_mined(tmp_path)
     assert pq.read_table(tmp_path / "margins.parquet")["label"].to_pylist() == pytest.approx([0.4, 0.4])
 
 
@@ -94,14 +101,23 @@ def test_a_file_that_could_not_be_written_whole_is_not_there(tmp_path):
         with pytest.raises(RuntimeError, match="out of paper"):
             write(tmp_path / "file")
         assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError):
+        write_mined(tmp_path, text_of={}.__getitem__)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_tables_are_written_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_ROWS", 3)
+    assert export.write_judgements(tmp_path / "judgements.parquet", PAIRS) == 8
+    table = pq.read_table(tmp_path / "judgements.parquet")
+    assert table["passage_id"].to_pylist() == [one.candidate.passage_id for one in PAIRS]
 
 
 def test_the_same_pairs_give_the_same_bytes(tmp_path):
     for number in range(2):
         folder = tmp_path / str(number)
         export.write_qrels(folder / "qrels.tsv", PAIRS, with_zeros=True)
-        export.write_triples(folder / "triples.jsonl", mined())
-        export.write_training(folder / "training.parquet", mined(), text_of, 2)
+        write_mined(folder)
         export.write_judgements(folder / "judgements.parquet", PAIRS)
     for path in (tmp_path / "0").iterdir():
         assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes()

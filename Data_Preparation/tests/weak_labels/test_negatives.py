@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipeline.weak_labels.judge.base import Judgement
-from data_pipeline.weak_labels.negatives import NegativesConfig, jaccard, mine
+from data_pipeline.weak_labels.negatives import NegativesConfig, PositivesConfig, jaccard, mine
 from data_pipeline.weak_labels.state import Candidate, JudgedPair
 
 TEXTS = {
@@ -94,6 +94,15 @@ def test_at_most_so_many_the_hardest_first_and_short_queries_say_so():
 def test_positives_come_best_grade_first():
     found = mined(pair("x", 2, 0.9), pair("p1", 3, 0.5), pair("p2", 2, 0.8))
     assert [one.candidate.passage_id for one in found.positives] == ["p1", "x", "p2"]
+
+
+def test_positives_may_be_few_and_sure_and_negatives_keep_clear_of_all_that_is_relevant():
+    pairs = [pair("p1", 3, 0.9, p=0.99), pair("p2", 2, 0.8, p=0.6), pair("p3", 2, 0.5, p=0.9), pair("near", 0, 0.49)]
+    found = mine(pairs, NegativesConfig(), text_of, beside, PositivesConfig(per_query=1, min_p=0.75))
+    assert [one.candidate.passage_id for one in found.positives] == ["p1"]
+    assert found.left_out == {"more_positives": 1, "relevant_but_unsure": 1, "score_near_positive": 1}
+    untold = mine([pair("p1", 3)], NegativesConfig(), text_of, beside, PositivesConfig(min_p=0.75))
+    assert len(untold.positives) == 1  # a judge that tells no probabilities is not held to one
 
 
 def test_jaccard_by_hand():

@@ -149,8 +149,8 @@ def test_windows_by_hand():
     assert [chunk.number for chunk in chunks] == [0, 1, 2]
     # The end is reached by the first window that can: none is a part of the one before.
     assert len(chunker.chunk("a b c d")) == 1
-    assert [chunk[1:] for chunk in chunker.chunk("a b c d e")] == [(0, 7), (4, 9)]
-    assert chunker.chunk("") == chunker.chunk(" \n ") == [(0, 0, 0)]
+    assert [chunk[1:] for chunk in chunker.chunk("a b c d e")] == [(0, 7, 4), (4, 9, 3)]
+    assert chunker.chunk("") == chunker.chunk(" \n ") == [(0, 0, 0, 0)]
     with pytest.raises(ValueError, match="from 1 to window_tokens"):
         Chunker(words_tokenizer(), 4, 5)
 
@@ -159,9 +159,9 @@ def test_windows_by_hand():
 def test_windows_cover_every_token_and_each_has_one_of_its_own(window, stride):
     for count in range(1, 40):
         text = " ".join(f"w{number}" for number in range(count))
-        sets = [
-            set(text[start:end].split()) for _, start, end in Chunker(words_tokenizer(), window, stride).chunk(text)
-        ]
+        chunks = Chunker(words_tokenizer(), window, stride).chunk(text)
+        sets = [set(text[chunk.start : chunk.end].split()) for chunk in chunks]
+        assert [chunk.tokens for chunk in chunks] == [len(found) for found in sets]
         assert set().union(*sets) == set(text.split())
         assert all(len(found) <= window for found in sets)
         assert all(not after <= before for before, after in pairwise(sets))
@@ -183,7 +183,7 @@ def test_windows_of_the_qwen3_tokenizer_are_the_documents_own_characters(shared)
     assert chunks[-1].end == len(text.rstrip())
     for before, after in pairwise(chunks):
         assert before.start < after.start <= before.end < after.end
-    assert all(text[start:end] == text[start:end].strip() for _, start, end in chunks)
+    assert all(text[one.start : one.end] == text[one.start : one.end].strip() for one in chunks)
 
 
 def test_documents_become_windows_that_know_their_neighbours(tmp_path):
@@ -201,6 +201,10 @@ def test_documents_become_windows_that_know_their_neighbours(tmp_path):
     apart_passages = passages_of_documents(path, tmp_path / "work", words_tokenizer(), apart)
     assert apart_passages.texts()[:4] == ["a b", "c d", "e f", "g"]
     assert apart_passages.neighbours(1) == [0, 2]
+    long = PassagesConfig(window_tokens=2, stride_tokens=2, min_tokens=2)
+    assert passages_of_documents(path, tmp_path / "work", words_tokenizer(), long).ids() == [
+        "d_chunk_0", "d_chunk_1", "d_chunk_2", "e_chunk_0",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="would be in no passage"):
         PassagesConfig(window_tokens=2, stride_tokens=3)
 

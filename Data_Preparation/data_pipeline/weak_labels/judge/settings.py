@@ -54,6 +54,8 @@ class JudgeConfig(Section):
     """Further keys of the request, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets."""
     flush_s: float = Field(0.5, gt=0)
     """At most this much finished work, in seconds, is judged again after a crash."""
+    flush_answers: int = Field(256, ge=1)
+    """The same in answers: whichever comes first."""
     seed: int = 0
     """Of the random waits; no label depends on it."""
 
