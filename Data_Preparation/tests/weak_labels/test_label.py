@@ -24,6 +24,7 @@ from data_pipeline.weak_labels.label import label
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
 from data_pipeline.weak_labels.label_inputs import read_gold, read_queries
 from data_pipeline.weak_labels.prefilter import Prefilter, PrefilterConfig
+from data_pipeline.weak_labels.state import State
 from data_pipeline.weak_labels.tokens import Tokeniser
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
@@ -133,6 +134,15 @@ label(LabelConfig.model_validate_json(sys.argv[1]), judge=ScriptedJudge(grade, d
 """
 
 
+def answers(config):
+    """Judged pairs that are on disk."""
+    try:
+        with State(config.state_path, read_only=True) as state:
+            return state.counts(config.run)["ok"]
+    except StoreError:
+        return 0
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_in_the_same_bytes(settings):
     whole = made(settings, run="undisturbed")
@@ -142,17 +152,18 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(settings):
     )
     code = KILLED.format(folder=os.path.dirname(__file__))
     rng, kills = random.Random(0), 0
-    for _ in range(30):
+    for judged in (0, 10, 40, 41, 100, 200):  # pairs on disk at which it is killed, give or take
         process = subprocess.Popen([sys.executable, "-c", code, config.model_dump_json()], stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(2.5, 4.5))
+        while process.poll() is None and answers(config) < judged:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
         if process.poll() is not None:
             assert process.returncode == 0
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    else:
-        label(config, judge=ScriptedJudge(grade))
+    label(config, judge=ScriptedJudge(grade))
     assert kills >= 2
     assert files(config) == files(whole)
 
