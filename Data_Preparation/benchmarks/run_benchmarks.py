@@ -19,6 +19,8 @@ import loader
 import main_job
 import memory
 import resume
+import selection
+import selection_study
 import torch
 import weak_labels
 from harness import Benchmark, print_table, write_readme, write_result
@@ -33,6 +35,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "main_job": main_job.measure,
     "memory": memory.measure,
     "resume": resume.measure,
+    "selection": selection.measure,
+    "selection_study": selection_study.measure,
     "weak_labels": weak_labels.measure,
 }
 

@@ -19,6 +19,7 @@ from data_pipeline.errors import (
     MissingExtra,
     ModelError,
     OutOfMemory,
+    SelectionError,
     ShardMismatch,
     SourceError,
     StaleStage,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from data_pipeline.download.sample import sample_qrels, sample_queries
     from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
     from data_pipeline.pipeline import embed, run
+    from data_pipeline.selection import measure, select_from
     from data_pipeline.settings import load_config, load_preset
     from data_pipeline.verification import verify
     from data_pipeline.weak_labels.label import label
@@ -55,6 +57,7 @@ _LAZY = {
     "load_embedder": "data_pipeline.embeddings",
     "load_head": "data_pipeline.annotation.heads",
     "load_preset": "data_pipeline.settings",
+    "measure": "data_pipeline.selection",
     "mixup": "data_pipeline.dataset",
     "PairDataset": "data_pipeline.dataset",
     "run": "data_pipeline.pipeline",
@@ -64,6 +67,7 @@ _LAZY = {
     "sample_queries": "data_pipeline.download.sample",
     "save_head": "data_pipeline.annotation.heads",
     "Scorer": "data_pipeline.annotation.heads",
+    "select_from": "data_pipeline.selection",
     "train_head": "data_pipeline.annotation.heads",
     "verify": "data_pipeline.verification",
 }
@@ -87,6 +91,7 @@ __all__ = [
     "OutOfMemory",
     "PairDataset",
     "Scorer",
+    "SelectionError",
     "ShardMismatch",
     "SourceError",
     "StaleStage",
@@ -102,6 +107,7 @@ __all__ = [
     "load_embedder",
     "load_head",
     "load_preset",
+    "measure",
     "mixup",
     "run",
     "run_annotation_pipeline",
@@ -109,6 +115,7 @@ __all__ = [
     "sample_qrels",
     "sample_queries",
     "save_head",
+    "select_from",
     "train_head",
     "verify",
 ]

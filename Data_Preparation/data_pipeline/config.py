@@ -255,6 +255,11 @@ class Config(Section):
         """Folder of the scores, one folder in it for each head."""
         return self.data_dir / "scores"
 
+    @property
+    def selections_dir(self) -> Path:
+        """Folder of the selections, one folder in it for each."""
+        return self.data_dir / "selections"
+
     def get_processed_path(self, split: Split) -> Path:
         """The parquet file of a split that fits in one file."""
         return self.processed_dir / f"{split}.parquet"

@@ -8,6 +8,7 @@ DataPipelineError
 │   ├── OutOfMemory      a pack does not fit into the device's memory
 │   └── DeviceHung       a GPU does not answer any more
 ├── JudgeError           the judge of weak labels cannot be used, or cannot be trusted any more
+├── SelectionError       no subset can be chosen: a budget or a feature is not what it should be
 ├── MissingExtra         an optional dependency is not installed (also an ImportError)
 ├── FilesFailed          some files of a job could not be done; all others were
 └── StoreError           the files on disk cannot be used
@@ -49,6 +50,10 @@ class DeviceHung(ModelError):
 
 class JudgeError(DataPipelineError):
     """The judge of weak labels cannot be used, or fails so often that going on makes no sense."""
+
+
+class SelectionError(DataPipelineError):
+    """No subset can be chosen: the budget cannot be met, or a feature is missing or broken."""
 
 
 class MissingExtra(DataPipelineError, ImportError):

@@ -17,7 +17,9 @@ from data_pipeline.store import (
     fingerprint,
     open_scores,
     paragraph_faults,
+    paragraphs_sha256,
     read_manifest,
+    read_selection,
     score_faults,
 )
 from data_pipeline.types import Split
@@ -25,7 +27,7 @@ from data_pipeline.utils import sha256_of_file
 
 
 def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Check a corpus, its embeddings and its scores.
+    """Check a corpus, its embeddings, scores and selections.
 
     Args:
         config: says where they are.
@@ -93,9 +95,10 @@ def _hash_faults(config: Config, store: ParagraphStore) -> tuple[list[str], list
         good += checked
         bad += faults
     for split in store.splits:
-        checked, faults = _score_faults(config, store, split)
-        good += checked
-        bad += faults
+        for look in (_score_faults, _selection_faults):
+            checked, faults = look(config, store, split)
+            good += checked
+            bad += faults
     return good, bad
 
 
@@ -112,6 +115,23 @@ def _score_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[
         faults = list(score_faults(scores, store.listed(split)))
         bad += faults
         good += [] if faults else [f"{split}: scores of {scores.name}: hashes, alignment and values"]
+    return good, bad
+
+
+def _selection_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[list[str], list[str]]:
+    good: list[str] = []
+    bad: list[str] = []
+    paragraphs = paragraphs_sha256(store.listed(split))
+    for folder in sorted(path.parent for path in config.selections_dir.glob("*/manifest.json")):
+        try:
+            listed = (read_manifest(folder) or {"splits": {}})["splits"].get(split)
+            if listed is None or listed["about"]["corpus"] != config.corpus.name:
+                continue
+            ids = read_selection(folder, split, paragraphs)
+        except StoreError as error:
+            bad.append(str(error))
+            continue
+        good.append(f"{split}: selection {folder.name}: {len(ids):,} rows of these paragraphs")
     return good, bad
 
 

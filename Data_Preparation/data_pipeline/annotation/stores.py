@@ -1,9 +1,7 @@
 """Scores for a corpus of ours: embeddings on disk -> `data/scores/<head>/{split}.parquet`."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,23 +14,10 @@ from data_pipeline.annotation.heads.head import Head
 from data_pipeline.annotation.heads.identity import check_identity, identity_settings
 from data_pipeline.config import Config, FolderName
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import ConfigError, ModelError, StaleStage
-from data_pipeline.store import (
-    EmbeddingShard,
-    ParagraphShard,
-    ScoreWriter,
-    check_fresh,
-    entry_of,
-    fingerprint,
-    open_scores,
-    read_manifest,
-    shard_name,
-    write_manifest,
-)
+from data_pipeline.errors import ConfigError, ModelError
+from data_pipeline.store import EmbeddingShard, ParagraphShard, ScoreStage, ScoreWriter, open_scores
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import exclusive, progress_bar, sha256_of_file
-
-logger = logging.getLogger(__name__)
+from data_pipeline.utils import exclusive, progress_bar
 
 _BLOCK_ROWS = 8192  # of vectors at a time
 
@@ -96,14 +81,7 @@ class _Task:
 
     name: str
     head: Head
-    folder: Path
-    settings: dict[str, Any]
-    upstream: str
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What a file says of itself, besides its rows."""
-        return {"fingerprint": fingerprint(self.settings, self.upstream)}
+    stage: ScoreStage
 
 
 def _annotate_split(config: Config, scorer: Scorer, split: Split, overwrite: bool) -> ScoredSplit:
@@ -128,74 +106,39 @@ def _annotate_split(config: Config, scorer: Scorer, split: Split, overwrite: boo
             "embedder": identity_settings(first.metadata),
             "precision": first.coding.precision,
         }
-        tasks.append(_Task(name, head, config.scores_dir / name, settings, source.fingerprint()))
-    waiting = [task for task in tasks if not _is_finished(task, split, overwrite)]
+        stage = ScoreStage(
+            config.scores_dir / name, split, _types(name, head), settings, source.fingerprint(), source.corpus,
+            source.paragraphs,
+        )  # fmt: skip
+        tasks.append(_Task(name, head, stage))
+    waiting = [task for task in tasks if not task.stage.is_finished(overwrite)]
     if waiting:
-        _write(waiting, Scorer({task.name: task.head for task in waiting}, str(scorer.device)), dataset, split)
+        _write(waiting, Scorer({task.name: task.head for task in waiting}, str(scorer.device)), dataset)
     return ScoredSplit(len(dataset), scorer.columns, skipped=not waiting)
 
 
-def _is_finished(task: _Task, split: Split, overwrite: bool) -> bool:
-    manifest = read_manifest(task.folder)
-    known = (manifest or {"splits": {}})["splits"].get(split)
-    if known is None:
-        return False
-    if not overwrite:
-        check_fresh(known, task.settings, task.upstream, task.folder / split)
-    paths = [task.folder / Path(entry["file"]).name for entry in known["shards"]]
-    there = True
-    for path, entry in zip(paths, known["shards"], strict=True):
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            there = False
-        elif overwrite and sha256_of_file(path) != entry["sha256"]:
-            path.unlink()  # or it would be taken for finished: its metadata may be whole
-            there = False
-    if not there and not overwrite:
-        raise StaleStage(f"scores in {task.folder} are missing or damaged. Pass --overwrite to make them again.")
-    return there and known["fingerprint"] == fingerprint(task.settings, task.upstream)
-
-
-def _write(tasks: list[_Task], scorer: Scorer, dataset: ELMDataset, split: Split) -> None:
+def _write(tasks: list[_Task], scorer: Scorer, dataset: ELMDataset) -> None:
     source = dataset.rows.source
-    shards = source.paragraphs
-    paths: list[dict[str, Path]] = []
-    with progress_bar(len(dataset), f"scoring {split}", "row") as bar:
-        for index, paragraphs in enumerate(shards):
-            name = shard_name(split, ".parquet", index, len(shards))
-            finals = {task.name: task.folder / name for task in tasks}
-            missing = [task for task in tasks if not _is_written(finals[task.name], paragraphs, task)]
+    with progress_bar(len(dataset), f"scoring {dataset.split}", "row") as bar:
+        for index, paragraphs in enumerate(source.paragraphs):
+            missing = [task for task in tasks if not task.stage.is_written(index)]
             if missing:
-                _write_shard(missing, finals, scorer, paragraphs, source.open_embeddings(index), bar)
+                writers = {task.name: task.stage.writer(index) for task in missing}
+                _write_shard(missing, writers, scorer, paragraphs, source.open_embeddings(index), bar)
             else:
                 bar.update(paragraphs.rows)
-            paths.append(finals)
     for task in tasks:
-        _finish(task, dataset, split, [finals[task.name] for finals in paths])
-
-
-def _is_written(path: Path, paragraphs: ParagraphShard, task: _Task) -> bool:
-    """Whether a file is what this job would write: it got its name before a crash, and no manifest speaks of it yet."""
-    try:
-        metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
-        return False
-    found = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"}
-    return metadata.num_rows == paragraphs.rows and found == _metadata(task, paragraphs)
-
-
-def _metadata(task: _Task, paragraphs: ParagraphShard) -> dict[str, str]:
-    return {**task.metadata, "ids_sha256": paragraphs.ids_sha256, "texts_sha256": paragraphs.texts_sha256}
+        task.stage.finish()
 
 
 def _write_shard(
     tasks: list[_Task],
-    finals: Mapping[str, Path],
+    writers: Mapping[str, ScoreWriter],
     scorer: Scorer,
     paragraphs: ParagraphShard,
     vectors: EmbeddingShard,
     bar: Any,
 ) -> None:
-    writers = {task.name: ScoreWriter(finals[task.name], _types(task), _metadata(task, paragraphs)) for task in tasks}
     try:
         start = 0
         for batch in paragraphs.batches(["text_id"], _BLOCK_ROWS):
@@ -204,7 +147,7 @@ def _write_shard(
             except ModelError as error:
                 raise ModelError(f"{vectors.path}, counted from row {start}: {error}") from error
             for task in tasks:
-                columns = {column: scores[column] for column in column_names(task.name, task.head)}
+                columns = {column: scores[column] for column in task.stage.types}
                 writers[task.name].write({"text_id": batch["text_id"], **columns})
             start += batch.num_rows
             bar.update(batch.num_rows)
@@ -216,32 +159,8 @@ def _write_shard(
         raise
 
 
-def _types(task: _Task) -> dict[str, pa.DataType]:
+def _types(name: str, head: Head) -> dict[str, pa.DataType]:
     return {
-        column: pa.string() if column == f"{task.name}_label" and task.head.kind != "regression" else pa.float32()
-        for column in column_names(task.name, task.head)
+        column: pa.string() if column == f"{name}_label" and head.kind != "regression" else pa.float32()
+        for column in column_names(name, head)
     }
-
-
-def _finish(task: _Task, dataset: ELMDataset, split: Split, paths: list[Path]) -> None:
-    source = dataset.rows.source
-    entries = [
-        entry_of(path, shard.rows, shard.ids_sha256, shard.texts_sha256).to_json()
-        for path, shard in zip(paths, source.paragraphs, strict=True)
-    ]
-    manifest = read_manifest(task.folder) or {"stage": "scores", "name": task.name, "splits": {}}
-    manifest["splits"][split] = {
-        "fingerprint": fingerprint(task.settings, task.upstream),
-        "settings": task.settings,
-        "upstream": task.upstream,
-        "corpus": source.store.folder.name.removesuffix("_processed"),
-        "rows": len(dataset),
-        "columns": column_names(task.name, task.head),
-        "shards": entries,
-    }
-    write_manifest(task.folder, manifest)
-    for pattern in (f"{split}.parquet", f"{split}-?????-of-?????.parquet", f".{split}*.parquet.tmp"):
-        for path in task.folder.glob(pattern):
-            if path not in paths:
-                path.unlink()
-    logger.info("%s: %d rows", task.folder / split, len(dataset))

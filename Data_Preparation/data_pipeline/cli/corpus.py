@@ -81,6 +81,9 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
     for split in store.splits:
         if names := [scores.name for scores in open_scores(config.scores_dir, split)]:
             rows.append((f"{split} scores", ", ".join(names)))
+    selections = sorted(path.parent.name for path in config.selections_dir.glob("*/manifest.json"))
+    if selections:
+        rows.append(("selections", ", ".join(selections)))
     for split, entry in embedded.items():
         settings = entry["settings"]
         rows.append((f"{split} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cli import annotation, corpus, weak_labels
+from data_pipeline.cli import annotation, corpus, selection, study, weak_labels
 from data_pipeline.cli.command import FAILED, Command, Given
 from data_pipeline.errors import (
     ConfigError,
     DataPipelineError,
     DeviceHung,
     MissingExtra,
+    SelectionError,
     SourceError,
     StaleStage,
     WrongEmbedder,
@@ -25,7 +26,13 @@ logger = logging.getLogger(__name__)
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
-COMMANDS: Mapping[str, Command] = {**corpus.COMMANDS, **annotation.COMMANDS, **weak_labels.COMMANDS}
+COMMANDS: Mapping[str, Command] = {
+    **corpus.COMMANDS,
+    **annotation.COMMANDS,
+    **weak_labels.COMMANDS,
+    **selection.COMMANDS,
+    **study.COMMANDS,
+}
 """A name of two words is a command within a group."""
 
 
@@ -56,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
-    except (ConfigError, SourceError, MissingExtra, StaleStage, WrongEmbedder) as error:
+    except (ConfigError, SourceError, MissingExtra, SelectionError, StaleStage, WrongEmbedder) as error:
         return _complain(error, _BAD_INPUT)
     except DeviceHung as error:
         _complain(error, FAILED)

@@ -60,6 +60,8 @@ class ELMDataset(BatchedDataset):
             (Kusupati et al., 2022); vectors that had length 1 are given it again.
         scores: names of heads whose scores are to be in `metadata` (see `elm annotate`); None for all that
             are there and belong to these paragraphs; of a URL none are read.
+        subset: only the rows of a selection, in its order, the most wanted first: its name (see `elm select`), of
+            this machine's folders only.
         where: only the rows for which this is true, `"edu >= 3 and token_count > 100"`; see `filter`.
         cache_dir: where copies go; None for that of the config, see `Config.cache_dir`.
         config: for its `data_dir`, `corpus.name`, `embedding.variant` and `cache_dir`, where those
@@ -85,6 +87,7 @@ class ELMDataset(BatchedDataset):
         dtype: torch.dtype | None = torch.float32,
         dim: int | None = None,
         scores: Sequence[str] | None = None,
+        subset: str | None = None,
         where: str | None = None,
         cache_dir: str | Path | None = None,
         config: Config | None = None,
@@ -106,6 +109,10 @@ class ELMDataset(BatchedDataset):
         self.rows = Rows(source, dim)
         self.embedder: Embedder | None = None
         """The model that made the vectors, once it was needed."""
+        if subset is not None:
+            from data_pipeline.dataset.subsets import selected_rows
+
+            self.rows = self.select(selected_rows(self, subset)).rows
         if where is not None:
             self.rows = self.filter(where).rows
 

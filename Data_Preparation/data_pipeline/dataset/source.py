@@ -28,12 +28,12 @@ from data_pipeline.store import (
     open_embedding_shard,
     open_scores,
     paragraph_faults,
+    paragraphs_sha256,
     read_manifest,
     score_faults,
     shard_name,
 )
 from data_pipeline.types import Split
-from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,14 @@ class Source:
         found: Mapping[str, Any] | None = (self.manifest or {"splits": {}})["splits"].get(self.split)
         return found
 
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus."""
+        return self.store.folder.name.removesuffix("_processed")
+
     def fingerprint(self) -> str:
         """SHA-256 of the ids and texts of all rows, in order."""
-        return sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in self.paragraphs])
+        return paragraphs_sha256(self.paragraphs)
 
     def check(self) -> None:
         """Look at the shards, or the first of many; see `open_embeddings` and `open_paragraphs`."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.dataset.rows import Rows
 from data_pipeline.errors import StoreError
+from data_pipeline.store import read_selection
 from data_pipeline.types import IntArray
 
 if TYPE_CHECKING:
@@ -64,6 +65,22 @@ def listed_rows(dataset: "ELMDataset", ids: "str | Path | pl.DataFrame | Sequenc
         again = np.setdiff1d(np.arange(len(rows)), firsts)[0]
         raise StoreError(f"{where} has the id {names[again]!r} twice; a subset has every row once")
     return rows
+
+
+def selected_rows(dataset: "ELMDataset", name: str) -> IntArray:
+    """The rows of a selection, the most wanted first.
+
+    Raises:
+        StoreError: there is none of that name, or the data are on another machine.
+        ShardMismatch: it was made from other paragraphs.
+    """
+    source = dataset.rows.source
+    if source.remote is not None:
+        raise StoreError(f"selections are read from folders of this machine only, {source.remote.shown} is not one")
+    if Path(name).name != name or name in {"", ".", ".."}:
+        raise StoreError(f"{name!r} is no name of a selection; elm select says it, such as kcenter_p10_seed42")
+    folder = source.store.folder.parent / "selections" / name
+    return rows_of_ids(dataset, read_selection(folder, dataset.split, source.fingerprint()), str(folder))
 
 
 def rows_of_ids(dataset: "ELMDataset", ids: Sequence[Any], where: str) -> IntArray:

@@ -27,9 +27,17 @@ from data_pipeline.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, ParagraphWriter, shard_name
+from data_pipeline.store.paragraphs import (
+    ParagraphShard,
+    ParagraphStore,
+    ParagraphWriter,
+    paragraphs_sha256,
+    shard_name,
+)
 from data_pipeline.store.remote import RemoteFolder
+from data_pipeline.store.score_stage import ScoreStage
 from data_pipeline.store.scores import ScoreFolder, Scores, ScoreWriter, open_scores, score_faults
+from data_pipeline.store.selections import read_selection, write_selection
 from data_pipeline.store.vectors import Vectors
 
 __all__ = [
@@ -46,6 +54,7 @@ __all__ = [
     "ParagraphWriter",
     "RemoteFolder",
     "ScoreFolder",
+    "ScoreStage",
     "ScoreWriter",
     "Scores",
     "ShardEntry",
@@ -63,12 +72,15 @@ __all__ = [
     "open_embedding_shard",
     "open_scores",
     "paragraph_faults",
+    "paragraphs_sha256",
     "read_embedding_header",
     "read_manifest",
+    "read_selection",
     "recover_folder",
     "replace_folder",
     "score_faults",
     "shard_name",
     "unit_length",
     "write_manifest",
+    "write_selection",
 ]

@@ -13,7 +13,7 @@ from data_pipeline.errors import CorruptShard, StoreError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import Manifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import fsync_path
+from data_pipeline.utils import fsync_path, sha256_of_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -79,6 +79,11 @@ class ParagraphShard:
 
 Place = Callable[[ShardEntry], Path]
 """Where the file of an entry is."""
+
+
+def paragraphs_sha256(shards: Sequence[ParagraphShard]) -> str:
+    """SHA-256 of the ids and texts of all rows, in order."""
+    return sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
 
 
 class ParagraphStore:

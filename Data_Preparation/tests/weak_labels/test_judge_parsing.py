@@ -6,7 +6,7 @@ import pytest
 
 from data_pipeline.weak_labels.judge.base import JudgeIdentity, Judgement, judgement_key
 from data_pipeline.weak_labels.judge.parsing import first_logprobs, parse_answer, read_logprobs
-from data_pipeline.weak_labels.judge.prompts import PROMPTS, read_messages
+from data_pipeline.weak_labels.judge.prompts import PROMPTS, TEXT_PROMPT, read_messages
 from data_pipeline.weak_labels.judge.reply import Completion, to_judgement
 from data_pipeline.weak_labels.judge.retry import RetryPolicy, is_retryable, parse_retry_after
 
@@ -123,11 +123,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["binary", "graded"])
-def test_no_text_gets_out_of_its_fence(mode):
+@pytest.mark.parametrize("prompt", [*PROMPTS.values(), TEXT_PROMPT], ids=lambda prompt: prompt.version)
+def test_no_text_gets_out_of_its_fence(prompt):
     for query in HOSTILE:
         for passage in HOSTILE:
-            messages = PROMPTS[mode].messages(query, passage)
+            messages = prompt.messages(query, passage)
             assert read_messages(messages) == (query, passage)
             fence = messages[1]["content"].rsplit("\n", 1)[-1]
             assert fence not in passage
@@ -161,6 +161,15 @@ def test_an_edited_prompt_is_another_prompt():
     prompt = PROMPTS["binary"]
     assert PROMPTS["graded"].identity != prompt.identity
     assert type(prompt)(prompt.version, prompt.system + " ", prompt.labels).identity != prompt.identity
+    assert type(prompt)(prompt.version, prompt.system, prompt.labels, prompt.user + " ").identity != prompt.identity
+
+
+def test_answers_that_are_kept_are_found_again():
+    # Of the released prompts: another identity here would ask about every pair anew.
+    assert {mode: prompt.identity for mode, prompt in PROMPTS.items()} == {
+        "binary": "binary-1:48f0d468d93804c2",
+        "graded": "graded-1:13b60159c37343f2",
+    }
 
 
 def test_waits_are_drawn_below_a_limit_that_doubles():

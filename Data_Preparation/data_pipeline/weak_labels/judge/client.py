@@ -12,7 +12,7 @@ from data_pipeline.utils import require
 from data_pipeline.weak_labels.judge.base import CallFailed, JudgeIdentity, Judgement
 from data_pipeline.weak_labels.judge.limits import passage_limit
 from data_pipeline.weak_labels.judge.parsing import first_logprobs
-from data_pipeline.weak_labels.judge.prompts import PROMPTS
+from data_pipeline.weak_labels.judge.prompts import PROMPTS, Prompt
 from data_pipeline.weak_labels.judge.reply import MOST_SHOWN, Completion, read_completion, to_judgement
 from data_pipeline.weak_labels.judge.retry import FORBIDDEN, is_retryable, parse_retry_after
 from data_pipeline.weak_labels.judge.settings import JudgeConfig
@@ -56,15 +56,16 @@ class LLMJudge:
 
     Args:
         config: says where and how.
+        prompt: is used instead of the one of the config's mode.
 
     Raises:
         ConfigError: the variable with the key is not set, or the tokenizer cannot be loaded.
         MissingExtra: the package openai is not installed.
     """
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: JudgeConfig, prompt: Prompt | None = None) -> None:
         self._openai: Any = require("openai", "weak-labels", "a judge behind an OpenAI-compatible server")
-        self._config, self._prompt = config, PROMPTS[config.mode]
+        self._config, self._prompt = config, prompt or PROMPTS[config.mode]
         self._key = _read_key(config.api_key_env)
         self._cut, self._limit = passage_limit(config)
         self._client: Any = None

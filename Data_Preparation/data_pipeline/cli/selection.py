@@ -1,0 +1,157 @@
+"""The commands for subsets: measure, select."""
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel
+
+from data_pipeline.cli.command import Command, Given, common_arguments, configure_existing, say
+from data_pipeline.errors import ConfigError
+from data_pipeline.types import SPLITS
+from data_pipeline.utils import format_table
+
+if TYPE_CHECKING:
+    from data_pipeline.selection.stores import StoredSelection
+
+
+def _select(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.selection import Budget, StrataConfig, select_from
+
+    config = configure_existing(parsed, given)
+    found = select_from(
+        config,
+        parsed.name,
+        Budget(parsed.rows, parsed.frac, parsed.tokens),
+        seed=parsed.seed,
+        parameters=_parameters(parsed.set),
+        strata=StrataConfig(by=parsed.strata, bins=parsed.bins, shares=parsed.shares) if parsed.strata else None,
+        split=parsed.on,
+        label=parsed.label,
+        overwrite=parsed.overwrite,
+    )
+    say(_summary(found, str(config.data_dir), parsed.on))
+    return 0
+
+
+def _summary(found: "StoredSelection", data_dir: str, split: str) -> str:
+    about = {name: value for name, value in found.about.items() if name not in {"corpus", "paragraphs", "rows", "of"}}
+    rows = [
+        ("subset", found.selection.subset),
+        ("rows", f"{found.about['rows']:,} of {found.about['of']:,}"),
+        ("looked at", ", ".join(sorted(found.selection.sees)) or "nothing but the number of rows"),
+        *((name, _shown(value)) for name, value in about.items()),
+    ]
+    more = "" if split == "train" else f", split={split!r}"
+    return (
+        f"{found.path}\n{format_table(rows)}\n\n  from data_pipeline import ELMDataset\n"
+        f"  dataset = ELMDataset({data_dir!r}{more}, subset={found.selection.subset!r})"
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_shown(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _parameters(given: list[str]) -> dict[str, Any]:
+    """`key=value` flags; a dot in a key leads into a section, values are YAML."""
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes key=value, found {text!r}")
+        place = found
+        *sections, name = key.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})
+        try:
+            place[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {value!r} is not a YAML value: {error}") from None
+    return found
+
+
+def _select_arguments(parser: argparse.ArgumentParser) -> None:
+    common_arguments(parser)
+    parser.add_argument("--name", required=True, metavar="SELECTOR", help="elm selectors lists them")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--frac", type=float, help="budget: fraction of the rows, above 0 and at most 1")
+    budget.add_argument("--rows", type=int, help="budget: rows")
+    budget.add_argument("--tokens", type=int, help="budget: tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the selector")
+    parser.add_argument("--strata", metavar="COLUMN", help="groups that share the budget: labels, or a score's bins")
+    parser.add_argument("--bins", type=int, default=5, help="of a score column (default 5)")
+    parser.add_argument(
+        "--shares", choices=("proportional", "equal"), default="proportional", help="of the groups in the budget"
+    )
+    _common(parser, splits=False)
+
+
+def _measure(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.selection import measure
+
+    config = configure_existing(parsed, given)
+    found = measure(
+        config,
+        parsed.name,
+        _parameters(parsed.set),
+        splits=parsed.splits,
+        called=parsed.called,
+        label=parsed.label,
+        overwrite=parsed.overwrite,
+    )
+    rows = [
+        (split, f"{done.rows:,} rows{', were there before' if done.skipped else ''}") for split, done in found.items()
+    ]
+    columns = next(iter(found.values())).columns
+    say(format_table([*rows, ("columns", ", ".join(columns)), ("files", str(config.scores_dir))]))
+    return 0
+
+
+def _measure_arguments(parser: argparse.ArgumentParser) -> None:
+    common_arguments(parser)
+    parser.add_argument("name", metavar="MEASURE", help="elm selectors lists them")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the measure")
+    parser.add_argument("--as", dest="called", metavar="NAME", help="another name for folder and columns")
+    _common(parser, splits=True)
+
+
+def _list(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.selection import MEASURES, SELECTORS
+
+    lines = ["selectors (elm select --name NAME --set PARAMETER=VALUE)"]
+    for name, selector in SELECTORS.items():
+        lines += [f"\n{name}: {selector.help}", *_fields(selector.config)]
+    lines.append("\nmeasures (elm measure NAME --set PARAMETER=VALUE)")
+    for name, found in MEASURES.items():
+        lines += [f"\n{name}: columns {', '.join(found.columns)}", *_fields(found.config)]
+    say("\n".join(lines))
+    return 0
+
+
+def _fields(model: type[BaseModel]) -> list[str]:
+    return [
+        f"  {name}{'' if field.is_required() else f' = {field.get_default(call_default_factory=True)}'}: "
+        f"{' '.join((field.description or '').split())}"
+        for name, field in model.model_fields.items()
+    ]
+
+
+def _common(parser: argparse.ArgumentParser, splits: bool) -> None:
+    if splits:
+        parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["train"], help="which (default train)")
+    else:
+        parser.add_argument("--on", choices=SPLITS, default="train", help="the split (default train)")
+    parser.add_argument("--label", metavar="COLUMN", help="the column with the class, where there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made from other data or settings")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "selectors": Command("what can be selected by, and measured", lambda parser: None, _list, settings=False),
+    "measure": Command("numbers of texts and vectors, kept as score columns", _measure_arguments, _measure),
+    "select": Command("the rows worth training on, as a subset that ELMDataset opens", _select_arguments, _select),
+}

@@ -1,0 +1,108 @@
+"""Selections: parquet lists of ids beside the embeddings, a folder each.
+
+`data/selections/<subset>/{train,val,test}.parquet` has `text_id`, the most wanted first, and `value`, what it was
+chosen by; its manifest holds the hash of all the ids and texts that were chosen from.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.store.hashing import column_sha256
+from data_pipeline.store.manifest import check_fresh, fingerprint, read_manifest, write_manifest
+from data_pipeline.types import Split
+from data_pipeline.utils import publish, sha256_of_file
+
+_SCHEMA = pa.schema([("text_id", pa.string()), ("value", pa.float64())])
+
+
+def write_selection(
+    folder: Path,
+    split: Split,
+    ids: Sequence[str],
+    values: NDArray[np.float64] | None,
+    settings: Mapping[str, Any],
+    upstream: str,
+    about: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Path:
+    """Keep a selection; the same one is written once.
+
+    Args:
+        folder: `data/selections/<subset>`.
+        split: whose rows.
+        ids: of the rows, the most wanted first.
+        values: what each was chosen by, shape (K,); None where that is not known. Those that are no numbers become NaN.
+        settings: of the selection, JSON values.
+        upstream: fingerprint of the paragraphs, and of what was looked at.
+        about: further facts for the manifest, JSON values.
+        overwrite: replace one of other settings.
+
+    Returns:
+        The file.
+
+    Raises:
+        StaleStage: a selection of that name was made with other settings, and not `overwrite`.
+    """
+    splits: dict[str, Any] = dict((read_manifest(folder) or {"splits": {}})["splits"])
+    if split in splits and not overwrite:
+        check_fresh(splits[split], settings, upstream, folder / split)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{split}.parquet"
+    temporary = path.with_name(f".{path.name}.tmp")
+    told = [None] * len(ids) if values is None else np.where(np.isfinite(values), values, np.nan)
+    pq.write_table(pa.table({"text_id": list(ids), "value": told}, schema=_SCHEMA), temporary, compression="zstd")
+    publish(temporary, path)
+    splits[split] = {
+        "settings": dict(settings),
+        "upstream": upstream,
+        "fingerprint": fingerprint(settings, upstream),
+        "rows": len(ids),
+        "ids_sha256": column_sha256(ids),
+        "sha256": sha256_of_file(path),
+        "about": dict(about),
+    }
+    write_manifest(folder, {"stage": "selection", "splits": splits})
+    return path
+
+
+def read_selection(folder: Path, split: Split, paragraphs: str | None = None) -> list[str]:
+    """Ids of a selection, the most wanted first.
+
+    Args:
+        folder: `data/selections/<subset>`.
+        split: whose rows.
+        paragraphs: fingerprint of the paragraphs they must be of; None: of any.
+
+    Raises:
+        StoreError: there is none.
+        ShardMismatch: it was made from other paragraphs.
+        CorruptShard: its file is missing or altered.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or split not in manifest["splits"]:
+        there = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+        raise StoreError(
+            f"there is no selection {folder.name!r} of {split}; there are {', '.join(there) or 'none'}. "
+            "Make it with: elm select"
+        )
+    listed = manifest["splits"][split]
+    if paragraphs is not None and listed["about"]["paragraphs"] != paragraphs:
+        raise ShardMismatch(
+            f"the selection in {folder} was made from other paragraphs of {split}. Make it again with: elm select "
+            "--overwrite"
+        )
+    path = folder / f"{split}.parquet"
+    try:
+        ids: list[str] = pq.read_table(path, columns=["text_id"], partitioning=None)["text_id"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptShard(f"{path} cannot be read: {error}. Make it again with: elm select --overwrite") from error
+    if column_sha256(ids) != listed["ids_sha256"]:
+        raise CorruptShard(f"{path} is not the list its manifest speaks of. Make it again with: elm select --overwrite")
+    return ids
