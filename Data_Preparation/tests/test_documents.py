@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import re
@@ -40,7 +41,7 @@ def test_the_tree_in_the_readme_is_the_real_tree():
             continue
         if relative.parts[1] == "tests" and len(relative.parts) > 2:
             continue
-        if relative.parts[-2] == "sample" or path.name == "results":
+        if relative.parts[-2] in {"sample", "results"} or path.name == "results":
             continue
         real.add(f"{relative}/" if path.is_dir() else str(relative))
     assert listed == real
@@ -52,6 +53,17 @@ def test_measured_figures_in_the_readme_are_those_of_the_results():
     for name, figure, shown in rows:
         value = json.loads((RESULTS / f"{name}.json").read_text())["figures"][figure]["value"]
         assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.01, abs=1e-9), f"{name}.{figure}"
+
+
+def test_the_study_in_the_readme_is_that_of_the_results():
+    with (RESULTS / "selection_study.csv").open(encoding="utf-8") as file:
+        runs = {(row["method"], row["budget"]): row for row in csv.DictReader(file)}
+    table = re.findall(r"^\| ([^|]+?) \| (.+ ± .+) \|$", README.read_text(), re.MULTILINE)
+    assert len(table) == len({method for method, _ in runs} - {"all rows"})
+    for method, cells in table:
+        for budget, shown in zip(("p1", "p5", "p10", "p20"), cells.split(" | "), strict=True):
+            run = runs[method, budget]
+            assert shown == f"{100 * float(run['accuracy']):.1f} ± {100 * float(run['accuracy_se']):.1f}", method
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,8 @@ def test_names_tell_parameters_apart():
     assert plain.subset == "kcenter_p10_seed42"
     spelled = select("kcenter", FEATURES, Budget(fraction=0.1), seed=42, parameters={"metric": "euclidean"})
     assert spelled.subset == plain.subset
+    elsewhere = select("kcenter", FEATURES, Budget(fraction=0.1), seed=42, parameters={"device": "cpu:0"})
+    assert elsewhere.subset == plain.subset  # where it is computed decides nothing
     names = {
         select("kcenter", FEATURES, budget, seed=seed, parameters=more, strata=strata).subset
         for budget in (Budget(fraction=0.1), Budget(fraction=0.105), Budget(rows=6))
