@@ -15,7 +15,14 @@ from data_pipeline.annotation.heads.identity import check_identity, identity_set
 from data_pipeline.config import Config, FolderName
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import ConfigError, ModelError
-from data_pipeline.store import EmbeddingShard, ParagraphShard, ScoreStage, ScoreWriter, open_scores
+from data_pipeline.store import (
+    EmbeddingShard,
+    ParagraphShard,
+    ScoreStage,
+    ScoreWriter,
+    open_scores,
+    read_manifest_to_replace,
+)
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import exclusive, progress_bar
 
@@ -59,6 +66,8 @@ def annotate(
     _check_names(heads)
     scorer = Scorer(heads, device)
     with exclusive(config.scores_dir):
+        for name in heads:
+            read_manifest_to_replace(config.scores_dir / name, overwrite)
         return {split: _annotate_split(config, scorer, split, overwrite) for split in splits}
 
 

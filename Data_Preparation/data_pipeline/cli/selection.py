@@ -29,6 +29,7 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
         strata=StrataConfig(by=parsed.strata, bins=parsed.bins, shares=parsed.shares) if parsed.strata else None,
         split=parsed.on,
         label=parsed.label,
+        against=parsed.against,
         overwrite=parsed.overwrite,
     )
     say(_summary(found, str(config.data_dir), parsed.on))
@@ -88,6 +89,7 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shares", choices=("proportional", "equal"), default="proportional", help="of the groups in the budget"
     )
+    parser.add_argument("--against", choices=SPLITS, help="also count near duplicates of this split's rows")
     _common(parser, splits=False)
 
 

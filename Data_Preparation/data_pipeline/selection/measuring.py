@@ -22,7 +22,7 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import ConfigError, SelectionError
 from data_pipeline.selection.features import Features, Need
 from data_pipeline.selection.of_dataset import features_of
-from data_pipeline.store import ScoreStage, fingerprint
+from data_pipeline.store import ScoreStage, fingerprint, read_manifest_to_replace
 from data_pipeline.types import IntArray, Split
 from data_pipeline.utils import atomic_write_bytes, exclusive, sha256_of_json
 
@@ -98,6 +98,7 @@ def measure(
     except ValidationError as error:
         raise ConfigError(f"{called!r} names a folder: {error.errors()[0]['msg']}") from None
     with exclusive(config.scores_dir):
+        read_manifest_to_replace(config.scores_dir / called, overwrite)
         return {
             split: _measure_split(config, name, found, settings, split, called, label, overwrite) for split in splits
         }

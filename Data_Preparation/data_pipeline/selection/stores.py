@@ -44,6 +44,7 @@ def select_from(
     strata: StrataConfig | None = None,
     split: Split = "train",
     label: str | None = None,
+    against: Split | None = None,
     overwrite: bool = False,
 ) -> StoredSelection:
     """Select rows of a corpus, and keep them as a subset that `ELMDataset(subset=...)` opens.
@@ -60,6 +61,7 @@ def select_from(
         strata: groups that share the budget.
         split: whose rows.
         label: column with the class. The description says how labels drift; selectors see it only where they say so.
+        against: a split kept apart; the description counts near duplicates of its rows. No selector sees it.
         overwrite: replace a subset of the name that was made from other data.
 
     Raises:
@@ -75,7 +77,11 @@ def select_from(
     features = features_of(dataset, needs | shown, label)
     found = select(name, features, budget, seed=seed, parameters=selector, strata=strata)
     source = dataset.rows.source
-    about = {"corpus": source.corpus, "paragraphs": source.fingerprint(), **describe(features, found.rows, seed=seed)}
+    others = None
+    if against is not None:
+        others = features_of(ELMDataset(split=against, config=config, scores=[]), {"embeddings"})
+    about: dict[str, Any] = {"corpus": source.corpus, "paragraphs": source.fingerprint()}
+    about |= describe(features, found.rows, others=others, seed=seed)
     with exclusive(config.selections_dir):
         path = write_selection(
             config.selections_dir / found.subset, split, found.ids, found.values, found.settings,

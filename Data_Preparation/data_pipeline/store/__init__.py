@@ -25,6 +25,7 @@ from data_pipeline.store.manifest import (
     entry_of,
     fingerprint,
     read_manifest,
+    read_manifest_to_replace,
     write_manifest,
 )
 from data_pipeline.store.paragraphs import (
@@ -75,6 +76,7 @@ __all__ = [
     "paragraphs_sha256",
     "read_embedding_header",
     "read_manifest",
+    "read_manifest_to_replace",
     "read_selection",
     "recover_folder",
     "replace_folder",

@@ -68,6 +68,22 @@ def read_manifest(folder: Path) -> Manifest | None:
     return manifest
 
 
+def read_manifest_to_replace(folder: Path, overwrite: bool) -> Manifest | None:
+    """The manifest of a folder that is to be written to; one that cannot be read goes, where all may be replaced.
+
+    Raises:
+        CorruptShard: it is not readable JSON, and not `overwrite`.
+        StoreError: a newer version of this package wrote it.
+    """
+    try:
+        return read_manifest(folder)
+    except CorruptShard:
+        if not overwrite:
+            raise
+        (folder / "manifest.json").unlink()
+        return None
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a folder's manifest, atomically; everything it speaks of must be on disk before."""
     atomic_write_json(folder / "manifest.json", {"format_version": FORMAT_VERSION} | manifest)

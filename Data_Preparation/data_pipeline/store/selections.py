@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
 from data_pipeline.store.hashing import column_sha256
-from data_pipeline.store.manifest import check_fresh, fingerprint, read_manifest, write_manifest
+from data_pipeline.store.manifest import (
+    check_fresh,
+    fingerprint,
+    read_manifest,
+    read_manifest_to_replace,
+    write_manifest,
+)
 from data_pipeline.types import Split
 from data_pipeline.utils import publish, sha256_of_file
 
@@ -50,7 +56,7 @@ def write_selection(
     Raises:
         StaleStage: a selection of that name was made with other settings, and not `overwrite`.
     """
-    splits: dict[str, Any] = dict((read_manifest(folder) or {"splits": {}})["splits"])
+    splits: dict[str, Any] = dict((read_manifest_to_replace(folder, overwrite) or {"splits": {}})["splits"])
     if split in splits and not overwrite:
         check_fresh(splits[split], settings, upstream, folder / split)
     folder.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,21 @@ def test_what_is_not_there_or_altered_is_named(stored):
         ELMDataset(config=stored, subset="random_n5_seed0")
 
 
+def test_what_is_damaged_is_replaced_when_that_is_asked_for(stored, tiny_causal):
+    found = select_from(stored, "random", Budget(rows=5))
+    measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)})
+    whole = {path: path.read_bytes() for path in stored.data_dir.rglob("manifest.json")}
+    for path in (found.path.parent / "manifest.json", stored.scores_dir / "wordpiece_ratio" / "manifest.json"):
+        path.write_text("{")
+    with pytest.raises(CorruptShard, match="--overwrite"):
+        select_from(stored, "random", Budget(rows=5))
+    with pytest.raises(CorruptShard, match="--overwrite"):
+        measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)})
+    measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)}, overwrite=True)
+    select_from(stored, "random", Budget(rows=5), overwrite=True)
+    assert {path: path.read_bytes() for path in stored.data_dir.rglob("manifest.json")} == whole
+
+
 def test_measures_are_score_columns_and_computed_once(stored):
     pytest.importorskip("textstat", reason='needs the extra "selection"')
     first = measure(stored, "text_metrics")["train"]
@@ -232,6 +247,19 @@ def test_gaps_are_kept_only_where_they_are_asked_for(stored):
     with pytest.raises(SelectionError, match="3 of .* rows have no answer"):
         select_from(stored, "llm_judge", Budget(rows=5))
     assert len(select_from(stored, "llm_judge", Budget(rows=5), parameters={"unjudged": "last"}).selection.ids) == 5
+
+
+def test_near_duplicates_of_another_split_are_counted_when_asked_for(stored):
+    plain = select_from(stored, "random", Budget(rows=5))
+    assert "near_duplicates_of_others" not in plain.about
+    found = select_from(stored, "random", Budget(rows=5), against="val")
+    assert found.selection.ids == plain.selection.ids
+    vectors, others = (ELMDataset(split=split, config=stored).to_numpy() for split in ("train", "val"))
+    near = (vectors @ others.T).max(axis=1) >= 0.95
+    selected = int(near[found.selection.rows].sum())
+    assert found.about["near_duplicates_of_others"] == {"selected": selected, "all": int(near.sum())}
+    itself = select_from(stored, "random", Budget(rows=5), against="train")
+    assert itself.about["near_duplicates_of_others"]["selected"] == 5
 
 
 def test_altered_selections_are_faults(stored):
