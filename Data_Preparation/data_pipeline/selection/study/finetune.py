@@ -5,6 +5,7 @@ and of dropout; the number of epochs is fixed, and nothing is held out.
 """
 
 import contextlib
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from data_pipeline.errors import ModelError
 from data_pipeline.selection.study.config import ModelConfig, TrainingConfig
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import require
+
+logger = logging.getLogger(__name__)
 
 _EVAL_BATCH = 64
 
@@ -119,16 +122,25 @@ def finetuned_probabilities(folder: Path, texts: Sequence[str], config: Training
 def _load(folder: Path, labels: int | None = None) -> tuple[Any, Any]:
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # of loading and saving weights: a second, mostly
+    messages = transformers.utils.logging
+    messages.disable_progress_bar()  # of loading and saving weights: a second, mostly
     # A classifier of another number of classes gets a new last layer.
     settings = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
+    before = messages.get_verbosity()
+    messages.set_verbosity_error()  # its report of new weights fills a screen; the line below says the same
     try:
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **settings
-        )
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
+            **settings,
+        )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} holds no model that can classify texts: {error}") from error
+    finally:
+        messages.set_verbosity(before)
+    other_shape = {found if isinstance(found, str) else found[0] for found in info["mismatched_keys"]}
+    if new := sorted({*info["missing_keys"], *other_shape}):
+        logger.info("%s: new weights, random at first: %s", folder, ", ".join(new))
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer in {folder} has no token to pad with; choose a model that has one")
     model.config.pad_token_id = tokenizer.pad_token_id
