@@ -41,7 +41,7 @@ def describe(features: Features, rows: IntArray, *, others: Features | None = No
     rng = np.random.default_rng(seed)
     found: dict[str, Any] = {"rows": len(rows), "of": len(features)}
     if features.embeddings is not None:
-        vectors = _vectors(features)
+        vectors = _opened(features.vectors())
         found |= _coverage(vectors, rows) | {"mmd2": _mmd2(vectors, rows, rng)}
     if features.labels is not None:
         found |= _labels(features.labels, rows)
@@ -51,12 +51,12 @@ def describe(features: Features, rows: IntArray, *, others: Features | None = No
     found["overlap_with_random"] = len(np.intersect1d(random, rows)) / max(1, len(rows))
     found["overlap_expected"] = len(rows) / len(features)
     if others is not None and features.embeddings is not None:
-        found |= _near(features, rows, others)
+        near = near_rows(features.vectors(), others.vectors())
+        found["near_duplicates_of_others"] = {"selected": int(near[rows].sum()), "all": int(near.sum())}
     return {name: _rounded(value) for name, value in found.items()}
 
 
-def _vectors(features: Features, unit: bool = False) -> Vectors:
-    source = features.vectors()
+def _opened(source: NDArray[Any] | torch.Tensor, unit: bool = False) -> Vectors:
     return Vectors(source, source.device if isinstance(source, torch.Tensor) else torch.device("cpu"), unit)
 
 
@@ -122,14 +122,19 @@ def _lengths(token_counts: IntArray, rows: IntArray) -> dict[str, float]:
     }
 
 
-def _near(features: Features, rows: IntArray, others: Features) -> dict[str, Any]:
-    there = torch.zeros(len(features), dtype=torch.bool)
-    kept = _vectors(others, unit=True)
-    for place, block in _vectors(features, unit=True).blocks():
-        for _, apart in kept.blocks():
-            there[place] |= ((block @ apart.T).amax(dim=1) >= _NEAR).cpu()
-    near: NDArray[np.bool_] = there.numpy()
-    return {"near_duplicates_of_others": {"selected": int(near[rows].sum()), "all": int(near.sum())}}
+def near_rows(vectors: NDArray[Any] | torch.Tensor, others: NDArray[Any] | torch.Tensor) -> NDArray[np.bool_]:
+    """Which rows have a cosine of 0.95 or more to one of the others, shape (N,).
+
+    Args:
+        vectors: shape (N, D).
+        others: shape (M, D), of the same model.
+    """
+    near = np.zeros(len(vectors), bool)
+    apart = _opened(others, unit=True)
+    for place, block in _opened(vectors, unit=True).blocks():
+        for _, kept in apart.blocks():
+            near[place] |= ((block @ kept.T).amax(dim=1) >= _NEAR).cpu().numpy()
+    return near
 
 
 def _rounded(value: Any) -> Any:

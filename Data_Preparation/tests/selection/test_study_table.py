@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import StoreError
-from data_pipeline.selection.study.scores import classification_scores, near_rows
+from data_pipeline.selection.description import near_rows
+from data_pipeline.selection.study.scores import classification_scores
 from data_pipeline.selection.study.table import find_runs, markdown, mean_and_error, study_table, write_table
 
 

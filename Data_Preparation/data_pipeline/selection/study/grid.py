@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import ConfigError
 from data_pipeline.selection.budget import Budget
-from data_pipeline.selection.description import describe
+from data_pipeline.selection.description import describe, near_rows
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.of_dataset import features_of
 from data_pipeline.selection.selecting import Selection, configured, select
@@ -24,7 +24,6 @@ from data_pipeline.selection.study.config import LABEL, StudyConfig, SweepEntry
 from data_pipeline.selection.study.prepare import prepare
 from data_pipeline.selection.study.probe import fit_probe, probe_probabilities
 from data_pipeline.selection.study.runs import Run, classes_of, metrics_record, numbered, read_record, run_of
-from data_pipeline.selection.study.scores import near_rows
 from data_pipeline.selection.study.subsets import measure_needed, subset_of, taking_turns
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_json, progress_bar
@@ -118,7 +117,7 @@ def _open(config: StudyConfig, entries: Sequence[SweepEntry]) -> _Opened:
     dev = ELMDataset(split="val", config=config.main_job)
     classes, dev_vectors = classes_of(config), dev.to_numpy()
     features = features_of(dataset, needs | _KINDS, LABEL)
-    near = near_rows(features.vectors(), dev_vectors)  # type: ignore[arg-type]
+    near = near_rows(features.vectors(), dev_vectors)
     return _Opened(dataset, features, classes, dev_vectors, numbered(dev, classes), near)
 
 

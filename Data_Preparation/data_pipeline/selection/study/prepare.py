@@ -16,6 +16,7 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import SourceError, StaleStage
 from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 from data_pipeline.pipeline import run
+from data_pipeline.selection.of_dataset import Texts
 from data_pipeline.selection.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
 from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file
@@ -194,7 +195,7 @@ def _check_unchanged(config: StudyConfig) -> None:
     for name, split in _SPLITS.items():
         path = config.records_dir / f"{name}.jsonl"
         dataset = ELMDataset(split=split, load_embeddings=False, config=config.main_job)
-        stored = zip(_texts(dataset), dataset.metadata[LABEL].to_list(), strict=True)
+        stored = zip(Texts(dataset), dataset.metadata[LABEL].to_list(), strict=True)
         with path.open(encoding="utf-8", newline="\n") as lines:
             for row, (line, kept) in enumerate(zip(lines, stored, strict=True)):
                 record = json.loads(line)
@@ -203,7 +204,3 @@ def _check_unchanged(config: StudyConfig) -> None:
                         f"{path}, line {row + 1}: {record['text']!r} was stored as {kept[0]!r}. This is a fault of "
                         "this program; please report it with the text."
                     )
-
-
-def _texts(dataset: ELMDataset) -> list[str]:
-    return [text for batch in dataset.iter_batches(4096) for text in batch["text"]]

@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from data_pipeline.annotation.heads.identity import identity_settings
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import SourceError, StoreError
+from data_pipeline.selection.description import near_rows
+from data_pipeline.selection.of_dataset import Texts
 from data_pipeline.selection.study.config import LABEL, StudyConfig
 from data_pipeline.selection.study.finetune import finetune, finetuned_probabilities, model_files
 from data_pipeline.selection.study.probe import fit_probe, load_probe, probe_probabilities, save_probe
-from data_pipeline.selection.study.scores import classification_scores, near_rows
+from data_pipeline.selection.study.scores import classification_scores
 from data_pipeline.selection.study.subsets import Subset, find_subset
 from data_pipeline.selection.study.tracking import tracked
 from data_pipeline.types import Float32Array, IntArray
@@ -239,18 +241,14 @@ def _fit(config: StudyConfig, dataset: ELMDataset, folder: Path) -> list[dict[st
         return list(head.about["curve"])
     classes = classes_of(config)
     source = model_files(config.model).folder
-    texts, labels = _texts(dataset), numbered(dataset, classes)
+    texts, labels = list(Texts(dataset)), numbered(dataset, classes)
     return finetune(source, texts, labels, classes, config.training, config.seed, folder)
 
 
 def _probabilities(config: StudyConfig, folder: Path, dev: ELMDataset, classes: Sequence[int]) -> NDArray[np.float32]:
     if config.model.kind == "probe":
         return probe_probabilities(load_probe(folder), dev.to_numpy(), classes)
-    return finetuned_probabilities(folder, _texts(dev), config.training)
-
-
-def _texts(dataset: ELMDataset) -> list[str]:
-    return [text for batch in dataset.iter_batches(4096) for text in batch["text"]]
+    return finetuned_probabilities(folder, list(Texts(dev)), config.training)
 
 
 def _folder_name(name: str) -> str:

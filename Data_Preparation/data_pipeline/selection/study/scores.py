@@ -1,14 +1,11 @@
-"""How good a classifier is on the dev rows, and how near the rows it was trained on are to them."""
+"""How good a classifier is on the dev rows."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from data_pipeline.selection.vectors import Vectors
 from data_pipeline.types import Float32Array, IntArray
 
 _LEAST_PROBABILITY = 1e-12
-_NEAR = 0.95  # cosine from which two rows count as near duplicates
 
 
 def classification_scores(truth: IntArray, probabilities: Float32Array) -> dict[str, float]:
@@ -38,16 +35,3 @@ def classification_scores(truth: IntArray, probabilities: Float32Array) -> dict[
 def _of_class(true: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[float, float, float]:
     hits, said, there = int((true & found).sum()), int(found.sum()), int(true.sum())
     return hits / max(1, said), hits / max(1, there), 2 * hits / max(1, said + there)
-
-
-def near_rows(vectors: NDArray[np.generic], others: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Which rows have a cosine of 0.95 or more to one of the others, shape (N,).
-
-    Args:
-        vectors: shape (N, D).
-        others: shape (M, D), of the same model.
-    """
-    cpu = torch.device("cpu")
-    kept = Vectors(others, cpu, unit=True).rows(np.arange(len(others)))
-    near = [(block @ kept.T).amax(dim=1) >= _NEAR for _, block in Vectors(vectors, cpu, unit=True).blocks()]
-    return torch.cat(near).numpy()
