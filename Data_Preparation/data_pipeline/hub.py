@@ -4,6 +4,7 @@
 """
 
 import logging
+from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi, constants
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from data_pipeline.errors import SourceError
 
@@ -28,6 +30,30 @@ WAYS_OUT = (
     "--preset offline needs no hub, --source wikitext --corpus.path FOLDER reads local files, "
     "--embedding.model_name FOLDER loads a local model, HF_HUB_OFFLINE=1 uses the hub's own cache."
 )
+
+
+def local_folder(name: str, setting: str) -> Path | None:
+    """The folder that a name of a model or dataset stands for; None where it can only be a name on the hub.
+
+    Args:
+        name: a folder, or `owner/name` on the hub.
+        setting: that holds the name, for messages.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise SourceError(f"{setting}: {name} is a file, expected a folder or a name on the hub (owner/name)")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise SourceError(
+            f"{setting}: no folder {name}, and it is not a name on the hub (owner/name) either"
+        ) from error
+    return None
 
 
 def resolve_commit(
@@ -46,6 +72,7 @@ def resolve_commit(
     Raises:
         SourceError: the hub can't be reached, or has no such repository or revision.
     """
+    local_folder(repo_id, repo_type)  # for its error: the hub's client raises another one for a bad name
     if constants.HF_HUB_OFFLINE:
         logger.info("HF_HUB_OFFLINE is set: %s comes from the local cache, unchecked", repo_id)
         return None
@@ -60,11 +87,9 @@ def resolve_commit(
         raise SourceError(f"{repo_type} {repo_id} has no revision {revision!r} on {constants.ENDPOINT}") from error
     except RepositoryNotFoundError as error:
         raise SourceError(
-            f"there is no {repo_type} {repo_id!r} on {constants.ENDPOINT} (or it is private and HF_TOKEN is not set). "
-            "Check the spelling."
+            f"there is no folder {repo_id} here, and no {repo_type} of that name on {constants.ENDPOINT} (or it is "
+            "private and HF_TOKEN is not set). Check the spelling."
         ) from error
-    except HFValidationError as error:
-        raise SourceError(f"{repo_id!r} is neither a folder here nor a name on the hub: {error}") from error
     except TRANSPORT_ERRORS as error:
         raise SourceError(f"cannot reach the hub at {constants.ENDPOINT}: {error}. {WAYS_OUT}") from error
     return info.sha

@@ -13,10 +13,12 @@ from huggingface_hub import HfApi, constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from data_pipeline.config import Config, EmbeddingConfig
+from data_pipeline.download.corpus import files_under
+from data_pipeline.download.records import JSON_LINES, PARQUET
 from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
-from data_pipeline.errors import DataPipelineError, SourceError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.errors import DataPipelineError
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
 from data_pipeline.settings import load_preset
 from data_pipeline.utils import human_bytes
 
@@ -35,17 +37,17 @@ def gpu_memory_bytes() -> int:
 
 
 def choose_preset(gpu_bytes: int) -> tuple[str, str]:
-    """The preset for a GPU's memory, by that alone, and why.
+    """The preset for a GPU's memory, by that alone, and the reason.
 
     Args:
         gpu_bytes: memory of the GPU; 0 for none.
     """
     if not gpu_bytes:
-        return "offline", "no CUDA GPU"
+        return "offline", "No CUDA GPU found"
     for least, preset in _PRESET_BY_GPU_GB:
         if gpu_bytes >= least * _GB:
-            return preset, f"a GPU with {human_bytes(gpu_bytes)}, {least} GB or more"
-    return "offline", f"the GPU has {human_bytes(gpu_bytes)}, less than {_PRESET_BY_GPU_GB[-1][0]} GB"
+            return preset, f"The GPU has {human_bytes(gpu_bytes)}, {least} GB or more"
+    return "offline", f"The GPU has {human_bytes(gpu_bytes)}, less than {_PRESET_BY_GPU_GB[-1][0]} GB"
 
 
 def preflight(config: Config, corpus: bool, tokenizer: bool, weights: bool) -> list[str]:
@@ -81,8 +83,8 @@ def _missing_for_corpus(config: Config) -> list[str]:
             resolve_commit(corpus.hf_dataset_name, "dataset", corpus.revision, corpus.hub_timeout_s)
         elif corpus.source == "wikitext":
             wikitext_files(corpus.path)
-        elif corpus.source in ("jsonl", "parquet") and (corpus.path is None or not corpus.path.exists()):
-            raise SourceError(f"the source {corpus.source} needs --corpus.path; found {corpus.path}")
+        elif corpus.source in ("jsonl", "parquet"):
+            files_under(corpus, JSON_LINES if corpus.source == "jsonl" else PARQUET)
     except DataPipelineError as error:
         return [f"corpus: {error}"]
     return []
@@ -105,9 +107,11 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
         return problems
     if weights and config.device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"GPU: --embedding.device {config.device} is asked for, and there is no CUDA GPU")
-    if config.model_name == "hashing" or Path(config.model_name).is_dir():
+    if config.model_name == "hashing":
         return problems
     try:
+        if local_folder(config.model_name, "embedding.model_name") is not None:
+            return problems
         resolve_commit(config.model_name, "model", config.revision, 10.0)
     except DataPipelineError as error:
         return [*problems, f"model: {error}"]

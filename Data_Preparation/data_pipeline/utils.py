@@ -27,6 +27,16 @@ def encodable(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value for a message: its `repr`, cut where it is long."""
+    return shortened(repr(value[:limit] if isinstance(value, str | bytes) else value), limit)
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; reads it once, in blocks."""
     with path.open("rb") as file:
@@ -124,6 +134,10 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+_LINE_WITH_TOTAL = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_fmt}, {remaining} left\n"
+_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}, {rate_fmt}\n"
+
+
 def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
     """A bar with rate and time left on a terminal; elsewhere one line every 10 seconds."""
     terminal = sys.stderr.isatty()
@@ -135,7 +149,7 @@ def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
         dynamic_ncols=terminal,
         mininterval=0.1 if terminal else 10.0,
         # Redrawing with \r makes one endless line in a log file.
-        bar_format=None if terminal else "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left\n",
+        bar_format=None if terminal else _LINE_WITH_TOTAL if total else _LINE_WITHOUT_TOTAL,
         leave=not terminal,
         delay=0 if terminal else 2.0,
     )

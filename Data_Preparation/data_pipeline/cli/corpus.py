@@ -131,16 +131,16 @@ def _paragraph_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
             + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
         ),
     ]
-    if leakage["article_in_train"] is not None:
-        near = leakage["near_duplicate_in_train"]
-        rows.append(
-            (
-                "leakage",
-                f"{leakage['article_in_train']:.1%} of the test paragraphs have their article in train, "
-                f"{near:.1%} a near duplicate",
-            )
-        )
-    return rows
+    return [*rows, ("leakage", _leakage_text(leakage))]
+
+
+def _leakage_text(leakage: Mapping[str, Any]) -> str:
+    article, near = leakage["article_in_train"], leakage["near_duplicate_in_train"]
+    if article is None or near is None:
+        return "not measured: train or test is empty"
+    compared, rows = leakage["test_paragraphs_compared"], leakage["test_paragraphs"]
+    of = "" if compared == rows else f" (of the first {compared:,})"
+    return f"{article:.1%} of the test paragraphs have their article in train, {near:.1%} a near duplicate{of}"
 
 
 def _summary(config: Config, report: Any, seconds: float) -> str:

@@ -235,10 +235,11 @@ class ELMDataset(BatchedDataset):
         """The rows of a manifest of text ids, in its order.
 
         Args:
-            ids: the ids; or a parquet, CSV or JSONL file, or a table, with a column `text_id`.
+            ids: the ids; or a parquet, CSV, TSV or JSON Lines file, or a table, with a column `text_id`.
 
         Raises:
-            StoreError: the file cannot be read, or an id is there twice or not in this data set.
+            SourceError: the file cannot be read, or has no such column.
+            StoreError: an id is repeated, or not in this data set.
         """
         from data_pipeline.dataset.subsets import listed_rows
 
@@ -248,15 +249,15 @@ class ELMDataset(BatchedDataset):
         """Anchors with their positives and negatives, for contrastive training.
 
         Args:
-            triples: a parquet, CSV or JSONL file, or a table, with the columns `query` (a text) or
+            triples: a parquet, CSV, TSV or JSON Lines file, or a table, with the columns `query` (a text) or
                 `anchor_id`; `positive_id`, or `positive_doc_ids` (lists; each makes a pair); and, where
                 there are negatives, `negative_id` or `hard_negative_doc_ids` (lists). Ids are text
                 ids of this data set.
             negatives: of each pair, the first so many; None for one where there are any.
 
         Raises:
-            StoreError: the file cannot be read, a column is missing, an id is not in this data set,
-                or a row has fewer negatives.
+            SourceError: the file cannot be read, a column is missing, or a row has fewer negatives.
+            StoreError: an id is not in this data set.
         """
         from data_pipeline.dataset.pairs import read_pairs
 

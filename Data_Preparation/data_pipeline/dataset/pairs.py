@@ -10,13 +10,24 @@ import numpy as np
 
 from data_pipeline.dataset.batched import BatchedDataset
 from data_pipeline.dataset.samples import Batch, Sample
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import SourceError
 from data_pipeline.types import IntArray
 
 if TYPE_CHECKING:
     import polars as pl
 
     from data_pipeline.dataset.dataset import ELMDataset
+    from data_pipeline.user_files.tables import Role, UserTable
+
+# The columns of a table of pairs, and of `triples.jsonl` as `elm label` writes it; others are not looked at.
+_COLUMNS: "Mapping[str, Role]" = {
+    "anchor_id": "id",
+    "query": "text",
+    "positive_id": "id",
+    "positive_doc_ids": "id",
+    "negative_id": "id",
+    "hard_negative_doc_ids": "id",
+}
 
 
 class PairDataset(BatchedDataset):
@@ -74,16 +85,19 @@ class PairDataset(BatchedDataset):
 
 def read_pairs(dataset: "ELMDataset", triples: "str | Path | pl.DataFrame", negatives: int | None) -> PairDataset:
     """See `ELMDataset.pairs`."""
-    from data_pipeline.dataset.subsets import read_table, rows_of_ids  # polars, which training does without
+    # polars, which training does without
+    from data_pipeline.dataset.subsets import rows_of_ids
+    from data_pipeline.user_files.tables import read_table
 
-    table, where = read_table(triples)
-    positive = _present(table, where, "positive_id", "positive_doc_ids")
-    anchor = _present(table, where, "anchor_id", "query")
+    read = read_table(triples, _COLUMNS)
+    table, where = read.frame, read.where
+    positive = _present(read, "positive_id", "positive_doc_ids")
+    anchor = _present(read, "anchor_id", "query")
     negative = next((name for name in ("negative_id", "hard_negative_doc_ids") if name in table.columns), None)
     if negatives is None:
         negatives = 0 if negative is None else 1
     if negatives and negative is None:
-        raise StoreError(f"{where} has no column negative_id or hard_negative_doc_ids; it has {table.columns}")
+        raise SourceError(f"{where} has no column negative_id or hard_negative_doc_ids; it has {', '.join(read.names)}")
     if positive == "positive_doc_ids":
         table = table.explode(positive).drop_nulls(positive)
     roles = {"positive": rows_of_ids(dataset, table[positive].to_list(), where)}
@@ -94,7 +108,7 @@ def read_pairs(dataset: "ELMDataset", triples: "str | Path | pl.DataFrame", nega
         lists = [_as_list(ids) for ids in table[negative].to_list()]
         few = next((row for row, ids in enumerate(lists) if len(ids) < negatives), None)
         if few is not None:
-            raise StoreError(
+            raise SourceError(
                 f"{where}: the pair with {table[positive][few]!r} has {len(lists[few])} negatives, {negatives} are "
                 "asked for. Ask for fewer, or filter the table."
             )
@@ -104,13 +118,13 @@ def read_pairs(dataset: "ELMDataset", triples: "str | Path | pl.DataFrame", nega
     return PairDataset(dataset, roles, queries)
 
 
-def _present(table: "pl.DataFrame", where: str, *names: str) -> str:
-    found = [name for name in names if name in table.columns]
-    if len(found) != 1:
-        raise StoreError(
-            f"{where} must have one of the columns {' and '.join(names)}; it has {', '.join(table.columns)}"
+def _present(table: "UserTable", *names: str) -> str:
+    present = [name for name in names if name in table.names]
+    if len(present) != 1:
+        raise SourceError(
+            f"{table.where} must have one of the columns {' and '.join(names)}; it has {', '.join(table.names)}"
         )
-    return found[0]
+    return present[0]
 
 
 def _as_list(ids: Any) -> list[Any]:

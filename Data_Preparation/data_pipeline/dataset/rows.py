@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.dataset.source import Source
 from data_pipeline.errors import StoreError
+from data_pipeline.missing import without_nan
 from data_pipeline.store import Columns, EmbeddingShard, Scores, Vectors, unit_length
 from data_pipeline.types import IntArray
 
@@ -129,18 +130,18 @@ class Rows:
         return found
 
     def table(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all rows; not copied where all rows are selected."""
+        """Some columns of all rows, NaN as null; not copied where all rows are selected, but for numbers."""
         if self.selection is not None:
             return self.records(self.selection, names)
         own = self._own(names)
         schema = pa.schema([self.columns.schema.field(name) for name in own])
         found = pa.Table.from_batches(self.columns.batches(own), schema)
-        return self._with_scores(found, names, None)
+        return without_nan(self._with_scores(found, names, None))
 
     def records(self, rows: IntArray, names: Sequence[str]) -> pa.Table:
-        """Some columns of rows of the files, shape (N,)."""
+        """Some columns of rows of the files, shape (N,); NaN as null, which no comparison takes for a large number."""
         own = self._own(names)
-        return self._with_scores(self.columns.records(rows, own), names, rows)
+        return without_nan(self._with_scores(self.columns.records(rows, own), names, rows))
 
     def _own(self, names: Sequence[str]) -> list[str]:
         """Those that are not scores."""

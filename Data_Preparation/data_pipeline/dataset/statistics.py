@@ -1,4 +1,4 @@
-"""Numbers of a data set."""
+"""Summary statistics of a dataset."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ def statistics(dataset: "ELMDataset") -> dict[str, Any]:
         total, squares, count = 0.0, 0.0, 0
         for block in dataset.iter_embeddings():
             norms = np.linalg.norm(block.astype(np.float32), axis=1).astype(np.float64)
-            total, squares, count = total + norms.sum(), squares + (norms**2).sum(), count + len(norms)
+            total, squares, count = total + float(norms.sum()), squares + float((norms**2).sum()), count + len(norms)
         mean = total / count if count else 0.0
         found["embedding"] = {
             "dim": dataset.dim,

@@ -14,6 +14,7 @@ from data_pipeline.dataset.rows import Rows
 from data_pipeline.errors import StoreError
 from data_pipeline.store import read_selection
 from data_pipeline.types import IntArray
+from data_pipeline.user_files.tables import read_table
 
 if TYPE_CHECKING:
     from data_pipeline.dataset.dataset import ELMDataset
@@ -53,10 +54,9 @@ def kept_rows(dataset: "ELMDataset", condition: pl.Expr | str) -> NDArray[np.boo
 def listed_rows(dataset: "ELMDataset", ids: "str | Path | pl.DataFrame | Sequence[str]") -> IntArray:
     """The rows of a manifest's ids; see `ELMDataset.subset`."""
     if isinstance(ids, str | Path | pl.DataFrame):
-        table, where = read_table(ids)
-        if "text_id" not in table.columns:
-            raise StoreError(f"{where} must have a column text_id; it has {', '.join(table.columns)}")
-        names = table["text_id"].to_list()
+        table = read_table(ids, {"text_id": "id"})
+        table.require("text_id")
+        names, where = table.frame["text_id"].to_list(), table.where
     else:
         names, where = list(ids), "the list"
     rows = rows_of_ids(dataset, names, where)
@@ -99,25 +99,3 @@ def rows_of_ids(dataset: "ELMDataset", ids: Sequence[Any], where: str) -> IntArr
             f"the first is {ids[missing]!r}"
         )
     return rows.to_numpy().astype(np.int64)
-
-
-def read_table(source: "str | Path | pl.DataFrame") -> tuple[pl.DataFrame, str]:
-    """A parquet, CSV or JSONL file, or a table, and a name for messages; CSV holds strings only.
-
-    Raises:
-        StoreError: it cannot be read, or has another ending.
-    """
-    if isinstance(source, pl.DataFrame):
-        return source, "the table"
-    path = Path(source)
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path), str(path)
-        if path.suffix == ".csv":
-            # An id may well be called "null", or look like a number.
-            return pl.read_csv(path, infer_schema=False), str(path)
-        if path.suffix == ".jsonl":
-            return pl.read_ndjson(path), str(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    raise StoreError(f"{path} must be a .parquet, .csv or .jsonl file")

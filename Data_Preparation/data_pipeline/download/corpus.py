@@ -2,12 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_pipeline.config import CorpusConfig
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document, Split
+from data_pipeline.user_files import list_files
 
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
@@ -18,6 +20,19 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "dev": "val",
     "test": "test",
 }
+
+
+@dataclass
+class ReadProgress:
+    """How much of a corpus has been read; a source adds to it as it reads."""
+
+    total_bytes: int | None = None
+    """Size of all files, in bytes; None where it is not known."""
+    read_bytes: int = 0
+
+    def add(self, count: int) -> None:
+        """Count further bytes."""
+        self.read_bytes += count
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,8 @@ class Corpus:
     """Reads it, from the start at each call, one document at a time."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Names and types (str, int, float, bool) of the documents' metadata."""
+    progress: ReadProgress = field(default_factory=ReadProgress)
+    """Moves while `documents` are read."""
 
 
 def split_of_file(path: Path) -> Split | str:
@@ -42,22 +59,15 @@ def split_of_file(path: Path) -> Split | str:
     return ""
 
 
-def files_under(path: Path | None, endings: tuple[str, ...], what: str) -> list[Path]:
-    """A file, or the files of a folder with one of these endings, sorted.
+def files_under(config: CorpusConfig, endings: Sequence[str]) -> list[Path]:
+    """The files of `corpus.path`: itself, or those of a folder with one of some endings.
 
     Raises:
         SourceError: no path is given, or nothing is there.
     """
-    if path is None:
-        raise SourceError(f"the source {what} needs a file or folder: --corpus.path PATH")
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise SourceError(f"{path} does not exist (--corpus.path of the source {what})")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(endings))
-    if not files:
-        raise SourceError(f"{path} holds no file that ends in {', '.join(endings)} (the source {what})")
-    return files
+    if config.path is None:
+        raise SourceError(f"corpus.path: the source {config.source!r} needs a file or folder, found none")
+    return list_files(config.path, endings, "corpus.path")
 
 
 def content_hash(text: str, hex_digits: int) -> str:

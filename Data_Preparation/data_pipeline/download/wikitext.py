@@ -11,10 +11,11 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, content_hash, slug, split_of_file
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, ReadProgress, content_hash, slug, split_of_file
 from data_pipeline.errors import SourceError
 from data_pipeline.markup import parse_heading
 from data_pipeline.types import Document, Split
+from data_pipeline.user_files import read_lines
 from data_pipeline.utils import sha256_of_file
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,13 @@ def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, wh
     """Articles of one file or split as documents.
 
     Args:
-        lines: see `articles`.
+        lines: see `articles`; the blank ones among them.
         split: which split they are, or an empty string.
         check: compare lines and articles with WikiText-2's official counts and say a mismatch.
         where: name of the file or split, for that message.
     """
     n_lines = n_articles = 0
-    for title, body in articles(lines):
+    for title, body in articles(_with_blank_lines(lines, where)):
         n_lines += bool(title) + len(body)
         text = "\n".join(body)
         if not title and not text.strip():
@@ -89,18 +90,25 @@ def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, wh
             logger.info("%s: %d lines, %d articles, the official counts", where, *found)
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, cut at line feeds only (U+2028 and U+0085 are text).
+def _with_blank_lines(lines: Iterable[str], where: str) -> Iterator[str]:
+    """The lines as they are, where titles have blank lines around them.
 
     Raises:
-        SourceError: it can't be read, or is not UTF-8.
+        SourceError: there are lines like titles, and not one blank line: no title can be told from text.
     """
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield line.rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {path} as UTF-8 text: {error}") from error
+    n_titles, first, has_blank = 0, "", False
+    for line in lines:
+        if not has_blank:
+            has_blank = not line.strip()
+            heading = parse_heading(line) if "= " in line[:3] else None
+            if heading is not None and heading[0] == 1:
+                n_titles, first = n_titles + 1, first or line
+        yield line
+    if n_titles and not has_blank:
+        raise SourceError(
+            f"{where} has {n_titles} lines that look like titles, such as {first[:60]!r}, and no blank line: WikiText "
+            "has one before and after every heading. Restore them, or read the text as records (corpus.source jsonl)."
+        )
 
 
 def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
@@ -110,11 +118,11 @@ def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
         SourceError: none is there.
     """
     if path is None:
-        raise SourceError("the source wikitext needs a file or folder: --corpus.path PATH")
+        raise SourceError("corpus.path: the source 'wikitext' needs a file or folder, found none")
     if path.is_file():
         return [(path, split_of_file(path))]
     if not path.is_dir():
-        raise SourceError(f"{path} does not exist (--corpus.path of the source wikitext)")
+        raise SourceError(f"corpus.path: no such file or folder: {path}")
     found = list[tuple[Path, Split | str]]()
     for names in (("train",), ("valid", "validation", "val"), ("test",)):
         for pattern in ("wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens"):
@@ -133,13 +141,16 @@ def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
 def open_wikitext(config: CorpusConfig) -> Corpus:
     """Local WikiText files, named by `path`."""
     files = wikitext_files(config.path)
+    progress = ReadProgress(sum(path.stat().st_size for path, _ in files))
 
     def documents() -> Iterator[Document]:
         for path, split in files:
-            yield from wikitext_documents(read_lines(path), split, config.name == "wikitext2", str(path))
+            lines = (line for _, line in read_lines(path, progress.add))
+            yield from wikitext_documents(lines, split, config.name == "wikitext2", str(path))
 
     return Corpus(
         description=f"WikiText files in {config.path}",
         identity={path.name: sha256_of_file(path) for path, _ in files},
         documents=documents,
+        progress=progress,
     )

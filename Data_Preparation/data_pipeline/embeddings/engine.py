@@ -16,6 +16,7 @@ from data_pipeline.embeddings.plan import Pack, Plan, make_plan
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.errors import DeviceHung, ModelError, OutOfMemory
 from data_pipeline.types import Float32Array, IntArray
+from data_pipeline.utils import shown
 
 logger = logging.getLogger(__name__)
 
@@ -211,14 +212,24 @@ def encode(
         Shape (N, dim), float32, in input order.
 
     Raises:
+        TypeError: `texts` is a single text, or holds something else than texts.
         ModelError: see `Engine.run`.
     """
+    _check_texts(texts)
     prompt = embedder.query_prompt if query else embedder.identity.prompt
     plan = make_plan(embedder.tokenize([prompt + text for text in texts]))
     vectors = np.zeros((len(texts), embedder.identity.dim), dtype=np.float32)
     for rows, some in Engine(embedder, batch_tokens, batch_size).run(plan, lambda row: repr(texts[row][:60])):
         vectors[rows] = some
     return vectors
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"texts must be a list of texts, found a single one: {shown(texts)}. Put it into a list.")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{row}] must be a text, found {shown(text)}")
 
 
 def _name_in_pack(name_of: Callable[[int], str], pack: Pack, place: int) -> str:

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
-from data_pipeline.errors import SourceError
+from data_pipeline.errors import SourceError, StoreError
 from data_pipeline.preprocess.clean import clean_lines, clean_text
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.leakage import leakage
@@ -33,7 +33,7 @@ from data_pipeline.preprocess.tokens import TokenCounter, load_fast_library
 from data_pipeline.store import ParagraphStore, ParagraphWriter, fingerprint, write_manifest
 from data_pipeline.store.folders import new_folder, replace_folder
 from data_pipeline.store.paragraphs import paragraph_schema
-from data_pipeline.types import SPLITS
+from data_pipeline.types import SPLITS, Document
 from data_pipeline.utils import fsync_path, progress_bar, sha256_of_file
 
 __all__ = [
@@ -78,7 +78,7 @@ def preprocess(
     """Turn a corpus into the parquet files of a processed folder.
 
     Memory does not grow with the corpus, but for 9 bytes a row while exact duplicates are
-    looked for, about 1 kB a row for near ones, and the ids of the test split's documents.
+    looked for, about 3.4 kB a row for near ones, and the ids of the test split's documents.
 
     Args:
         corpus: the documents.
@@ -101,7 +101,7 @@ def preprocess(
         shutil.rmtree(new)
     new.mkdir(parents=True)
     dropped = _DroppedWriter(new / "dropped.parquet")
-    documents = _stage(corpus, counter, config, new / "staging", dropped)
+    documents, paragraphs = _stage(corpus, counter, config, new / "staging", dropped)
     if not (new / "staging").exists():
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.most_common())
         raise SourceError(
@@ -114,6 +114,7 @@ def preprocess(
     (new / "staging").unlink()
     dropped.close()
     kept = int(keep.sum())
+    _check_totals(paragraphs, kept, dropped.counts, splits)
     manifest: dict[str, Any] = {
         "stage": "preprocess",
         "fingerprint": fingerprint(settings, ""),
@@ -122,7 +123,7 @@ def preprocess(
         "corpus": corpus.description,
         "counts": {
             "documents": documents,
-            "paragraphs": kept + dropped.counts.total(),
+            "paragraphs": paragraphs,
             "kept": kept,
             "dropped": dict(dropped.counts.most_common()),
             "token_counter": counter.method,
@@ -144,6 +145,16 @@ def preprocess(
     return manifest
 
 
+def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Mapping[str, Any]) -> None:
+    """Check that every paragraph that was cut is in a split or in `dropped.parquet`."""
+    written = sum(entry["rows"] for entry in splits.values())
+    if paragraphs != kept + dropped.total() or kept != written:
+        raise StoreError(
+            f"{paragraphs} paragraphs were read, {kept} kept, {written} written and {dropped.total()} dropped: some "
+            "were lost. This is a fault of this program; please report it. Nothing was replaced."
+        )
+
+
 def is_processed_file(name: str) -> bool:
     """Whether this package (or the older pipeline) writes a file of this name to a processed folder."""
     return _PROCESSED_FILE.fullmatch(name) is not None
@@ -151,27 +162,35 @@ def is_processed_file(name: str) -> bool:
 
 def _stage(
     corpus: Corpus, counter: TokenCounter, config: PreprocessConfig, path: Path, dropped: "_DroppedWriter"
-) -> int:
-    """Cut, clean, filter and count; returns the number of documents."""
+) -> tuple[int, int]:
+    """Cut, clean, filter and count tokens.
+
+    Returns:
+        Numbers of documents, and of their paragraphs; a document without any counts as one.
+    """
     staging = StagingWriter(path)
-    documents = 0
-    with progress_bar(None, "reading", "doc") as bar:
+    documents = paragraphs = 0
+    progress = corpus.progress
+    with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
         for batch in document_batches(corpus.documents()):
             documents += len(batch)
+            bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
             rows = extract_paragraphs(batch, config, dict(corpus.metadata))
+            paragraphs += len(rows) + dropped.add_empty_documents(batch, rows["document_id"])
+            if not len(rows):
+                continue
             reasons = [
                 quality_reason(raw, text, config)
                 for raw, text in zip(rows["raw"].to_list(), rows["text"].to_list(), strict=True)
             ]
-            rows = dropped.sift(rows.drop("raw"), "quality", reasons)
+            rows = dropped.record(rows.drop("raw"), "quality", reasons)
             counts = counter.count(rows["text"].to_list())
             rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
-            rows = dropped.sift(rows, "tokens", [count_reason(count, config) for count in counts.tolist()])
+            rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in counts.tolist()])
             if len(rows):
                 staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-            bar.update(len(batch))
     staging.close()
-    return documents
+    return documents, paragraphs
 
 
 def _deduplicate(staging: Staging, config: PreprocessConfig, dropped: "_DroppedWriter") -> NDArray[np.bool_]:
@@ -204,7 +223,7 @@ def _deduplicate(staging: Staging, config: PreprocessConfig, dropped: "_DroppedW
 
 
 def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-    with progress_bar(len(staging), "near duplicates", "row") as bar:
+    with progress_bar(len(staging), "Looking for near duplicates", "row") as bar:
         for start, table in staging.batches():
             for row, text in enumerate(table["text"].to_pylist(), start):
                 if keep[row]:
@@ -255,13 +274,21 @@ class _DroppedWriter:
         self._rows: list[tuple[str, str, str, str, str | None]] = []
         self.counts: Counter[str] = Counter()
 
-    def sift(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
+    def record(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
         """Write down the rows that have a reason, and give back the others."""
         reason = pl.Series("reason", reasons, dtype=pl.String)
         gone = rows.filter(reason.is_not_null())
         for text_id, document_id, why in zip(gone["text_id"], gone["document_id"], reason.drop_nulls(), strict=True):
             self.add(text_id, document_id, stage, why, None)
         return rows.filter(reason.is_null())
+
+    def add_empty_documents(self, documents: Sequence[Document], with_paragraphs: pl.Series) -> int:
+        """Write down the documents that have no paragraph, such as an empty text; returns their number."""
+        present = set(with_paragraphs)
+        empty = [document.id for document in documents if document.id not in present]
+        for identity in empty:
+            self.add(identity, identity, "quality", "empty_document", None)
+        return len(empty)
 
     def add(self, text_id: str, document_id: str, stage: str, reason: str, duplicate_of: str | None) -> None:
         """Write down one row."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from data_pipeline.config import Section
 from data_pipeline.errors import SourceError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
 from data_pipeline.utils import publish, sha256_of_json
 
 _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
@@ -36,7 +36,7 @@ def fetch_records(config: HubConfig, folder: Path) -> Path:
     Raises:
         SourceError: the hub cannot be reached, or has no such data set or split.
     """
-    local = Path(config.name).is_dir()
+    local = local_folder(config.name, "hub.name") is not None
     commit = None if local else resolve_commit(config.name, "dataset", config.revision, config.timeout_s)
     key = sha256_of_json([config.name, config.config, config.split, commit or config.revision])[:20]
     path = folder / f"{key}.jsonl"

@@ -9,10 +9,10 @@ import numpy as np
 
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.dataset.maker import load_maker
-from data_pipeline.download.records import json_records
 from data_pipeline.download.sample import sample_qrels, sample_queries
 from data_pipeline.embeddings import Embedder, encode, load_embedder, load_tokenizer
 from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.user_files import json_records
 from data_pipeline.weak_labels.hub_records import fetch_records
 from data_pipeline.weak_labels.judge import Thresholds, calibrate
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig

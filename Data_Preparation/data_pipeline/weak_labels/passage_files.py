@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from data_pipeline.download.corpus import files_under
-from data_pipeline.download.records import json_records
+from data_pipeline.download.records import JSON_LINES, PARQUET
 from data_pipeline.errors import CorruptShard, SourceError
 from data_pipeline.store import ColumnHash
 from data_pipeline.store.columns import make_once
+from data_pipeline.user_files import list_files, read_records
 from data_pipeline.utils import atomic_write_bytes, batched, encodable, sha256_of_file, sha256_of_json
 from data_pipeline.weak_labels.candidate_config import PassagesConfig
 from data_pipeline.weak_labels.chunks import Chunker
 from data_pipeline.weak_labels.passages import SCHEMA, Passages
 
-_FORMAT = 1
-_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_FORMAT = 2  # 1 knew files by their last names
+_ENDINGS = (*JSON_LINES, *PARQUET)
 _BATCH_ROWS = 16_384
 
 
@@ -50,7 +49,7 @@ def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None =
     """
     config = config or PassagesConfig()
     key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens", "min_tokens"})
-    return _opened(path, work_dir, key, lambda: map(_whole, read_records(path, config)))
+    return _opened(path, work_dir, key, lambda: map(_whole, passage_records(path, config)))
 
 
 def passages_of_documents(
@@ -73,24 +72,27 @@ def passages_of_documents(
     config = config or PassagesConfig()
     chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
     key = config.model_dump(mode="json", exclude={"document_field"}) | {"tokenizer": sha256_of_json(tokenizer.to_str())}
-    return _opened(path, work_dir, key, lambda: _cut(read_records(path, config), chunker, config.min_tokens))
+    return _opened(path, work_dir, key, lambda: _cut(passage_records(path, config), chunker, config.min_tokens))
 
 
-def read_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
+def passage_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
     """Records of a file or folder, in order.
 
     Raises:
         SourceError: see `passages_of_file`.
     """
-    for file in files_under(path, _ENDINGS, "passages"):
-        for where, record in _raw_records(file, config):
-            yield _record(record, config, where)
+    asked = (config.id_field, config.text_field, config.title_field, config.document_field)
+    for file in list_files(path, _ENDINGS, "passages.path"):
+        for record in read_records(file, [name for name in asked if name]):
+            yield _record(record.values, config, record.where)
 
 
 def _opened(
     path: Path, work_dir: Path, key: Mapping[str, Any], rows: Callable[[], Iterator[tuple[Any, ...]]]
 ) -> Passages:
-    files = {file.name: sha256_of_file(file) for file in files_under(path, _ENDINGS, "passages")}
+    root = path if path.is_dir() else path.parent
+    listed = list_files(path, _ENDINGS, "passages.path")
+    files = {file.relative_to(root).as_posix(): sha256_of_file(file) for file in listed}
     name = sha256_of_json([_FORMAT, files, key])[:20]
     copy = work_dir / f"passages-{sha256_of_json(str(path.resolve()))[:8]}.{name}.arrow"
     hashed = copy.with_name(f"{copy.name}.sha256")
@@ -131,24 +133,6 @@ def _cut(records: Iterable[Record], chunker: Chunker, min_tokens: int) -> Iterat
                 continue
             text = record.text[chunk.start : chunk.end]
             yield f"{record.id}_chunk_{chunk.number}", text, record.id, chunk.start, chunk.end
-
-
-def _raw_records(path: Path, config: PassagesConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if path.suffix != ".parquet":
-        for number, record in json_records(path):
-            yield f"{path}, line {number}", record
-        return
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            there = file.schema_arrow.names
-            asked = (config.id_field, config.text_field, config.title_field, config.document_field)
-            for batch in file.iter_batches(1024, columns=[name for name in asked if name in there]):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", record
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path} cannot be read as parquet after row {number}: {error}") from error
 
 
 def _record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> Record:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from data_pipeline.config import Section
 from data_pipeline.errors import ModelError
+from data_pipeline.hub import local_folder
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import require
 
@@ -37,10 +38,13 @@ class Reranker:
 
     Raises:
         MissingExtra: sentence-transformers is not installed.
+        SourceError: there is no such folder, and the name is not one of the hub.
         ModelError: the model cannot be loaded.
     """
 
     def __init__(self, config: RerankConfig) -> None:
+        assert config.model is not None
+        local_folder(config.model, "rerank.model")
         library = require("sentence_transformers", "rerank", "a cross-encoder")
         self._config = config
         try:

@@ -14,28 +14,18 @@ from typing import Any
 
 from data_pipeline.errors import ConfigError
 from data_pipeline.utils import require, sha256_of_json
+from data_pipeline.words import UNSPACED_BLOCKS
 
-_FORMAT = 1
+_FORMAT = 2
 _WORD_CHARACTERS = 255  # of one token, at most (Lucene's limit); the rest is no word of any language
 _MARKS = 30  # one after the other, at most (Unicode's Stream-Safe Text Format, UAX 15)
-# Blocks of scripts that put no spaces between words, and of Korean, whose words have endings that
-# pairs of characters see through (as in Lucene's CJKAnalyzer).
+# Scripts without spaces between words, and Korean, whose words have endings that pairs of characters see through (as
+# in Lucene's CJKAnalyzer).
 _PAIRED_BLOCKS = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x1000, 0x109F),  # Burmese
-    (0x1100, 0x11FF),  # Hangul letters
-    (0x1780, 0x17FF),  # Khmer
-    (0x2E80, 0x2FDF),  # Han radicals
-    (0x3005, 0x3007),  # Han iteration mark, zero
-    (0x3040, 0x31FF),  # Kana, Bopomofo, Hangul letters
-    (0x3400, 0x4DBF),  # Han
-    (0x4E00, 0x9FFF),
-    (0xA9E0, 0xA9FF),  # Burmese
-    (0xAA60, 0xAA7F),
-    (0xAC00, 0xD7FF),  # Hangul
-    (0xF900, 0xFAFF),  # Han
-    (0x1B000, 0x1B16F),  # Kana
-    (0x20000, 0x323AF),  # Han
+    *UNSPACED_BLOCKS,
+    (0x1100, 0x11FF),  # Hangul
+    (0x3130, 0x318F),
+    (0xAC00, 0xD7FF),
 )
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
 # Invisible inside of words: soft hyphen, zero-width space and (non-)joiners, word joiner, byte-order mark.
@@ -51,9 +41,9 @@ _ELIDED = "d ll m re s t ve"  # what an apostrophe leaves of English words
 class Tokeniser:
     """Turns texts into tokens; the same for passages and queries.
 
-    Unicode NFKC and case folding; words of letters, digits and marks; in Chinese, Japanese, Korean, Thai, Lao,
-    Khmer and Burmese every two neighbouring characters; then the language's stop words and endings go. Not for
-    several threads at once.
+    Unicode NFKC and case folding; words of letters, digits and marks; in Korean and in scripts without spaces between
+    words (Chinese, Japanese, Thai, see `words`) every two neighbouring characters; then the language's stop words and
+    endings go. Not for several threads at once.
 
     Args:
         language: a name of the Snowball stemmers (https://snowballstem.org), or `none`.

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline import ELMDataset
 from data_pipeline.annotation.heads import identity_of_maker, labelled
-from data_pipeline.errors import CorruptShard, SourceError, StoreError
+from data_pipeline.errors import CorruptShard, SourceError
 from data_pipeline.pipeline import run
 
 
@@ -54,7 +54,10 @@ def test_a_table_of_documents_labels_all_their_rows(dataset):
     ("table", "message"),
     [
         ({"grade": [1]}, "must have the columns text_id or document_id, and grade; it has grade"),
-        ({"text_id": ["a", "a"], "grade": [1, 2]}, "labels text_id 'a' twice"),
+        (
+            {"text_id": ["a", "a"], "grade": [1, 2]},
+            "the table, row 2 labels text_id 'a' again, after row 1; leave one of the rows",
+        ),
         ({"text_id": ["nobody"], "grade": [1]}, "labels none of the"),
     ],
 )
@@ -80,7 +83,7 @@ def test_a_table_with_vectors_needs_no_store(tmp_path, ending):
     [
         ({"embedding": [[1.0], [1.0, 2]], "label": [1, 2]}, "lists of numbers of one length"),
         ({"embedding": [1.0, 2.0], "label": [1, 2]}, "must hold lists of numbers"),
-        ({"embedding": [[1.0]], "grade": [1]}, "has no column label; it has embedding, grade"),
+        ({"embedding": [[1.0]], "grade": [1]}, "has no column 'label'; it has embedding, grade"),
         ({"embedding": [[1.0]], "label": [None]}, "labels must be numbers, lists of them, or strings"),
         ({"embedding": [[1.0], [2.0]], "label": [[1.0], [1.0, 2]]}, "equally many numbers"),
     ],
@@ -144,5 +147,5 @@ def test_the_maker_is_loaded_for_the_heads_probes(dataset):
 
 def test_unreadable_tables_are_named(dataset, tmp_path):
     (tmp_path / "labels.parquet").write_bytes(b"not parquet")
-    with pytest.raises(StoreError, match="labels.parquet cannot be read"):
+    with pytest.raises(SourceError, match="labels.parquet cannot be read"):
         labelled.labels_of_table(dataset, tmp_path / "labels.parquet", "grade")

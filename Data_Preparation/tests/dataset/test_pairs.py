@@ -7,7 +7,7 @@ from builders import JOINED, ROWS, make, same
 from torch.utils.data import DataLoader, default_collate
 
 from data_pipeline import ELMCollator, ELMDataset, PairDataset
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import SourceError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +133,13 @@ def test_pairs_of_a_selection_and_in_another_process(dataset, triples):
 def test_triples_that_do_not_fit_are_refused_and_say_why(dataset, ids, triples):
     with pytest.raises(StoreError, match="1 of 5 ids are not in this data set .*the first is 'gone'"):
         dataset.pairs(triples.with_columns(negative_id=pl.Series([*triples["negative_id"][:4], "gone"])))
-    with pytest.raises(StoreError, match="must have one of the columns positive_id and positive_doc_ids; it has a"):
+    with pytest.raises(SourceError, match="must have one of the columns positive_id and positive_doc_ids; it has a"):
         dataset.pairs(pl.DataFrame({"a": [1]}))
-    with pytest.raises(StoreError, match="must have one of the columns anchor_id and query"):
+    with pytest.raises(SourceError, match="must have one of the columns anchor_id and query"):
         dataset.pairs(triples.drop("anchor_id"))
-    with pytest.raises(StoreError, match="has no column negative_id or hard_negative_doc_ids"):
+    with pytest.raises(SourceError, match="has no column negative_id or hard_negative_doc_ids"):
         dataset.pairs(triples.drop("negative_id"), negatives=1)
-    with pytest.raises(StoreError, match=rf"the pair with '{ids[99]}' has 1 negatives, 2 are asked for"):
+    with pytest.raises(SourceError, match=rf"the pair with '{ids[99]}' has 1 negatives, 2 are asked for"):
         dataset.pairs(triples, negatives=2)
 
 

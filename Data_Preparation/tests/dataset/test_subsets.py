@@ -5,7 +5,7 @@ import pytest
 from builders import JOINED, ROWS, flat, make, rows_of, same, stored_rows
 
 from data_pipeline import ELMDataset
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import SourceError, StoreError
 from data_pipeline.store import Columns
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
@@ -169,13 +169,14 @@ def test_a_manifest_that_does_not_fit_is_refused_and_says_why(dataset, rows, tmp
         dataset.subset([ids[3], ids[4], ids[5], ids[4]])
     with pytest.raises(StoreError, match=r"2 of 2 ids are not"):
         dataset.select([0]).subset(ids[1:3])  # they are in the files, but not in the selection
-    with pytest.raises(StoreError, match="the table must have a column text_id; it has id"):
+    with pytest.raises(SourceError, match="the table has no column 'text_id'; it has id"):
         dataset.subset(pl.DataFrame({"id": ids}))
-    with pytest.raises(StoreError, match=r"gone\.parquet cannot be read"):
+    with pytest.raises(SourceError, match=r"no such file: .*gone\.parquet"):
         dataset.subset(tmp_path / "gone.parquet")
-    with pytest.raises(StoreError, match=r"ids\.txt must be a .parquet, .csv or .jsonl file"):
+    (tmp_path / "ids.txt").write_text("a")
+    with pytest.raises(SourceError, match=r"ids\.txt must be a .parquet, .csv, .tsv or .jsonl file"):
         dataset.subset(tmp_path / "ids.txt")
     (tmp_path / "torn.jsonl").write_text('{"text_id": "a"')
-    with pytest.raises(StoreError, match=r"torn\.jsonl cannot be read|are not in this data set"):
+    with pytest.raises(SourceError, match=r"torn\.jsonl, line 1: not JSON"):
         dataset.subset(tmp_path / "torn.jsonl")
     assert len(dataset.subset([])) == 0

@@ -179,7 +179,7 @@ def test_a_missing_revision_is_named(endpoint, tmp_path):
 
 def test_a_missing_data_set_is_named(endpoint, tmp_path):
     error = read(endpoint, tmp_path, hf_dataset_name="Nobody/nothing")["error"]
-    assert error.startswith(f"there is no dataset 'Nobody/nothing' on {endpoint}")
+    assert error.startswith(f"there is no folder Nobody/nothing here, and no dataset of that name on {endpoint}")
 
 
 def test_a_missing_configuration_is_named(endpoint, tmp_path):

@@ -4,13 +4,18 @@ import pytest
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download import open_corpus
-from data_pipeline.download.wikitext import OFFICIAL_COUNTS, articles, read_lines, wikitext_documents
+from data_pipeline.download.wikitext import OFFICIAL_COUNTS, articles, wikitext_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.markup import parse_heading
+from data_pipeline.user_files import read_lines
 
 
 def documents_of(*lines, split="", check=False):
     return list(wikitext_documents(lines, split, check, "here"))
+
+
+def lines_of(path):
+    return [line for _, line in read_lines(path)]
 
 
 def titles(*lines):
@@ -135,14 +140,14 @@ def test_the_real_files_have_their_official_counts(shared, split, caplog):
     assert OFFICIAL_COUNTS[split] == (expected_lines, expected_articles)
     path = shared / "wikitext-2" / f"wiki.{'valid' if split == 'val' else split}.tokens"
     with caplog.at_level(logging.INFO):
-        documents = list(wikitext_documents(read_lines(path), split, True, "here"))
+        documents = list(wikitext_documents(lines_of(path), split, True, "here"))
     assert caplog.messages == [f"here: {expected_lines} lines, {expected_articles} articles, the official counts"]
     assert len(documents) == expected_articles
     assert all(document.title for document in documents)
     assert len({document.id for document in documents}) == expected_articles
     # Every line is there again: a title's line, the lines of the body, and what stood above.
     n_lines = sum(document.text.count("\n") + 1 + 1 for document in documents)
-    assert n_lines + 1 == sum(1 for _ in read_lines(path))
+    assert n_lines + 1 == len(lines_of(path))
 
 
 def test_other_counts_are_said(caplog):
@@ -212,14 +217,14 @@ def test_a_corpus_can_be_read_twice_and_its_identity_follows_its_content(tmp_pat
 def test_lines_are_cut_at_line_feeds_only(tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes("\n = A = \n\n one\u2028two\x85three\x0cfour \r\n five".encode())
-    assert list(read_lines(path)) == ["", " = A = ", "", " one\u2028two\x85three\x0cfour ", " five"]
+    assert lines_of(path) == ["", " = A = ", "", " one\u2028two\x85three\x0cfour ", " five"]
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (None, "needs a file or folder: --corpus.path PATH"),
-        ("missing", "missing does not exist (--corpus.path of the source wikitext)"),
+        (None, "corpus.path: the source 'wikitext' needs a file or folder, found none"),
+        ("missing", "corpus.path: no such file or folder: "),
         (".", "holds no WikiText files: expected wiki.{train,valid,test}.tokens or {train,valid,test}.txt"),
     ],
 )
@@ -231,12 +236,27 @@ def test_a_path_without_wikitext_is_an_error_that_says_what_is_expected(tmp_path
 
 def test_a_file_that_is_not_utf_8_is_an_error_that_names_it(tmp_path):
     (tmp_path / "train.txt").write_bytes("\n = A = \n\n caf\u00e9 \n".encode("latin-1"))
-    with pytest.raises(SourceError, match=r"cannot read .*train\.txt as UTF-8 text"):
+    with pytest.raises(SourceError, match=r"train\.txt, line 4: not UTF-8: byte 0xe9 at position 4"):
         list(opened(tmp_path).documents())
 
 
 def test_a_file_that_vanished_is_an_error_that_names_it(tmp_path):
     corpus = opened(write(tmp_path / "train.txt"))
     (tmp_path / "train.txt").unlink()
-    with pytest.raises(SourceError, match=r"cannot read .*train\.txt"):
+    with pytest.raises(SourceError, match=r"train\.txt cannot be read after line 0"):
         list(corpus.documents())
+
+
+def test_wikitext_that_lost_its_blank_lines_is_an_error_and_not_one_long_paragraph(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text(" = A = \n one text \n = = Part = = \n another \n = B = \n a third \n")
+    with pytest.raises(
+        SourceError, match=r"train\.txt has 2 lines that look like titles, such as ' = A = ', and no blank"
+    ):
+        list(opened(path).documents())
+
+
+def test_text_without_titles_is_one_article(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text(" one text \n another \n")
+    assert [document.text for document in opened(path).documents()] == [" one text \n another "]

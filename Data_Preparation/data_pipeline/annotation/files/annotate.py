@@ -76,6 +76,8 @@ def annotate_file(
 
 
 def _check_keys(file: EmbeddingFile, keys: Sequence[str], scorer: Scorer) -> None:
+    if not file.rows:  # records that do not exist have no keys
+        return
     there = [*file.keys, *_ID_NAMES, *(_LABEL_NAMES if file.has_labels else ())]
     scores = {f"score_{column}" for column in scorer.columns}
     missing = [key for key in keys if key not in there and key not in scores]
@@ -145,6 +147,8 @@ class _Work:
                 if time.monotonic() - safe > _SAFE_EVERY_S:
                     self._make_safe(out, stop)
                     safe = time.monotonic()
+            if not self._file.rows and self._params.compression:
+                out.write(gzip.compress(b"", mtime=0))  # nothing at all would be a damaged gzip file
             self._make_safe(out, self._file.rows)
             size = out.tell()
         expected = [self._file.attributes.get(name) for name in ("embeddings_sha256", "ids_sha256")]
@@ -191,7 +195,7 @@ class _Work:
         except ModelError as error:
             raise ModelError(f"{self._file.path}, rows {start} to {stop}: {error}") from error
         for name, values in scores.items():
-            columns[f"score_{name}"] = values if isinstance(values, list) else values.tolist()
+            columns[f"score_{name}"] = list(values)
         names = list(columns)
         lines = b"".join(_line(dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True))
         # Members of their own, so that the file can be cut after any of them.
@@ -202,31 +206,29 @@ class _Work:
             return self._file.column(key, start, stop)
         if key in _ID_NAMES:
             return self._file.ids(start, stop)
-        return [_without_nan(label) for label in self._file.labels(start, stop).tolist()]
+        return list(self._file.labels(start, stop))
 
 
 def _line(record: dict[str, Any]) -> bytes:
+    """A record as JSON: numbers by the fewest digits that give their own type back, null where they are not finite."""
     try:
-        found: bytes = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        found: bytes = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:  # a number of more than 64 bits, or half of a surrogate pair
-        found = json.dumps(_finite(record)).encode() + b"\n"
+        found = json.dumps(_plain(record)).encode() + b"\n"
     return found
 
 
-def _finite(value: Any) -> Any:
-    """A value as JSON has it, and orjson writes it: null for numbers that are not finite."""
+def _plain(value: Any) -> Any:
+    """A value as Python's JSON takes it and orjson writes it."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | np.ndarray):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.floating):
+        value = float(str(value))
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _without_nan(label: Any) -> Any:
-    """A missing label is null: JSON has no NaN."""
-    if isinstance(label, list):
-        return [_without_nan(value) for value in label]
-    return None if label != label else label
 
 
 def _fingerprint(file: EmbeddingFile) -> Mapping[str, str]:

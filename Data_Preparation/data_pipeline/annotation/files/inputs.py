@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipeline.annotation.files.jobs import AnnotationParameters, EmbeddingParameters
 from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.user_files import visible
 
 ANNOTATED = "annotated_data"
 _PACKED = (".gz", ".zst")
@@ -56,15 +57,10 @@ def annotation_files(params: AnnotationParameters) -> list[File]:
 
 def _matching(root: Path, pattern: str, key: str) -> Iterator[Path]:
     if not root.is_dir():
-        raise SourceError(f"{root} is not a folder ({key})")
+        raise SourceError(f"{key}: no such folder: {root}")
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise ConfigError(f"glob_pattern {pattern!r} must not lead out of {root}")
-    for path in sorted(root.glob(pattern)):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.is_file() and not hidden:
-            if not path.name.isprintable():
-                raise SourceError(f"{str(path)!r}: rename this file; its name is not UTF-8, or has control characters")
-            yield path
+    yield from (path for path in visible(root.glob(pattern), root) if path.is_file())
 
 
 def _without(path: Path, endings: Sequence[str]) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 
 from data_pipeline.annotation.files.hdf5 import OWN_COLUMNS
 from data_pipeline.annotation.files.jobs import EmbeddingParameters
-from data_pipeline.download.records import json_records
 from data_pipeline.errors import SourceError
+from data_pipeline.user_files import json_records
 from data_pipeline.utils import encodable
 
 _ID_KEYS = ("document_id", "doc_id", "id", "uuid")

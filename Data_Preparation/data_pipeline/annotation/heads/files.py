@@ -13,7 +13,7 @@ from data_pipeline.annotation.heads.foreign import is_foreign, load_foreign
 from data_pipeline.annotation.heads.head import Head, Layer
 from data_pipeline.annotation.heads.identity import FIELDS, PROBE_SENTENCES, EmbedderIdentity
 from data_pipeline.annotation.heads.named import NAMED_HEADS, load_named
-from data_pipeline.errors import ModelError, StaleStage
+from data_pipeline.errors import ModelError, SourceError, StaleStage
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import atomic_write_bytes, atomic_write_json, sha256_of_json
 
@@ -52,8 +52,8 @@ def load_head(source: str | Path) -> Head:
             one of `NAMED_HEADS`.
 
     Raises:
-        ModelError: there is none, it is damaged, or it is not one.
-        SourceError: the hub cannot be reached.
+        ModelError: it is damaged, or is not a head.
+        SourceError: there is none, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if (path / _MEANING).is_file():
@@ -62,7 +62,7 @@ def load_head(source: str | Path) -> Head:
         return load_foreign(path)
     if str(source) in NAMED_HEADS:
         return load_named(str(source))
-    raise ModelError(
+    raise SourceError(
         f"there is no head at {source}: expected a folder with {_MEANING}, a .ckpt or .pt file, a Hugging Face head "
         f"folder with config.json, or one of the names {', '.join(NAMED_HEADS)}"
     )

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_pipeline.annotation.heads.head import Head, Layer
 from data_pipeline.annotation.heads.identity import EmbedderIdentity
-from data_pipeline.errors import ModelError
+from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.types import Float32Array
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _read(path: Path) -> _Found:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
-        raise ModelError(f"there is no head at {path}: no such file or folder")
+        raise SourceError(f"there is no head at {path}: no such file or folder")
     if path.suffix.lower() == _SAFETENSORS:
         return _Found("safetensors", _read_safetensors(path))
     if path.suffix.lower() in _PICKLES:

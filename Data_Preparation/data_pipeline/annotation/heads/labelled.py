@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from data_pipeline.annotation.heads.identity import EmbedderIdentity, identity_of, identity_settings
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.dataset.maker import load_maker_of
-from data_pipeline.dataset.subsets import read_table
 from data_pipeline.errors import SourceError
 from data_pipeline.types import IntArray
+from data_pipeline.user_files.records import is_parquet, parquet_columns
+from data_pipeline.user_files.tables import UserTable, read_table
+from data_pipeline.utils import shortened
 
 logger = logging.getLogger(__name__)
 
 _GROUP_COLUMNS = ("document_id", "text_id")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _NO_LABEL = -100  # what Hugging Face trainers, and so ML-Filter's files, have for it
 
 
@@ -71,19 +74,29 @@ def labels_of_table(dataset: ELMDataset, source: "str | Path | pl.DataFrame", co
     Raises:
         SourceError: the table lacks a column, labels one id twice, or labels nothing of the store.
     """
-    table, where = read_table(source)
-    key = next((name for name in ("text_id", "document_id") if name in table.columns), None)
-    if key is None or column not in table.columns:
+    table = read_table(source, {"text_id": "id", "document_id": "id", column: "value"})
+    key = next((name for name in ("text_id", "document_id") if name in table.names), None)
+    if key is None or column not in table.names:
         raise SourceError(
-            f"{where} must have the columns text_id or document_id, and {column}; it has {', '.join(table.columns)}"
+            f"{table.where} must have the columns text_id or document_id, and {column}; it has "
+            f"{shortened(', '.join(table.names))}"
         )
-    if table[key].is_duplicated().any():
-        twice = table.filter(table[key].is_duplicated())[key][0]
-        raise SourceError(f"{where} labels {key} {twice!r} twice; leave one of the lines")
+    _check_labelled_once(table, key)
     labels = dataset.metadata.select(pl.col(key).cast(pl.String)).join(
-        table.select(pl.col(key).cast(pl.String), pl.col(column)), on=key, how="left", maintain_order="left"
+        table.frame.select(key, column), on=key, how="left", maintain_order="left"
     )
-    return _of_rows(dataset, labels[column], f"{dataset.split} of {dataset.processed_dir}, labelled by {where}")
+    return _of_rows(dataset, labels[column], f"{dataset.split} of {dataset.processed_dir}, labelled by {table.where}")
+
+
+def _check_labelled_once(table: UserTable, key: str) -> None:
+    repeated = np.flatnonzero(table.frame[key].is_duplicated().to_numpy())
+    if len(repeated):
+        name = table.frame[key][int(repeated[0])]
+        places = [row for row in repeated.tolist() if table.frame[key][row] == name]
+        raise SourceError(
+            f"{table.place(places[1])} labels {key} {name!r} again, after {table.unit} {table.numbers[places[0]]}; "
+            f"leave one of the {table.unit}s"
+        )
 
 
 def labels_of_file(path: Path, column: str, group: str = "train") -> Labelled:
@@ -98,26 +111,36 @@ def labels_of_file(path: Path, column: str, group: str = "train") -> Labelled:
         SourceError: it has no labels, or no vectors.
         CorruptShard: it is damaged.
     """
-    if path.suffix in {".h5", ".hdf5"}:
+    if _is_hdf5(path):
         return _of_hdf5(path, group)
-    table, where = read_table(path)
-    missing = [name for name in ("embedding", column) if name not in table.columns]
-    if missing:
-        raise SourceError(f"{where} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+    read = read_table(path, {"document_id": "id", "text_id": "id", "embedding": "value", column: "value"})
+    read.require("embedding", column)
+    table, where = read.frame, read.where
     try:
         vectors = np.array(table["embedding"].to_list(), np.float32)
     except (ValueError, TypeError) as error:
         raise SourceError(f"{where}: embedding must hold lists of numbers of one length: {error}") from error
     if vectors.ndim != 2:
         raise SourceError(f"{where}: embedding must hold lists of numbers, found {table['embedding'].dtype}")
-    documents = next((table[name].cast(pl.String) for name in _GROUP_COLUMNS if name in table.columns), None)
+    documents = next((table[name] for name in _GROUP_COLUMNS if name in table.columns), None)
     names = np.array(documents, np.str_) if documents is not None else _row_names(len(table))
     return _labelled(Labelled(vectors, _array(table[column], where), names, {}, where))
 
 
 def has_vectors(path: Path) -> bool:
     """Whether a labels file has the vectors too."""
-    return path.suffix in {".h5", ".hdf5"} or "embedding" in read_table(path)[0].columns
+    if _is_hdf5(path):
+        return True
+    if is_parquet(path):
+        return "embedding" in parquet_columns(path)
+    return "embedding" in read_table(path, {}).names
+
+
+def _is_hdf5(path: Path) -> bool:
+    if not path.is_file():
+        raise SourceError(f"no such file: {path}")
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5 or path.suffix in {".h5", ".hdf5"}
 
 
 def _of_hdf5(path: Path, group: str) -> Labelled:
@@ -135,6 +158,8 @@ def _of_hdf5(path: Path, group: str) -> Labelled:
 
 
 def _of_rows(dataset: ELMDataset, labels: pl.Series, where: str) -> Labelled:
+    if labels.dtype.is_float():
+        labels = labels.fill_nan(None)
     rows = np.flatnonzero(labels.is_not_null().to_numpy())
     if not len(rows):
         raise SourceError(f"{where} labels none of the {len(dataset)} rows of {dataset.split}")

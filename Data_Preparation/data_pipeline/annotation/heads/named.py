@@ -55,11 +55,11 @@ def load_named(name: str) -> Head:
     """A head of `NAMED_HEADS`; downloaded at most once, and asked for once a process.
 
     Raises:
-        ModelError: no head has that name, or the file is not the head it should be.
-        SourceError: the hub cannot be reached, or has no such head.
+        ModelError: the file is not the head it should be.
+        SourceError: no head has that name, or the hub cannot be reached or has no such head.
     """
     if name not in NAMED_HEADS:
-        raise ModelError(f"no head is called {name!r}; there are {', '.join(NAMED_HEADS)}")
+        raise SourceError(f"no head is called {name!r}; there are {', '.join(NAMED_HEADS)}")
     named = NAMED_HEADS[name]
     path, commit = _download(named)
     head = load_foreign(path)

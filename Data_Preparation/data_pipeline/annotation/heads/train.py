@@ -18,6 +18,7 @@ from data_pipeline.annotation.heads.training_config import TrainingConfig
 from data_pipeline.embeddings.transformer.loading import choose_device
 from data_pipeline.errors import ConfigError, SourceError
 from data_pipeline.types import Float32Array
+from data_pipeline.utils import shown
 
 _LEAST_STEPS = 16  # of an epoch
 
@@ -112,9 +113,7 @@ def _task(data: Labelled, asked: str) -> _Task:
     if asked == "auto":
         kind = "regression" if not texts else "binary" if len(np.unique(data.labels)) == 2 else "multiclass"
     if kind == "regression":
-        if texts:
-            raise ConfigError(f"{data.where}: a regression needs numbers, found {data.labels[0]!r}")
-        targets = data.labels.reshape(len(data), -1).astype(np.float32)
+        targets = _numbers(data).reshape(len(data), -1).astype(np.float32)
         names = tuple(f"target_{number}" for number in range(targets.shape[1])) if targets.shape[1] > 1 else ("score",)
         return _Task("regression", names, targets)
     if data.labels.ndim != 1:
@@ -125,6 +124,23 @@ def _task(data: Labelled, asked: str) -> _Task:
     if len(values) < 2:
         raise ConfigError(f"{data.where}: all rows have the label {_some(values)}; there is nothing to tell apart")
     return _Task(_kind(kind), tuple(label_name(value) for value in values), numbers.astype(np.int64))
+
+
+def _numbers(data: Labelled) -> NDArray[Any]:
+    """The labels of a regression; texts that spell numbers are taken for them, since numbers were asked for."""
+    try:
+        return data.labels.astype(np.float64)
+    except ValueError:
+        odd = next(label for label in data.labels.ravel().tolist() if not _is_number(label))
+        raise ConfigError(f"{data.where}: a regression needs numbers, found the label {shown(odd)}") from None
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _kind(name: str) -> Kind:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import Corpus
-from data_pipeline.download.wikitext import read_lines, wikitext_documents
+from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.types import Document
+from data_pipeline.user_files import read_lines
 from data_pipeline.utils import sha256_of_file
 
 FOLDER = Path(__file__).parent
@@ -25,7 +26,8 @@ def open_sample(config: CorpusConfig) -> Corpus:
 
     def documents() -> Iterator[Document]:
         subjects = sample_subjects()
-        for document in wikitext_documents(read_lines(articles), "", check=False, where=str(articles)):
+        lines = (line for _, line in read_lines(articles))
+        for document in wikitext_documents(lines, "", check=False, where=str(articles)):
             yield replace(document, metadata={"subject": subjects[document.title]})
 
     return Corpus(

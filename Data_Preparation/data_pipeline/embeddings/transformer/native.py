@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_pipeline.embeddings.transformer.recipe import read_json
 from data_pipeline.errors import ModelError
+from data_pipeline.user_files import visible
 
 
 def native_config(folder: Path, trust_remote_code: bool) -> Any:
@@ -86,7 +87,7 @@ def weights_with_adapter(folder: Path, settings: dict[str, Any], task: str | Non
     scale = settings.get("lora_alpha", 1) / settings.get("lora_rank", 4)
     number = None if task is None else settings["lora_adaptations"].index(task)
     stored: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in visible(folder.glob("*.safetensors"), folder):
         stored |= load_file(path)
     weights: dict[str, Tensor] = {}
     mark = ".parametrizations.weight."

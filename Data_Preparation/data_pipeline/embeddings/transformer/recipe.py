@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import ConfigError, ModelError
+from data_pipeline.user_files import visible
 
 _QWEN3_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _QWEN3_QUERY = f"Instruct: {_QWEN3_TASK}\nQuery:"  # no space after the colon (model card)
@@ -122,7 +123,7 @@ def _adapters_of(folder: Path, config: dict[str, Any]) -> list[str]:
     inside = config.get("lora_adaptations")
     if inside:
         return [str(name) for name in inside]
-    return sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    return [path.parent.name for path in visible(folder.glob("*/adapter_config.json"), folder)]
 
 
 def _choose_task(folder: Path, adapters: list[str], asked: str | None) -> str | None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.errors import ModelError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.errors import ModelError, SourceError
+from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
+from data_pipeline.user_files import visible
 from data_pipeline.utils import require, sha256_of_file
 
 logger = logging.getLogger(__name__)
@@ -45,23 +46,24 @@ PACKAGED_MODELS = {
 }
 
 
-def find_model(config: EmbeddingConfig, weights: bool = True) -> ModelFiles:
+def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "embedding.model_name") -> ModelFiles:
     """The files of the model a config names; downloads them from the hub where needed.
 
     Args:
         config: names the model.
         weights: False for everything but the weights, to count tokens for instance.
+        setting: that names the model, for messages.
 
     Raises:
-        SourceError: the hub can't be reached, or has no such model.
+        SourceError: there is no such folder, the hub can't be reached, or has no such model.
         ModelError: the weights are not those they should be.
         MissingExtra: the package with the weights is not installed.
     """
     if config.weights == "package":
         return _packaged(config.model_name)
-    folder = Path(config.model_name).expanduser()
-    if folder.is_dir():
-        return _local(folder, weights)
+    folder = local_folder(config.model_name, setting)
+    if folder is not None:
+        return _local(folder, weights, setting)
     resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)  # for its clear errors
     from huggingface_hub import snapshot_download
 
@@ -93,14 +95,16 @@ def _packaged(name: str) -> ModelFiles:
     return ModelFiles(folder, packaged.version)
 
 
-def _local(folder: Path, weights: bool) -> ModelFiles:
+def _local(folder: Path, weights: bool, setting: str) -> ModelFiles:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is a folder without config.json, so there is no model in it")
+        raise SourceError(f"{setting}: {folder} is a folder without config.json, so there is no model in it")
     if not weights:
         return ModelFiles(folder, "weights not looked at")
-    files = sorted(folder.glob("*.safetensors"))
+    files = list(visible(folder.glob("*.safetensors"), folder))
     if not files:
-        raise ModelError(f"{folder} has no .safetensors file; weights in other formats are pickles and are not loaded")
-    files += sorted(folder.glob("*/adapter_model.safetensors"))
+        raise SourceError(
+            f"{setting}: {folder} has no .safetensors file; weights in other formats are pickles and are not loaded"
+        )
+    files += visible(folder.glob("*/adapter_model.safetensors"), folder)
     hashes = [sha256_of_file(path)[:16] for path in files]
     return ModelFiles(folder, "sha256:" + "-".join(hashes))

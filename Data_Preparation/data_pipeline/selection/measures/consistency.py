@@ -15,6 +15,7 @@ from data_pipeline.config import Section
 from data_pipeline.errors import ModelError
 from data_pipeline.types import IntArray
 from data_pipeline.utils import batched, progress_bar
+from data_pipeline.words import join_words, split_words
 
 Predict = Callable[[Sequence[str]], IntArray]
 """Texts -> the number of each one's class, shape (N,); a text's does not depend on the others."""
@@ -61,14 +62,14 @@ def consistency(
 
 
 def changed_copies(text: str, config: ConsistencyMeasureConfig) -> list[str]:
-    """The changed copies of a text, words joined by single spaces."""
+    """The changed copies of a text, its words (see `words.split_words`) joined by single spaces."""
     digest = hashlib.blake2b(f"{config.seed}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "little"))
-    words = text.split()
+    words = split_words(text)
     if not words:
         return [text] * config.copies
     changes = (_deleted, _swapped, _inserted)
-    return [" ".join(changes[copy % len(changes)](words, config.share, rng)) for copy in range(config.copies)]
+    return [join_words(changes[copy % len(changes)](words, config.share, rng)) for copy in range(config.copies)]
 
 
 def _deleted(words: list[str], share: float, rng: np.random.Generator) -> list[str]:

@@ -108,7 +108,7 @@ def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
     from data_pipeline.embeddings.transformer.loading import choose_device
     from data_pipeline.embeddings.transformer.recipe import read_recipe
 
-    files = find_model(EmbeddingConfig(model_name=config.model, revision=config.revision))
+    files = find_model(EmbeddingConfig(model_name=config.model, revision=config.revision), setting="model")
     tokenizer, limit, pad_id = _tokenizer(files)
     device = torch.device(choose_device(config.device, "device"))
     transformers.utils.logging.disable_progress_bar()  # of loading weights: a second, mostly
@@ -138,7 +138,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         SourceError: the hub can't be reached, or has no such model.
         ModelError: it cannot be loaded.
     """
-    return _tokenizer(find_model(EmbeddingConfig(model_name=name, revision=revision), weights=False))[0]
+    return _tokenizer(find_model(EmbeddingConfig(model_name=name, revision=revision), weights=False, setting="model"))[
+        0
+    ]
 
 
 def _tokenizer(files: ModelFiles) -> tuple[Any, int, int]:

@@ -1,6 +1,7 @@
 """What can be counted in a text: its words, their lengths and variety, how easily it reads.
 
-Words are runs of letters and digits, with what apostrophes and hyphens join, in lower case; sentences, syllables and
+Words are runs of letters and digits, with what apostrophes and hyphens join, in lower case; in scripts without spaces
+between words, single characters. Sentences, syllables and
 Flesch's formula are textstat's.
 """
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.utils import progress_bar, require
+from data_pipeline.words import is_unspaced, split_words
 
 _WORD = re.compile(r"[^\W_]+(?:['’‑-][^\W_]+)*")
 _MTLD_THRESHOLD = 0.72
@@ -104,11 +106,16 @@ def text_metrics(texts: Sequence[str], columns: Sequence[str] = METRICS) -> dict
     found = {name: np.zeros(len(texts)) for name in columns}
     with progress_bar(len(texts), "text metrics", "texts") as bar:
         for row, text in enumerate(texts):
-            words = _WORD.findall(text.lower())
+            words = _words(text.lower())
             for name in columns:
                 found[name][row] = _metric(name, text, words, textstat)
             bar.update()
     return found
+
+
+def _words(text: str) -> list[str]:
+    words = _WORD.findall(text)
+    return [part for word in words for part in split_words(word)] if is_unspaced(text) else words
 
 
 def _metric(name: str, text: str, words: list[str], textstat: Any) -> float:

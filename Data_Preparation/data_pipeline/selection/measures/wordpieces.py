@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.measures.models import load_tokenizer
 from data_pipeline.utils import batched, progress_bar
+from data_pipeline.words import split_words
 
 _BATCH = 4096
 
 
 def wordpiece_ratio(texts: Sequence[str], model: str, revision: str | None = None) -> dict[str, NDArray[np.float64]]:
-    """Subword tokens per word, column `wordpiece_ratio`: special tokens not counted, words as whitespace parts them.
+    """Subword tokens per word, column `wordpiece_ratio`: special tokens not counted, words as white space
+    separates them, or single characters in scripts without spaces.
 
     Args:
         texts: whole; none is cut.
@@ -28,7 +30,7 @@ def wordpiece_ratio(texts: Sequence[str], model: str, revision: str | None = Non
         ModelError: the tokenizer cannot be loaded.
         SourceError: the hub can't be reached, or has no such model.
     """
-    words = np.array([len(text.split()) for text in texts], np.float64)
+    words = np.array([len(split_words(text)) for text in texts], np.float64)
     if len(empty := np.flatnonzero(words == 0)):
         raise SelectionError(f"{len(empty)} texts have no word, text {empty[0]} for one; leave them out")
     tokenizer = load_tokenizer(model, revision)

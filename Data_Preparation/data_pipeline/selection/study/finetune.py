@@ -32,7 +32,8 @@ def model_files(config: ModelConfig) -> ModelFiles:
     Raises:
         SourceError, ModelError, MissingExtra: it cannot be had.
     """
-    return find_model(EmbeddingConfig(model_name=config.name, revision=config.revision, weights=config.weights))
+    named = EmbeddingConfig(model_name=config.name, revision=config.revision, weights=config.weights)
+    return find_model(named, setting="model.name")
 
 
 def finetune(

@@ -19,7 +19,8 @@ from data_pipeline.pipeline import run
 from data_pipeline.selection.of_dataset import Texts
 from data_pipeline.selection.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
-from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file
+from data_pipeline.user_files.tables import Role, read_table
+from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file, shortened, shown
 
 logger = logging.getLogger(__name__)
 
@@ -116,19 +117,22 @@ def _write_jsonl(path: Path, name: str, table: Table) -> None:
 
 def _read(data: DataConfig, name: str, commit: str | None) -> Table:
     path: Path | None = getattr(data, name)
-    frame = _of_hub(data, name, commit) if path is None else _of_file(path)
-    where = f"{data.dataset} {_HUB_SPLITS[name]}" if path is None else str(path)
     wanted = (data.text_column,) if data.text_column else _TEXT_COLUMNS
-    text = next((column for column in wanted if column in frame.columns), None)
-    if text is None or data.label_column not in frame.columns:
+    # Texts as they stand there: "null", "n/a" and "1984" are texts like any other.
+    roles: dict[str, Role] = {**dict.fromkeys(wanted, "text"), data.label_column: "value"}
+    table = read_table(_of_hub(data, name, commit) if path is None else path, roles)
+    where = f"{data.dataset} {_HUB_SPLITS[name]}" if path is None else table.where
+    text = next((column for column in wanted if column in table.names), None)
+    if text is None or data.label_column not in table.names:
         raise SourceError(
             f"{where} must have the columns {' or '.join(wanted)}, and {data.label_column}; it has "
-            f"{', '.join(frame.columns)}. Name them with data.text_column and data.label_column"
+            f"{shortened(', '.join(table.names))}. Name them with data.text_column and data.label_column"
         )
-    texts, labels = frame[text].to_list(), frame[data.label_column].to_list()
+    texts, labels = table.frame[text].to_list(), table.frame[data.label_column].to_list()
     for row, (found, label) in enumerate(zip(texts, labels, strict=True)):
-        _check_text(found, f"{where}, row {row}")
-        labels[row] = _whole_number(label, f"{where}, row {row}")
+        place = table.place(row) if path is not None else f"{where}, row {row + 1}"
+        _check_text(found, place)
+        labels[row] = _whole_number(label, place)
     if not texts:
         raise SourceError(f"{where} has no rows")
     return Table([encodable(found) for found in texts], labels, where)
@@ -136,7 +140,7 @@ def _read(data: DataConfig, name: str, commit: str | None) -> Table:
 
 def _check_text(text: Any, where: str) -> None:
     if not isinstance(text, str):
-        raise SourceError(f"{where}: expected a text, found {text!r}")
+        raise SourceError(f"{where}: expected a text, found {shown(text)}")
     if any(not line.strip() for line in text.split("\n")):
         raise SourceError(
             f"{where}: {text[:60]!r} has a blank line, or nothing but white space; a row is one text without such lines"
@@ -149,30 +153,14 @@ def _whole_number(label: Any, where: str) -> int:
     except (TypeError, ValueError):
         number = -1
     if number < 0 or str(label).strip() not in {str(number), f"{number}.0"}:
-        raise SourceError(f"{where}: a label is a whole number from 0, found {label!r}; leave unlabelled rows out")
+        raise SourceError(f"{where}: a label is a whole number from 0, found {shown(label)}; leave unlabelled rows out")
     return number
 
 
 def _there(path: Path) -> Path:
     if not path.is_file():
-        raise SourceError(f"{path} does not exist (data.train and data.dev)")
+        raise SourceError(f"data.train, data.dev: no such file: {path}")
     return path
-
-
-def _of_file(path: Path) -> pl.DataFrame:
-    """Texts as they stand there: "null" and "n/a" are texts like any other."""
-    try:
-        if path.suffix == ".tsv":
-            return pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
-        if path.suffix == ".csv":
-            return pl.read_csv(path, infer_schema=False)
-        if path.suffix == ".jsonl":
-            return pl.read_ndjson(path, infer_schema_length=None)
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
-    raise SourceError(f"{path} must be a .tsv, .csv, .jsonl or .parquet file")
 
 
 def _of_hub(data: DataConfig, name: str, commit: str | None) -> pl.DataFrame:

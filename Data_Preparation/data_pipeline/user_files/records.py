@@ -1,0 +1,148 @@
+"""Records of users' files: JSON Lines, plain or compressed, and parquet. A missing number (NaN) is null in both."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.errors import SourceError
+from data_pipeline.missing import without_nan
+from data_pipeline.user_files.text import OnBytes, read_lines
+from data_pipeline.utils import shown
+
+_PARQUET = b"PAR1"
+_BATCH_ROWS = 1000
+
+
+class FileRecord(NamedTuple):
+    """One record of a file."""
+
+    where: str
+    """File and line or row, for messages."""
+    number: int
+    """Line of JSON Lines, row of parquet; from 1."""
+    values: Mapping[str, Any]
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is parquet, by its content; a damaged one, by its name.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET or path.suffix == ".parquet"
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def read_records(
+    path: Path, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
+) -> Iterator[FileRecord]:
+    """Records of a file of either kind, which its content tells.
+
+    Args:
+        path: the file.
+        columns: of parquet, to read no others; those it lacks are left out. None for all.
+        on_bytes: is told of every few bytes that were read.
+
+    Raises:
+        SourceError: see `json_records` and `parquet_records`.
+    """
+    if not is_parquet(path):
+        for number, values in json_records(path, on_bytes):
+            yield FileRecord(f"{path}, line {number}", number, values)
+        return
+    for number, values in parquet_records(path, columns, on_bytes):
+        yield FileRecord(f"{path}, row {number}", number, values)
+
+
+def json_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line numbers and objects of a JSON Lines file; blank lines are left out.
+
+    Raises:
+        SourceError: the file cannot be read, or a line is not a JSON object.
+    """
+    if is_parquet(path):
+        raise SourceError(f"{path} is a parquet file, expected JSON Lines.")
+    first = True
+    for number, line in read_lines(path, on_bytes):
+        text = line.strip()
+        if not text:
+            continue
+        yield number, _json_object(text, path, number, first)
+        first = False
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns of a parquet file.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path} cannot be read as parquet: {error}") from error
+    return names
+
+
+def parquet_records(
+    path: Path, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Row numbers from 1 and rows of a parquet file.
+
+    Args:
+        path: the file.
+        columns: to read no others; those it lacks are left out. None for all.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            wanted = None if columns is None else [name for name in names if name in columns]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+                for values in without_nan(batch).to_pylist():
+                    number += 1
+                    yield number, values
+                if on_bytes is not None:
+                    on_bytes(path.stat().st_size * batch.num_rows // file.metadata.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path} cannot be read as parquet after row {number}: {error}") from error
+
+
+def _missing(constant: str) -> float | None:
+    """Python's JSON, and so most people's, has NaN for what is not known; infinities are numbers."""
+    return None if constant == "NaN" else float(constant)
+
+
+# Made once: `json.loads` with options makes one for every line.
+_decode = json.JSONDecoder(parse_constant=_missing).decode
+
+
+def _json_object(text: str, path: Path, number: int, first: bool) -> Mapping[str, Any]:
+    where = f"{path}, line {number}"
+    if first and text.startswith("["):
+        raise SourceError(
+            f"{where}: the file is a JSON array, expected JSON Lines (one object a line). "
+            f"Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+        )
+    try:
+        record = _decode(text)
+    except (ValueError, RecursionError) as error:
+        if first and text.startswith("{") and text.count('"') < 3:
+            raise SourceError(
+                f"{where}: the file is JSON laid out over several lines, expected JSON Lines (one object a line). "
+                f"Convert it: jq -c . {path.name} > new-{path.name}"
+            ) from error
+        raise SourceError(f"{where}: not JSON: {error}. Repair or remove that line.") from error
+    if not isinstance(record, dict):
+        raise SourceError(f"{where}: expected a JSON object, found {shown(record)}")
+    return record

@@ -1,0 +1,258 @@
+"""Tables that users bring (labels, lists of ids, pairs): parquet, CSV, TSV or JSON Lines, types by their content.
+
+Types are decided by all rows, never by the first ones, and by what a column is for: ids stay as they are written,
+texts are never numbers, and a value is a number where every row has one.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from data_pipeline.errors import SourceError
+from data_pipeline.user_files.records import is_parquet, json_records
+from data_pipeline.user_files.text import MAX_LINE_BYTES, read_lines
+from data_pipeline.utils import shortened, shown
+
+Role = Literal["id", "text", "value"]
+"""What a column holds: ids (texts or whole numbers, or lists of them), texts, or values such as labels."""
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# Not 007 or 1_000, which are codes of something.
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NO_VALUE = frozenset({"", "nan"})
+
+
+@dataclass(frozen=True)
+class UserTable:
+    """Some columns of a user's table."""
+
+    where: str
+    """Name of the table, for messages."""
+    names: Sequence[str]
+    """All columns that it has."""
+    frame: pl.DataFrame
+    """Those that were asked for and exist: ids and texts as strings, missing values as null."""
+    unit: str
+    """`line` or `row`: what `numbers` count."""
+    numbers: Sequence[int]
+    """Line or row of each row of `frame` in the file, from 1."""
+
+    def place(self, row: int) -> str:
+        """Where a row of `frame` is in the file."""
+        return f"{self.where}, {self.unit} {self.numbers[row]}"
+
+    def require(self, *columns: str) -> None:
+        """Check that the table has columns.
+
+        Raises:
+            SourceError: it lacks one.
+        """
+        missing = [name for name in columns if name not in self.names]
+        if missing:
+            raise SourceError(
+                f"{self.where} has no column {', '.join(map(repr, missing))}; it has {shortened(', '.join(self.names))}"
+            )
+
+
+def read_table(source: str | Path | pl.DataFrame, roles: Mapping[str, Role]) -> UserTable:
+    """Read some columns of a table.
+
+    Args:
+        source: a parquet, CSV (comma, quoted by `"`), TSV (tab, no quotes) or JSON Lines file, also compressed; or a
+            frame. What is parquet is told by its content, the others by their ending.
+        roles: columns to read where they exist, and what each holds.
+
+    Raises:
+        SourceError: it cannot be read, a row is broken, or a column's values are not what its role says.
+    """
+    if isinstance(source, pl.DataFrame):
+        return _of_frame(source, roles, "the table")
+    path = Path(source)
+    if not path.is_file():
+        raise SourceError(f"no such file: {path}")
+    if is_parquet(path):
+        try:
+            return _of_frame(pl.read_parquet(path, hive_partitioning=False), roles, str(path))
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise SourceError(f"{path} cannot be read as parquet: {error}") from error
+    ending = next((suffix for suffix in reversed(path.suffixes) if suffix in {*_DELIMITERS, ".jsonl"}), None)
+    if ending is None:
+        raise SourceError(f"{path} must be a .parquet, .csv, .tsv or .jsonl file")
+    if ending == ".jsonl":
+        return _of_json_lines(path, roles)
+    return _of_delimited(path, _DELIMITERS[ending], roles)
+
+
+def _of_frame(table: pl.DataFrame, roles: Mapping[str, Role], where: str) -> UserTable:
+    columns = []
+    for name in [name for name in roles if name in table.columns]:
+        column = table[name]
+        if roles[name] == "id":
+            _check_ids(column, where)
+            column = column.cast(pl.List(pl.String) if column.dtype == pl.List else pl.String)
+        elif roles[name] == "text" and column.dtype not in (pl.String, pl.Null):
+            raise SourceError(f"{where}: the column {name!r} must hold texts, found {column.dtype}")
+        elif column.dtype.is_float():
+            column = column.fill_nan(None)
+        columns.append(column)
+    return UserTable(where, table.columns, pl.DataFrame(columns), "row", range(1, len(table) + 1))
+
+
+def _check_ids(column: pl.Series, where: str) -> None:
+    kind = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
+    if not (kind in (pl.String, pl.Categorical, pl.Null) or isinstance(kind, pl.Enum) or kind.is_integer()):
+        raise SourceError(f"{where}: the column {column.name!r} must hold ids (texts or whole numbers), found {kind}")
+    if column.dtype != pl.List and column.null_count():
+        row = int(column.is_null().arg_true()[0]) + 1
+        raise SourceError(f"{where}, row {row}: {column.name!r} has no id")
+
+
+def _of_json_lines(path: Path, roles: Mapping[str, Role]) -> UserTable:
+    names: dict[str, None] = {}
+    numbers: list[int] = []
+    values: dict[str, list[Any]] = {name: [] for name in roles}
+    for number, record in json_records(path):
+        names.update(dict.fromkeys(record))
+        numbers.append(number)
+        for name, column in values.items():
+            column.append(record.get(name))
+
+    def where(row: int) -> str:
+        return f"{path}, line {numbers[row]}"
+
+    columns = [_column(name, values[name], role, where) for name, role in roles.items() if name in names]
+    return UserTable(str(path), list(names), pl.DataFrame(columns), "line", numbers)
+
+
+def _of_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> UserTable:
+    rows = _delimited_rows(path, delimiter)
+    _, names = next(rows, (0, list[str]()))
+    if not names:
+        raise SourceError(f"{path} is empty, expected a line with the names of the columns")
+    if len(set(names)) != len(names):
+        raise SourceError(f"{path}, line 1: two columns have the same name: {shortened(', '.join(names))}")
+    numbers: list[int] = []
+    values: dict[str, list[Any]] = {name: [] for name in roles if name in names}
+    places = [(column, names.index(name)) for name, column in values.items()]
+    for number, cells in rows:
+        if len(cells) != len(names):
+            raise SourceError(
+                f"{path}, line {number}: {len(cells)} columns, expected {len(names)} ({shortened(', '.join(names))}). "
+                f"Is there a stray {'tab' if delimiter == chr(9) else 'comma'}, or is the line cut?"
+            )
+        numbers.append(number)
+        for column, place in places:
+            column.append(cells[place])
+
+    def where(row: int) -> str:
+        return f"{path}, line {numbers[row]}"
+
+    columns = []
+    for name, column in values.items():
+        missing_as_null = [cell or None for cell in column] if roles[name] != "value" else _numbers(column)
+        columns.append(_column(name, missing_as_null, roles[name], where))
+    return UserTable(str(path), names, pl.DataFrame(columns), "line", numbers)
+
+
+def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells; blank lines are left out."""
+    if delimiter == "\t":  # a tab ends a cell whatever is in it, as in the files of SST-2 and BEIR
+        yield from ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
+        return
+    before = csv.field_size_limit(MAX_LINE_BYTES)
+    try:
+        reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+        while True:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise SourceError(f"{path}, line {number}: not CSV: {error}. Is a quote missing?") from error
+            if cells:
+                yield number, cells
+    finally:
+        csv.field_size_limit(before)
+
+
+def _numbers(cells: Sequence[str]) -> list[Any]:
+    """Cells as numbers where every one is a number or missing; else as they are, empty ones null."""
+    try:
+        return [None if cell.strip().lower() in _NO_VALUE else _number(cell) for cell in cells]
+    except ValueError:
+        return [cell or None for cell in cells]
+
+
+def _number(cell: str) -> float:
+    if not _NUMBER.fullmatch(cell.strip()):
+        raise ValueError(cell)
+    return int(cell) if cell.strip().lstrip("+-").isdigit() else float(cell)
+
+
+def _column(name: str, values: list[Any], role: Role, where: Callable[[int], str]) -> pl.Series:
+    if role == "id":
+        return _ids(name, values, where)
+    kinds = _kinds(values)
+    if role == "text" and kinds.keys() - {str}:
+        kind, row = next((kind, row) for kind, row in kinds.items() if kind is not str)
+        raise SourceError(f"{where(row)}: {name!r} must be a text, found {kind.__name__}: {shown(values[row])}")
+    if list in kinds and len(kinds) == 1:
+        inner = _kinds(item for value in values if value is not None for item in value)
+        dtype = _dtype(inner)
+        if dtype is not None:
+            return pl.Series(name, values, pl.List(dtype), strict=False)
+    dtype = _dtype(kinds)
+    if dtype is None:
+        rows = sorted(kinds.items(), key=lambda item: item[1])
+        told = " and ".join(f"{shown(values[row])} ({where(row)})" for _, row in rows[:2])
+        raise SourceError(f"the column {name!r} must hold values of one kind, found {told}")
+    try:
+        return pl.Series(name, values, dtype, strict=dtype != pl.Float64)
+    except (OverflowError, TypeError, pl.exceptions.PolarsError) as error:
+        raise SourceError(f"{where(0)} and after: the column {name!r} cannot be read: {error}") from error
+
+
+def _kinds(values: Iterable[Any]) -> dict[type, int]:
+    """Types of values that are there, and the first row of each."""
+    kinds: dict[type, int] = {}
+    for row, value in enumerate(values):
+        if value is not None:
+            kinds.setdefault(type(value), row)
+    return kinds
+
+
+def _dtype(kinds: Mapping[type, int]) -> "type[pl.DataType] | None":
+    """The column type for some types of values; None where they do not go together."""
+    if not kinds:
+        return pl.Null
+    if kinds.keys() == {bool}:
+        return pl.Boolean
+    if kinds.keys() == {int}:
+        return pl.Int64
+    if kinds.keys() <= {int, float}:
+        return pl.Float64
+    return pl.String if kinds.keys() == {str} else None
+
+
+def _ids(name: str, values: list[Any], where: Callable[[int], str]) -> pl.Series:
+    """Ids, or lists of ids, as strings."""
+    if list in _kinds(values):
+        lists = [
+            None if value is None else [_id(item, name, row, where) for item in value] if isinstance(value, list)
+            else [_id(value, name, row, where)]
+            for row, value in enumerate(values)
+        ]  # fmt: skip
+        return pl.Series(name, lists, pl.List(pl.String))
+    return pl.Series(name, [_id(value, name, row, where) for row, value in enumerate(values)], pl.String)
+
+
+def _id(value: Any, name: str, row: int, where: Callable[[int], str]) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise SourceError(f"{where(row)}: {name!r} must be an id (a text or a whole number), found {shown(value)}")
+    return str(value)

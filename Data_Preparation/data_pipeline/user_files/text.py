@@ -1,0 +1,140 @@
+"""Text files: decompressed by their content, UTF-8 without a byte-order mark, line by line in linear time."""
+
+import contextlib
+import io
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from data_pipeline.errors import SourceError
+
+MAX_LINE_BYTES = 1 << 29
+"""A longer line is an error; decoding one takes several times its size in memory."""
+
+OnBytes = Callable[[int], object]
+"""Is told of further bytes that were read from the disk."""
+
+_BLOCK_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What a compressed file begins with -> how pyarrow calls it.
+_COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
+_XZ = b"\xfd7zXZ\x00"
+
+
+class _CountedFile(io.RawIOBase):
+    """A file that tells how many bytes were read from it."""
+
+    def __init__(self, file: IO[bytes], on_bytes: OnBytes) -> None:
+        super().__init__()
+        self._file, self._on_bytes = file, on_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        self._on_bytes(count)
+        return count
+
+
+@contextlib.contextmanager
+def open_stream(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Any]:
+    """A file's bytes as a stream, decompressed where they are gzip, Zstandard, bzip2 or xz, whatever its name.
+
+    Args:
+        path: the file.
+        on_bytes: is told of every few bytes that were read from the disk.
+
+    Raises:
+        OSError: it cannot be read, or its compressed data end too early.
+    """
+    with path.open("rb", buffering=0) as file:
+        beginning = file.read(6)
+        file.seek(0)
+        raw = io.BufferedReader(_CountedFile(file, on_bytes or (lambda _: None)), _BLOCK_BYTES)
+        if beginning == _XZ:
+            with lzma.open(raw) as unpacked:
+                yield unpacked
+            return
+        compression = next((name for magic, name in _COMPRESSIONS if beginning.startswith(magic)), None)
+        if compression is None:
+            yield raw
+            return
+        with pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) as stream:
+            yield stream
+
+
+def read_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1 and lines, without their line ends; cut at line feeds only (U+2028 and U+0085 are text).
+
+    Args:
+        path: the file.
+        on_bytes: see `open_stream`.
+
+    Raises:
+        SourceError: the file cannot be read, is not UTF-8, or has a line of more than `MAX_LINE_BYTES`.
+    """
+    number = 0
+    try:
+        with open_stream(path, on_bytes) as stream:
+            for number, line in enumerate(_lines(stream, path), start=1):
+                yield number, _decoded(line.removesuffix(b"\r"), f"{path}, line {number}")
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise SourceError(f"{path} cannot be read after line {number}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """All lines of a file, joined by line feeds.
+
+    Raises:
+        SourceError: see `read_lines`.
+    """
+    return "\n".join(line for _, line in read_lines(path))
+
+
+def _lines(stream: Any, path: Path) -> Iterator[bytes]:
+    parts: list[bytes] = []  # of a line that goes on in the next block
+    size = number = 0
+    first = True
+    while block := stream.read(_BLOCK_BYTES):
+        if first:
+            block = _without_mark(block, path)
+            first = False
+        begun, *others = block.split(b"\n")
+        parts.append(begun)
+        size += len(begun)
+        if others:
+            yield b"".join(parts)
+            yield from others[:-1]
+            number += len(others)
+            parts, size = [others[-1]], len(others[-1])
+        if size > MAX_LINE_BYTES:
+            raise SourceError(
+                f"{path}, line {number + 1}: longer than {MAX_LINE_BYTES >> 20} MiB. Is each record on a line of its "
+                "own? Cut longer texts into several records."
+            )
+    if size:
+        yield b"".join(parts)
+
+
+def _without_mark(block: bytes, path: Path) -> bytes:
+    """The file's first block without a byte-order mark; refuses UTF-16 and UTF-32, which would read as noise."""
+    if block[:2] in {b"\xff\xfe", b"\xfe\xff"} or (b"\0" in block[:2] and block[:4].strip(b"\0")):
+        raise SourceError(
+            f"{path} is encoded as UTF-16 or UTF-32, expected UTF-8. Convert it: "
+            f"iconv -f UTF-16 -t UTF-8 {path.name} > new-{path.name}"
+        )
+    return block.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where}: not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}. Find out the file's "
+            "encoding and convert it (iconv -f ENCODING -t UTF-8)."
+        ) from error
