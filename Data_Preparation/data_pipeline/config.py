@@ -220,7 +220,7 @@ class Config(Section):
     data_dir: Path = Field(default_factory=lambda: project_root() / "data")
     """Everything that is made goes here."""
     logs_dir: Path = Field(default_factory=lambda: project_root() / "logs")
-    """Logs and reports of runs."""
+    """Logs and reports of runs; inside data_dir where that one is named and this one is not."""
     cache_dir: Path | None = None
     """Copies that make reading fast: of remote files, and of texts. none: texts are copied to
     .cache beside the paragraphs, all else (and texts, where that folder cannot be written) to
@@ -238,6 +238,13 @@ class Config(Section):
     """How rows are laid out in files."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """The embedder, and how it is run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _logs_beside_the_data(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("data_dir") is not None and values.get("logs_dir") is None:
+            return {**values, "logs_dir": Path(values["data_dir"]) / "logs"}
+        return values
 
     @property
     def processed_dir(self) -> Path:

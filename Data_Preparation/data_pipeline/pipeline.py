@@ -17,6 +17,7 @@ from data_pipeline.errors import ConfigError, CorruptShard, StaleStage, StoreErr
 from data_pipeline.preprocess import TokenCounter, is_processed_file, load_fast_library, preprocess
 from data_pipeline.store import Manifest, ParagraphStore, check_fresh, fingerprint, read_manifest, recover_folder
 from data_pipeline.types import SPLITS, Split
+from data_pipeline.user_files import visible
 from data_pipeline.utils import atomic_write_json, exclusive, sha256_of_file
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,8 @@ def find_corpus(config: Config, named: bool) -> Config:
     """
     if named or config.processed_dir.is_dir():
         return config
-    there = sorted(path.name.removesuffix("_processed") for path in config.data_dir.glob("*_processed"))
+    folders = [path for path in visible(config.data_dir.glob("*_processed"), config.data_dir) if path.is_dir()]
+    there = [path.name.removesuffix("_processed") for path in folders]
     if len(there) > 1:
         raise ConfigError(f"{config.data_dir} holds several corpora: {', '.join(there)}. Say which: --corpus.name NAME")
     if not there:

@@ -23,6 +23,7 @@ from data_pipeline.store import (
     score_faults,
 )
 from data_pipeline.types import Split
+from data_pipeline.user_files import visible
 from data_pipeline.utils import sha256_of_file
 
 
@@ -122,7 +123,9 @@ def _selection_faults(config: Config, store: ParagraphStore, split: Split) -> tu
     good: list[str] = []
     bad: list[str] = []
     paragraphs = paragraphs_sha256(store.listed(split))
-    for folder in sorted(path.parent for path in config.selections_dir.glob("*/manifest.json")):
+    for folder in [
+        path.parent for path in visible(config.selections_dir.glob("*/manifest.json"), config.selections_dir)
+    ]:
         try:
             listed = (read_manifest(folder) or {"splits": {}})["splits"].get(split)
             if listed is None or listed["about"]["corpus"] != config.corpus.name:

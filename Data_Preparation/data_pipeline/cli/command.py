@@ -30,6 +30,7 @@ _ALIASES: Mapping[str, str] = {
     "model_name": "embedding.model_name",
     "precision": "embedding.precision",
     "output_dir": "data_dir",
+    "logs_folder": "logs_dir",
     "normalize": "embedding.normalize",
 }
 
@@ -94,9 +95,9 @@ def _preset(asked: str) -> tuple[str, str]:
         return asked, f"preset {asked}"
     from data_pipeline.machine import choose_preset, gpu_memory_bytes
 
-    preset, why = choose_preset(gpu_memory_bytes())
+    preset, reason = choose_preset(gpu_memory_bytes())
     others = ", ".join(name for name in preset_names() if name != preset)
-    return preset, f"preset {preset}, chosen because of {why}; to choose another: --preset NAME ({others})"
+    return preset, f"{reason}: using preset {preset}. Choose another with --preset NAME ({others})."
 
 
 def _set(flags: dict[str, Any], name: str, value: Any) -> None:
@@ -115,3 +116,6 @@ def say(text: str) -> None:
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Of all commands that work on a data folder."""
     parser.add_argument("--output-dir", type=Path, help="folder for everything that is made (data_dir)")
+    parser.add_argument(
+        "--logs-dir", type=Path, dest="logs_folder", help="folder for logs (logs_dir; default: logs in --output-dir)"
+    )

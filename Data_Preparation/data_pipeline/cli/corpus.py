@@ -10,6 +10,7 @@ from data_pipeline.cli.command import FAILED, Command, Given, common_arguments, 
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
+from data_pipeline.user_files import visible
 from data_pipeline.utils import format_table, human_bytes
 
 
@@ -81,7 +82,9 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
     for split in store.splits:
         if names := [scores.name for scores in open_scores(config.scores_dir, split)]:
             rows.append((f"{split} scores", ", ".join(names)))
-    selections = sorted(path.parent.name for path in config.selections_dir.glob("*/manifest.json"))
+    selections = [
+        path.parent.name for path in visible(config.selections_dir.glob("*/manifest.json"), config.selections_dir)
+    ]
     if selections:
         rows.append(("selections", ", ".join(selections)))
     for split, entry in embedded.items():

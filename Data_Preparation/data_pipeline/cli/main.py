@@ -20,7 +20,7 @@ from data_pipeline.errors import (
     StaleStage,
     WrongEmbedder,
 )
-from data_pipeline.settings import add_flags
+from data_pipeline.settings import add_flags, spell_out_switches
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given[name] = add_flags(sub)
         else:
             given[name] = _no_settings
-    parsed = parser.parse_args(arguments)
     try:
+        parsed = parser.parse_args(spell_out_switches(sys.argv[1:] if arguments is None else arguments))
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
     except (ConfigError, SourceError, MissingExtra, SelectionError, StaleStage, WrongEmbedder) as error:
         return _complain(error, _BAD_INPUT)

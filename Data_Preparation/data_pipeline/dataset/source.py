@@ -34,6 +34,7 @@ from data_pipeline.store import (
     shard_name,
 )
 from data_pipeline.types import Split
+from data_pipeline.user_files import visible
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def _corpus_folder(where: str, named: str | None, embedded: str | None, folders:
 
 
 def _folders(root: Path) -> list[str]:
-    return [path.name for path in root.glob("*_processed") if path.is_dir()]
+    return [path.name for path in visible(root.glob("*_processed"), root) if path.is_dir()]
 
 
 def default_cache_dir() -> Path:

@@ -21,6 +21,7 @@ from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import Manifest, ShardEntry, fingerprint, read_manifest
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.types import IntArray, Split
+from data_pipeline.user_files import visible
 from data_pipeline.utils import publish, sha256_of_file
 
 ADVICE = "Make them again with: elm annotate --overwrite"
@@ -151,7 +152,7 @@ def open_scores(scores_dir: Path, split: Split, names: Sequence[str] | None = No
     Raises:
         ShardMismatch: a head that is named has no scores of the split.
     """
-    there = sorted(path.parent for path in scores_dir.glob("*/manifest.json"))
+    there = [path.parent for path in visible(scores_dir.glob("*/manifest.json"), scores_dir)]
     found = []
     for folder in there if names is None else [scores_dir / name for name in names]:
         manifest = read_manifest(folder)

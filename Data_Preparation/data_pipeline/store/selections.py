@@ -23,6 +23,7 @@ from data_pipeline.store.manifest import (
     write_manifest,
 )
 from data_pipeline.types import Split
+from data_pipeline.user_files import visible
 from data_pipeline.utils import publish, sha256_of_file
 
 _SCHEMA = pa.schema([("text_id", pa.string()), ("value", pa.float64())])
@@ -93,7 +94,7 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
     """
     manifest = read_manifest(folder)
     if manifest is None or split not in manifest["splits"]:
-        there = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+        there = [path.parent.name for path in visible(folder.parent.glob("*/manifest.json"), folder.parent)]
         raise StoreError(
             f"there is no selection {folder.name!r} of {split}; there are {', '.join(there) or 'none'}. "
             "Make it with: elm select"

@@ -31,7 +31,7 @@ from data_pipeline.annotation.heads import Head, Layer, Scorer, identity_of, loa
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder
-from data_pipeline.errors import ConfigError, FilesFailed, ModelError, SourceError
+from data_pipeline.errors import ConfigError, FilesFailed, SourceError
 from data_pipeline.utils import exclusive, sha256_of_json
 
 
@@ -114,7 +114,8 @@ def test_heads_of_every_kind(tmp_path, head):
     expected = Scorer({"q": load_head(head), **{name: load_head(tmp_path / name) for name in made}}).score(vectors)
     for column in columns:
         values = expected[column]
-        assert [line[f"score_{column}"] for line in found] == (values if isinstance(values, list) else values.tolist())
+        lines = [line[f"score_{column}"] for line in found]
+        assert lines == values if isinstance(values, list) else np.array_equal(np.float32(lines), values)
     exact = vectors.astype(np.float64)
     both = exact @ made["multi"].layers[0].weight.T.astype(np.float64)
     np.testing.assert_allclose([[line["score_multi_x"], line["score_multi_y"]] for line in found], both, atol=1e-5)
@@ -200,6 +201,46 @@ def test_an_empty_file(tmp_path, head):
     embedded(tmp_path, [])
     assert annotate(tmp_path, {"q": head}) == []
     assert annotate(tmp_path, {"q": head}, compression="gzip") == []
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_an_empty_file_beside_others_ends_as_an_empty_file_whatever_keys_are_asked_for(tmp_path, head, compression):
+    write_lines(tmp_path / "in" / "none.jsonl", [])
+    embedded(tmp_path, [{"id": "d", "text": "some text", "topic": "x"}])
+    how = {"output_keys": ["document_id", "text", "topic"], "compression": compression}
+    (record,) = annotate(tmp_path, {"quality": head}, **how)
+    assert (record["text"], record["topic"]) == ("some text", "x")
+    path = tmp_path / "out" / "annotated_data" / f"none.jsonl{'.gz' if compression else ''}"
+    assert read_lines(path) == []
+    assert compression is None or path.stat().st_size > 0
+    run_annotation_pipeline(annotation_job(tmp_path, {"quality": head}, **how))  # finished, and stays so
+
+
+def test_numbers_have_the_digits_of_their_own_type(tmp_path, head):
+    records = [{"id": f"d{row}", "text": text, "score": 0.1 * row} for row, text in enumerate(texts(20))]
+    embedded(tmp_path, records, save_labels=True, label_dtype="float32")
+    run_annotation_pipeline(annotation_job(tmp_path, {"quality": head}, output_keys=["labels"]))
+    lines = (tmp_path / "out" / "annotated_data" / "a.jsonl").read_text().splitlines()
+    assert lines[1].startswith('{"labels":0.1,')
+    assert max(map(len, lines)) <= len('{"labels":1.7,"score_quality":-0.12345678e-10}') + 4
+    for line in map(json.loads, lines):
+        assert str(np.float32(line["score_quality"])) == str(np.float32(str(line["score_quality"])))
+
+
+def test_foreign_files_may_call_their_datasets_otherwise(tmp_path, head):
+    path = tmp_path / "out" / "embeddings" / "f.h5"
+    names, _ = foreign(path, labels=np.arange(20, dtype=np.float32))
+    with h5py.File(path, "r+") as file:
+        for before, after in (("embeddings", "vectors"), ("document_id", "document_ids"), ("labels", "grades")):
+            file["train"].move(before, after)
+    how = {
+        "embedding_key": "vectors", "document_id_key": "document_ids", "label_key": "grades", "score_prefix": "s.",
+        "output_keys": ["document_ids", "grades"],
+    }  # fmt: skip
+    lines = annotate(tmp_path, {"quality": head}, "f", **how)
+    assert [line["document_ids"] for line in lines] == names
+    assert [line["grades"] for line in lines] == list(range(20))
+    assert {"document_ids", "grades", "s.quality"} == set(lines[0])
 
 
 @pytest.mark.parametrize("stored", ["float16", "float32", "bfloat16"])
@@ -307,7 +348,7 @@ def test_a_head_of_another_embedder_is_refused_and_its_own_is_not(tmp_path, head
 
 def test_heads_that_are_none(tmp_path, head):
     embedded(tmp_path, [{"text": "t"}])
-    with pytest.raises(ModelError, match="there is no head at"):
+    with pytest.raises(SourceError, match="there is no head at"):
         annotate(tmp_path, {"q": tmp_path / "none.pt"})
     with pytest.raises(SourceError, match="embeddings_directory"):
         annotate(tmp_path, {"q": head}, embeddings_directory=tmp_path / "nowhere")

@@ -22,7 +22,7 @@ from data_pipeline.annotation.heads.identity import identity_of
 from data_pipeline.annotation.heads.named import DEFAULT_EMBEDDER, NAMED_HEADS
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import EMBEDDERS, HashingEmbedder, encode, load_embedder
-from data_pipeline.errors import ConfigError, ModelError, OutOfMemory, WrongEmbedder
+from data_pipeline.errors import ConfigError, OutOfMemory, SourceError, WrongEmbedder
 
 pytest.importorskip("datatrove", reason='needs the extra "annotation"')
 
@@ -323,7 +323,7 @@ def test_nothing_is_loaded_for_no_documents(data):
 
 
 def test_a_head_that_is_not_there_is_named_when_documents_come():
-    with pytest.raises(ModelError, match="there is no head at nowhere"):
+    with pytest.raises(SourceError, match="there is no head at nowhere"):
         run(JQLAnnotator("hashing", {"q": "nowhere"}))
 
 

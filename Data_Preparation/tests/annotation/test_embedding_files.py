@@ -270,7 +270,7 @@ def test_labels_stay_what_they_are(tmp_path, labels, expected, key):
     [
         ([1, "good"], "line 2: the label 'label' must be a number, found 'good'"),
         ([1, 10**400], "line 2: the label 'label' must be a number"),
-        ([1, float("nan")], "line 2: the label 'label' must be a number"),
+        ([1, float("inf")], "line 2: the label 'label' must be a number"),
         ([[1, 2], [1]], "document d1"),
         ([1, [1]], "document d1"),
         ([[1], 1], "document d1"),
@@ -397,7 +397,7 @@ def test_a_pattern_does_not_lead_out_of_the_folder(tmp_path, pattern):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(SourceError, match=r"in is not a folder \(input_dir\)"):
+    with pytest.raises(SourceError, match=r"input_dir: no such folder: .*in"):
         run_embedding_pipeline(embedding_job(tmp_path))
     write_lines(tmp_path / "in" / "a.txt", [])
     write_lines(tmp_path / "in" / ".hidden.jsonl", [])
@@ -626,3 +626,9 @@ def test_a_file_name_that_is_no_utf8_is_refused_at_once(tmp_path):
     Path(os.fsdecode(strange)).write_text('{"id": "y", "text": "t"}\n')
     with pytest.raises(SourceError, match=r"caf.*rename this file"):
         run_embedding_pipeline(embedding_job(tmp_path))
+
+
+def test_a_label_that_is_nan_is_a_missing_one(tmp_path):
+    found, _ = embed(tmp_path, [{"text": "t", "label": 1.5}, {"text": "u", "label": float("nan")}], save_labels=True)
+    assert found["labels"][0] == 1.5
+    assert np.isnan(found["labels"][1])

@@ -21,7 +21,7 @@ from data_pipeline.annotation.heads.apply import Scorer
 from data_pipeline.annotation.heads.files import load_head, save_head
 from data_pipeline.annotation.heads.foreign import is_foreign, load_foreign
 from data_pipeline.annotation.heads.head import Head, Layer
-from data_pipeline.errors import ModelError
+from data_pipeline.errors import ModelError, SourceError
 
 D, H = 12, 7
 
@@ -480,7 +480,7 @@ def test_the_numbers_of_our_own_heads_are_not_read_without_their_meaning(tmp_pat
 
 def test_a_file_that_is_not_there_or_of_another_kind(tmp_path):
     assert not is_foreign(tmp_path / "a.ckpt")
-    with pytest.raises(ModelError, match="no such file"):
+    with pytest.raises(SourceError, match="no such file"):
         load_foreign(tmp_path / "a.ckpt")
     (tmp_path / "a.txt").write_text("x")
     assert not is_foreign(tmp_path / "a.txt")

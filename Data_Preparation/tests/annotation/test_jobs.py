@@ -26,6 +26,7 @@ from data_pipeline.annotation.files.jobs import (
     embedding_config,
     read_job,
     stored_dtype,
+    stored_label_dtype,
 )
 from data_pipeline.cli import main
 from data_pipeline.errors import ConfigError
@@ -126,6 +127,136 @@ def test_ml_filters_wider_schema_and_references_to_other_keys(yaml_file, monkeyp
     job = read_job(yaml_file(ML_FILTER_ANNOTATION), AnnotationJob)
     assert list(job.local_settings.ranks) == [2, 3]
     assert job.params.model_dtype == "bfloat16"
+
+
+# The keys and values of the files in ML-Filter's own configs/annotation, with paths of our own.
+SHIPPED_EMBEDDING = """
+dataset_name: validation
+params:
+  glob_pattern: "**/*.jsonl"
+  input_dir: /data/${dataset_name}_set
+  csv_hashmap_path: /data/hashes/${dataset_name}.csv
+  output_dir: /data/embeddings
+  embedding_dir: ${dataset_name}_embeddings
+  embedding_model: jhu-clsp/mmBERT-base
+  batch_size: 128
+  writer_batch_size: 1000
+  hdf5_dataset_name: train
+  save_labels: true
+  max_length: 8192
+  padding: true
+  truncation: true
+running_on_slurm: false
+local_settings: {tasks: 2, workers: 2, local_tasks: 2, local_rank_offset: 0}
+slurm_settings: null
+"""
+SHIPPED_EMBEDDING_SLURM = """
+dataset_name: training
+params:
+  glob_pattern: "**/*.jsonl"
+  input_dir: /data/input
+  output_dir: /data/output
+  keys_to_index: ["id", "aggregation_type"]
+  text_field: text
+  embedding_dir: ${dataset_name}_embeddings
+  compression: gzip
+  embedding_dtype: float32
+  label_dtype: bfloat16
+  model_dtype: bfloat16
+  embedding_model: jhu-clsp/mmBERT-base
+  batch_size: 512
+  writer_batch_size: 1000
+  hdf5_dataset_name: train
+  save_labels: false
+  max_length: 8192
+  padding: true
+  truncation: true
+running_on_slurm: true
+local_settings: null
+slurm_settings:
+  sbatch_args: {account: "p", nodes: 1, ntasks: 1, gres: gpu:4, exclusive: user}
+  partition: "capella"
+  time: "04:00:00"
+  cpus_per_task: 32
+  mem_per_cpu_gb: 8
+  gpus_per_task: 4
+  job_name: "MMbert_embedder"
+  output: ${params.output_dir}/logs/%j.out
+  error: ${params.output_dir}/logs/%j.err
+  qos: "normal"
+  venv_path: /data/env/bin/activate
+  tasks: 1
+  workers: 1
+"""
+SHIPPED_ANNOTATION = """
+params:
+  embeddings_directory: /data/embeddings
+  output_dir: /data/output
+  regression_head_checkpoints: {Gemma_Snowflake: /data/head, Llama_Snowflake: /data/head}
+  batch_size: 1000
+  hdf5_dataset_name: train
+  embedding_key: embeddings
+  label_key: labels
+  document_id_key: document_ids
+  score_prefix: "score_"
+  output_keys: [document_ids]
+  model_dtype: bfloat16
+  embedding_dtype: bfloat16
+  label_dtype: bfloat16
+  compression: gzip
+running_on_slurm: false
+local_settings:
+  tasks: 1
+  workers: 1
+  local_tasks: 1
+  local_rank_offset: 0
+  logging_dir: ${params.output_dir}/logs
+slurm_settings: null
+"""
+SHIPPED_ANNOTATION_SLURM = """
+params:
+  embeddings_directory: /data/input
+  output_dir: /data/annotations/
+  regression_head_checkpoints: {Gemma_Snowflake: /data/gemma.ckpt}
+  batch_size: 1000
+running_on_slurm: true
+local_settings: null
+slurm_settings:
+  sbatch_args: {account: "p", nodes: 1, ntasks: 1, gres: gpu:1}
+  partition: "capella"
+  gpus_per_task: 1
+  output: /data/%j.out
+  tasks: 10
+  workers: 1001
+"""
+
+
+def test_ml_filters_shipped_files_are_valid_as_they_are(yaml_file):
+    local = read_job(yaml_file(SHIPPED_EMBEDDING), EmbeddingJob)
+    assert (local.params.input_dir, local.params.embedding_dir) == (
+        Path("/data/validation_set"), Path("validation_embeddings"),
+    )  # fmt: skip
+    assert local.params.keys_to_index == ["text"]
+    slurm = read_job(yaml_file(SHIPPED_EMBEDDING_SLURM), EmbeddingJob)
+    assert slurm.slurm_settings.output == "/data/output/logs/%j.out"
+    assert (slurm.params.label_dtype, stored_label_dtype(slurm.params)) == ("bfloat16", "float32")
+    annotation = read_job(yaml_file(SHIPPED_ANNOTATION), AnnotationJob)
+    assert (annotation.params.document_id_key, annotation.params.output_keys) == ("document_ids", ["document_ids"])
+    assert read_job(yaml_file(SHIPPED_ANNOTATION_SLURM), AnnotationJob).params.output_keys == ["document_id"]
+
+
+def test_arguments_of_sbatch_may_stand_beside_the_settings(yaml_file):
+    beside = SHIPPED_ANNOTATION_SLURM.replace(
+        'sbatch_args: {account: "p", nodes: 1, ntasks: 1, gres: gpu:1}', 'account: "p"\n  nodes: 4\n  gres: gpu:4'
+    )
+    settings = read_job(yaml_file(beside), AnnotationJob).slurm_settings
+    assert (settings.account, settings.sbatch_args) == ("p", {"nodes": 4, "gres": "gpu:4"})
+
+
+@pytest.mark.parametrize("name", ["dataset", "params2", "dataset_name2"])
+def test_a_top_level_key_that_nothing_refers_to_is_no_variable(yaml_file, name):
+    with pytest.raises(ConfigError, match=rf"{name}: no such setting"):
+        read_job(yaml_file(f"{name}: x\n{SHIPPED_EMBEDDING}"), EmbeddingJob)
 
 
 @pytest.mark.parametrize(

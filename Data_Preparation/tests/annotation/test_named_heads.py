@@ -8,7 +8,7 @@ from hub_server import COMMIT, in_process, serve
 
 from data_pipeline.annotation.heads.identity import FIELDS, EmbedderIdentity, check_identity
 from data_pipeline.annotation.heads.named import DEFAULT_EMBEDDER, NAMED_HEADS, load_named
-from data_pipeline.errors import ModelError, WrongEmbedder
+from data_pipeline.errors import SourceError, WrongEmbedder
 
 REPO = "JQL-AI/JQL-Edu-Heads"
 GEMMA = "checkpoints/edu-gemma-snowflake-balanced.ckpt"
@@ -136,7 +136,7 @@ def test_a_file_that_is_another_head(endpoint, tmp_path):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ModelError, match="no head is called 'Edu'; there are Edu-JQL-Gemma-SF, "):
+    with pytest.raises(SourceError, match="no head is called 'Edu'; there are Edu-JQL-Gemma-SF, "):
         load_named("Edu")
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,12 @@ def annotate_file(
         StoreError: another process is writing it.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    with EmbeddingFile(path, params.hdf5_dataset_name) as file, exclusive(final):
+    names = {"embeddings": params.embedding_key, "document_id": params.document_id_key, "labels": params.label_key}
+    with EmbeddingFile(path, params.hdf5_dataset_name, names) as file, exclusive(final):
         for name, head in scorer.heads.items():
             known = file.attributes if file.is_ours else {"dim": str(file.dim)}
             check_identity(name, head.embedder, head.dim, known, str(path))
-        _check_keys(file, params.output_keys, scorer)
+        _check_keys(file, params, scorer)
         work = _Work(file, final, scorer, params)
         if work.is_finished(overwrite):
             work.tidy()
@@ -75,12 +76,13 @@ def annotate_file(
         return Annotated(file.rows, skipped=False)
 
 
-def _check_keys(file: EmbeddingFile, keys: Sequence[str], scorer: Scorer) -> None:
+def _check_keys(file: EmbeddingFile, params: AnnotationParameters, scorer: Scorer) -> None:
     if not file.rows:  # records that do not exist have no keys
         return
-    there = [*file.keys, *_ID_NAMES, *(_LABEL_NAMES if file.has_labels else ())]
-    scores = {f"score_{column}" for column in scorer.columns}
-    missing = [key for key in keys if key not in there and key not in scores]
+    labels = (*_LABEL_NAMES, params.label_key) if file.has_labels else ()
+    there = [*file.keys, *_ID_NAMES, params.document_id_key, *labels]
+    scores = {f"{params.score_prefix}{column}" for column in scorer.columns}
+    missing = [key for key in params.output_keys if key not in there and key not in scores]
     if missing:
         raise ConfigError(
             f"output_keys: {file.path} has no {', '.join(missing)}; it has {', '.join(dict.fromkeys(there))}. "
@@ -93,18 +95,20 @@ class _Work:
 
     def __init__(self, file: EmbeddingFile, final: Path, scorer: Scorer, params: AnnotationParameters) -> None:
         self._file, self._final, self._scorer, self._params = file, final, scorer, params
-        scores = {f"score_{column}" for column in scorer.columns}
+        scores = {f"{params.score_prefix}{column}" for column in scorer.columns}
         self._keys = [key for key in dict.fromkeys(params.output_keys) if key not in scores]
         self._partial = final.with_name(f".{final.name}.partial")
         self._progress = final.with_name(f".{final.name}.progress")
         self._record = final.parent / ".made" / f"{final.name}.json"
         """What the finished file was made from; a folder of its own keeps it out of the way of `*.jsonl`."""
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "heads": {name: head_sha256(head) for name, head in scorer.heads.items()},
             "keys": self._keys,
             "vectors": _fingerprint(file),
             "compression": params.compression,
         }
+        if params.score_prefix != "score_":  # what was written before there was a choice stays finished
+            self._settings["score_prefix"] = params.score_prefix
 
     def is_finished(self, overwrite: bool) -> bool:
         """Whether the output is there and need not be made again."""
@@ -195,7 +199,7 @@ class _Work:
         except ModelError as error:
             raise ModelError(f"{self._file.path}, rows {start} to {stop}: {error}") from error
         for name, values in scores.items():
-            columns[f"score_{name}"] = list(values)
+            columns[f"{self._params.score_prefix}{name}"] = list(values)
         names = list(columns)
         lines = b"".join(_line(dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True))
         # Members of their own, so that the file can be cut after any of them.
@@ -204,7 +208,7 @@ class _Work:
     def _column(self, key: str, start: int, stop: int) -> list[Any]:
         if key in self._file.keys:
             return self._file.column(key, start, stop)
-        if key in _ID_NAMES:
+        if key in (*_ID_NAMES, self._params.document_id_key):
             return self._file.ids(start, stop)
         return list(self._file.labels(start, stop))
 

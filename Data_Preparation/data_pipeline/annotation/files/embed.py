@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.annotation.files.hdf5 import Block, EmbeddingFile, Layout, write_embedding_file
-from data_pipeline.annotation.files.jobs import EmbeddingParameters, embedding_config, stored_dtype
+from data_pipeline.annotation.files.jobs import EmbeddingParameters, embedding_config, stored_dtype, stored_label_dtype
 from data_pipeline.annotation.files.records import Record, Source, Survey, open_source, stored_value, survey
 from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill
 from data_pipeline.errors import ConfigError, CorruptShard, ModelError, SourceError, StaleStage, StoreError
@@ -133,7 +133,7 @@ def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bo
 def _layout(found: Survey, embedder: Embedder, params: EmbeddingParameters, path: Path) -> Layout:
     labels = None
     if found.targets is not None:
-        dtype = np.dtype(params.label_dtype)
+        dtype = np.dtype(stored_label_dtype(params))
         if dtype.kind == "i" and found.without_label:
             raise ConfigError(
                 f"{path}: {found.without_label} of {found.rows} records have no label, and {dtype} has no value for "

@@ -139,13 +139,14 @@ class EmbeddingFile:
     Args:
         path: the file.
         group: in it.
+        names: what files of other systems call `embeddings`, `document_id` and `labels`.
 
     Raises:
         CorruptShard: it cannot be read, is truncated or not complete, or holds something else.
     """
 
-    def __init__(self, path: Path, group: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, group: str, names: Mapping[str, str] | None = None) -> None:
+        self.path, self._names = path, names or {}
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
@@ -165,7 +166,7 @@ class EmbeddingFile:
             raise self._damaged(f"has no group {group!r}; it has {', '.join(self._file) or 'none'} (hdf5_dataset_name)")
         self._group = found
         self._vectors, self._ids = (self._dataset(name) for name in ("embeddings", "document_id"))
-        self._labels = self._dataset("labels") if "labels" in found else None
+        self._labels = self._dataset("labels") if {"labels", self._names.get("labels")} & set(found) else None
         if self._vectors.ndim != 2 or self._vectors.dtype.kind != "f":
             raise self._damaged(f"must have vectors of shape (N, D), has {self._vectors.dtype} {self._vectors.shape}")
         self.rows, self.dim = (int(number) for number in self._vectors.shape)
@@ -176,7 +177,7 @@ class EmbeddingFile:
         self.is_ours = "format" in self.attributes
         if self.is_ours:
             self._check_ours()
-        names = [name for name in found if name not in OWN_COLUMNS]
+        names = [name for name in found if name not in OWN_COLUMNS and name not in self._names.values()]
         self.keys = {_key(found[name], name): name for name in names if self._is_column(name)}
 
     def _check_ours(self) -> None:
@@ -192,7 +193,8 @@ class EmbeddingFile:
         return found is not None and found.shape == (self.rows,) and not _lies_elsewhere(found)
 
     def _dataset(self, name: str) -> Any:
-        found = _child(self._group, name, h5py.Dataset)
+        names = [self._names[name], name] if name in self._names else [name]
+        found = next((child for one in names if (child := _child(self._group, one, h5py.Dataset)) is not None), None)
         if found is None or _lies_elsewhere(found):
             raise self._damaged(f"has no dataset {name!r} of its own in {self._group.name}")
         return found

@@ -1,5 +1,6 @@
 """What the YAML files of the two file pipelines may say; the schema is ML-Filter's, with a few keys more."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -39,7 +40,7 @@ GroupName = Annotated[str, AfterValidator(_hdf5_name)]
 HeadName = Annotated[str, AfterValidator(_head_name)]
 ModelDtype = Annotated[Literal["auto", "float16", "bfloat16", "float32"], BeforeValidator(_long_name)]
 StoredDtype = Annotated[Literal["float16", "float32", "bfloat16"], BeforeValidator(_long_name)]
-LabelDtype = Annotated[Literal["int8", "int16", "int32", "float16", "float32"], BeforeValidator(_long_name)]
+LabelDtype = Annotated[Literal["int8", "int16", "int32", "float16", "float32", "bfloat16"], BeforeValidator(_long_name)]
 Keys = Annotated[list[str], Field(min_length=1)]
 SlurmArguments = dict[str, str | int | float | bool | None]
 
@@ -51,7 +52,7 @@ class EmbeddingParameters(Section):
     """Folder with JSON Lines files, also .gz and .zst; searched as `glob_pattern` says."""
     glob_pattern: str
     """Which files of it: `*.jsonl`, or `**/*.jsonl` for those in folders below too."""
-    keys_to_index: Keys
+    keys_to_index: Keys = Field(default_factory=lambda: ["text"])
     """Keys that every record must have. Without `text_field`, the text is their values, one a line. With it,
     their values joined by `__` are the document's id."""
     text_field: str | None = None
@@ -89,11 +90,14 @@ class EmbeddingParameters(Section):
     """Key with the label, a number or a list of them. none: the first of label, labels, score and scores that a
     record of the file has."""
     label_dtype: LabelDtype = "float32"
-    """Of the stored labels. Missing ones are NaN, so whole-number types need a label in every record."""
+    """Type of the stored labels. Missing ones are NaN, so whole-number types need a label in every record; HDF5 has
+    no bfloat16, which is stored as float32."""
     keys_to_keep: list[str] | None = None
     """Further keys that are stored beside the vectors; none: all of them, the text too."""
     compression: Literal["gzip", "lzf"] | None = None
     """HDF5's own, of the vectors; the files remain readable by everything that reads HDF5."""
+    csv_hashmap_path: Path | None = None
+    """Accepted, and without effect: inputs are known by their SHA-256."""
 
     @model_validator(mode="after")
     def _embedder_is_known(self) -> Self:
@@ -106,7 +110,7 @@ class AnnotationParameters(Section):
 
     embeddings_directory: Path
     """Folder with HDF5 files, ours or ML-Filter's; searched whole."""
-    output_keys: list[str]
+    output_keys: list[str] = Field(default_factory=lambda: ["document_id"])
     """What each line is to have besides the scores: keys of the records, and document_id (also doc_id) and labels."""
     output_dir: Path
     """The lines go to its folder annotated_data."""
@@ -126,6 +130,14 @@ class AnnotationParameters(Section):
     """Accepted, and without effect: files say how their labels are stored."""
     model_dtype: ModelDtype | None = None
     """Accepted, and without effect: heads compute in float32."""
+    embedding_key: str = "embeddings"
+    """Dataset with the vectors in HDF5 files of other systems; ours call it `embeddings`."""
+    document_id_key: str = "document_id"
+    """Dataset with the ids in HDF5 files of other systems, and another name of theirs in `output_keys`."""
+    label_key: str = "labels"
+    """Dataset with the labels in HDF5 files of other systems, and another name of theirs in `output_keys`."""
+    score_prefix: str = "score_"
+    """Put before a head's name in the output."""
 
 
 class LocalSettings(Section):
@@ -160,8 +172,21 @@ class LocalSettings(Section):
         return self
 
 
+# Arguments of sbatch that older files of ML-Filter have beside the settings.
+_SBATCH_ARGUMENTS = ("nodes", "ntasks", "ntasks_per_node", "gres", "mem_per_gpu")
+
+
 class SlurmSettings(Section):
     """A job array on a Slurm cluster, by datatrove's executor."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_sbatch_arguments(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        moved = {name: settings[name] for name in _SBATCH_ARGUMENTS if name in settings}
+        others = {name: value for name, value in settings.items() if name not in moved}
+        return {**others, "sbatch_args": {**moved, **(others.get("sbatch_args") or {})}} if moved else settings
 
     tasks: int = Field(1, ge=1)
     """Into how many parts the files are divided."""
@@ -262,6 +287,8 @@ class AnnotationJob(_Job):
     """What is scored, by which heads, and where it goes."""
 
 
+_REFERENCE = re.compile(r"\$\{\s*([^.:\[\]{}\s]+)")
+
 J = TypeVar("J", EmbeddingJob, AnnotationJob)
 
 
@@ -275,17 +302,30 @@ def read_job(path: Path, kind: type[J]) -> J:
     import yaml
 
     try:
-        content = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(path), resolve=True, throw_on_missing=True)
+        loaded = omegaconf.OmegaConf.load(path)
+        referred_to = _referred_to(omegaconf.OmegaConf.to_container(loaded, resolve=False))
+        content = omegaconf.OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the job file {path}: {error}") from error
     except (yaml.YAMLError, omegaconf.errors.OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping with params, found {type(content).__name__}")
+    # What other values refer to, and is no setting, is a variable: `dataset_name` in ML-Filter's own files.
+    settings = {name: value for name, value in content.items() if name in kind.model_fields or name not in referred_to}
     try:
-        return kind.model_validate(content)
+        return kind.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{path}:\n{explain(error)}") from None
+
+
+def _referred_to(content: Any) -> set[str]:
+    """Top-level keys that `${...}` somewhere in a YAML's values refers to."""
+    if isinstance(content, dict):
+        return set().union(*map(_referred_to, content.values()))
+    if isinstance(content, list):
+        return set().union(*map(_referred_to, content))
+    return set(_REFERENCE.findall(content)) if isinstance(content, str) else set()
 
 
 _SET_BY_JOB = {"model_name", "batch_size", "max_length", "dtype", "variant", "precision", "flush_s"}
@@ -317,3 +357,8 @@ def embedding_config(params: EmbeddingParameters) -> EmbeddingConfig:
 def stored_dtype(params: EmbeddingParameters) -> Literal["float16", "float32"]:
     """Of the vectors in the HDF5 file."""
     return "float16" if params.embedding_dtype == "float16" else "float32"
+
+
+def stored_label_dtype(params: EmbeddingParameters) -> str:
+    """Type of the labels in the HDF5 file."""
+    return "float32" if params.label_dtype == "bfloat16" else params.label_dtype

@@ -1,6 +1,7 @@
 """The records of a JSON Lines file, as the embedding pipeline reads them: text, id, label, kept keys."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from data_pipeline.annotation.files.jobs import EmbeddingParameters
 from data_pipeline.errors import SourceError
 from data_pipeline.user_files import json_records
 from data_pipeline.utils import encodable
+
+logger = logging.getLogger(__name__)
 
 _ID_KEYS = ("document_id", "doc_id", "id", "uuid")
 _LABEL_KEYS = ("label", "labels", "score", "scores")
@@ -93,7 +96,22 @@ def open_source(path: Path, name: str, params: EmbeddingParameters) -> Source:
             by_any = label_key is None
         if not by_any:
             break
+    _warn_of_unused_text(path, params)
     return Source(path, name, params, id_key, label_key)
+
+
+def _warn_of_unused_text(path: Path, params: EmbeddingParameters) -> None:
+    """ML-Filter makes ids of `keys_to_index`: who has such a file means another text than what would be embedded."""
+    if params.text_field is not None or "text" in params.keys_to_index:
+        return
+    for _, values in json_records(path):
+        if "text" in values:
+            logger.warning(
+                "%s: the values of %s are embedded, as keys_to_index says, and 'text' is not. If the text is meant, "
+                "set text_field: text.",
+                path, ", ".join(params.keys_to_index),
+            )  # fmt: skip
+        return
 
 
 @dataclass

@@ -21,6 +21,7 @@ from data_pipeline.selection.stores import select_from
 from data_pipeline.selection.study.config import LABEL, StudyConfig
 from data_pipeline.store import read_manifest
 from data_pipeline.store.hashing import column_sha256
+from data_pipeline.user_files import visible
 from data_pipeline.utils import publish
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def find_subset(config: StudyConfig) -> Subset:
         StoreError: there is none.
     """
     wanted = _settings(config)
-    for path in sorted(config.main_job.selections_dir.glob("*/manifest.json")):
+    for path in visible(config.main_job.selections_dir.glob("*/manifest.json"), config.main_job.selections_dir):
         listed = (read_manifest(path.parent) or {"splits": {}})["splits"].get("train")
         if listed is None:
             continue
