@@ -2,7 +2,7 @@
 
 DataPipelineError
 ├── ConfigError          a knob has a value that cannot work (also a ValueError)
-├── SourceError          a corpus cannot be read, or is not what it should be
+├── SourceError          a file, folder or name that was given is not there, or is not what it should be
 ├── ModelError           an embedder cannot be loaded, or gives wrong vectors
 │   ├── WrongEmbedder    a head does not belong to these vectors
 │   ├── OutOfMemory      a pack does not fit into the device's memory
@@ -12,6 +12,7 @@ DataPipelineError
 ├── MissingExtra         an optional dependency is not installed (also an ImportError)
 ├── FilesFailed          some files of a job could not be done; all others were
 └── StoreError           the files on disk cannot be used
+    ├── NotFound         what was named is not there
     ├── ShardMismatch    two stores do not describe the same rows
     ├── StaleStage       finished work was made with other settings
     └── CorruptShard     a file is truncated, altered or unreadable
@@ -29,7 +30,7 @@ class ConfigError(DataPipelineError, ValueError):
 
 
 class SourceError(DataPipelineError):
-    """A corpus cannot be read, or is not what it should be."""
+    """A corpus, table, model or head that was named is not there, or is not what it should be."""
 
 
 class ModelError(DataPipelineError):
@@ -66,6 +67,10 @@ class FilesFailed(DataPipelineError):
 
 class StoreError(DataPipelineError):
     """The files on disk cannot be used."""
+
+
+class NotFound(StoreError):
+    """A data folder, split, selection or run that was named does not exist."""
 
 
 class ShardMismatch(StoreError):

@@ -13,7 +13,7 @@ from typing import Any
 from data_pipeline.config import Config
 from data_pipeline.download import Corpus, open_corpus
 from data_pipeline.embeddings import SplitResult, embed_split, load_embedder, load_tokenizer, tokenizer_sha256
-from data_pipeline.errors import ConfigError, CorruptShard, StaleStage, StoreError
+from data_pipeline.errors import ConfigError, CorruptShard, NotFound, StaleStage, StoreError
 from data_pipeline.preprocess import TokenCounter, is_processed_file, load_fast_library, preprocess
 from data_pipeline.store import Manifest, ParagraphStore, check_fresh, fingerprint, read_manifest, recover_folder
 from data_pipeline.types import SPLITS, Split
@@ -154,9 +154,7 @@ def find_corpus(config: Config, named: bool) -> Config:
     if len(there) > 1:
         raise ConfigError(f"{config.data_dir} holds several corpora: {', '.join(there)}. Say which: --corpus.name NAME")
     if not there:
-        raise StoreError(
-            f"{config.data_dir} holds no paragraphs. Make them with: python Data_Preparation/scripts/run_pipeline.py"
-        )
+        raise NotFound(f"No paragraphs in {config.data_dir}. Run `elm run` first.")
     return config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": there[0]})})
 
 

@@ -10,7 +10,7 @@ from data_pipeline.config import Config
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.dataset.dataset import LEVELS, Level
 from data_pipeline.embeddings import Embedder
-from data_pipeline.errors import DataPipelineError, StoreError
+from data_pipeline.errors import DataPipelineError, NotFound, StoreError
 from data_pipeline.store import (
     ParagraphStore,
     embedding_faults,
@@ -44,9 +44,12 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
 
     Raises:
         ValueError: there is no such level.
+        NotFound: there is no such variant.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level!r}")
+    if config.embedding.variant is not None and not config.embeddings_dir.is_dir():
+        raise NotFound(f"embedding.variant {config.embedding.variant!r}: no folder {config.embeddings_dir}")
     good: list[str] = []
     bad: list[str] = []
     try:

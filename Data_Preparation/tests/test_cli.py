@@ -211,7 +211,7 @@ def test_stale_settings_exit_with_2_and_overwrite_goes_on(tmp_path, here, capsys
 
 def test_a_failed_run_exits_with_1(here, capsys):
     assert elm("run", *TINY, *here, "--skip-download") == 1
-    assert "holds no paragraphs" in capsys.readouterr().err
+    assert "No paragraphs in " in capsys.readouterr().err
     assert elm("embed", *TINY, *here) == 1
     assert elm("info", *TINY, *here) == 1
     assert elm("verify", *TINY, *here) == 1
@@ -234,7 +234,7 @@ def test_the_preset_is_chosen_by_gpu_memory(gigabytes, preset):
 
 def test_a_card_sold_as_16_gb_takes_the_4b_model():
     # A Tesla T4 reports 15,835,660,288 bytes, an RTX A4000 a little more.
-    assert choose_preset(15_835_660_288) == ("qwen3-4b", "a GPU with 15.8 GB, 14 GB or more")
+    assert choose_preset(15_835_660_288) == ("qwen3-4b", "The GPU has 15.8 GB, 14 GB or more")
 
 
 def test_the_first_line_says_the_preset_and_how_to_choose_another(tmp_path, here, monkeypatch, caplog, capsys):
@@ -242,7 +242,7 @@ def test_the_first_line_says_the_preset_and_how_to_choose_another(tmp_path, here
     assert elm("run", *here, "--skip-embeddings", "--embedding.model_name", "hashing") == 0
     first = (tmp_path / "logs" / "pipeline.log").read_text().splitlines()[0]
     assert first.endswith(
-        "preset offline, chosen because of no CUDA GPU; to choose another: --preset NAME (qwen3-0.6b, qwen3-4b)"
+        "No CUDA GPU found: using preset offline. Choose another with --preset NAME (qwen3-0.6b, qwen3-4b)."
     )
 
 
@@ -517,4 +517,4 @@ def test_a_corpus_that_was_named_is_not_replaced_by_the_one_that_is_there(where,
         capsys.readouterr()
         assert elm(command, *here, *named, *(["--model-name", "hashing"] if command == "embed" else [])) == 1
         said = "".join(capsys.readouterr())
-        assert "mine_processed holds no paragraphs" in said
+        assert "No paragraphs in " in said

@@ -197,7 +197,7 @@ def test_an_older_directory_cannot_be_verified_and_says_so(damaged):
 
 
 def test_nothing_there_is_a_fault(clean, tmp_path):
-    assert "holds no paragraphs" in faults(clean.model_copy(update={"data_dir": tmp_path}))
+    assert "No paragraphs in " in faults(clean.model_copy(update={"data_dir": tmp_path}))
 
 
 # Vectors that are stored in a quarter or less of the bytes

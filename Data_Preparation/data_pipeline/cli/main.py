@@ -15,6 +15,7 @@ from data_pipeline.errors import (
     DataPipelineError,
     DeviceHung,
     MissingExtra,
+    NotFound,
     SelectionError,
     SourceError,
     StaleStage,
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parser.parse_args(spell_out_switches(sys.argv[1:] if arguments is None else arguments))
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
-    except (ConfigError, SourceError, MissingExtra, SelectionError, StaleStage, WrongEmbedder) as error:
+    except (ConfigError, SourceError, MissingExtra, NotFound, SelectionError, StaleStage, WrongEmbedder) as error:
         return _complain(error, _BAD_INPUT)
     except DeviceHung as error:
         _complain(error, FAILED)

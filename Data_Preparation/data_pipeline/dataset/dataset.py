@@ -16,7 +16,7 @@ from data_pipeline.dataset.interpolation import Method, interpolate
 from data_pipeline.dataset.rows import Rows
 from data_pipeline.dataset.samples import Batch, Metadata, MetadataBatch, Sample
 from data_pipeline.dataset.source import open_source
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.settings import load_config
 from data_pipeline.types import SPLITS, IntArray, Split
 
@@ -93,7 +93,7 @@ class ELMDataset(BatchedDataset):
         config: Config | None = None,
     ) -> None:
         if split not in SPLITS:
-            raise StoreError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+            raise NotFound(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
         settings = config or load_config()
         if config is not None:
             corpus, variant = corpus or config.corpus.name, variant or config.embedding.variant

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StoreError
 from data_pipeline.store import (
     EmbeddingShard,
     Manifest,
@@ -38,7 +38,7 @@ from data_pipeline.user_files import visible
 
 logger = logging.getLogger(__name__)
 
-MAKE_EMBEDDINGS = "Make them with: python Data_Preparation/scripts/run_embedding_only.py"
+MAKE_EMBEDDINGS = "Make them with: elm embed"
 # Local shards that are looked at when a data set is opened; of more, each is when it is needed.
 _CHECK_AT_ONCE = 64
 
@@ -181,7 +181,7 @@ class Source:
         """
         path = self.embedding_path(index)
         if not path.exists():
-            raise StoreError(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
+            raise NotFound(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
         shard = open_embedding_shard(path)
         entry, settings = self._embedding_entry(index), self.listed["settings"] if self.listed else None
         check_belongs(shard, self.paragraphs[index], entry, settings)
@@ -287,8 +287,8 @@ def _corpus_folder(where: str, named: str | None, embedded: str | None, folders:
         return there[0]
     names = ", ".join(name.removesuffix("_processed") for name in there)
     if there:
-        raise StoreError(f"{where} holds several corpora ({names}); say which: ELMDataset(..., corpus=NAME)")
-    raise StoreError(f"{where} holds no paragraphs. Make them with: python Data_Preparation/scripts/run_pipeline.py")
+        raise NotFound(f"{where} holds several corpora ({names}); say which: ELMDataset(..., corpus=NAME)")
+    raise NotFound(f"No paragraphs in {where}. Run `elm run` first.")
 
 
 def _folders(root: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_pipeline.dataset.rows import Rows
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.store import read_selection
 from data_pipeline.types import IntArray
 from data_pipeline.user_files.tables import read_table
@@ -78,7 +78,7 @@ def selected_rows(dataset: "ELMDataset", name: str) -> IntArray:
     if source.remote is not None:
         raise StoreError(f"selections are read from folders of this machine only, {source.remote.shown} is not one")
     if Path(name).name != name or name in {"", ".", ".."}:
-        raise StoreError(f"{name!r} is no name of a selection; elm select says it, such as kcenter_p10_seed42")
+        raise NotFound(f"{name!r} is no name of a selection; elm select says it, such as kcenter_p10_seed42")
     folder = source.store.folder.parent / "selections" / name
     return rows_of_ids(dataset, read_selection(folder, dataset.split, source.fingerprint()), str(folder))
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StaleStage, StoreError
 from data_pipeline.store.coding import Coding, coding_of
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphShard
@@ -27,7 +27,7 @@ from data_pipeline.utils import atomic_write_bytes, publish
 
 _PAGE = 4096  # the data starts at a page's edge, so that it can be mapped on its own
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
-_ADVICE = "Make it again with: python Data_Preparation/scripts/run_embedding_only.py --overwrite"
+_ADVICE = "Make it again with: elm embed --overwrite"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
             if not isinstance(header.get("__metadata__", {}), dict):
                 raise ValueError("its metadata is not a mapping")
     except FileNotFoundError:
-        raise StoreError(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
+        raise NotFound(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
     except (OSError, ValueError, struct.error) as error:
         raise CorruptShard(f"{path} is not a safetensors file: {error}. {_ADVICE}") from error
     return header, 8 + length

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import CorruptShard, StoreError
+from data_pipeline.errors import CorruptShard, NotFound
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import Manifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
@@ -103,9 +103,7 @@ class ParagraphStore:
         self.manifest: Manifest | None = read_manifest(folder)
         self._shards = {split: self._listed(split, place) for split in SPLITS}
         if not any(self._shards.values()):
-            raise StoreError(
-                f"{folder} holds no paragraphs. Make them with: python Data_Preparation/scripts/run_pipeline.py"
-            )
+            raise NotFound(f"No paragraphs in {folder}. Run `elm run` first.")
 
     @property
     def splits(self) -> list[Split]:
@@ -124,7 +122,7 @@ class ParagraphStore:
             StoreError: the split is not there.
         """
         if not self._shards[split]:
-            raise StoreError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise NotFound(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
         return self._shards[split]
 
     def shards(self, split: Split) -> list[ParagraphShard]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import (
     check_fresh,
@@ -95,7 +95,7 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
     manifest = read_manifest(folder)
     if manifest is None or split not in manifest["splits"]:
         there = [path.parent.name for path in visible(folder.parent.glob("*/manifest.json"), folder.parent)]
-        raise StoreError(
+        raise NotFound(
             f"there is no selection {folder.name!r} of {split}; there are {', '.join(there) or 'none'}. "
             "Make it with: elm select"
         )

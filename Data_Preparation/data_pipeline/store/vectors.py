@@ -13,7 +13,7 @@ from data_pipeline.store.pages import LINUX, Range, map_bytes
 from data_pipeline.store.reading import ReadAhead, Where
 from data_pipeline.types import IntArray
 
-_ADVICE = "Make it again with: python Data_Preparation/scripts/run_embedding_only.py --overwrite"
+_ADVICE = "Make it again with: elm embed --overwrite"
 
 
 class Vectors:

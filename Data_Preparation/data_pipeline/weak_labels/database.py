@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.utils import exclusive
 from data_pipeline.weak_labels.tables import SCHEMA
 
@@ -31,7 +31,7 @@ class Database:
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         if read_only and not path.is_file():
-            raise StoreError(f"there is no state of weak labels at {path}")
+            raise NotFound(f"there is no state of weak labels at {path}")
         try:
             if not read_only:
                 # Two processes would pay for the same judgements.

@@ -84,7 +84,7 @@ def test_rows_that_were_permuted_before_they_were_hashed_are_found_by_the_canary
         dataset.verify("canary")
     message = str(caught.value)
     assert message.startswith(str(copy / "embeddings"))
-    assert "run_embedding_only.py --overwrite" in message
+    assert "elm embed --overwrite" in message
     # The row it names is one of that file.
     there = [text_id for text_id in dataset.metadata["text_id"][66:99] if text_id in message]
     assert there

@@ -606,11 +606,11 @@ def test_what_is_missing_says_what_to_run(copy, tmp_path):
         StoreError, match=r"no embeddings for val: .*is missing. Make them with: python .*embedding_only"
     ):
         ELMDataset(copy, "val")
-    with pytest.raises(StoreError, match=r"holds no paragraphs. Make them with: python .*run_pipeline.py"):
+    with pytest.raises(StoreError, match=r"No paragraphs in .*\. Run `elm run` first"):
         ELMDataset(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="no split 'dev'; there are train, val, test"):
         ELMDataset(copy, "dev")
-    with pytest.raises(StoreError, match=r"other_processed holds no paragraphs"):
+    with pytest.raises(StoreError, match=r"No paragraphs in .*other_processed"):
         ELMDataset(copy, corpus="other")
 
 

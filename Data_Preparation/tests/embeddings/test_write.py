@@ -343,7 +343,7 @@ def test_paragraphs_of_the_older_pipeline_are_embedded_too(config, tmp_path):
 
 
 def test_no_paragraphs_says_what_to_run(config):
-    with pytest.raises(StoreError, match=r"holds no paragraphs. Make them with: python .*run_pipeline.py"):
+    with pytest.raises(StoreError, match=r"No paragraphs in .*\. Run `elm run` first"):
         embed(config, ["train"])
 
 

@@ -543,7 +543,7 @@ def test_a_missing_shard_without_a_manifest_is_noticed(tmp_path):
 
 
 def test_an_empty_folder_holds_no_paragraphs(tmp_path):
-    with pytest.raises(StoreError, match="holds no paragraphs"):
+    with pytest.raises(StoreError, match="No paragraphs in "):
         ParagraphStore(tmp_path)
 
 

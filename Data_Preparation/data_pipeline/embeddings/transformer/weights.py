@@ -66,6 +66,7 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
         return _local(folder, weights, setting)
     resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)  # for its clear errors
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         patterns = _FILES + _WEIGHTS if weights else _FILES
@@ -73,6 +74,11 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
         found = snapshot_download(
             config.model_name, revision=config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
         )
+    except LocalEntryNotFoundError as error:
+        raise SourceError(
+            f"{setting}: no folder {config.model_name} here, and no such model in the hub's cache; it cannot be asked "
+            "for, since HF_HUB_OFFLINE is set or the hub is out of reach"
+        ) from error
     except TRANSPORT_ERRORS as error:
         raise ModelError(f"could not download {config.model_name}: {error}. {WAYS_OUT}") from error
     # The hub's cache names a snapshot's folder by its commit.

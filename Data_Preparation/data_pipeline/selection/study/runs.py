@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.annotation.heads.identity import identity_settings
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import SourceError, StoreError
+from data_pipeline.errors import NotFound, SourceError, StoreError
 from data_pipeline.selection.description import near_rows
 from data_pipeline.selection.of_dataset import Texts
 from data_pipeline.selection.study.config import LABEL, StudyConfig
@@ -116,7 +116,7 @@ def evaluate(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
     with exclusive(run.folder):
         trained = read_record(run.folder / "train_metrics.json")
         if trained is None:
-            raise StoreError(f"{run.folder} has no trained model. Train it first: elm study train, with these settings")
+            raise NotFound(f"{run.folder} has no trained model. Train it first: elm study train, with these settings")
         done = read_record(run.folder / "metrics.json")
         if done is not None and not overwrite:
             logger.info("%s is measured already", run.folder)

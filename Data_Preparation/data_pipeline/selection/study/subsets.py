@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import NotFound
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.measure_table import MEASURES
 from data_pipeline.selection.measuring import measure
@@ -139,7 +139,7 @@ def find_subset(config: StudyConfig) -> Subset:
                 about,
                 config.selection.label,
             )
-    raise StoreError(
+    raise NotFound(
         f"{config.main_job.selections_dir} has no subset with {wanted}. Make it first: elm study select with the same "
         "settings"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.utils import atomic_write_bytes, atomic_write_json, sha256_of_json
 
 _RANDOM = "random"
@@ -71,7 +71,7 @@ def find_runs(artifacts: Path) -> list[dict[str, Any]]:
     """
     paths = sorted(artifacts.rglob("metrics.json"))
     if not paths:
-        raise StoreError(f"{artifacts} holds no metrics.json. Measure a model first: elm study eval")
+        raise NotFound(f"{artifacts} holds no metrics.json. Measure a model first: elm study eval")
     return [{**json.loads(path.read_text(encoding="utf-8")), "path": str(path)} for path in paths]
 
 
