@@ -2,6 +2,7 @@ import sys
 
 import pyarrow as pa
 import pytest
+from unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess.leakage import leakage
 from data_pipeline.store import ParagraphStore, ParagraphWriter, write_manifest
@@ -96,3 +97,22 @@ def test_texts_are_compared_up_to_a_number_and_articles_all(tmp_path, monkeypatc
     assert (figures["test_paragraphs"], figures["test_paragraphs_compared"]) == (4, 3)
     assert figures["article_in_train"] == 0.25
     assert figures["near_duplicate_in_train"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_near_duplicates_are_found_in_scripts_without_spaces_too(tmp_path, script):
+    text = text_of(script, 120, 0)
+    test = [("b", text[:50] + "\u4e00" + text[51:]), ("c", text_of(script, 120, 1))]
+    figures = leakage(store_of(tmp_path / "x", train=[("a", text)], test=test), 0.8)
+    assert figures["near_duplicate_in_train"] == 0.5
+
+
+def test_what_cannot_be_measured_is_said_and_is_not_zero(tmp_path):
+    from data_pipeline.cli.corpus import _leakage_text
+
+    nothing = leakage(store_of(tmp_path / "x", test=[("a", PLANTED)]), 0.8)
+    assert _leakage_text(nothing) == "not measured: train or test is empty"
+    some = {**nothing, "article_in_train": 0.0, "near_duplicate_in_train": 0.5, "test_paragraphs": 40_000}
+    assert _leakage_text(some | {"test_paragraphs_compared": 20_000}).endswith(
+        "50.0% a near duplicate (of the first 20,000)"
+    )

@@ -1,6 +1,7 @@
 import random
 
 import pytest
+from unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess.near import NearIndex, _rows_of_a_band, jaccard, shingles
 
@@ -113,3 +114,17 @@ def test_the_same_texts_give_the_same_pairs_every_time():
     texts = corpus_with_copies(2)
     first, second = (list(NearIndex(0.5, texts.__getitem__).find_and_add(enumerate(texts))) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_copies_are_found_in_scripts_without_spaces_too(script):
+    texts = [text_of(script, 120, seed) for seed in range(10)]
+    copies = [text[:50] + "\u4e00" + text[51:] for text in texts]
+    together = [text for pair in zip(texts, copies, strict=True) for text in pair]
+    found = list(NearIndex(0.8, together.__getitem__).find_and_add(enumerate(together)))
+    assert found == [(row + 1, row) for row in range(0, 20, 2)]
+
+
+def test_shingles_of_characters_by_hand():
+    assert shingles("GPU加速器") == {"gpu 加 速 器"}
+    assert shingles("山川河流城市") == {"山 川 河 流 城", "川 河 流 城 市"}

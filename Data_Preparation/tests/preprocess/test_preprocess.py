@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from data_pipeline.config import PreprocessConfig, SplitConfig
-from data_pipeline.download import Corpus
-from data_pipeline.errors import SourceError
+from data_pipeline.config import CorpusConfig, PreprocessConfig, SplitConfig
+from data_pipeline.download import Corpus, open_corpus
+from data_pipeline.errors import SourceError, StoreError
 from data_pipeline.pipeline import run
 from data_pipeline.preprocess import TokenCounter, preprocess, staging
 from data_pipeline.store import ParagraphStore
@@ -257,3 +257,54 @@ def test_repeats_hold_when_different_texts_share_a_hash(tmp_path, monkeypatch, p
 
 def test_nothing_repeats_among_different_texts(tmp_path):
     assert list(staged(tmp_path, [str(number) for number in range(30)]).repeats("text")) == []
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n ", "\u3000"])
+def test_a_document_without_text_is_in_the_ledger_of_drops_and_in_the_counts(tmp_path, text):
+    manifest, folder = prepare(documents_of("one text", text, "another"), tmp_path)
+    assert manifest["counts"]["documents"] == 3
+    assert manifest["counts"]["paragraphs"] == 3
+    assert manifest["counts"]["kept"] == 2
+    assert manifest["counts"]["dropped"] == {"empty_document": 1}
+    (row,) = pl.read_parquet(folder / "dropped.parquet").to_dicts()
+    assert (row["text_id"], row["document_id"], row["stage"], row["reason"]) == (
+        "d1",
+        "d1",
+        "quality",
+        "empty_document",
+    )
+
+
+def test_documents_without_text_alone_are_said_to_be_that(tmp_path):
+    with pytest.raises(SourceError, match=r"2 documents; dropped: empty_document 2"):
+        prepare(documents_of("", " "), tmp_path)
+
+
+def test_a_paragraph_that_got_lost_stops_the_run(tmp_path, monkeypatch):
+    import data_pipeline.preprocess as module
+
+    monkeypatch.setattr(module._DroppedWriter, "add_empty_documents", lambda *_: 1)
+    with pytest.raises(StoreError, match=r"3 paragraphs were read, 2 kept, 2 written and 0 dropped: some were lost"):
+        prepare(documents_of("one text", "another"), tmp_path)
+    assert not (tmp_path / "x_processed").exists()
+
+
+def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
+    import data_pipeline.preprocess as module
+
+    bars = []
+    real = module.progress_bar
+
+    def recorded(total, description, unit):
+        bars.append((description, total, unit, real(total, description, unit)))
+        return bars[-1][-1]
+
+    monkeypatch.setattr(module, "progress_bar", recorded)
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "one text"}\n' * 3 + '{"text": "another"}\n')
+    corpus = open_corpus(CorpusConfig(source="jsonl", path=path))
+    preprocess(
+        corpus, words_counter(), PreprocessConfig(min_chars=0, min_tokens=1), SplitConfig(), 10, tmp_path / "x", {}
+    )
+    assert bars[0][:3] == ("Reading", path.stat().st_size, "B")
+    assert bars[0][3].n == path.stat().st_size
