@@ -22,6 +22,7 @@ import resume
 import selection
 import selection_study
 import torch
+import user_files
 import weak_labels
 from harness import Benchmark, print_table, write_readme, write_result
 
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "resume": resume.measure,
     "selection": selection.measure,
     "selection_study": selection_study.measure,
+    "user_files": user_files.measure,
     "weak_labels": weak_labels.measure,
 }
 

@@ -1,5 +1,7 @@
 """Vectors with labels, from every kind of file."""
 
+import json
+
 import h5py
 import numpy as np
 import polars as pl
@@ -7,7 +9,8 @@ import pytest
 
 from data_pipeline import ELMDataset
 from data_pipeline.annotation.heads import identity_of_maker, labelled
-from data_pipeline.errors import CorruptShard, SourceError
+from data_pipeline.annotation.heads.train import _task
+from data_pipeline.errors import ConfigError, CorruptShard, SourceError
 from data_pipeline.pipeline import run
 
 
@@ -149,3 +152,44 @@ def test_unreadable_tables_are_named(dataset, tmp_path):
     (tmp_path / "labels.parquet").write_bytes(b"not parquet")
     with pytest.raises(SourceError, match="labels.parquet cannot be read"):
         labelled.labels_of_table(dataset, tmp_path / "labels.parquet", "grade")
+
+
+def labels_file(tmp_path, dataset, ending, labels):
+    """A table of labels for the first rows of a dataset, in the format of an ending."""
+    table = pl.DataFrame({"text_id": dataset.metadata["text_id"][: len(labels)], "grade": labels})
+    path = tmp_path / f"labels.{ending}"
+    write = {"csv": table.write_csv, "jsonl": table.write_ndjson, "parquet": table.write_parquet}
+    write.get(ending, lambda target: table.write_csv(target, separator="\t"))(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_numbers_are_numbers_in_every_format(tmp_path, dataset, ending):
+    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, ending, [0.5, 1.0, 2.0]), "grade")
+    assert (data.labels.dtype.kind, data.labels.tolist()) == ("f", [0.5, 1, 2])
+    assert _task(data, "auto").kind == "regression"
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_words_are_classes_in_every_format(tmp_path, dataset, ending):
+    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, ending, ["good", "bad", "good"]), "grade")
+    assert _task(data, "auto").labels == ("bad", "good")
+
+
+def test_texts_that_spell_numbers_are_numbers_where_a_regression_is_asked_for(tmp_path, dataset):
+    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, "jsonl", ["0.5", "1", "2"]), "grade")
+    assert _task(data, "regression").targets.ravel().tolist() == [0.5, 1, 2]
+    assert _task(data, "auto").kind == "multiclass"
+    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, "jsonl", ["0.5", "high", "2"]), "grade")
+    with pytest.raises(ConfigError, match="a regression needs numbers, found the label 'high'"):
+        _task(data, "regression")
+
+
+def test_nan_is_no_label_and_no_class(tmp_path, dataset):
+    ids, grades = dataset.metadata["text_id"].to_list()[:3], [float("nan"), 1.0, 2.0]
+    lines = [json.dumps({"text_id": name, "grade": grade}) for name, grade in zip(ids, grades, strict=True)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    for table in (tmp_path / "labels.jsonl", pl.DataFrame({"text_id": ids, "grade": grades})):
+        data = labelled.labels_of_table(dataset, table, "grade")
+        assert data.labels.tolist() == [1, 2]
+        assert _task(data, "multiclass").labels == ("1", "2")

@@ -679,3 +679,13 @@ def test_the_collator_adds_tokens(dataset, tiny_qwen3):
 def test_the_collator_without_vectors_and_tokenizer(config):
     dataset = ELMDataset(config.data_dir, "test", load_embeddings=False)
     assert set(next(iter(dataset.get_dataloader(4)))) == {"text", "metadata"}
+
+
+def test_statistics_are_pythons_own_numbers(tmp_path, config):
+    """Whoever writes them as JSON needs no encoder for numpy."""
+    import json
+
+    run(config)
+    found = ELMDataset(config=config).get_statistics()
+    assert json.loads(json.dumps(found)) == found
+    assert {type(value) for value in found["embedding"].values()} <= {int, float, str}

@@ -6,6 +6,8 @@ from builders import JOINED, ROWS, flat, make, rows_of, same, stored_rows
 
 from data_pipeline import ELMDataset
 from data_pipeline.errors import SourceError, StoreError
+from data_pipeline.pipeline import run
+from data_pipeline.settings import load_config
 from data_pipeline.store import Columns
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
@@ -180,3 +182,41 @@ def test_a_manifest_that_does_not_fit_is_refused_and_says_why(dataset, rows, tmp
     with pytest.raises(SourceError, match=r"torn\.jsonl, line 1: not JSON"):
         dataset.subset(tmp_path / "torn.jsonl")
     assert len(dataset.subset([])) == 0
+
+
+@pytest.fixture
+def with_missing_scores(tmp_path):
+    """A corpus whose metadata has NaN, as Python's JSON writes it, and its data folder."""
+    path = tmp_path / "in.jsonl"
+    scores = ["NaN" if row % 4 == 0 else row / 100 for row in range(40)]
+    lines = (f'{{"id": "n{row}", "text": "river stone lamp {row}", "score": {s}}}' for row, s in enumerate(scores))
+    path.write_text("\n".join(lines))
+    corpus = {"source": "jsonl", "name": "m", "path": path, "id_field": "id", "metadata_fields": {"score": "float"}}
+    flags = {
+        "data_dir": tmp_path / "data", "embedding.model_name": "hashing", "corpus": corpus,
+        "preprocess": {"min_tokens": 1, "min_chars": 1},
+        "split": {"train_ratio": 1, "val_ratio": 0, "test_ratio": 0},
+    }  # fmt: skip
+    run(load_config(flags=flags))
+    return tmp_path / "data"
+
+
+def test_a_missing_number_passes_no_condition(with_missing_scores):
+    for where, rows in (("score > 5", 0), ("score > 0.2", 15), ("score >= 0", 30), ("score is null", 10)):
+        assert len(ELMDataset(with_missing_scores, where=where)) == rows
+    dataset = ELMDataset(with_missing_scores)
+    assert len(dataset.filter(pl.col("score") > 5)) == 0
+    assert sorted(value for value in dataset.metadata["score"].to_list() if value is not None)[-1] == 0.39
+    assert dataset.metadata["score"].null_count() == 10
+    assert [dataset[row]["metadata"]["score"] for row in range(40)] == dataset.metadata["score"].to_list()
+
+
+def test_nan_in_a_store_or_in_scores_is_null_too(with_missing_scores):
+    """An older version wrote it into the paragraphs; a measure may have no answer for a text."""
+    path = with_missing_scores / "m_processed" / "train.parquet"
+    table = pl.read_parquet(path).with_columns(pl.col("score").fill_null(float("nan")))
+    (with_missing_scores / "m_processed" / "manifest.json").unlink()
+    table.write_parquet(path)
+    dataset = ELMDataset(with_missing_scores, load_embeddings=False, where="score > 5 or score is null")
+    assert len(dataset) == 10
+    assert {sample["metadata"]["score"] for sample in dataset} == {None}

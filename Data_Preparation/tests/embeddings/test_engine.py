@@ -471,3 +471,18 @@ def test_a_caller_that_stops_early_leaves_no_threads():
     work.close()
     assert engine_threads() == []
     assert len(embedder.calls) <= 4
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a string", r"a list of texts, found a single one: 'a string'\. Put it into a list"),
+        (b"bytes", "a list of texts, found a single one"),
+        (["a", None], r"texts\[1\] must be a text, found None"),
+        (["a", 5], r"texts\[1\] must be a text, found 5"),
+        ([["a"]], r"texts\[0\] must be a text, found \['a'\]"),
+    ],
+)
+def test_encode_refuses_what_is_not_a_list_of_texts(texts, message):
+    with pytest.raises(TypeError, match=message):
+        encode(Fake(), texts)

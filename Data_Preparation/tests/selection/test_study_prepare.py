@@ -50,9 +50,9 @@ def test_the_same_from_other_files(tmp_path, ending):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ([("a", 0), ("b", -1)], "row 1: a label is a whole number from 0, found '-1'"),
+        ([("a", 0), ("b", -1)], "line 3: a label is a whole number from 0, found -1"),
         ([("a", 0), ("b", "pos")], "found 'pos'"),
-        ([("a", 0), (" ", 1)], "row 1: .*blank line"),
+        ([("a", 0), (" ", 1)], "line 3: .*blank line"),
         ([("a", 0)], "labels that no training row has: .1."),
     ],
 )
@@ -67,7 +67,7 @@ def test_columns_and_files_that_are_missing(tmp_path):
     write_data(tmp_path)
     with pytest.raises(SourceError, match=r"must have the columns review, and label; it has sentence, label"):
         prepare(study(tmp_path, "data.text_column=review"))
-    with pytest.raises(SourceError, match=r"nothing\.tsv does not exist"):
+    with pytest.raises(SourceError, match=r"data.train, data.dev: no such file: .*nothing\.tsv"):
         prepare(study(tmp_path, f"data.train={tmp_path}/nothing.tsv"))
 
 
@@ -112,3 +112,32 @@ def test_from_the_hub(tmp_path, monkeypatch):
     prepare(config)
     assert len(asked) == 2
     assert json.loads((config.records_dir / "source.json").read_text())["rows"] == {"train": 2, "dev": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "train.tsv",
+            "sentence\tlabel\nfine\t1\na stray\ttab\t0\n",
+            r"train\.tsv, line 3: 3 columns, expected 2",
+        ),
+        ("train.tsv", "sentence\tlabel\na fine film\t1\na cut line\n", r"train\.tsv, line 3: 1 columns, expected 2"),
+        ("train.csv", "text,label\nfine,1\nbad,NaN\n", r"train\.csv, line 3: a label is a whole number .* found None"),
+        (
+            "train.jsonl",
+            '{"text": "a", "label": 1}\n\n{"text": "b", "label": NaN}\n',
+            r"train\.jsonl, line 3: a label",
+        ),
+        (
+            "train.jsonl",
+            '{"text": "a", "label": 1}\n{"text": 5, "label": 0}\n',
+            r"train\.jsonl, line 2: 'text' must be",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_by_its_line(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    write_tsv(tmp_path / "dev.tsv", [("x", 1), ("y", 0)])
+    with pytest.raises(SourceError, match=said):
+        prepare(study(tmp_path, f"data.train={tmp_path}/{name}", f"data.dev={tmp_path}/dev.tsv"))

@@ -137,7 +137,7 @@ def test_a_bad_record_is_named(tmp_path, record, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(SourceError, match="passages.path: no such file or folder"):
         passages_of_file(tmp_path / "nothing.jsonl", tmp_path / "work")
 
 
@@ -246,3 +246,16 @@ def test_a_store_of_the_older_pipeline_has_no_documents(tmp_path):
     passages = passages_of_dataset(ELMDataset(tmp_path, load_embeddings=False))
     assert passages[1] == ("b", "two", "b")
     assert passages.neighbours(0) == []
+
+
+def test_a_changed_file_is_read_again_also_where_another_folder_has_its_name(tmp_path):
+    """Files of one name in two folders: both are part of what the copy is known by."""
+    for name in "ab":
+        (tmp_path / "corpus" / name).mkdir(parents=True)
+        (tmp_path / "corpus" / name / "part-0.jsonl").write_text(json.dumps({"doc_id": name, "text": "old"}) + "\n")
+    first = passages_of_file(tmp_path / "corpus", tmp_path / "work")
+    assert first.texts() == ["old", "old"]
+    (tmp_path / "corpus" / "a" / "part-0.jsonl").write_text(json.dumps({"doc_id": "a", "text": "CHANGED"}) + "\n")
+    second = passages_of_file(tmp_path / "corpus", tmp_path / "work")
+    assert second.texts() == ["CHANGED", "old"]
+    assert second.fingerprint != first.fingerprint
