@@ -37,6 +37,16 @@ def shown(value: object, limit: int = 60) -> str:
     return shortened(repr(value[:limit] if isinstance(value, str | bytes) else value), limit)
 
 
+def refuse_single_text(texts: object, name: str) -> None:
+    """Check that a list of texts is not a single one, which Python would take apart into characters.
+
+    Raises:
+        TypeError: it is.
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"{name} must be a list of texts, found a single one: {shown(texts)}. Put it into a list.")
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; reads it once, in blocks."""
     with path.open("rb") as file:

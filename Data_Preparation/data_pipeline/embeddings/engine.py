@@ -16,7 +16,7 @@ from data_pipeline.embeddings.plan import Pack, Plan, make_plan
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.errors import DeviceHung, ModelError, OutOfMemory
 from data_pipeline.types import Float32Array, IntArray
-from data_pipeline.utils import shown
+from data_pipeline.utils import refuse_single_text, shown
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +225,7 @@ def encode(
 
 
 def _check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str | bytes):
-        raise TypeError(f"texts must be a list of texts, found a single one: {shown(texts)}. Put it into a list.")
+    refuse_single_text(texts, "texts")
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{row}] must be a text, found {shown(text)}")

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from data_pipeline.preprocess.clean import UNUSUAL
 from data_pipeline.types import IntArray
-from data_pipeline.utils import batched
+from data_pipeline.utils import batched, refuse_single_text
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class TokenCounter:
 
     def count(self, texts: Sequence[str]) -> IntArray:
         """Number of tokens of every text, shape (N,)."""
+        refuse_single_text(texts, "texts")
         if self.method == "tokenizer":
             return self._exact(texts)
         counts = self._by_fast_library(texts) if self._fast is not None else self._by_pretokens(texts)

@@ -20,7 +20,7 @@ from data_pipeline.errors import CorruptShard, MissingExtra, StoreError
 from data_pipeline.store import fingerprint, read_manifest, recover_folder, replace_folder, write_manifest
 from data_pipeline.store.folders import new_folder
 from data_pipeline.types import Float32Array
-from data_pipeline.utils import exclusive, fsync_path, progress_bar, require
+from data_pipeline.utils import exclusive, fsync_path, progress_bar, refuse_single_text, require
 from data_pipeline.weak_labels.candidate_config import CandidateConfig
 from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.ranked import Ranked, best, nothing
@@ -47,6 +47,7 @@ class Bm25Index:
             queries: texts.
             k: passages of a query, at most; may be more than there are.
         """
+        refuse_single_text(queries, "queries")
         for query in queries:
             yield self.search_tokens(self._tokeniser.tokens(query), k)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_pipeline.embeddings import Embedder
 from data_pipeline.errors import SourceError
-from data_pipeline.utils import batched, encodable
+from data_pipeline.utils import batched, encodable, refuse_single_text
 from data_pipeline.weak_labels import fusion
 from data_pipeline.weak_labels.bm25 import Bm25Index, open_bm25
 from data_pipeline.weak_labels.candidate_config import CandidateConfig, PassagesConfig
@@ -68,6 +68,7 @@ class Finder:
 
     def find(self, queries: Sequence[str]) -> Iterator[list[Candidate]]:
         """See `find_candidates`."""
+        refuse_single_text(queries, "queries")
         for number, query in enumerate(queries):
             if not query.strip():
                 raise SourceError(f"query {number} (counted from 0) is empty; leave it out, or give it a text")

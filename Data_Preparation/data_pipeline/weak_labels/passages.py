@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from data_pipeline.errors import SourceError
 from data_pipeline.store import ColumnHash, Columns, ParagraphStore, copy_path
 from data_pipeline.types import IntArray, Split
-from data_pipeline.utils import encodable, sha256_of_json
+from data_pipeline.utils import encodable, refuse_single_text, sha256_of_json
 
 if TYPE_CHECKING:
     from data_pipeline.dataset import ELMDataset
@@ -220,6 +220,7 @@ def passages_of_lists(ids: Sequence[str], texts: Sequence[str], documents: Seque
     Raises:
         SourceError: an id is there twice, or the lists have other lengths.
     """
+    refuse_single_text(texts, "texts")
     documents = ids if documents is None else documents
     if not len(ids) == len(texts) == len(documents):
         raise SourceError(f"there are {len(ids)} ids, {len(texts)} texts and {len(documents)} documents")

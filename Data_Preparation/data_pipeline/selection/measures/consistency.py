@@ -14,7 +14,7 @@ from pydantic import Field
 from data_pipeline.config import Section
 from data_pipeline.errors import ModelError
 from data_pipeline.types import IntArray
-from data_pipeline.utils import batched, progress_bar
+from data_pipeline.utils import batched, progress_bar, refuse_single_text
 from data_pipeline.words import join_words, split_words
 
 Predict = Callable[[Sequence[str]], IntArray]
@@ -49,6 +49,7 @@ def consistency(
     Raises:
         ModelError: the classifier does not give one whole number a text.
     """
+    refuse_single_text(texts, "texts")
     found = list[float]()
     with progress_bar(len(texts), "consistency", "texts") as bar:
         for some in batched(texts, _TEXTS):

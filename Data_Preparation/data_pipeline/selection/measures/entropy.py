@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_pipeline.errors import ModelError, SelectionError
 from data_pipeline.selection.measures.models import ModelConfig, batches, finite, load_text_model
-from data_pipeline.utils import progress_bar
+from data_pipeline.utils import progress_bar, refuse_single_text
 
 _ROUNDING = 1e-3  # by which probabilities that were stored in half precision may miss a sum of 1
 
@@ -23,6 +23,7 @@ def predictive_entropy(texts: Sequence[str], config: ModelConfig) -> dict[str, N
         SelectionError: a text has no tokens.
         ModelError: the model cannot be loaded, is no classifier of one class a text, or gives no finite number.
     """
+    refuse_single_text(texts, "texts")
     model = load_text_model(config, "AutoModelForSequenceClassification")
     settings = model.model.config
     if settings.num_labels < 2 or settings.problem_type not in (None, "single_label_classification"):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from data_pipeline.errors import ConfigError, ModelError, SelectionError
 from data_pipeline.selection.measures.models import ModelConfig, TextModel, batches, finite, load_text_model
-from data_pipeline.utils import progress_bar, require
+from data_pipeline.utils import progress_bar, refuse_single_text, require
 
 _IGNORED = -100  # a target that counts for nothing
 
@@ -35,6 +35,7 @@ def perplexity(texts: Sequence[str], config: CausalModelConfig) -> dict[str, NDA
         ConfigError: the model has neither start nor end token, and `start_token` is on.
         ModelError: the model cannot be loaded, or gives no finite number.
     """
+    refuse_single_text(texts, "texts")
     model = load_text_model(config, "AutoModelForCausalLM")
     start = [_start_token(model, config.model)] if config.start_token else []
     if start:
@@ -71,6 +72,7 @@ def pseudo_perplexity(texts: Sequence[str], config: ModelConfig) -> dict[str, ND
         SelectionError: a text has no tokens.
         ModelError: the model cannot be loaded, has no mask token, or gives no finite number.
     """
+    refuse_single_text(texts, "texts")
     model = load_text_model(config, "AutoModelForMaskedLM")
     mask_id = _mask_token(model, config.model)
     tokens = model.tokenize(texts, special_tokens=True)

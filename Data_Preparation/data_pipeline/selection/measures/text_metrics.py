@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.utils import progress_bar, require
+from data_pipeline.utils import progress_bar, refuse_single_text, require
 from data_pipeline.words import is_unspaced, split_words
 
 _WORD = re.compile(r"[^\W_]+(?:['’‑-][^\W_]+)*")
@@ -98,6 +98,7 @@ def text_metrics(texts: Sequence[str], columns: Sequence[str] = METRICS) -> dict
         SelectionError: there is no such metric.
         MissingExtra: textstat is needed and not installed.
     """
+    refuse_single_text(texts, "texts")
     if unknown := [name for name in columns if name not in METRICS]:
         raise SelectionError(f"there is no text metric {unknown[0]!r}; there are {', '.join(METRICS)}")
     textstat = None

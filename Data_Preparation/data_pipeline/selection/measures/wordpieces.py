@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.measures.models import load_tokenizer
-from data_pipeline.utils import batched, progress_bar
+from data_pipeline.utils import batched, progress_bar, refuse_single_text
 from data_pipeline.words import split_words
 
 _BATCH = 4096
@@ -30,6 +30,7 @@ def wordpiece_ratio(texts: Sequence[str], model: str, revision: str | None = Non
         ModelError: the tokenizer cannot be loaded.
         SourceError: the hub can't be reached, or has no such model.
     """
+    refuse_single_text(texts, "texts")
     words = np.array([len(split_words(text)) for text in texts], np.float64)
     if len(empty := np.flatnonzero(words == 0)):
         raise SelectionError(f"{len(empty)} texts have no word, text {empty[0]} for one; leave them out")
