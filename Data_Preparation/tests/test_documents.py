@@ -145,3 +145,19 @@ def test_commands_that_need_the_hub_say_so_when_it_is_out_of_reach(tmp_path):
         assert "this run cannot start" in result.stderr
         assert "cannot reach the hub at http://127.0.0.1:9" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def source_text():
+    """All text of the package, strings that stand after one another joined."""
+    code = "\n".join(
+        path.read_text() for path in sorted((CHECKOUT / "Data_Preparation" / "data_pipeline").rglob("*.py"))
+    )
+    return re.sub(r'"\s*\n\s*f?"', "", code)
+
+
+def test_messages_in_the_list_are_those_of_the_package():
+    rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", (CHECKOUT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert len(rows) > 40
+    code = source_text()
+    missing = [message for message, _ in rows for part in message.split("…") if part.strip(" .;,") not in code]
+    assert missing == []
