@@ -12,8 +12,9 @@ import pytest
 from data_pipeline import ELMDataset
 from data_pipeline.cli import COMMANDS, main
 from data_pipeline.config import Config, EmbeddingConfig
+from data_pipeline.errors import ConfigError
 from data_pipeline.machine import choose_preset, preflight
-from data_pipeline.settings import load_config, load_preset
+from data_pipeline.settings import load_config, load_preset, spell_out_switches
 
 ROOT = Path(__file__).resolve().parents[2]
 GB = 10**9
@@ -133,7 +134,7 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
         (["--split.train_ratio", "0.9"], "must be 1, found 1.1"),
         (["--corpus.source", "ftp"], "corpus.source"),
         (["--preset", "huge"], "no preset is called 'huge'; there are offline, qwen3-0.6b, qwen3-4b"),
-        (["--corpus.source", "jsonl"], "--corpus.path"),
+        (["--corpus.source", "jsonl"], "corpus.path: the source 'jsonl' needs a file or folder"),
         (["--corpus.source", "wikitext", "--corpus.path", "/nowhere"], "/nowhere"),
         (["--min-tokens", "3", "--preprocess.min_tokens", "4"], "min_tokens is given twice, as 3 and as '4'"),
         (["--config", "/nowhere.yaml"], "cannot read the config file /nowhere.yaml"),
@@ -209,11 +210,11 @@ def test_stale_settings_exit_with_2_and_overwrite_goes_on(tmp_path, here, capsys
     assert ELMDataset(tmp_path / "data").metadata["token_count"].max() <= 200
 
 
-def test_a_failed_run_exits_with_1(here, capsys):
-    assert elm("run", *TINY, *here, "--skip-download") == 1
+def test_a_folder_without_paragraphs_exits_with_2_and_a_failed_check_with_1(here, capsys):
+    assert elm("run", *TINY, *here, "--skip-download") == 2
     assert "No paragraphs in " in capsys.readouterr().err
-    assert elm("embed", *TINY, *here) == 1
-    assert elm("info", *TINY, *here) == 1
+    assert elm("embed", *TINY, *here) == 2
+    assert elm("info", *TINY, *here) == 2
     assert elm("verify", *TINY, *here) == 1
 
 
@@ -515,6 +516,44 @@ def test_a_corpus_that_was_named_is_not_replaced_by_the_one_that_is_there(where,
         monkeypatch.setenv("ELM_CORPUS__NAME", "mine")
     for command in ("embed", "verify", "info"):
         capsys.readouterr()
-        assert elm(command, *here, *named, *(["--model-name", "hashing"] if command == "embed" else [])) == 1
+        code = elm(command, *here, *named, *(["--model-name", "hashing"] if command == "embed" else []))
+        assert code == (1 if command == "verify" else 2)
         said = "".join(capsys.readouterr())
         assert "No paragraphs in " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spelled_out"),
+    [
+        (["--preprocess.near_dedup", "false"], ["--no-preprocess.near_dedup"]),
+        (["--preprocess.near_dedup", "True"], ["--preprocess.near_dedup"]),
+        (["--preprocess.near_dedup=off", "x"], ["--no-preprocess.near_dedup", "x"]),
+        (["--preprocess.near_dedup"], ["--preprocess.near_dedup"]),
+        (["--preprocess.near_dedup", "--overwrite"], ["--preprocess.near_dedup", "--overwrite"]),
+        (["--no-preprocess.near_dedup"], ["--no-preprocess.near_dedup"]),
+        (["--split.seed", "1", "--corpus.name=true"], ["--split.seed", "1", "--corpus.name=true"]),
+    ],
+)
+def test_switches_take_true_and_false_too(arguments, spelled_out):
+    assert spell_out_switches(arguments) == spelled_out
+
+
+def test_a_switch_with_another_word_is_named():
+    with pytest.raises(ConfigError, match="--preprocess.near_dedup takes true or false, found 'maybe'"):
+        spell_out_switches(["--preprocess.near_dedup=maybe"])
+
+
+def test_logs_lie_with_the_data_unless_another_folder_is_named(tmp_path):
+    run = ["run", *TINY, "--source", "sample", "--skip-embeddings"]
+    assert elm(*run, "--output-dir", tmp_path / "a") == 0
+    assert (tmp_path / "a" / "logs" / "pipeline.log").is_file()
+    assert elm(*run, "--output-dir", tmp_path / "b", "--logs-dir", tmp_path / "named") == 0
+    assert (tmp_path / "named" / "pipeline.log").is_file()
+    assert not (tmp_path / "b" / "logs").exists()
+
+
+def test_the_help_names_no_function(capsys):
+    assert elm("run", "--help") == 0
+    said = capsys.readouterr().out
+    assert "factory" not in said
+    assert "lambda" not in said
