@@ -44,7 +44,7 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
 
     Raises:
         ValueError: there is no such level.
-        NotFound: there is no such variant.
+        NotFound: there are no paragraphs, or there is no such variant.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level!r}")
@@ -54,6 +54,8 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
     bad: list[str] = []
     try:
         store = ParagraphStore(config.processed_dir)
+    except NotFound:
+        raise
     except StoreError as error:
         return good, [str(error)]
     if store.manifest is None:

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline import ELMDataset, verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShard, NotFound
 from data_pipeline.pipeline import embed, prepare_paragraphs, run
 from data_pipeline.store import open_embedding_shard, read_manifest, write_manifest
 from data_pipeline.utils import sha256_of_file
@@ -196,8 +196,12 @@ def test_an_older_directory_cannot_be_verified_and_says_so(damaged):
     assert "has no manifest: an older pipeline wrote it, and it cannot be verified" in faults(damaged)
 
 
-def test_nothing_there_is_a_fault(clean, tmp_path):
-    assert "No paragraphs in " in faults(clean.model_copy(update={"data_dir": tmp_path}))
+def test_nothing_there_is_no_corpus_in_order(clean, tmp_path):
+    with pytest.raises(NotFound, match="No paragraphs in "):
+        faults(clean.model_copy(update={"data_dir": tmp_path}))
+    other = clean.embedding.model_copy(update={"variant": "other"})
+    with pytest.raises(NotFound, match=r"embedding.variant 'other': no folder"):
+        faults(clean.model_copy(update={"embedding": other}))
 
 
 # Vectors that are stored in a quarter or less of the bytes
