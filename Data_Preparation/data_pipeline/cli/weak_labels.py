@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -37,9 +37,11 @@ def _summary(report: "LabelReport") -> str:
     found, done = report.figures, report.summary
     statuses = ", ".join(f"{count:,} {status}" for status, count in found["statuses"].items() if count)
     positives = sum(int(number) * count for number, count in found["queries_by_positives"].items())
+    accounts = found["accounts"]
     rows = [
-        ("queries", f"{report.queries:,}"),
-        ("pairs", f"{report.pairs:,}: {statuses or 'none'}"),
+        ("passages", _account(accounts["passages"], 1)),
+        ("queries", f"{report.queries:,} used; {_account(accounts['queries'], 2)}"),
+        ("pairs", f"{report.pairs:,}: {statuses or 'none'}; {_account(accounts['pairs'], 1)}"),
         ("calls", f"{done.calls:,}, {done.known:,} pairs were answered before"),
         ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in found["grades"].items()) or "none"),
         ("positives", f"{positives:,}, {positives / max(1, report.queries):.1f} a query"),
@@ -53,13 +55,26 @@ def _summary(report: "LabelReport") -> str:
     gold = found["agreement_with_gold"]
     if gold is not None:
         named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")
+        scale = found["gold"]
         rows.append(("gold", f"{gold['pairs']:,} pairs: {named}"))
+        rows.append(("", f"relevant from grade {scale['relevant_from']} ({scale['chosen_by']})"))
+        rows.append(("", _account(accounts["gold"], 1)))
         systems = found["systems"]
         rows.append(("systems", f"{len(systems['systems'])} ranked: kendall_tau {systems['kendall_tau']}"))
+    if encoded := sum(found["percent_encoded_ids"].values()):
+        rows.append(("ids", f"{encoded:,} have white space, which is percent-encoded in qrels.tsv"))
     if report.pushed is not None:
-        rows.append(("sent to", report.pushed))
+        rows.append(("pushed to", report.pushed))
     files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))
     return f"{report.folder}\n{format_table([*rows, ('files', files)])}"
+
+
+def _account(account: Mapping[str, Any], came_in: int) -> str:
+    """An account in words; its first counts, so many, are what came in."""
+    from data_pipeline.weak_labels.accounts import describe
+
+    parts = list(account.items())
+    return f"{describe(dict(parts[:came_in]))}: {describe(dict(parts[came_in:]))}"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,6 +19,7 @@ from data_pipeline.errors import DataPipelineError, JudgeError
 from data_pipeline.utils import progress_bar
 from data_pipeline.weak_labels.judge.base import STATUSES, CallFailed, Judge, Judgement, Pair, judgement_key
 from data_pipeline.weak_labels.judge.breaker import Breaker
+from data_pipeline.weak_labels.judge.reply import MOST_SHOWN
 from data_pipeline.weak_labels.judge.retry import RetryPolicy
 from data_pipeline.weak_labels.judge.settings import JudgeConfig
 from data_pipeline.weak_labels.state import Judged, State
@@ -54,6 +55,26 @@ class JudgeSummary:
     def to_json(self) -> dict[str, Any]:
         """For the record of a run."""
         return asdict(self)
+
+
+def no_label_error(name: str, statuses: Mapping[str, int], example: Judgement | None) -> JudgeError:
+    """The error of a run whose judge gave no label at all.
+
+    Args:
+        name: name of the judge.
+        statuses: pairs by status; none of them is `ok`.
+        example: one of the failures.
+    """
+    failures = ", ".join(f"{statuses[status]:,} {status}" for status in STATUSES if statuses.get(status))
+    shown = ""
+    if example is not None:
+        answer = "" if example.answer is None else f", answer {example.answer[:MOST_SHOWN]!r}"
+        shown = f" For example: {example.reason[:MOST_SHOWN]}{answer}."
+    return JudgeError(
+        f"{name} gave no label at all ({failures}), so no output was written; outputs of an earlier run stay as they "
+        f"are.{shown} Check the model and the settings of the judge, then run the same command again: all these pairs "
+        "are asked about again."
+    )
 
 
 def run_judge(

@@ -1,4 +1,4 @@
-"""A whole run of weak labels: every knob, in the sections of its stages."""
+"""Settings of a run of weak labels, in a section for each stage."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -57,11 +57,11 @@ class QueriesConfig(Section):
     path: Path | None = None
     """The file."""
     id_field: str = "query_id"
-    """The field with the id."""
+    """The field with the id; texts and whole numbers serve."""
     text_field: str = "query"
     """The field with the text."""
     max_queries: int | None = Field(None, ge=1)
-    """Only so many, from the first."""
+    """Number of queries that are used, from the first; none: all."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
@@ -73,40 +73,40 @@ class QueriesConfig(Section):
 
 
 class FoldersConfig(Section):
-    """Parts of the work folder that are to lie elsewhere; none: in it."""
+    """Folders for parts of a run; each is inside work_dir unless it is set."""
 
     records: Path | None = None
-    """What is fetched from the hub."""
+    """Folder of records that were fetched from the hub."""
     passages: Path | None = None
-    """Copies of passages that can be mapped."""
+    """Folder of memory-mapped copies of passages."""
     indexes: Path | None = None
-    """The BM25 index, and vectors of passages."""
+    """Folder of the BM25 index and of the vectors of passages."""
     state: Path | None = None
-    """The state of all runs."""
+    """Folder of the state of all runs."""
 
 
 class LoggingConfig(Section):
-    """What the command says."""
+    """Settings of the log."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least that is said."""
+    """Minimum log level."""
     file: Path | None = None
-    """Also goes there, with times."""
+    """Log file with timestamps."""
 
 
 class OutputConfig(Section):
-    """What is written."""
+    """Settings of the output files."""
 
     zeros: bool = True
-    """qrels: also passages that were judged not relevant."""
+    """Whether qrels.tsv has passages that were judged not relevant."""
     training_negatives: int = Field(3, ge=0)
-    """training.parquet: negatives of a row; queries with fewer are left out of it."""
+    """Negatives in a row of training.parquet; queries with fewer are left out of that file."""
     beir: bool = False
-    """Also a folder in BEIR's layout, with all passages."""
+    """Whether a folder in BEIR's layout is written too, with all passages and queries."""
     qrels_path: Path | None = None
-    """qrels.tsv once more, under this name."""
+    """File that qrels.tsv is copied to."""
     triples_path: Path | None = None
-    """triples.jsonl once more, under this name."""
+    """File that triples.jsonl is copied to."""
 
 
 class LabelConfig(Section):
@@ -117,13 +117,17 @@ class LabelConfig(Section):
     work_dir: Path = Path("data/weak_labels")
     """Indexes, the state of all runs, and their outputs."""
     folders: FoldersConfig = FoldersConfig()
-    """Parts of it that are to lie elsewhere."""
+    """Folders for parts of a run outside work_dir."""
     passages: SourceConfig = SourceConfig()
     """Where the passages come from."""
     queries: QueriesConfig
     """The queries."""
     gold: Path | Literal["sample"] | None = None
-    """Judgements of people (TREC qrels): to calibrate the judge `similarity`, and to measure agreement with."""
+    """Judgements of people, in the form of TREC, MS MARCO, BEIR or MTEB: to calibrate the judge `similarity`, and to
+    measure agreement with."""
+    gold_relevant: int | None = Field(None, ge=1)
+    """The lowest grade of gold that counts as relevant; none: 1 if the highest grade is 1 or 2, and 2 if it is 3 or
+    more (TREC Deep Learning, 0 to 3)."""
     runs: tuple[Path, ...] = ()
     """TREC runs of retrieval systems, ranked in the report under the labels and under gold, beside the run's own."""
     candidates: CandidateConfig = CandidateConfig()
@@ -141,11 +145,11 @@ class LabelConfig(Section):
     negatives: NegativesConfig = NegativesConfig()
     """Which judged passages become hard negatives."""
     output: OutputConfig = OutputConfig()
-    """What is written."""
+    """The output files."""
     push: PushConfig = PushConfig()
     """Send the outputs to the hub; not unless asked for."""
     logging: LoggingConfig = LoggingConfig()
-    """What the command says."""
+    """Settings of the log."""
 
     @property
     def records_dir(self) -> Path:
@@ -171,6 +175,8 @@ class LabelConfig(Section):
     def _parts_fit(self) -> Self:
         if self.judge.judge == "similarity" and self.gold is None:
             raise ValueError("judge.judge similarity needs gold: its thresholds are calibrated on it")
+        if self.gold_relevant is not None and self.gold is None:
+            raise ValueError("gold_relevant needs gold: it says which grades of gold are relevant")
         if self.runs and self.gold is None:
             raise ValueError("runs needs gold: systems are ranked under it and under the labels")
         if len({path.name for path in self.runs}) != len(self.runs):

@@ -22,6 +22,7 @@ from data_pipeline.store.columns import make_once
 from data_pipeline.utils import atomic_write_bytes, batched, encodable, sha256_of_file, sha256_of_json
 from data_pipeline.weak_labels.candidate_config import PassagesConfig
 from data_pipeline.weak_labels.chunks import Chunker
+from data_pipeline.weak_labels.ids import read_id
 from data_pipeline.weak_labels.passages import SCHEMA, Passages
 
 _FORMAT = 1
@@ -35,6 +36,8 @@ class Record(NamedTuple):
     id: str
     text: str
     document: str
+    has_title: bool = False
+    """Whether the record has the field of the title, whatever is in it."""
 
 
 def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None = None) -> Passages:
@@ -50,7 +53,7 @@ def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None =
     """
     config = config or PassagesConfig()
     key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens", "min_tokens"})
-    return _opened(path, work_dir, key, lambda: map(_whole, read_records(path, config)))
+    return _opened(path, work_dir, key, lambda: map(_whole, _titled(read_records(path, config), path, config)))
 
 
 def passages_of_documents(
@@ -73,7 +76,9 @@ def passages_of_documents(
     config = config or PassagesConfig()
     chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
     key = config.model_dump(mode="json", exclude={"document_field"}) | {"tokenizer": sha256_of_json(tokenizer.to_str())}
-    return _opened(path, work_dir, key, lambda: _cut(read_records(path, config), chunker, config.min_tokens))
+    return _opened(
+        path, work_dir, key, lambda: _cut(_titled(read_records(path, config), path, config), chunker, config.min_tokens)
+    )
 
 
 def read_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
@@ -120,7 +125,21 @@ def _write(rows: Callable[[], Iterator[tuple[Any, ...]]], hashed: Path, temporar
 
 
 def _whole(record: Record) -> tuple[Any, ...]:
-    return (*record, None, None)
+    return (record.id, record.text, record.document, None, None)
+
+
+def _titled(records: Iterable[Record], path: Path, config: PassagesConfig) -> Iterator[Record]:
+    """The same records; it is an error if none of them has the field of the title."""
+    count = titled = 0
+    for record in records:
+        count += 1
+        titled += record.has_title
+        yield record
+    if config.title_field and count and not titled:
+        raise SourceError(
+            f"passages.title_field: none of the {count:,} records of {path} has a field {config.title_field!r}; name "
+            "the field with the title, or leave title_field out"
+        )
 
 
 def _cut(records: Iterable[Record], chunker: Chunker, min_tokens: int) -> Iterator[tuple[Any, ...]]:
@@ -152,24 +171,16 @@ def _raw_records(path: Path, config: PassagesConfig) -> Iterator[tuple[str, Mapp
 
 
 def _record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> Record:
-    identity = _id(record, config.id_field, where)
+    identity = read_id(_field(record, config.id_field, where), config.id_field, where)
     text = _text(record, config.text_field, where)
-    if config.title_field:
+    has_title = config.title_field is not None and config.title_field in record
+    if config.title_field and record.get(config.title_field) is not None:
         title = _text(record, config.title_field, where)
         text = f"{title}\n{text}" if title and text else title or text
     document = identity
     if config.document_field and record.get(config.document_field) is not None:
-        document = _id(record, config.document_field, where)
-    return Record(identity, text, document)
-
-
-def _id(record: Mapping[str, Any], name: str, where: str) -> str:
-    found = _field(record, name, where)
-    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
-        raise SourceError(f"{where}: the id {name!r} must be a text or a whole number, found {str(found)[:40]!r}")
-    if not str(found).isprintable():
-        raise SourceError(f"{where}: the id {found!r} has control characters; give it another")
-    return str(found)
+        document = read_id(record[config.document_field], config.document_field, where)
+    return Record(identity, text, document, has_title)
 
 
 def _text(record: Mapping[str, Any], name: str, where: str) -> str:
