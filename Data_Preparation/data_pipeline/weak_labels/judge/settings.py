@@ -1,7 +1,7 @@
-"""Every knob of the judge, once."""
+"""Settings of the judge."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -12,19 +12,30 @@ _OWN_KEYS = {"messages", "model", "max_tokens", "max_completion_tokens", "temper
 
 
 class JudgeConfig(Section):
-    """Who judges, what it is asked, and how failures are met."""
+    """The judge, its requests, and how failures are handled."""
 
     judge: Literal["llm", "similarity"] = "llm"
     """llm: a model behind an OpenAI-compatible server; similarity: cosine of embeddings with thresholds
     from gold judgements, which needs no server and is no LLM."""
     base_url: str = "http://127.0.0.1:8080/v1"
-    """Of the server, up to /v1; the full address of its chat completions is understood too."""
+    """Address of the server, up to /v1; the full address of its chat completions is understood too."""
     model: str = ""
-    """Name of the model, as the server knows it; empty: the only one the server lists."""
+    """Name of the model, as the server lists it; empty: the only one that it lists."""
     api_key_env: str | None = None
     """Environment variable with the key; none: the server needs none. The key itself is kept nowhere."""
     mode: Literal["binary", "graded"] = "binary"
     """binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are relevant."""
+    temperature: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = "auto"
+    """Sampling temperature; auto: 0, and not sent to a server that refuses it; null: never sent."""
+    system_role: Literal["auto"] | bool = "auto"
+    """Whether the instructions are a system message; false: they stand in front of the user's message; auto: false
+    where a server refuses the system role."""
+    logprobs: Literal["auto"] | bool = "auto"
+    """Whether probabilities of the labels are asked for; auto: where the server gives them."""
+    limit_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """Name of the parameter that limits the answer; auto: the one that the server takes."""
+    reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Tokens for reasoning before the answer, which is cut off; auto: none, and 2048 for a model that reasons."""
     timeout_s: float = Field(30.0, gt=0)
     """How long one call may take from its first byte to its last, in seconds."""
     slots: int = Field(20, ge=1)
@@ -43,7 +54,7 @@ class JudgeConfig(Section):
     passage_tokens: int | None = Field(None, ge=1)
     """Tokens of `tokenizer` after which a passage is cut for the judge, which is recorded; none: never cut."""
     passage_chars: int | None = Field(None, ge=1)
-    """The same in characters."""
+    """Characters after which a passage is cut for the judge, which is recorded; none: never cut."""
     tokenizer: str | None = None
     """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
     breaker_window: int = Field(50, ge=1)
@@ -57,7 +68,7 @@ class JudgeConfig(Section):
     flush_answers: int = Field(256, ge=1)
     """The same in answers: whichever comes first."""
     seed: int = 0
-    """Of the random waits; no label depends on it."""
+    """Seed of the random waits; no label depends on it."""
 
     @field_validator("base_url")
     @classmethod
@@ -86,6 +97,8 @@ class JudgeConfig(Section):
             raise ValueError("passage_tokens needs a tokenizer to count with; name the judge's, or use passage_chars")
         if self.passage_tokens is not None and self.passage_chars is not None:
             raise ValueError("passage_tokens and passage_chars are two limits for one thing; set one of them")
+        if self.logprobs is True and self.reasoning_tokens not in ("auto", 0):
+            raise ValueError("logprobs are those of an answer's first token, which reasoning takes; set one of them")
         if taken := sorted(_OWN_KEYS & self.extra_body.keys()):
             raise ValueError(f"extra_body: {', '.join(taken)} is set by the judge itself; leave it out")
         return self
