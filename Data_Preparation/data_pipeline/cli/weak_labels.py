@@ -16,6 +16,9 @@ from data_pipeline.utils import configure_logging, format_table
 if TYPE_CHECKING:
     from data_pipeline.weak_labels.label import LabelReport
 
+_ROWS_OF = ("training.parquet", "margins.parquet")
+"""Files whose rows are accounted for."""
+
 
 def _label(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.weak_labels.label import label
@@ -42,7 +45,7 @@ def _summary(report: "LabelReport") -> str:
         ("passages", _account(accounts["passages"], 1)),
         ("queries", f"{report.queries:,} used; {_account(accounts['queries'], 2)}"),
         ("pairs", f"{report.pairs:,}: {statuses or 'none'}; {_account(accounts['pairs'], 1)}"),
-        ("calls", f"{done.calls:,}, {done.known:,} pairs were answered before"),
+        ("calls", f"{done.calls:,}; {done.known:,} pairs had an answer from an earlier call"),
         ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in found["grades"].items()) or "none"),
         ("positives", f"{positives:,}, {positives / max(1, report.queries):.1f} a query"),
         (
@@ -50,8 +53,9 @@ def _summary(report: "LabelReport") -> str:
             f"{found['negatives']:,}; {found['queries_short_of_negatives']:,} queries have fewer than asked for",
         ),
     ]
+    rows += [(file.removesuffix(".parquet"), _account(accounts[file], 1)) for file in _ROWS_OF]
     if done.stopped:
-        rows.append(("stopped", f"{done.stopped} was reached; run again to go on"))
+        rows.append(("stopped", f"{done.stopped} was reached; run the same command again to resume"))
     gold = found["agreement_with_gold"]
     if gold is not None:
         named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")

@@ -4,6 +4,7 @@ All results are in one state file, and outputs are rendered from it. A run that 
 the bytes of an undisturbed run's.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.embeddings import Embedder
+from data_pipeline.errors import SourceError
+from data_pipeline.weak_labels.accounts import describe
 from data_pipeline.weak_labels.candidates import Candidate as Found
 from data_pipeline.weak_labels.candidates import Finder, open_finder
 from data_pipeline.weak_labels.judge import STATUSES, Judge, Pair, load_judge
@@ -90,6 +93,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
         pairs = _pairs(config, passages, queries, finder, state, searches)
         summary = run_judge(pairs, judge, state, config.run, config.judge)
         _require_a_label(config, judge, state)
+        _require_a_candidate(config, searches, state)
         figures = render(config, Inputs(passages, len(read), len(queries), gold, runs, searches), state)
         state.finish_run(config.run, {"judging": summary.to_json(), **figures})
     folder = config.work_dir / config.run
@@ -105,6 +109,17 @@ def _require_a_label(config: LabelConfig, judge: Judge, state: State) -> None:
         return
     judged = (pair.judgement for pair in state.judged_pairs(config.run))
     raise no_label_error(judge.name, statuses, next(one for one in judged if one is not None))
+
+
+def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) -> None:
+    """Refuse to write outputs of a run whose queries all found nothing."""
+    reasons = Counter(searches.without.values())
+    if not searches.without or searches.found or sum(state.counts(config.run).values()):
+        return
+    raise SourceError(
+        f"none of the {len(searches.without):,} queries has a candidate ({describe(reasons)}), so there is nothing to "
+        "judge and no output was written. Check queries.text_field, passages.text_field and candidates.language."
+    )
 
 
 def _decisive(config: LabelConfig, passages: Passages) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Judgements come in the forms that TREC, MS MARCO, BEIR, MTEB and data sets of th
 
     q1 0 p7 1                                          TREC: query, iteration (not used), passage, grade
     query-id<TAB>corpus-id<TAB>score                   BEIR: three columns, with or without this header
-    {"query-id": "q1", "corpus-id": "p7", "score": 1}  MTEB: JSON Lines
+    {"query-id": "q1", "corpus-id": "p7", "score": 1}  MTEB: JSON Lines, or parquet with these columns
 
 A run has TREC's six columns. Columns are separated by tabs, or by any white space; a byte-order mark, Windows line
 ends, empty lines and .gz files are understood. A line that cannot be read is an error that names it.
@@ -19,6 +19,9 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_pipeline.errors import SourceError
 from data_pipeline.weak_labels.ids import check_id, read_id
@@ -36,6 +39,7 @@ _PASSAGE_FIELDS = ("corpus-id", "corpus_id", "passage-id", "passage_id", "doc_id
 _GRADE_FIELDS = ("score", "relevance", "grade", "label", "rel")
 _WHOLE = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 _MOST_SHOWN = 80
+_ROWS = 10_000
 
 Value = TypeVar("Value", int, float)
 _Row: TypeAlias = tuple[int, str, str, Value]
@@ -50,7 +54,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     Raises:
         SourceError: the file cannot be read or is empty, a line has another form, or a pair has two grades.
     """
-    return _collect(_qrels_rows(path), path, "judgements", "grade")
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _qrels_rows(path)
+    return _collect(rows, path, "judgements", "grade")
 
 
 def read_run(path: Path) -> dict[str, dict[str, float]]:
@@ -122,19 +127,39 @@ def _json_row(text: str, where: str, line: int) -> _Row[int]:
         raise SourceError(f"{where}: not JSON: {error}. Repair or remove that line.") from error
     if not isinstance(record, dict):
         raise SourceError(f"{where}: expected a JSON object, found {text[:_MOST_SHOWN]!r}")
-    values = {}
-    for names in (_QUERY_FIELDS, _PASSAGE_FIELDS, _GRADE_FIELDS):
-        name = next((name for name in names if name in record), None)
-        if name is None:
-            raise SourceError(
-                f"{where}: expected a field {names[0]!r} (or {', '.join(names[1:])}), found "
-                f"{', '.join(map(str, record)) or 'none'}"
-            )
-        values[names] = name, record[name]
-    query_id, passage_id = (
-        read_id(value, name, where) for name, value in (values[_QUERY_FIELDS], values[_PASSAGE_FIELDS])
+    return _record_row(record, where, line)
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row[int]]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield _record_row(record, f"{path}, row {number}", number)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path} cannot be read as parquet after row {number}: {error}") from error
+
+
+def _record_row(record: Mapping[str, Any], where: str, line: int) -> _Row[int]:
+    query_field, passage_field, grade_field = (
+        _field(record, names, where) for names in (_QUERY_FIELDS, _PASSAGE_FIELDS, _GRADE_FIELDS)
     )
-    return line, query_id, passage_id, _grade(values[_GRADE_FIELDS][1], where)
+    query_id = read_id(record[query_field], query_field, where)
+    passage_id = read_id(record[passage_field], passage_field, where)
+    return line, query_id, passage_id, _grade(record[grade_field], where)
+
+
+def _field(record: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """The first of some names that a record has."""
+    name = next((name for name in names if name in record), None)
+    if name is None:
+        raise SourceError(
+            f"{where}: expected a field {names[0]!r} (or {', '.join(names[1:])}), found "
+            f"{', '.join(map(str, record)) or 'none'}"
+        )
+    return name
 
 
 def _grade(value: Any, where: str) -> int:

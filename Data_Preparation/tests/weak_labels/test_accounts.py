@@ -101,6 +101,17 @@ def test_queries_beyond_max_queries_and_of_earlier_calls_are_counted(settings):
     assert sum(again["queries_by_positives"].values()) == 8
 
 
+def test_queries_that_all_find_nothing_are_an_error_and_no_empty_output(settings, tmp_path):
+    before = {path.name: path.read_bytes() for path in made(settings).folder.iterdir() if path.is_file()}
+    (tmp_path / "none.jsonl").write_text('{"query_id": "a", "query": "???"}\n{"query_id": "b", "query": "zebra"}\n')
+    message = r"none of the 2 queries has a candidate \(1 no words to search, 1 no passage matches\).*text_field"
+    with pytest.raises(SourceError, match=message):
+        made(settings, queries={"path": str(tmp_path / "none.jsonl")}, run="none", gold=None)
+    assert not (tmp_path / "w" / "none").exists()
+    folder = tmp_path / "w" / "weak_labels"
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_a_run_that_stops_early_says_which_queries_were_not_searched(settings):
     report = made(settings, sampling={"strata": []}, run="none")
     account = report.figures["accounts"]["queries"]["without_candidates"]

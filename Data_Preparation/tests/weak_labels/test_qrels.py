@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.errors import SourceError
@@ -72,6 +74,19 @@ def test_a_line_that_cannot_be_read_is_named(text, message, tmp_path):
     with pytest.raises(SourceError, match=message) as caught:
         read_qrels(path)
     assert str(path) in str(caught.value)
+
+
+def test_judgements_in_parquet_are_read(tmp_path):
+    path = tmp_path / "test.parquet"
+    rows = [{"query-id": "q1", "corpus-id": "a", "score": 1.0}, {"query-id": "q1", "corpus-id": "b", "score": 0.0}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert read_qrels(path) == {"q1": {"a": 1, "b": 0}}
+    pq.write_table(pa.Table.from_pylist([rows[0] | {"score": 0.5}]), path)
+    with pytest.raises(SourceError, match="row 1: a grade is a whole number"):
+        read_qrels(path)
+    path.write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(SourceError, match="cannot be read as parquet after row 0"):
+        read_qrels(path)
 
 
 def test_a_file_that_cannot_be_read_is_no_empty_file(tmp_path):

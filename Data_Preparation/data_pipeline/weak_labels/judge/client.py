@@ -231,7 +231,8 @@ class LLMJudge:
                 return Completion(self._served_or_empty(), {}, "", failure.text or failure.code, None, None)
             raise self._failed(failure, asked) from None
         except (self._openai.APITimeoutError, TimeoutError):
-            raise CallFailed(f"no answer within {self._config.timeout_s:g} s") from None
+            longer = "; a model that reasons may need a longer judge.timeout_s" if asked.reasoning_tokens else ""
+            raise CallFailed(f"no answer within {self._config.timeout_s:g} s{longer}") from None
         except self._openai.OpenAIError as error:
             cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
             raise CallFailed(self._clean(f"{error}{cause}")[:MOST_SHOWN]) from None
