@@ -53,7 +53,11 @@ def _summary(report: "LabelReport") -> str:
             f"{found['negatives']:,}; {found['queries_short_of_negatives']:,} queries have fewer than asked for",
         ),
     ]
-    rows += [(file.removesuffix(".parquet"), _account(accounts[file], 1)) for file in _ROWS_OF]
+    rows += [
+        (file.removesuffix(".parquet"), _account(accounts[file], 1))
+        for file in _ROWS_OF
+        if any(accounts[file].values())
+    ]
     if done.stopped:
         rows.append(("stopped", f"{done.stopped} was reached; run the same command again to resume"))
     gold = found["agreement_with_gold"]

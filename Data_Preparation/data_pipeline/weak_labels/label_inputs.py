@@ -19,6 +19,7 @@ from data_pipeline.weak_labels.gold import Gold, known_in, make_gold, match_gold
 from data_pipeline.weak_labels.hub_records import fetch_records
 from data_pipeline.weak_labels.ids import has_white_space, read_id, refuse_same_spelling, resolve
 from data_pipeline.weak_labels.judge import RELEVANT, Thresholds, calibrate
+from data_pipeline.weak_labels.judge.similarity import cosine
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
 from data_pipeline.weak_labels.passage_files import passages_of_documents, passages_of_file
 from data_pipeline.weak_labels.passages import Passages, passages_of_dataset
@@ -217,7 +218,7 @@ def thresholds_of(
     left = dict(zip(names, encode(embedder, [queries[name] for name in names], query=True), strict=True))
     rows = list(dict.fromkeys(row for _, row, _ in known))
     right = dict(zip(rows, encode(embedder, passages.texts(np.array(rows))), strict=True))
-    cosines = [float(left[query_id] @ right[row]) for query_id, row, _ in known]
+    cosines = [cosine(left[query_id], right[row]) for query_id, row, _ in known]
     found = calibrate(cosines, [grade for _, _, grade in known])
     logger.info("Judge similarity (no LLM), calibrated on %d gold judgements: %s", len(known), found)
     return found

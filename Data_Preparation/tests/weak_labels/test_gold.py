@@ -133,6 +133,28 @@ def test_the_judge_similarity_is_calibrated_on_every_scale(folder, grades, relev
     assert found["grades"]["3"] == QUERIES
 
 
+def test_a_gold_pair_reaches_the_threshold_that_was_made_of_it(tmp_path):
+    """Calibrated in single precision and judged in double, the pair on the threshold was missed."""
+    words = [f"word{number}" for number in range(40)]
+    for number in range(12):
+        text = " ".join(words[number : number + 5 + number])
+        (tmp_path / "c.jsonl").write_text(json.dumps({"doc_id": "p", "text": text}) + "\n")
+        (tmp_path / "q.jsonl").write_text(json.dumps({"query_id": "q", "query": " ".join(text.split()[:3])}) + "\n")
+        (tmp_path / "gold.txt").write_text("q 0 p 1\n")
+        config = LabelConfig.model_validate(
+            {
+                "work_dir": tmp_path / str(number),
+                "passages": {"source": "file", "path": tmp_path / "c.jsonl"},
+                "queries": {"path": tmp_path / "q.jsonl"},
+                "gold": tmp_path / "gold.txt",
+                "candidates": {"fusion": "bm25", "bm25_backend": "numpy", "embedding": {"model_name": "hashing"}},
+                "negatives": {"margin_score": "bm25"},
+                "judge": {"judge": "similarity"},
+            }
+        )
+        assert label(config).figures["grades"] == {"3": 1}
+
+
 def test_the_cost_of_a_prefilter_is_measured_on_the_scale_of_gold(folder):
     rule = {"prefilter": {"min_words": 99}}
     for grades, relevant, cost in (
