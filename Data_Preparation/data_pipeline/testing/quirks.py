@@ -41,7 +41,7 @@ def _error(status: int, message: str, parameter: str | None = None, code: str | 
 
 
 def _max_completion_tokens_only(body: Body) -> Refusal | None:
-    """OpenAI's models since the o-series."""
+    """Refuse max_tokens, as OpenAI's models since the o-series do."""
     message = (
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
     )
@@ -49,49 +49,49 @@ def _max_completion_tokens_only(body: Body) -> Refusal | None:
 
 
 def _max_tokens_only(body: Body) -> Refusal | None:
-    """Older servers that check their input."""
+    """Refuse max_completion_tokens, as older servers that check their input do."""
     message = "body.max_completion_tokens: Extra inputs are not permitted"
     return _error(422, message) if "max_completion_tokens" in body else None
 
 
 def _default_temperature_only(body: Body) -> Refusal | None:
-    """GPT-5 and the o-series."""
+    """Refuse any temperature but the default, as GPT-5 and the o-series do."""
     message = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported."
     return _error(400, message, "temperature", "unsupported_value") if body.get("temperature", 1) != 1 else None
 
 
 def _logprobs_forbidden(body: Body) -> Refusal | None:
-    """Hosted models; the status is that of a wrong key."""
+    """Refuse log-probabilities with the status of a wrong key, as hosted models do."""
     return _error(403, "You are not allowed to request logprobs from this model") if body.get("logprobs") else None
 
 
 def _logprobs_unsupported(body: Body) -> Refusal | None:
-    """Groq, and reasoning models."""
+    """Refuse log-probabilities, as Groq and reasoning models do."""
     message = "logprobs are not supported with this model"
     return _error(400, message, "logprobs", "unsupported_parameter") if body.get("logprobs") else None
 
 
 def _few_logprobs(body: Body) -> Refusal | None:
-    """Servers with another maximum."""
+    """Refuse more than five log-probabilities."""
     message = "top_logprobs must be between 0 and 5"
     return _error(400, message, "top_logprobs") if body.get("top_logprobs", 0) > 5 else None
 
 
 def _system_role_refused(body: Body) -> Refusal | None:
-    """Gemma behind vLLM, whose errors have another form."""
+    """Refuse the system role in the form of vLLM's errors, as Gemma does."""
     if body["messages"][0]["role"] != "system":
         return None
     return 400, {"object": "error", "message": "System role not supported", "type": "BadRequestError", "code": 400}
 
 
 def _roles_alternate(body: Body) -> Refusal | None:
-    """Older Mistral templates."""
+    """Refuse the system role, as older Mistral templates do."""
     message = "Conversation roles must alternate user/assistant/user/assistant/..."
     return _error(400, message) if body["messages"][0]["role"] == "system" else None
 
 
 def _reasons_with_an_error(body: Body) -> Refusal | None:
-    """The o-series: a limit that the reasoning reaches is an error."""
+    """Refuse a token limit that the reasoning reaches, as the o-series does."""
     message = (
         "Could not finish the message because max_tokens or model output limit was reached. "
         "Please try again with higher max_tokens."
@@ -100,24 +100,24 @@ def _reasons_with_an_error(body: Body) -> Refusal | None:
 
 
 def _least_tokens(body: Body) -> Refusal | None:
-    """Servers with a smallest limit."""
+    """Refuse a token limit below 16."""
     message = "Invalid 'max_tokens': integer below minimum value. Expected a value of at least 16."
     return _error(400, message, "max_tokens") if token_limit(body) < 16 else None
 
 
 def _refuses_without_reason(body: Body) -> Refusal | None:
-    """A gateway that drops the message: everything but the plainest request is a bad one."""
+    """Refuse everything but the plainest request, without a reason."""
     plain = {"messages", "model", "max_tokens"}
     return _error(400, "Bad Request") if body.keys() - plain or body["messages"][0]["role"] == "system" else None
 
 
 def _model_missing(body: Body) -> Refusal | None:
-    """Ollama, without the model."""
+    """Refuse every request, as Ollama does without the model."""
     return _error(404, f'model "{body["model"]}" not found, try pulling it first')
 
 
 def _wait_in_the_text(body: Body) -> Refusal | None:
-    """A rate limit without a Retry-After header."""
+    """Refuse every request with a rate limit, whose pause is in the text alone."""
     del body
     return _error(429, "Rate limit reached for requests. Please try again in 20ms.", None, "rate_limit_exceeded")
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on this machine that misbehaves on demand."""
+"""A local OpenAI-compatible server with scripted faults and quirks."""
 
 import json
 import socket
@@ -60,11 +60,11 @@ class Request:
     system: str
     user: str
     body: dict[str, Any]
-    """As it came."""
+    """The body of the request."""
     fault: Fault | None
-    """What was done to it."""
+    """The fault of the reply."""
     at_s: float
-    """When it came, in seconds of `time.monotonic`."""
+    """Time of arrival in seconds of `time.monotonic`."""
 
 
 @dataclass
@@ -75,9 +75,9 @@ class JudgeServer:
     requests: list[Request] = field(default_factory=list)
     """All chat requests, in the order in which they came. Keys are not in them."""
     with_key: int = 0
-    """Requests that came with the key that was asked for."""
+    """Number of requests with the right key."""
     most_at_once: int = 0
-    """Requests that were being answered at the same time, at most."""
+    """Maximum number of requests at the same time."""
 
     @property
     def users(self) -> list[str]:
@@ -148,10 +148,10 @@ class _Server(ThreadingHTTPServer):
         self.now = 0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are no news."""
+        """Ignore clients that disconnect."""
 
     def admit(self, body: dict[str, Any]) -> Request:
-        """Write a request down, and see what is to go wrong with it."""
+        """Record a request, and find its fault."""
         system, user = split_instructions([{**one, "content": str(one["content"])} for one in body["messages"]])
         with self.lock:
             number = len(self.state.requests)
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *arguments: Any) -> None:
-        """Tests have their own logs."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         """The list of models."""

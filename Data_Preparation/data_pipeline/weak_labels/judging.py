@@ -1,4 +1,4 @@
-"""Keeps a judge busy: a fixed number of calls in flight over all queries, results on disk as they come.
+"""Judging of pairs: a fixed number of calls in flight over all queries, with results written to disk as they come.
 
     pairs --(a thread)--> answered before? --no--> queue --> slots: call, try again --> one transaction --> report
 
@@ -31,29 +31,29 @@ Report = Callable[[Sequence[Judged]], None]
 
 @dataclass
 class JudgeSummary:
-    """What became of the pairs of one run."""
+    """Counts of the pairs and calls of one run."""
 
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
-    """Pairs by status, those answered before included."""
+    """Pairs by status, including those with an answer from an earlier call."""
     known: int = 0
-    """Pairs whose answer was there before."""
+    """Pairs with an answer from an earlier call."""
     calls: int = 0
-    """Calls for pairs, further tries included."""
+    """Calls for pairs, including retries."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     wall_s: float = 0.0
     slot_use: float = 0.0
     """Share of the slots' time, from first call to last, that a call was in flight; 0 to 1."""
     stopped: str = ""
-    """Why pairs were left over: max_calls, or nothing."""
+    """Reason why pairs were left over: max_calls, or empty."""
 
     @property
     def labels(self) -> int:
-        """Pairs that have a grade."""
+        """Number of pairs with a grade."""
         return self.statuses["ok"]
 
     def to_json(self) -> dict[str, Any]:
-        """For the record of a run."""
+        """The summary as JSON, for the record of a run."""
         return asdict(self)
 
 
@@ -87,7 +87,7 @@ def run_judge(
     total: int | None = None,
     on_recorded: Report | None = None,
 ) -> JudgeSummary:
-    """`judge_pairs` for callers that run no event loop."""
+    """Run `judge_pairs` in an event loop of its own."""
     work = judge_pairs(pairs, judge, state, run_id, config, total=total, on_recorded=on_recorded)
     return asyncio.run(work)
 
@@ -102,7 +102,7 @@ async def judge_pairs(
     total: int | None = None,
     on_recorded: Report | None = None,
 ) -> JudgeSummary:
-    """Judge pairs, and keep what the judge says.
+    """Judge pairs, and keep the judgements.
 
     Memory does not grow with the number of pairs. Two pairs with the same texts are judged once.
 

@@ -18,22 +18,22 @@ from data_pipeline.weak_labels.sampling import SamplingConfig
 
 
 class SourceConfig(PassagesConfig):
-    """Where the passages come from."""
+    """Source of the passages."""
 
     source: Literal["store", "file", "documents", "hub"] = "store"
     """store: paragraphs of a data folder of ours, with their vectors; file: JSON Lines or parquet, a passage a record;
     documents: the same, or a data set of the hub, cut into windows of tokens; hub: a data set of the hub, a passage a
     record."""
     hub: HubConfig = HubConfig()
-    """hub, documents: which data set."""
+    """hub, documents: the dataset."""
     path: Path | None = None
     """file, documents: the file, or a folder of them."""
     data_dir: Path = Path("data")
     """store: the data folder."""
     corpus: str | None = None
-    """store: which corpus of it; none: the only one, or the embedded one."""
+    """store: name of the corpus; none: the only one, or the embedded one."""
     split: Split = "train"
-    """store: which split."""
+    """store: split of the corpus."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
@@ -51,9 +51,9 @@ class QueriesConfig(Section):
     """The queries."""
 
     source: Literal["file", "hub", "sample"] = "file"
-    """file: JSON Lines; hub: a data set of the hub; sample: those of the bundled sample."""
+    """file: JSON Lines; hub: a dataset of the hub; sample: the queries of the bundled sample."""
     hub: HubConfig = HubConfig()
-    """hub: which data set."""
+    """hub: the dataset."""
     path: Path | None = None
     """The file."""
     id_field: str = "query_id"
@@ -113,13 +113,13 @@ class LabelConfig(Section):
     """A whole `weak_labels.yaml`."""
 
     run: FolderName = "weak_labels"
-    """Names the run, and its folder of outputs."""
+    """Name of the run and of its folder of outputs."""
     work_dir: Path = Path("data/weak_labels")
-    """Indexes, the state of all runs, and their outputs."""
+    """Folder of indexes, of the state of all runs, and of their outputs."""
     folders: FoldersConfig = FoldersConfig()
     """Folders for parts of a run outside work_dir."""
     passages: SourceConfig = SourceConfig()
-    """Where the passages come from."""
+    """Source of the passages."""
     queries: QueriesConfig
     """The queries."""
     gold: Path | Literal["sample"] | None = None
@@ -131,15 +131,15 @@ class LabelConfig(Section):
     runs: tuple[Path, ...] = ()
     """TREC runs of retrieval systems, ranked in the report under the labels and under gold, beside the run's own."""
     candidates: CandidateConfig = CandidateConfig()
-    """How candidates are found."""
+    """Search for candidates."""
     rerank: RerankConfig = RerankConfig()
-    """A cross-encoder over the best of them."""
+    """Reranking of the best candidates by a cross-encoder."""
     sampling: SamplingConfig = SamplingConfig()
-    """Which of them are judged."""
+    """Sampling of the candidates that are judged."""
     prefilter: PrefilterConfig = PrefilterConfig()
-    """Which of those are not judged after all; off unless asked for."""
+    """Rules for sampled candidates that are not judged; none by default."""
     judge: JudgeConfig = JudgeConfig()
-    """Who judges."""
+    """The judge."""
     positives: PositivesConfig = PositivesConfig()
     """Which of those judged relevant become positives."""
     negatives: NegativesConfig = NegativesConfig()
@@ -147,28 +147,28 @@ class LabelConfig(Section):
     output: OutputConfig = OutputConfig()
     """The output files."""
     push: PushConfig = PushConfig()
-    """Send the outputs to the hub; not unless asked for."""
+    """Upload of the outputs to the hub; off by default."""
     logging: LoggingConfig = LoggingConfig()
     """Settings of the log."""
 
     @property
     def records_dir(self) -> Path:
-        """For what is fetched from the hub."""
+        """Folder of records that were fetched from the hub."""
         return self.folders.records or self.work_dir / "hub"
 
     @property
     def passages_dir(self) -> Path:
-        """For copies of passages."""
+        """Folder of memory-mapped copies of passages."""
         return self.folders.passages or self.work_dir
 
     @property
     def indexes_dir(self) -> Path:
-        """For the BM25 index and vectors."""
+        """Folder of the BM25 index and of the vectors."""
         return self.folders.indexes or self.work_dir
 
     @property
     def state_path(self) -> Path:
-        """Of the state of all runs."""
+        """File with the state of all runs."""
         return (self.folders.state or self.work_dir) / "state.sqlite"
 
     @model_validator(mode="after")

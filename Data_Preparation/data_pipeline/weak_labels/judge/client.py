@@ -1,4 +1,4 @@
-"""An LLM behind any server that speaks OpenAI's chat API: vLLM, llama.cpp, Ollama, Groq, OpenAI itself."""
+"""LLM judge behind an OpenAI-compatible server: vLLM, llama.cpp, Ollama, Groq, OpenAI."""
 
 import asyncio
 import logging
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = "no-key-needed"
 _SHORTEST_KEY = 8
-"""Shorter ones are stand-ins such as `none`, and words that answers may hold."""
+"""Shorter keys are placeholders such as `none`, or words that occur in answers."""
 _MOST_KEPT = 2000
-"""Characters of an answer that are kept; labels have a few, and servers that ignore max_tokens may have any number."""
+"""Characters of an answer that are kept; a label has a few, a server that ignores the token limit sends any number."""
 _PROBE = ("What is the capital of France?", "Paris has been the capital of France for most of its history.")
 # Of a request's body: what providers call an answer that they do not let through.
 _FILTERED = {"content_filter", "content_policy_violation"}
@@ -35,7 +35,7 @@ _SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """An HTTP status other than 200, and what came with it."""
+    """A reply with an HTTP status other than 200."""
 
     status: int
     code: str
@@ -54,11 +54,11 @@ class _Refused(CallFailed):
 
 
 class LLMJudge:
-    """Asks a model for one grade a call. See `base.Judge`.
+    """Asks a model for the grade of one pair per call. See `base.Judge`.
 
     Args:
-        config: says where and how.
-        prompt: is used instead of the one of the config's mode.
+        config: address, model and limits.
+        prompt: replaces the prompt of the config's mode.
 
     Raises:
         ConfigError: the variable with the key is not set, or the tokenizer cannot be loaded.
@@ -79,7 +79,7 @@ class LLMJudge:
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Known once the judge is open."""
+        """Identity of the judge; available once it is open."""
         if self._identity is None:
             raise RuntimeError("the judge is not open; call open() first")
         return self._identity
@@ -113,7 +113,7 @@ class LLMJudge:
         )
 
     async def _probe(self, asked: RequestFormat) -> bool:
-        """Ask the harmless question in a format; whether the answer is a label."""
+        """Ask a harmless question in a request format; returns whether the answer is a label."""
         try:
             completion = await self._call(*_PROBE, asked)
         except _Refused as error:
@@ -132,7 +132,7 @@ class LLMJudge:
         return True
 
     def _fault(self, completion: Completion, asked: RequestFormat) -> str:
-        """Why a reply to the probe holds no label in this format; empty if it holds one."""
+        """Reason why a reply to the probe holds no label in this format; empty if it holds one."""
         try:
             if asked.top_logprobs and not completion.is_cut_off and not first_logprobs(completion.choice):
                 return "logprobs were asked for and not given"
@@ -142,7 +142,7 @@ class LLMJudge:
         return found.reason
 
     def _outcomes(self) -> str:
-        """What came back in each format that was tried; equal outcomes once."""
+        """Replies to all formats that were tried; equal replies once."""
         formats: dict[str, list[str]] = {}
         for asked, said in self._search.tried.items():
             formats.setdefault(said, []).append(f"[{asked}]")
@@ -181,7 +181,7 @@ class LLMJudge:
         )
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -259,14 +259,14 @@ class LLMJudge:
         return _Refused(said, failure)
 
     def _clean(self, text: str) -> str:
-        """Without the key, should the server repeat it, and without what cannot be stored as UTF-8."""
+        """The text without the key, which servers may repeat, and without what UTF-8 cannot hold."""
         if len(self._key) >= _SHORTEST_KEY:
             text = text.replace(self._key, "[key]")
         return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _failure(error: Any) -> _Failure:
-    """Of an `openai.APIStatusError`; its message repeats the body."""
+    """Failure of an `openai.APIStatusError`, whose message repeats the body."""
     return _Failure(
         int(error.status_code),
         str(error.code or ""),

@@ -63,18 +63,18 @@ _BETWEEN = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One way to ask, and the answers it allows."""
+    """Instructions, the form of the user's message, and the answers that are labels."""
 
     version: str
     system: str
     labels: Mapping[str, int]
     """Answer in lower case -> grade."""
     user: str = _USER
-    """With places for query, passage and their fences."""
+    """Template with placeholders for query, passage and their fences."""
 
     @property
     def identity(self) -> str:
-        """Version, and hash of all the words: an edit that forgot the version is another prompt all the same."""
+        """Version, and hash of the whole prompt, so that an edit without a new version is another prompt too."""
         words = {"system": self.system, "user": self.user, "labels": dict(self.labels)}
         return f"{self.version}:{sha256_of_json(words)[:16]}"
 
@@ -99,7 +99,7 @@ PROMPTS: dict[Mode, Prompt] = {
     "binary": Prompt("binary-1", _BINARY, {"no": 0, "yes": 3}),
     "graded": Prompt("graded-1", _GRADED, {"0": 0, "1": 1, "2": 2, "3": 3}),
 }
-"""By mode."""
+"""Released prompts by mode."""
 
 TEXT_PROMPT = Prompt("text-1", _ABOUT_TEXT, {"no": 0, "yes": 3}, _USER_ABOUT_TEXT)
 """A question that YES or NO answers takes the place of the query, any text that of the passage."""

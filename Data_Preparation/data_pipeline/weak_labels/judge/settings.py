@@ -37,7 +37,7 @@ class JudgeConfig(Section):
     reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Tokens for reasoning before the answer, which is cut off; auto: none, and 2048 for a model that reasons."""
     timeout_s: float = Field(30.0, gt=0)
-    """How long one call may take from its first byte to its last, in seconds."""
+    """Limit of the duration of one call in seconds, from its first byte to its last."""
     slots: int = Field(20, ge=1)
     """Calls in flight at the same time, over all queries."""
     tries: int = Field(6, ge=1)
@@ -45,9 +45,9 @@ class JudgeConfig(Section):
     backoff_s: float = Field(0.5, gt=0)
     """Longest wait before the second try, in seconds; doubled for each further one, and drawn at random below that."""
     max_backoff_s: float = Field(30.0, gt=0)
-    """Where the doubling ends, in seconds."""
+    """Upper limit of that wait in seconds."""
     max_retry_after_s: float = Field(300.0, ge=0)
-    """A server that asks for a longer pause than this, in seconds, has its pair failed until the next run."""
+    """Longest pause that a server may ask for, in seconds; after a longer one the pair counts as failed in this run."""
     max_calls: int | None = Field(None, ge=0)
     """Calls for pairs in one run, further tries included, after which it stops cleanly; none: no limit.
     The few calls that find out what the server can do are not counted."""
@@ -58,15 +58,15 @@ class JudgeConfig(Section):
     tokenizer: str | None = None
     """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
     breaker_window: int = Field(50, ge=1)
-    """The last calls that are looked at to see whether the judge still works."""
+    """Number of last calls in which failures are counted."""
     breaker_share: float = Field(0.5, gt=0, le=1)
-    """The run stops when this share of them failed; counted once there are breaker_window calls."""
+    """Share of failed calls at which the run stops, 0 to 1; counted once there are breaker_window calls."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the request, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets."""
     flush_s: float = Field(0.5, gt=0)
-    """At most this much finished work, in seconds, is judged again after a crash."""
+    """Longest time in seconds until finished judgements are written to disk."""
     flush_answers: int = Field(256, ge=1)
-    """The same in answers: whichever comes first."""
+    """Number of finished judgements after which they are written to disk."""
     seed: int = 0
     """Seed of the random waits; no label depends on it."""
 
