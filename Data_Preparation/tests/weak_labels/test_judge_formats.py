@@ -164,6 +164,14 @@ def test_a_search_that_is_interrupted_goes_on_where_it_stopped(tmp_path):
     assert statuses(found) == ["ok"]
 
 
+def test_a_server_that_breaks_during_the_search_says_what_came_before(tmp_path):
+    message = r"cannot be used: HTTP 500: .*Before that: \[temperature=0, max_tokens=8, no logprobs\]: .*found 'Well'"
+    broken = [(range(1, 99), "500")]
+    raises = pytest.raises(JudgeError, match=message)
+    with misbehaving_server(broken, answer=lambda system, user: "Well") as server, raises:
+        judge(server, tmp_path / "s.db", make_pairs(1, 1), logprobs=False)
+
+
 def test_reasoning_that_takes_all_the_room_is_no_label_and_says_what_to_do(tmp_path):
     long = "alpha " * 50
 

@@ -115,6 +115,10 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.reason, self.final, self.limited, self.retry_after_s = reason, final, limited, retry_after_s
 
+    def add_to_reason(self, more: str) -> None:
+        """Append a sentence to the reason."""
+        self.reason = f"{self.reason}. {more}"
+
 
 class Judge(Protocol):
     """Grades passages for queries. A judge of your own implements these five names."""

@@ -102,7 +102,14 @@ class LLMJudge:
             self._model = await self._only_model()
             self.name = f"{self._config.base_url} (model {self._model})"
         while (asked := self._search.next()) is not None:
-            if await self._probe(asked):
+            try:
+                found = await self._probe(asked)
+            except CallFailed as error:
+                # A long answer may break a server whose short ones were no labels: both are said.
+                if self._search.tried:
+                    error.add_to_reason(f"Before that: {self._outcomes()}")
+                raise
+            if found:
                 return
             logger.info("Judge %s: no label with %s: %s", self.name, asked, self._search.tried[asked])
         raise JudgeError(
