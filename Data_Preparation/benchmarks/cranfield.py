@@ -17,6 +17,7 @@ from data_pipeline.embeddings import Embedder, load_embedder
 from data_pipeline.weak_labels.candidates import PassagesConfig
 from data_pipeline.weak_labels.passage_files import passages_of_file
 from data_pipeline.weak_labels.passages import Passages
+from data_pipeline.weak_labels.qrels import read_qrels
 
 FIELDS = PassagesConfig(id_field="_id", title_field="title")
 
@@ -53,17 +54,20 @@ def open_cranfield(folder: Path, documents: int) -> Cranfield:
     passages = passages_of_file(corpus, folder, FIELDS)
     there = set(passages.ids())
     queries = [json.loads(line) for line in (data / "queries.jsonl").read_text().splitlines()]
-    codes = [line.split() for line in (data / "cranqrel_codes.tsv").read_text().splitlines()]
-    qrels: dict[str, dict[str, int]] = {}
-    for query_id, _, document, gain in (line.split() for line in (data / "qrels.tsv").read_text().splitlines()):
-        if document in there:
-            qrels.setdefault(query_id, {})[document] = int(gain)
+    codes = read_qrels(data / "cranqrel_codes.tsv")
+    qrels = {
+        query_id: kept
+        for query_id, grades in read_qrels(data / "qrels.tsv").items()
+        if (kept := {document: gain for document, gain in grades.items() if document in there})
+    }
     return Cranfield(
         corpus=corpus,
         passages=passages,
         queries={query["_id"]: query["text"] for query in queries},
         qrels=qrels,
-        asked_by={query_id: document for query_id, _, document, code in codes if code == "-1"},
+        asked_by={
+            query_id: document for query_id, grades in codes.items() for document, code in grades.items() if code == -1
+        },
     )
 
 

@@ -32,6 +32,7 @@ from data_pipeline.weak_labels.candidates import CandidateConfig, find_candidate
 from data_pipeline.weak_labels.judge import ScriptedJudge
 from data_pipeline.weak_labels.label import LabelReport, label
 from data_pipeline.weak_labels.label_config import LabelConfig
+from data_pipeline.weak_labels.qrels import read_qrels
 from data_pipeline.weak_labels.state import State
 
 _DOCUMENTS, _QUICK_DOCUMENTS = 1400, 250
@@ -109,8 +110,8 @@ def _labelled(data: Cranfield, folder: Path, embedder: Embedder) -> LabelReport:
 def _ndcg(data: Cranfield, folder: Path, embedder: Embedder, report: LabelReport) -> tuple[list[float], list[float]]:
     """Of every system, under gold and under weak judgements."""
     gold = [ir_measures.Qrel(q, d, gain) for q, found in data.qrels.items() for d, gain in found.items()]
-    lines = (report.folder / "qrels.tsv").read_text().splitlines()
-    weak = [ir_measures.Qrel(q, d, int(grade)) for q, _, d, grade in (line.split("\t") for line in lines)]
+    labels = read_qrels(report.folder / "qrels.tsv")
+    weak = [ir_measures.Qrel(q, d, grade) for q, found in labels.items() for d, grade in found.items()]
     values: tuple[list[float], list[float]] = ([], [])
     for number, settings in enumerate(_SYSTEMS):
         config = CandidateConfig.model_validate(settings)
@@ -160,7 +161,7 @@ def _failing(data: Cranfield, folder: Path, queries: int) -> tuple[int, int]:
             candidates={"fusion": "bm25"}, negatives={"margin_score": "bm25"},
         )  # fmt: skip
         report = label(config)
-    labelled = {tuple(line.split("\t")[::2][:2]) for line in (report.folder / "qrels.tsv").read_text().splitlines()}
+    labelled = {(query, name) for query, found in read_qrels(report.folder / "qrels.tsv").items() for name in found}
     for line in (report.folder / "triples.jsonl").read_text().splitlines():
         record = json.loads(line)
         names = record["positive_doc_ids"] + record["hard_negative_doc_ids"]

@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,6 +15,9 @@ from data_pipeline.utils import configure_logging, format_table
 
 if TYPE_CHECKING:
     from data_pipeline.weak_labels.label import LabelReport
+
+_ROWS_OF = ("training.parquet", "margins.parquet")
+"""Files whose rows are accounted for."""
 
 
 def _label(parsed: argparse.Namespace, given: Given) -> int:
@@ -37,10 +40,12 @@ def _summary(report: "LabelReport") -> str:
     found, done = report.figures, report.summary
     statuses = ", ".join(f"{count:,} {status}" for status, count in found["statuses"].items() if count)
     positives = sum(int(number) * count for number, count in found["queries_by_positives"].items())
+    accounts = found["accounts"]
     rows = [
-        ("queries", f"{report.queries:,}"),
-        ("pairs", f"{report.pairs:,}: {statuses or 'none'}"),
-        ("calls", f"{done.calls:,}, {done.known:,} pairs were answered before"),
+        ("passages", _account(accounts["passages"], 1)),
+        ("queries", f"{report.queries:,} used; {_account(accounts['queries'], 2)}"),
+        ("pairs", f"{report.pairs:,}: {statuses or 'none'}; {_account(accounts['pairs'], 1)}"),
+        ("calls", f"{done.calls:,}; {done.known:,} pairs had an answer from an earlier call"),
         ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in found["grades"].items()) or "none"),
         ("positives", f"{positives:,}, {positives / max(1, report.queries):.1f} a query"),
         (
@@ -48,18 +53,36 @@ def _summary(report: "LabelReport") -> str:
             f"{found['negatives']:,}; {found['queries_short_of_negatives']:,} queries have fewer than asked for",
         ),
     ]
+    rows += [
+        (file.removesuffix(".parquet"), _account(accounts[file], 1))
+        for file in _ROWS_OF
+        if any(accounts[file].values())
+    ]
     if done.stopped:
-        rows.append(("stopped", f"{done.stopped} was reached; run again to go on"))
+        rows.append(("stopped", f"{done.stopped} was reached; run the same command again to resume"))
     gold = found["agreement_with_gold"]
     if gold is not None:
         named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")
+        scale = found["gold"]
         rows.append(("gold", f"{gold['pairs']:,} pairs: {named}"))
+        rows.append(("", f"relevant from grade {scale['relevant_from']} ({scale['chosen_by']})"))
+        rows.append(("", _account(accounts["gold"], 1)))
         systems = found["systems"]
         rows.append(("systems", f"{len(systems['systems'])} ranked: kendall_tau {systems['kendall_tau']}"))
+    if encoded := sum(found["percent_encoded_ids"].values()):
+        rows.append(("ids", f"{encoded:,} have white space, which is percent-encoded in qrels.tsv"))
     if report.pushed is not None:
-        rows.append(("sent to", report.pushed))
+        rows.append(("pushed to", report.pushed))
     files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))
     return f"{report.folder}\n{format_table([*rows, ('files', files)])}"
+
+
+def _account(account: Mapping[str, Any], came_in: int) -> str:
+    """An account in words; its first counts, so many, are what came in."""
+    from data_pipeline.weak_labels.accounts import describe
+
+    parts = list(account.items())
+    return f"{describe(dict(parts[:came_in]))}: {describe(dict(parts[came_in:]))}"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

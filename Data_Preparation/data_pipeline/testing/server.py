@@ -1,7 +1,6 @@
-"""An OpenAI-compatible server on this machine that misbehaves on demand."""
+"""A local OpenAI-compatible server with scripted faults and quirks."""
 
 import json
-import math
 import socket
 import struct
 import threading
@@ -15,11 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, get_args
 
 from data_pipeline.testing.judging import simulated_answer
+from data_pipeline.testing.quirks import Quirk, change_reply, logprobs_of, refusal_of
+from data_pipeline.weak_labels.judge.prompts import split_instructions
 
 Fault = Literal[
-    "429", "429_date", "500", "503", "400", "401", "403", "404", "422", "context_length", "content_filter", "quota",
-    "hang", "trickle", "truncated", "garbage", "html", "not_an_object", "empty_choices", "null_content", "chatter",
-    "wrong_model", "refusal", "reset", "no_logprobs", "bad_logprobs", "outside_labels",
+    "429", "429_date", "500", "503", "400", "401", "402", "403", "404", "422", "context_length", "content_filter",
+    "quota", "hang", "trickle", "truncated", "garbage", "html", "not_an_object", "empty_choices", "null_content",
+    "chatter", "wrong_model", "refusal", "reset", "no_logprobs", "bad_logprobs", "outside_labels",
 ]  # fmt: skip
 """What can go wrong with one reply. A number is an HTTP status; 429 and 503 come with Retry-After in seconds, 429_date
 with a date. hang: no reply; trickle: one byte at a time, without end; truncated: half of it; reset: the connection is
@@ -40,6 +41,7 @@ _STATUS: dict[Fault, tuple[int, str]] = {
     "503": (503, "overloaded"),
     "400": (400, "invalid_request"),
     "401": (401, "invalid_api_key"),
+    "402": (402, "insufficient_balance"),
     "403": (403, "permission_denied"),
     "404": (404, "not_found"),
     "422": (422, "unprocessable"),
@@ -58,11 +60,11 @@ class Request:
     system: str
     user: str
     body: dict[str, Any]
-    """As it came."""
+    """The body of the request."""
     fault: Fault | None
-    """What was done to it."""
+    """The fault of the reply."""
     at_s: float
-    """When it came, in seconds of `time.monotonic`."""
+    """Time of arrival in seconds of `time.monotonic`."""
 
 
 @dataclass
@@ -73,9 +75,9 @@ class JudgeServer:
     requests: list[Request] = field(default_factory=list)
     """All chat requests, in the order in which they came. Keys are not in them."""
     with_key: int = 0
-    """Requests that came with the key that was asked for."""
+    """Number of requests with the right key."""
     most_at_once: int = 0
-    """Requests that were being answered at the same time, at most."""
+    """Maximum number of requests at the same time."""
 
     @property
     def users(self) -> list[str]:
@@ -93,6 +95,7 @@ def misbehaving_server(
     model: str = "tiny-judge",
     api_key: str | None = None,
     retry_after_s: float = 0.0,
+    quirks: Sequence[Quirk] = (),
 ) -> Iterator[JudgeServer]:
     """Run a server that speaks OpenAI's chat completions, and breaks as it is told.
 
@@ -107,11 +110,12 @@ def misbehaving_server(
         model: what it calls itself.
         api_key: what it asks for; None for nothing. Error messages about a wrong key repeat the key, as bad servers do.
         retry_after_s: what it says with 429 and 503; dates have whole seconds.
+        quirks: what it does differently from OpenAI's API, in every reply; see `quirks`.
     """
     http = _Server(("127.0.0.1", 0), _Handler)
     http.state = JudgeServer(base_url=f"http://127.0.0.1:{http.server_port}/v1")
     http.faults, http.answer, http.latency_s, http.logprobs = list(faults), answer, latency_s, logprobs
-    http.model, http.api_key, http.retry_after_s = model, api_key, retry_after_s
+    http.model, http.api_key, http.retry_after_s, http.quirks = model, api_key, retry_after_s, list(quirks)
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -135,6 +139,7 @@ class _Server(ThreadingHTTPServer):
     model: str
     api_key: str | None
     retry_after_s: float
+    quirks: list[Quirk]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -143,16 +148,15 @@ class _Server(ThreadingHTTPServer):
         self.now = 0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are no news."""
+        """Ignore clients that disconnect."""
 
     def admit(self, body: dict[str, Any]) -> Request:
-        """Write a request down, and see what is to go wrong with it."""
-        texts = {message["role"]: str(message["content"]) for message in body["messages"]}
-        user = texts.get("user", "")
+        """Record a request, and find its fault."""
+        system, user = split_instructions([{**one, "content": str(one["content"])} for one in body["messages"]])
         with self.lock:
             number = len(self.state.requests)
             fault = next((fault for when, fault in self.faults if _applies(when, number, user)), None)
-            request = Request(number, texts.get("system", ""), user, body, fault, time.monotonic())
+            request = Request(number, system, user, body, fault, time.monotonic())
             self.state.requests.append(request)
         return request
 
@@ -170,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *arguments: Any) -> None:
-        """Tests have their own logs."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         """The list of models."""
@@ -190,7 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             request = self.server.admit(json.loads(content))
             self.server.closing.wait(self.server.latency_s)
-            return self._break(request) if request.fault else self._send(200, json.dumps(self._reply(request)))
+            refusal = refusal_of(self.server.quirks, request.body)
+            if request.fault:
+                return self._break(request)
+            if refusal is not None:
+                return self._send(refusal[0], json.dumps(refusal[1]))
+            return self._send(200, json.dumps(self._reply(request)))
         finally:
             with self.server.lock:
                 self.server.now -= 1
@@ -275,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"content": [{"top_logprobs": [{"token": "YES", "logprob": "much"}]}]}
         elif fault == "outside_labels":
             choice["message"]["content"] = "Well"
-            choice["logprobs"] = _logprobs({"Well": 0.6, "YES": 0.2, "3": 0.15})
+            choice["logprobs"] = logprobs_of({"Well": 0.6, "YES": 0.2, "3": 0.15})
         return reply
 
     def _reply(self, request: Request) -> dict[str, Any]:
@@ -287,10 +296,10 @@ class _Handler(BaseHTTPRequestHandler):
             rest = [label for label in others if label != text]
             # An answer in two spellings, a little for every other label, and a little for none of them.
             shares = {text: 0.7, f" {text.lower()}" if text.isalpha() else f" {text}": 0.1}
-            choice["logprobs"] = _logprobs(shares | {label: 0.15 / len(rest) for label in rest} | {"The": 0.05})
+            choice["logprobs"] = logprobs_of(shares | {label: 0.15 / len(rest) for label in rest} | {"The": 0.05})
         usage = {"prompt_tokens": len(request.user.split()), "completion_tokens": 1}
         usage["total_tokens"] = sum(usage.values())
-        return {
+        reply = {
             "id": f"chatcmpl-{request.number}",
             "object": "chat.completion",
             "created": 0,
@@ -298,8 +307,4 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": [choice],
             "usage": usage,
         }
-
-
-def _logprobs(shares: dict[str, float]) -> dict[str, Any]:
-    top = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in shares.items()]
-    return {"content": [{**top[0], "top_logprobs": top}]}
+        return change_reply(self.server.quirks, request.body, reply)

@@ -6,11 +6,12 @@ Tables are in `user_files.tables`, which needs polars.
 from data_pipeline.user_files.listing import is_hidden, list_files, visible
 from data_pipeline.user_files.records import FileRecord, json_records, parquet_records, read_records
 from data_pipeline.user_files.text import OnBytes, open_stream, read_lines, read_text
-from data_pipeline.user_files.values import checked_id, checked_text, take_field
+from data_pipeline.user_files.values import check_id, checked_id, checked_text, take_field
 
 __all__ = [
     "FileRecord",
     "OnBytes",
+    "check_id",
     "checked_id",
     "checked_text",
     "is_hidden",

@@ -51,6 +51,10 @@ class Bm25Index:
         for query in queries:
             yield self.search_tokens(self._tokeniser.tokens(query), k)
 
+    def has_tokens(self, query: str) -> bool:
+        """Whether a query has anything to search for; stop words, punctuation and emoji alone are nothing."""
+        return bool(self._tokeniser.tokens(query))
+
     def search_tokens(self, tokens: Sequence[str], k: int) -> Ranked:
         """The best passages for the tokens of one query."""
         if k < 1:

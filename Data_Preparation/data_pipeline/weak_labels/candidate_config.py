@@ -1,4 +1,4 @@
-"""How candidates are found; without numpy, so that the command line can list it."""
+"""Settings of the search for candidates; importable without numpy, for the command line."""
 
 from typing import Literal, Self
 
@@ -8,14 +8,15 @@ from data_pipeline.config import EmbeddingConfig, Section
 
 
 class PassagesConfig(Section):
-    """How records of files become passages."""
+    """Fields of records, and windows of documents."""
 
     id_field: str = "doc_id"
     """The field with the id (BEIR: _id); texts and whole numbers serve."""
     text_field: str = "text"
     """The field with the text."""
     title_field: str | None = None
-    """A field whose text is put before the passage's, with a line end between (BEIR: title)."""
+    """The field with the title (BEIR: title), which is put in front of the text with a line end between. Records
+    where it is null, empty or missing have no title."""
     document_field: str | None = "source_doc_id"
     """The field with the id of the document that a passage is of. Records without it, and none: each passage
     is a document of its own."""
@@ -37,22 +38,22 @@ class PassagesConfig(Section):
 
 
 class CandidateConfig(Section):
-    """From a query to the passages worth judging."""
+    """Settings of the search for candidates."""
 
     fusion: Literal["minmax", "rrf", "bm25_then_dense", "bm25", "dense"] = "minmax"
     """How the two lists become one. minmax: each list's scores scaled to 0 to 1, then the weighted mean (Bruch et
     al., 2023); rrf: reciprocal ranks, summed (Cormack et al., 2009); bm25_then_dense: BM25's list in dense order,
     which finds nothing that BM25 misses; bm25, dense: one list alone."""
     top_k: int = Field(200, ge=1)
-    """Candidates of a query, at most."""
+    """Maximum number of candidates of a query."""
     bm25_k: int = Field(200, ge=1)
-    """Passages that BM25 contributes, at most; those that share no token with the query are never among them."""
+    """Maximum number of passages from BM25; passages that share no token with the query are never among them."""
     bm25_percentile: float = Field(0.0, ge=0, lt=1)
     """Share of BM25's list that is left out from its end: 0.5 keeps the better half."""
     dense_k: int = Field(200, ge=1)
-    """Passages that the vectors contribute, at most."""
+    """Maximum number of passages from dense search."""
     dense_weight: float = Field(0.5, ge=0, le=1)
-    """minmax: what the dense score counts; the BM25 score counts the rest."""
+    """minmax: weight of the dense score, 0 to 1; the BM25 score has the rest."""
     rrf_k: float = Field(60.0, ge=0)
     """rrf: added to every rank; the larger, the less the first few ranks count. 60 is the paper's value."""
     k1: float = Field(0.9, ge=0, le=10)
@@ -67,7 +68,7 @@ class CandidateConfig(Section):
     bm25_backend: Literal["auto", "numba", "numpy"] = "auto"
     """BM25: what adds up scores; auto: numba where it is installed (several seconds to start, then faster)."""
     measure: Literal["cosine", "dot"] = "cosine"
-    """How two vectors are compared."""
+    """Similarity of two vectors."""
     embedding: EmbeddingConfig | None = None
     """The embedder; none: the one that made the vectors of the store. Passages of files need one."""
     query_rows: int = Field(256, ge=1)
@@ -77,10 +78,10 @@ class CandidateConfig(Section):
 
     @property
     def needs_bm25(self) -> bool:
-        """The BM25 list is used."""
+        """Whether the BM25 list is used."""
         return self.fusion != "dense"
 
     @property
     def needs_vectors(self) -> bool:
-        """The vectors are used."""
+        """Whether the vectors are used."""
         return self.fusion != "bm25"

@@ -51,7 +51,7 @@ def open_finder(
     """Open what `config` needs, once for many calls; see `find_candidates`."""
     config = config or CandidateConfig()
     if not len(passages):
-        raise SourceError(f"{passages.where} has no passages: there is nothing to be found")
+        raise SourceError(f"{passages.where} has no passages; expected one or more to search")
     bm25 = open_bm25(passages, work_dir / "bm25", config) if config.needs_bm25 else None
     dense = None
     if config.needs_vectors:
@@ -73,6 +73,12 @@ class Finder:
             if not query.strip():
                 raise SourceError(f"query {number} (counted from 0) is empty; leave it out, or give it a text")
         return self._find(queries)
+
+    def reason_for_none(self, query: str) -> str:
+        """Why a query has no candidates: it has no words to search for, or no passage matches them."""
+        if self.bm25 is not None and not self.bm25.has_tokens(query):
+            return "no_words_to_search"
+        return "no_passage_matches"
 
     def _find(self, queries: Sequence[str]) -> Iterator[list[Candidate]]:
         for some in batched(map(encodable, queries), self.config.query_rows):

@@ -2,14 +2,15 @@
 
 | file | what it is |
 |---|---|
-| `qrels.tsv` | TREC: query id, 0, passage id, grade |
-| `triples.jsonl` | a line a query with positives: ids, grades, hard negatives and where they came from |
+| `qrels.tsv` | TREC: query id, 0, passage id, grade; ids with white space are percent-encoded |
+| `triples.jsonl` | a line for each query with positives: ids, grades, hard negatives and where they came from |
 | `training.parquet` | sentence-transformers: anchor, positive, negative_1, ..., negative_n |
 | `margins.parquet` | for MarginMSE: query, positive, negative, and the difference of their scores |
-| `beir/` | corpus.jsonl, queries.jsonl, qrels/train.tsv |
+| `beir/` | corpus.jsonl, queries.jsonl with all queries, qrels/train.tsv |
 | `judgements.parquet` | every pair, with scores, ranks, status, grade and probability |
 """
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,9 @@ from typing import IO, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.utils import publish
+from data_pipeline.utils import encodable, publish
+from data_pipeline.weak_labels.accounts import Account
+from data_pipeline.weak_labels.ids import to_trec
 from data_pipeline.weak_labels.negatives import Mined
 from data_pipeline.weak_labels.state import JudgedPair
 
@@ -39,15 +42,15 @@ def by_query(pairs: Iterable[JudgedPair]) -> Iterator[list[JudgedPair]]:
 
 
 def write_qrels(path: Path, pairs: Iterable[JudgedPair], with_zeros: bool) -> int:
-    """Grades in TREC's format; only of pairs that were judged.
+    """Write grades in TREC's format; only of pairs that were judged.
 
     Args:
-        path: of the file.
-        pairs: of a run.
-        with_zeros: also those judged not relevant.
+        path: the file.
+        pairs: pairs of a run.
+        with_zeros: write pairs that were judged not relevant too.
 
     Returns:
-        How many were written.
+        Number of pairs that were written.
     """
     count = 0
     with _lines(path) as file:
@@ -55,7 +58,7 @@ def write_qrels(path: Path, pairs: Iterable[JudgedPair], with_zeros: bool) -> in
             judgement = pair.judgement
             if judgement is None or judgement.grade is None or (judgement.grade == 0 and not with_zeros):
                 continue
-            ids = (pair.candidate.query_id, pair.candidate.passage_id)
+            ids = [to_trec(name) for name in (pair.candidate.query_id, pair.candidate.passage_id)]
             file.write(f"{ids[0]}\t0\t{ids[1]}\t{judgement.grade}\n")
             count += 1
     return count
@@ -73,6 +76,10 @@ class MinedFiles:
 
     def __init__(self, folder: Path, text_of: Callable[[str], str], negatives: int, margin_score: str) -> None:
         self._text_of, self._negatives, self._score = text_of, negatives, margin_score
+        self.positives = 0
+        """Positives of all queries."""
+        self.margins = 0
+        """Positives times negatives, summed over the queries."""
         names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, negatives + 1))]
         self._triples = _lines(folder / "triples.jsonl")
         self._training = _Table(folder / "training.parquet", pa.schema([(name, pa.large_string()) for name in names]))
@@ -93,8 +100,27 @@ class MinedFiles:
         """The next query, in order."""
         if query.positives:
             self._lines.write(json.dumps(triple(query), ensure_ascii=False) + "\n")
+        self.positives += len(query.positives)
+        self.margins += len(query.positives) * len(query.negatives)
         self._training.add(training_rows(query, self._text_of, self._negatives))
         self._margins.add(margin_rows(query, self._text_of, self._score))
+
+    @property
+    def accounts(self) -> list[Account]:
+        """What became of all positives in training.parquet, and of all pairs of a positive and a negative in
+        margins.parquet; once the files are written.
+        """
+        rows, margins = self._training.rows, self._margins.rows
+        return [
+            Account(
+                "training.parquet", {"positives": self.positives},
+                {"rows": rows, "query_has_too_few_negatives": self.positives - rows},
+            ),
+            Account(
+                "margins.parquet", {"positives_with_a_negative": self.margins},
+                {"rows": margins, f"without_{self._score}_score": self.margins - margins},
+            ),
+        ]  # fmt: skip
 
 
 def triple(query: Mined) -> dict[str, Any]:
@@ -134,7 +160,7 @@ def margin_rows(query: Mined, text_of: Callable[[str], str], score: str) -> Iter
 
 
 def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
-    """Every pair, judged or not, with all that is known of it; returns how many."""
+    """Write every pair, judged or not, with all that is known of it; returns the number of pairs."""
     schema = pa.schema(
         [("query_id", pa.string()), ("passage_id", pa.string()), ("status", pa.string()), ("grade", pa.int8()),
          ("p", pa.float64()), ("confidence", pa.float64()), ("reason", pa.string()), ("scores", pa.string()),
@@ -144,7 +170,7 @@ def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
     def row(pair: JudgedPair) -> tuple[Any, ...]:
         found, judged = pair.candidate, pair.judgement
         known = ("unjudged", None, None, None, "") if judged is None else (
-            judged.status, judged.grade, judged.p, judged.confidence, judged.reason
+            judged.status, judged.grade, judged.p, judged.confidence, encodable(judged.reason)
         )  # fmt: skip
         details = (json.dumps(dict(part), sort_keys=True) for part in (found.scores, found.ranks))
         return (found.query_id, found.passage_id, *known, *details)
@@ -155,33 +181,39 @@ def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
 
 
 def write_beir(
-    folder: Path, pairs: Callable[[], Iterable[JudgedPair]], passages: Iterable[tuple[str, str]], with_zeros: bool
+    folder: Path,
+    pairs: Iterable[JudgedPair],
+    passages: Iterable[tuple[str, str]],
+    queries: Iterable[tuple[str, str]],
+    with_zeros: bool,
 ) -> None:
-    """A folder as BEIR's loaders read it.
+    """Write a folder that BEIR's loaders read.
 
     Args:
         folder: is made.
-        pairs: reads those of a run, from the start at each call.
-        passages: id and text of all of them.
-        with_zeros: also judgements of not relevant.
+        pairs: pairs of a run.
+        passages: id and text of all passages.
+        queries: id and text of all queries, also of those without any judgement.
+        with_zeros: write pairs that were judged not relevant too.
     """
     with _lines(folder / "corpus.jsonl") as file:
         for passage_id, text in passages:
             file.write(json.dumps({"_id": passage_id, "title": "", "text": text}, ensure_ascii=False) + "\n")
     with _lines(folder / "queries.jsonl") as file:
-        for group in by_query(pairs()):
-            record = {"_id": group[0].candidate.query_id, "text": group[0].query}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        for query_id, text in queries:
+            file.write(json.dumps({"_id": query_id, "text": text}, ensure_ascii=False) + "\n")
     with _lines(folder / "qrels" / "train.tsv") as file:
-        file.write("query-id\tcorpus-id\tscore\n")
-        for pair in pairs():
+        # As BEIR reads it: quotes around ids that hold quotes.
+        table = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+        table.writerow(["query-id", "corpus-id", "score"])
+        for pair in pairs:
             judgement = pair.judgement
             if judgement is not None and judgement.grade is not None and (judgement.grade or with_zeros):
-                file.write(f"{pair.candidate.query_id}\t{pair.candidate.passage_id}\t{judgement.grade}\n")
+                table.writerow([pair.candidate.query_id, pair.candidate.passage_id, judgement.grade])
 
 
 def copy_file(path: Path, copy: Path) -> None:
-    """A file once more, under another name."""
+    """Copy a file to another name."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     temporary = copy.with_name(f".{copy.name}.tmp")
     shutil.copyfile(path, temporary)
@@ -189,7 +221,7 @@ def copy_file(path: Path, copy: Path) -> None:
 
 
 class _lines:  # noqa: N801, it is used like a function
-    """A text file that gets its name when all is written."""
+    """A text file that gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +240,7 @@ class _lines:  # noqa: N801, it is used like a function
 
 
 class _Table:
-    """A parquet file that gets its name when all is written."""
+    """A parquet file that gets its name when it is complete."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub as JSON Lines on this machine."""
+"""Datasets of the Hugging Face hub as local JSON Lines files."""
 
 import json
 from pathlib import Path
@@ -14,27 +14,27 @@ _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 
 
 class HubConfig(Section):
-    """A data set of the hub."""
+    """A dataset of the hub."""
 
     name: str = ""
     """`owner/name`, or a folder that datasets can load."""
     config: str | None = None
-    """Its configuration, where it has several."""
+    """Configuration of the dataset, if it has several."""
     split: str = "train"
-    """Which split."""
+    """Split of the dataset."""
     revision: str | None = None
-    """Commit, tag or branch; the commit it stands for names the copy."""
+    """Commit, tag or branch; the local copy is named by the commit."""
     cache_dir: Path | None = None
-    """Where datasets keeps what it fetches; none: where it always does."""
+    """Cache folder of the library datasets; none: its default."""
     timeout_s: float = Field(10.0, gt=0)
-    """How long to wait for the hub to answer, in seconds."""
+    """Timeout of the hub in seconds."""
 
 
 def fetch_records(config: HubConfig, folder: Path) -> Path:
-    """A split of a data set as a JSON Lines file; fetched once a commit.
+    """Fetch a split of a dataset as a JSON Lines file, once for each commit.
 
     Raises:
-        SourceError: the hub cannot be reached, or has no such data set or split.
+        SourceError: the hub cannot be reached, or has no such dataset or split.
     """
     local = local_folder(config.name, "hub.name") is not None
     commit = None if local else resolve_commit(config.name, "dataset", config.revision, config.timeout_s)

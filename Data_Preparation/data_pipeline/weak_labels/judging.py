@@ -1,4 +1,4 @@
-"""Keeps a judge busy: a fixed number of calls in flight over all queries, results on disk as they come.
+"""Judging of pairs: a fixed number of calls in flight over all queries, with results written to disk as they come.
 
     pairs --(a thread)--> answered before? --no--> queue --> slots: call, try again --> one transaction --> report
 
@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,6 +19,7 @@ from data_pipeline.errors import DataPipelineError, JudgeError
 from data_pipeline.utils import progress_bar
 from data_pipeline.weak_labels.judge.base import STATUSES, CallFailed, Judge, Judgement, Pair, judgement_key
 from data_pipeline.weak_labels.judge.breaker import Breaker
+from data_pipeline.weak_labels.judge.reply import MOST_SHOWN
 from data_pipeline.weak_labels.judge.retry import RetryPolicy
 from data_pipeline.weak_labels.judge.settings import JudgeConfig
 from data_pipeline.weak_labels.state import Judged, State
@@ -30,30 +31,50 @@ Report = Callable[[Sequence[Judged]], None]
 
 @dataclass
 class JudgeSummary:
-    """What became of the pairs of one run."""
+    """Counts of the pairs and calls of one run."""
 
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
-    """Pairs by status, those answered before included."""
+    """Pairs by status, including those with an answer from an earlier call."""
     known: int = 0
-    """Pairs whose answer was there before."""
+    """Pairs with an answer from an earlier call."""
     calls: int = 0
-    """Calls for pairs, further tries included."""
+    """Calls for pairs, including retries."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     wall_s: float = 0.0
     slot_use: float = 0.0
     """Share of the slots' time, from first call to last, that a call was in flight; 0 to 1."""
     stopped: str = ""
-    """Why pairs were left over: max_calls, or nothing."""
+    """Reason why pairs were left over: max_calls, or empty."""
 
     @property
     def labels(self) -> int:
-        """Pairs that have a grade."""
+        """Number of pairs with a grade."""
         return self.statuses["ok"]
 
     def to_json(self) -> dict[str, Any]:
-        """For the record of a run."""
+        """The summary as JSON, for the record of a run."""
         return asdict(self)
+
+
+def no_label_error(name: str, statuses: Mapping[str, int], example: Judgement | None) -> JudgeError:
+    """The error of a run whose judge gave no label at all.
+
+    Args:
+        name: name of the judge.
+        statuses: pairs by status; none of them is `ok`.
+        example: one of the failures.
+    """
+    failures = ", ".join(f"{statuses[status]:,} {status}" for status in STATUSES if statuses.get(status))
+    shown = ""
+    if example is not None:
+        answer = "" if example.answer is None else f", answer {example.answer[:MOST_SHOWN]!r}"
+        shown = f" For example: {example.reason[:MOST_SHOWN]}{answer}."
+    return JudgeError(
+        f"{name} gave no label at all ({failures}), so no output was written; outputs of an earlier run stay as they "
+        f"are.{shown} Check the model and the settings of the judge, then run the same command again: all these pairs "
+        "are asked about again."
+    )
 
 
 def run_judge(
@@ -66,7 +87,7 @@ def run_judge(
     total: int | None = None,
     on_recorded: Report | None = None,
 ) -> JudgeSummary:
-    """`judge_pairs` for callers that run no event loop."""
+    """Run `judge_pairs` in an event loop of its own."""
     work = judge_pairs(pairs, judge, state, run_id, config, total=total, on_recorded=on_recorded)
     return asyncio.run(work)
 
@@ -81,7 +102,7 @@ async def judge_pairs(
     total: int | None = None,
     on_recorded: Report | None = None,
 ) -> JudgeSummary:
-    """Judge pairs, and keep what the judge says.
+    """Judge pairs, and keep the judgements.
 
     Memory does not grow with the number of pairs. Two pairs with the same texts are judged once.
 

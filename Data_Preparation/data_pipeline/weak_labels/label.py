@@ -1,9 +1,10 @@
 """The cascade: passages and queries -> candidates -> a sample of them -> judgements -> labels on disk.
 
-Everything that is known is in one state file; outputs are rendered from it. A run that was killed goes on, and ends in
-the bytes of an undisturbed one.
+All results are in one state file, and outputs are rendered from it. A run that was killed resumes, and its outputs have
+the bytes of an undisturbed run's.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,22 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.embeddings import Embedder
+from data_pipeline.errors import SourceError
+from data_pipeline.weak_labels.accounts import describe
 from data_pipeline.weak_labels.candidates import Candidate as Found
 from data_pipeline.weak_labels.candidates import Finder, open_finder
-from data_pipeline.weak_labels.judge import Judge, Pair, load_judge
-from data_pipeline.weak_labels.judging import JudgeSummary, run_judge
+from data_pipeline.weak_labels.judge import STATUSES, Judge, Pair, load_judge
+from data_pipeline.weak_labels.judging import JudgeSummary, no_label_error, run_judge
+from data_pipeline.weak_labels.label_accounts import Inputs, Searches
 from data_pipeline.weak_labels.label_config import LabelConfig
-from data_pipeline.weak_labels.label_inputs import open_embedder, open_passages, read_gold, read_queries, thresholds_of
+from data_pipeline.weak_labels.label_inputs import (
+    gold_of_run,
+    open_embedder,
+    open_passages,
+    read_all_queries,
+    read_runs,
+    thresholds_of,
+)
 from data_pipeline.weak_labels.label_outputs import render
 from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.prefilter import Prefilter
@@ -35,53 +46,80 @@ _HOW_COMPUTED = {
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What became of a run."""
+    """Result of a run of weak labels."""
 
     folder: Path
-    """With the outputs."""
+    """Folder of the outputs."""
     queries: int
+    """Number of queries of this run, with and without candidates."""
     pairs: int
+    """Number of pairs of a query and a candidate that were sampled."""
     summary: JudgeSummary
+    """Calls to the judge, and what they gave."""
     figures: Mapping[str, Any]
-    """Grades, positives and negatives a query, agreement with gold; as in report.json."""
+    """The content of report.json: accounts, grades, positives and negatives, agreement with gold."""
     pushed: str | None = None
-    """Address on the hub, where the outputs were sent there."""
+    """Address on the hub, if the outputs were pushed there."""
 
 
 def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder | None = None) -> LabelReport:
-    """Make weak labels; goes on where an earlier run of the same name stopped.
+    """Make weak labels; resumes an earlier run of the same name.
 
     Pairs that failed are tried again. A pair that nobody judged is in no output but `judgements.parquet`, as such.
 
     Args:
         config: see `LabelConfig`.
         judge: is used instead of the one that the config names.
-        embedder: is used instead of loading the one that config or store name.
+        embedder: is used instead of the one that the config or the store names.
 
     Raises:
-        SourceError, ConfigError, StoreError, ModelError, MissingExtra: the run cannot start, or not like this.
-        JudgeError: the judge cannot be used, or failed too often; what was judged is kept.
+        SourceError, ConfigError, StoreError, ModelError, MissingExtra: an input, a setting or a file cannot be used.
+        JudgeError: the judge cannot be used, failed too often, or gave no label at all; what was judged is kept.
     """
     passages = open_passages(config)
-    queries = read_queries(config.queries, config.records_dir)
-    gold = read_gold(config)
+    read = read_all_queries(config.queries, config.records_dir)
+    queries = dict(list(read.items())[: config.queries.max_queries])
+    gold, runs = gold_of_run(config, passages, queries), read_runs(config, passages, queries)
     embedder = embedder or open_embedder(config, passages)
     if judge is None:
         judge = load_judge(config.judge, embedder, thresholds_of(config, passages, queries, gold, embedder))
     for folder in (config.work_dir, config.indexes_dir, config.state_path.parent):
         folder.mkdir(parents=True, exist_ok=True)
+    searches = Searches()
     with State(config.state_path) as state:
         state.start_run(config.run, _decisive(config, passages))
         state.add_queries(config.run, queries.items())
         finder = open_finder(passages, config.candidates, work_dir=config.indexes_dir, embedder=embedder)
-        pairs = _pairs(config, passages, queries, finder, state)
+        pairs = _pairs(config, passages, queries, finder, state, searches)
         summary = run_judge(pairs, judge, state, config.run, config.judge)
-        figures = render(config, passages, gold, state)
+        _require_a_label(config, judge, state)
+        _require_a_candidate(config, searches, state)
+        figures = render(config, Inputs(passages, len(read), len(queries), gold, runs, searches), state)
         state.finish_run(config.run, {"judging": summary.to_json(), **figures})
     folder = config.work_dir / config.run
     pushed = push(folder, config.push) if config.push.repo_id else None
     pairs_of_run = sum(figures["statuses"].values())
     return LabelReport(folder, len(queries), pairs_of_run, summary, figures, pushed)
+
+
+def _require_a_label(config: LabelConfig, judge: Judge, state: State) -> None:
+    """Refuse to write outputs of a run whose judge was asked and never gave a label."""
+    statuses = state.counts(config.run)
+    if statuses["ok"] or not sum(statuses[status] for status in STATUSES):
+        return
+    judged = (pair.judgement for pair in state.judged_pairs(config.run))
+    raise no_label_error(judge.name, statuses, next(one for one in judged if one is not None))
+
+
+def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) -> None:
+    """Refuse to write outputs of a run whose queries all found nothing."""
+    reasons = Counter(searches.without.values())
+    if not searches.without or searches.found or sum(state.counts(config.run).values()):
+        return
+    raise SourceError(
+        f"none of the {len(searches.without):,} queries has a candidate ({describe(reasons)}), so there is nothing to "
+        "judge and no output was written. Check queries.text_field, passages.text_field and candidates.language."
+    )
 
 
 def _decisive(config: LabelConfig, passages: Passages) -> dict[str, Any]:
@@ -95,9 +133,14 @@ def _decisive(config: LabelConfig, passages: Passages) -> dict[str, Any]:
 
 
 def _pairs(
-    config: LabelConfig, passages: Passages, queries: Mapping[str, str], finder: Finder, state: State
+    config: LabelConfig,
+    passages: Passages,
+    queries: Mapping[str, str],
+    finder: Finder,
+    state: State,
+    searches: Searches,
 ) -> Iterator[Pair]:
-    """Pairs to be judged, each query's as soon as its candidates are found and kept."""
+    """Pairs to be judged, each query's as soon as its candidates are found and kept; counts them in `searches`."""
     prefilter = Prefilter(config.prefilter, config.candidates.language, config.candidates.stop_words)
     reranker = Reranker(config.rerank) if config.rerank.model else None
     for (query_id, text), found in zip(queries.items(), finder.find(list(queries.values())), strict=True):
@@ -118,6 +161,7 @@ def _pairs(
             for name, one, reason in zip(ids, chosen, reasons, strict=True)
         ]
         state.add_candidates(config.run, query_id, kept)
+        searches.add(query_id, len(found), len(chosen), "" if found else finder.reason_for_none(text))
         for name, passage, reason in zip(ids, texts, reasons, strict=True):
             if reason is None:
                 yield Pair(query_id, name, text, passage)

@@ -1,4 +1,4 @@
-"""A whole run of weak labels: every knob, in the sections of its stages."""
+"""Settings of a run of weak labels, in a section for each stage."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -18,22 +18,22 @@ from data_pipeline.weak_labels.sampling import SamplingConfig
 
 
 class SourceConfig(PassagesConfig):
-    """Where the passages come from."""
+    """Source of the passages."""
 
     source: Literal["store", "file", "documents", "hub"] = "store"
     """store: paragraphs of a data folder of ours, with their vectors; file: JSON Lines or parquet, a passage a record;
     documents: the same, or a data set of the hub, cut into windows of tokens; hub: a data set of the hub, a passage a
     record."""
     hub: HubConfig = HubConfig()
-    """hub, documents: which data set."""
+    """hub, documents: the dataset."""
     path: Path | None = None
     """file, documents: the file, or a folder of them."""
     data_dir: Path = Path("data")
     """store: the data folder."""
     corpus: str | None = None
-    """store: which corpus of it; none: the only one, or the embedded one."""
+    """store: name of the corpus; none: the only one, or the embedded one."""
     split: Split = "train"
-    """store: which split."""
+    """store: split of the corpus."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
@@ -51,17 +51,17 @@ class QueriesConfig(Section):
     """The queries."""
 
     source: Literal["file", "hub", "sample"] = "file"
-    """file: JSON Lines; hub: a data set of the hub; sample: those of the bundled sample."""
+    """file: JSON Lines; hub: a dataset of the hub; sample: the queries of the bundled sample."""
     hub: HubConfig = HubConfig()
-    """hub: which data set."""
+    """hub: the dataset."""
     path: Path | None = None
     """The file."""
     id_field: str = "query_id"
-    """The field with the id."""
+    """The field with the id; texts and whole numbers serve."""
     text_field: str = "query"
     """The field with the text."""
     max_queries: int | None = Field(None, ge=1)
-    """Only so many, from the first."""
+    """Number of queries that are used, from the first; none: all."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
@@ -73,104 +73,110 @@ class QueriesConfig(Section):
 
 
 class FoldersConfig(Section):
-    """Parts of the work folder that are to lie elsewhere; none: in it."""
+    """Folders for parts of a run; each is inside work_dir unless it is set."""
 
     records: Path | None = None
-    """What is fetched from the hub."""
+    """Folder of records that were fetched from the hub."""
     passages: Path | None = None
-    """Copies of passages that can be mapped."""
+    """Folder of memory-mapped copies of passages."""
     indexes: Path | None = None
-    """The BM25 index, and vectors of passages."""
+    """Folder of the BM25 index and of the vectors of passages."""
     state: Path | None = None
-    """The state of all runs."""
+    """Folder of the state of all runs."""
 
 
 class LoggingConfig(Section):
-    """What the command says."""
+    """Settings of the log."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least that is said."""
+    """Minimum log level."""
     file: Path | None = None
-    """Also goes there, with times."""
+    """Log file with timestamps."""
 
 
 class OutputConfig(Section):
-    """What is written."""
+    """Settings of the output files."""
 
     zeros: bool = True
-    """qrels: also passages that were judged not relevant."""
+    """Whether qrels.tsv has passages that were judged not relevant."""
     training_negatives: int = Field(3, ge=0)
-    """training.parquet: negatives of a row; queries with fewer are left out of it."""
+    """Negatives in a row of training.parquet; queries with fewer are left out of that file."""
     beir: bool = False
-    """Also a folder in BEIR's layout, with all passages."""
+    """Whether a folder in BEIR's layout is written too, with all passages and queries."""
     qrels_path: Path | None = None
-    """qrels.tsv once more, under this name."""
+    """File that qrels.tsv is copied to."""
     triples_path: Path | None = None
-    """triples.jsonl once more, under this name."""
+    """File that triples.jsonl is copied to."""
 
 
 class LabelConfig(Section):
     """A whole `weak_labels.yaml`."""
 
     run: FolderName = "weak_labels"
-    """Names the run, and its folder of outputs."""
+    """Name of the run and of its folder of outputs."""
     work_dir: Path = Path("data/weak_labels")
-    """Indexes, the state of all runs, and their outputs."""
+    """Folder of indexes, of the state of all runs, and of their outputs."""
     folders: FoldersConfig = FoldersConfig()
-    """Parts of it that are to lie elsewhere."""
+    """Folders for parts of a run outside work_dir."""
     passages: SourceConfig = SourceConfig()
-    """Where the passages come from."""
+    """Source of the passages."""
     queries: QueriesConfig
     """The queries."""
     gold: Path | Literal["sample"] | None = None
-    """Judgements of people (TREC qrels): to calibrate the judge `similarity`, and to measure agreement with."""
+    """Judgements of people, in the form of TREC, MS MARCO, BEIR or MTEB: to calibrate the judge `similarity`, and to
+    measure agreement with."""
+    gold_relevant: int | None = Field(None, ge=1)
+    """The lowest grade of gold that counts as relevant; none: 1 if the highest grade is 1 or 2, and 2 if it is 3 or
+    more (TREC Deep Learning, 0 to 3)."""
     runs: tuple[Path, ...] = ()
     """TREC runs of retrieval systems, ranked in the report under the labels and under gold, beside the run's own."""
     candidates: CandidateConfig = CandidateConfig()
-    """How candidates are found."""
+    """Search for candidates."""
     rerank: RerankConfig = RerankConfig()
-    """A cross-encoder over the best of them."""
+    """Reranking of the best candidates by a cross-encoder."""
     sampling: SamplingConfig = SamplingConfig()
-    """Which of them are judged."""
+    """Sampling of the candidates that are judged."""
     prefilter: PrefilterConfig = PrefilterConfig()
-    """Which of those are not judged after all; off unless asked for."""
+    """Rules for sampled candidates that are not judged; none by default."""
     judge: JudgeConfig = JudgeConfig()
-    """Who judges."""
+    """The judge."""
     positives: PositivesConfig = PositivesConfig()
     """Which of those judged relevant become positives."""
     negatives: NegativesConfig = NegativesConfig()
     """Which judged passages become hard negatives."""
     output: OutputConfig = OutputConfig()
-    """What is written."""
+    """The output files."""
     push: PushConfig = PushConfig()
-    """Send the outputs to the hub; not unless asked for."""
+    """Upload of the outputs to the hub; off by default."""
     logging: LoggingConfig = LoggingConfig()
-    """What the command says."""
+    """Settings of the log."""
 
     @property
     def records_dir(self) -> Path:
-        """For what is fetched from the hub."""
+        """Folder of records that were fetched from the hub."""
         return self.folders.records or self.work_dir / "hub"
 
     @property
     def passages_dir(self) -> Path:
-        """For copies of passages."""
+        """Folder of memory-mapped copies of passages."""
         return self.folders.passages or self.work_dir
 
     @property
     def indexes_dir(self) -> Path:
-        """For the BM25 index and vectors."""
+        """Folder of the BM25 index and of the vectors."""
         return self.folders.indexes or self.work_dir
 
     @property
     def state_path(self) -> Path:
-        """Of the state of all runs."""
+        """File with the state of all runs."""
         return (self.folders.state or self.work_dir) / "state.sqlite"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.judge.judge == "similarity" and self.gold is None:
             raise ValueError("judge.judge similarity needs gold: its thresholds are calibrated on it")
+        if self.gold_relevant is not None and self.gold is None:
+            raise ValueError("gold_relevant needs gold: it says which grades of gold are relevant")
         if self.runs and self.gold is None:
             raise ValueError("runs needs gold: systems are ranked under it and under the labels")
         if len({path.name for path in self.runs}) != len(self.runs):

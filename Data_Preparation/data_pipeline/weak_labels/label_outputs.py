@@ -1,4 +1,4 @@
-"""What a run of weak labels writes, rendered from its state."""
+"""Outputs of a run of weak labels, rendered from its state."""
 
 import json
 from collections import Counter
@@ -11,21 +11,26 @@ import numpy as np
 from data_pipeline.utils import atomic_write_json
 from data_pipeline.weak_labels import export
 from data_pipeline.weak_labels.agreement import agreement
+from data_pipeline.weak_labels.ids import has_white_space
 from data_pipeline.weak_labels.judge import RELEVANT
+from data_pipeline.weak_labels.label_accounts import Inputs, accounts_of_run
 from data_pipeline.weak_labels.label_config import LabelConfig
-from data_pipeline.weak_labels.label_inputs import Gold
 from data_pipeline.weak_labels.negatives import Mined, mine
-from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.push import write_card
-from data_pipeline.weak_labels.state import State
-from data_pipeline.weak_labels.systems import labels_of, own_runs, rank_systems, read_run
+from data_pipeline.weak_labels.qrels import Grades
+from data_pipeline.weak_labels.state import JudgedPair, State
+from data_pipeline.weak_labels.systems import labels_of, own_runs, rank_systems
 
 
-def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) -> Mapping[str, Any]:
-    """Write the outputs of a run from its state; returns what is in its report."""
-    folder = config.work_dir / config.run
+def render(config: LabelConfig, inputs: Inputs, state: State) -> Mapping[str, Any]:
+    """Write the outputs of a run from its state; returns the content of report.json.
 
-    def pairs() -> Iterator[Any]:
+    Raises:
+        StoreError: what came in and what it became do not add up.
+    """
+    folder, passages = config.work_dir / config.run, inputs.passages
+
+    def pairs() -> Iterator[JudgedPair]:
         return state.judged_pairs(config.run)
 
     def text_of(passage_id: str) -> str:
@@ -35,13 +40,16 @@ def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) ->
         rows = passages.neighbours(passages.row_of(passage_id))
         return passages.ids(np.array(rows, np.int64)) if rows else []
 
-    output, tally = config.output, Tally()
+    # First, so that accounts that do not add up leave the outputs of an earlier call as they are.
+    accounts = accounts_of_run(inputs, config.run, state)
+    output, queries, tally = config.output, state.queries(config.run), Tally()
     export.write_qrels(folder / "qrels.tsv", pairs(), output.zeros)
     with export.MinedFiles(folder, text_of, output.training_negatives, config.negatives.margin_score) as files:
         for group in export.by_query(pairs()):
             query = mine(group, config.negatives, text_of, neighbours_of, config.positives)
             files.add(query)
             tally.add(query)
+    tally.positives[0] += len(queries) - tally.positives.total()
     export.write_judgements(folder / "judgements.parquet", pairs())
     for copy, name in ((output.qrels_path, "qrels.tsv"), (output.triples_path, "triples.jsonl")):
         if copy is not None:
@@ -52,8 +60,11 @@ def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) ->
             for start, texts in passages.blocks()
             for name, text in zip(passages.ids(np.arange(start, start + len(texts))), texts, strict=True)
         )
-        export.write_beir(folder / "beir", pairs, everything, config.output.zeros)
-    figures = _figures(config, gold, state, tally)
+        export.write_beir(folder / "beir", pairs(), everything, queries, config.output.zeros)
+    figures = {
+        "accounts": {account.name: account.to_json() for account in (*accounts, *files.accounts)},
+        **_figures(config, inputs, state, tally),
+    }
     atomic_write_json(folder / "report.json", figures)
     write_card(folder, config.run, figures)
     return figures
@@ -61,7 +72,7 @@ def render(config: LabelConfig, passages: Passages, gold: Gold, state: State) ->
 
 @dataclass
 class Tally:
-    """Counts of what was mined."""
+    """Counts of the positives and negatives of all queries."""
 
     positives: Counter[int] = field(default_factory=Counter)
     """Queries by their number of positives."""
@@ -71,44 +82,46 @@ class Tally:
     """Queries with a positive and fewer negatives than asked for."""
 
     def add(self, query: Mined) -> None:
-        """The next query."""
+        """Count the next query."""
         self.positives[len(query.positives)] += 1
         self.kinds.update(negative.kind for negative in query.negatives)
         self.left_out.update(query.left_out)
         self.short += bool(query.positives) and query.missing > 0
 
 
-def _figures(config: LabelConfig, gold: Gold, state: State, tally: Tally) -> dict[str, Any]:
-    """What is in the labels; nothing of how long it took, so that it is the same in every run."""
+def _figures(config: LabelConfig, inputs: Inputs, state: State, tally: Tally) -> dict[str, Any]:
+    """Figures of the labels; no times, so that they are the same in every run."""
     grades = Counter(
         pair.judgement.grade
         for pair in state.judged_pairs(config.run)
         if pair.judgement is not None and pair.judgement.grade is not None
     )
+    gold = None if inputs.gold is None else inputs.gold.labels
     return {
         "statuses": state.counts(config.run),
         "grades": {str(grade): grades[grade] for grade in sorted(grades)},
-        "queries_by_positives": {str(count): tally.positives[count] for count in sorted(tally.positives)},
+        "queries_by_positives": {str(count): tally.positives[count] for count in sorted(+tally.positives)},
         "negatives": tally.kinds.total(),
         "negatives_by_kind": dict(sorted(tally.kinds.items())),
         "negatives_left_out": dict(sorted(tally.left_out.items())),
         "queries_short_of_negatives": tally.short,
-        "agreement_with_gold": agreement(state.judged_pairs(config.run), gold).to_json() if gold else None,
-        "systems": _systems(config, gold, state) if gold else None,
-        "not_asked": _not_asked(config, gold, state),
+        "gold": None if inputs.gold is None else inputs.gold.to_json(),
+        "agreement_with_gold": None if gold is None else agreement(state.judged_pairs(config.run), gold).to_json(),
+        "systems": None if gold is None else _systems(config, inputs, gold, state),
+        "not_asked": _not_asked(config, gold or {}, state),
+        "percent_encoded_ids": _encoded_ids(config, state),
         "judge": json.loads(json.dumps(state.run_record(config.run)["judge"])),
     }
 
 
-def _systems(config: LabelConfig, gold: Gold, state: State) -> dict[str, Any]:
+def _systems(config: LabelConfig, inputs: Inputs, gold: Grades, state: State) -> dict[str, Any]:
     """Rankings of systems under the labels and under gold: those of the run itself, and those of `runs`."""
     pairs = [pair for pair in state.judged_pairs(config.run) if pair.query_id in gold]
-    found = own_runs(pairs) | {path.name: read_run(path) for path in config.runs}
-    return rank_systems(found, labels_of(pairs), gold)
+    return rank_systems({**own_runs(pairs), **inputs.runs}, labels_of(pairs), gold)
 
 
-def _not_asked(config: LabelConfig, gold: Gold, state: State) -> dict[str, dict[str, int]]:
-    """Pairs that a pre-filter kept from the judge, by rule, and how many of them gold calls relevant."""
+def _not_asked(config: LabelConfig, gold: Grades, state: State) -> dict[str, dict[str, int]]:
+    """Pairs that a pre-filter kept from the judge, by rule, and the number of them that gold calls relevant."""
     found: dict[str, dict[str, int]] = {}
     for pair in state.judged_pairs(config.run):
         rule = pair.candidate.provenance.get("not_asked")
@@ -118,3 +131,12 @@ def _not_asked(config: LabelConfig, gold: Gold, state: State) -> dict[str, dict[
             grade = gold.get(pair.candidate.query_id, {}).get(pair.candidate.passage_id, 0)
             counts["relevant_in_gold"] += grade >= RELEVANT
     return found
+
+
+def _encoded_ids(config: LabelConfig, state: State) -> dict[str, int]:
+    """Queries and passages whose ids have white space, and are percent-encoded in qrels.tsv."""
+    queries, passages = set(), set()
+    for pair in state.judged_pairs(config.run):
+        queries.add(pair.query_id)
+        passages.add(pair.candidate.passage_id)
+    return {"queries": sum(map(has_white_space, queries)), "passages": sum(map(has_white_space, passages))}

@@ -47,7 +47,7 @@ class NegativesConfig(Section):
 
 @dataclass(frozen=True)
 class Negative:
-    """One negative, and where it came from."""
+    """A hard negative, and its place in the rankings."""
 
     passage_id: str
     kind: Kind
@@ -59,18 +59,18 @@ class Negative:
 
 @dataclass(frozen=True)
 class Mined:
-    """The labels of one query."""
+    """Positives and hard negatives of one query."""
 
     query_id: str
     query: str
     positives: list[JudgedPair]
     """Grade 2 or 3 and sure enough, best grade first, then as they were ranked; at most so many as asked for."""
     negatives: list[Negative]
-    """Hardest first: as they were ranked."""
+    """In the order of the ranking, the hardest first."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Judged, and yet neither positive nor negative: how many for which reason."""
+    """Judged passages that are neither positive nor negative, by reason."""
     missing: int = 0
-    """Negatives that were asked for and are not there: too few were judged, or too many left out."""
+    """Number of negatives below the number that was asked for."""
 
 
 def mine(
@@ -140,7 +140,7 @@ def _guard(
     text_of: Callable[[str], str],
     neighbours_of: Callable[[str], Sequence[str]],
 ) -> Callable[[JudgedPair], str | None]:
-    """Why a rejected passage is no negative all the same; None where it is one."""
+    """Reason why a rejected passage is no negative; None if it is one."""
     ids = [pair.candidate.passage_id for pair in positives]
     beside = {other for passage_id in ids for other in neighbours_of(passage_id)}
     texts = [text_of(passage_id) for passage_id in ids]

@@ -4,7 +4,7 @@ A row number is what everything else here calls a passage: indexes give rows, an
 only at the end. Nothing is held as a list of objects, so a million passages cost what their ids' hashes do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from data_pipeline.errors import SourceError
 from data_pipeline.store import ColumnHash, Columns, ParagraphStore, copy_path
 from data_pipeline.types import IntArray, Split
+from data_pipeline.user_files import check_id
 from data_pipeline.utils import encodable, refuse_single_text, sha256_of_json
+from data_pipeline.weak_labels.ids import REFUSED, WHITE_SPACE, refuse_same_spelling
 
 if TYPE_CHECKING:
     from data_pipeline.dataset import ELMDataset
@@ -54,9 +56,10 @@ class Passages:
         fingerprint: what identifies ids and texts in their order; None: the hash of both columns.
         selection: rows of the table, shape (N,); None for all.
         dataset: the data set they are the rows of, which may have their vectors.
+        left_out: windows of documents that were read and are no passages, by reason.
 
     Raises:
-        SourceError: an id is there twice.
+        SourceError: an id is there twice, has control characters, or is spelled like another in TREC's formats.
     """
 
     def __init__(
@@ -66,11 +69,17 @@ class Passages:
         fingerprint: str | None = None,
         selection: IntArray | None = None,
         dataset: "ELMDataset | None" = None,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.where, self.dataset = where, dataset
+        self.left_out: Mapping[str, int] = left_out or {}
+        """Windows of documents that were read and are no passages, by reason."""
         self._table, self._selection, self._fingerprint = table, selection, fingerprint
         self._ids, self._texts, self._documents = (table[name] for name in SCHEMA.names[:3])
         self._sorted_hashes, self._rows_by_hash = self._hashed_ids()
+        for row in self._rows_matching(REFUSED)[:1].tolist():
+            check_id(self.ids([row])[0], f"{where}, row {row}")
+        refuse_same_spelling(self.ids(self._rows_matching(WHITE_SPACE)), self.known, "passage", where)
 
     def __len__(self) -> int:
         return self._table.num_rows if self._selection is None else len(self._selection)
@@ -127,6 +136,10 @@ class Passages:
             rows[place] = self._with_hash(int(places[place]), hashes[place], ids[place])
         return rows
 
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of some ids that passages have, in order."""
+        return [name for name, row in zip(ids, self.rows_of(ids).tolist(), strict=True) if row >= 0]
+
     def neighbours(self, row: int) -> list[int]:
         """Rows of the same document that come right before or after a passage, or share characters with it."""
         document, (start, end) = self.documents([row])[0], self._span(row)
@@ -181,6 +194,11 @@ class Passages:
     def _span(self, row: int) -> tuple[int | None, int | None]:
         place = row if self._selection is None else int(self._selection[row])
         return self._table["start"][place].as_py(), self._table["end"][place].as_py()
+
+    def _rows_matching(self, expression: str) -> IntArray:
+        """Rows whose ids match an expression of RE2."""
+        matches = pc.match_substring_regex(self._ids, expression).to_numpy().astype(np.bool_)
+        return np.flatnonzero(matches if self._selection is None else matches[self._selection])
 
     def _hashed_ids(self) -> tuple[NDArray[np.uint64], IntArray]:
         """Hashes of all ids, sorted, and their rows: 16 bytes a passage where a dict would take 150."""

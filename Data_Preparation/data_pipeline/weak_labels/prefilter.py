@@ -11,12 +11,12 @@ from data_pipeline.weak_labels.tokens import Tokeniser
 
 
 class PrefilterConfig(Section):
-    """Which candidates are not judged; none, unless asked for."""
+    """Rules for candidates that are not judged; none by default."""
 
     min_words: int = Field(0, ge=0)
-    """Passages of fewer words, as BM25 counts them, stop words aside."""
+    """Passages with fewer words are not judged; counted as BM25 does, without stop words."""
     shared_word: bool = False
-    """Passages that share no word with the query, stop words aside, both stemmed: what only the vectors found."""
+    """Whether passages that share no stemmed word with the query, stop words aside, are not judged."""
 
 
 class Prefilter:
@@ -33,7 +33,7 @@ class Prefilter:
         self._tokeniser = Tokeniser(language, stop_words) if config.min_words or config.shared_word else None
 
     def reason(self, query: str, passage: str) -> str | None:
-        """Why a pair is not judged; None where it is."""
+        """Reason why a pair is not judged; None if it is judged."""
         if self._tokeniser is None:
             return None
         words = self._tokeniser.tokens(passage)

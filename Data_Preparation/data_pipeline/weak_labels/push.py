@@ -1,4 +1,4 @@
-"""A run's outputs as a data set of the Hugging Face hub: only when asked for, and private unless said otherwise."""
+"""A run's outputs as a dataset of the Hugging Face hub: only on request, and private by default."""
 
 import os
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ class PushConfig(Section):
     """Where outputs are sent; nowhere, unless asked for. The token is that of HF_TOKEN or of `hf auth login`."""
 
     repo_id: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    """`owner/name` of a data set; made where there is none."""
+    """`owner/name` of a dataset; it is made if there is none."""
     private: bool = True
-    """Of a data set that is made."""
+    """Whether a dataset that is made is private."""
     token_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Environment variable with the token; none: HF_TOKEN, or the login. The token itself is kept nowhere."""
 
@@ -32,7 +32,8 @@ def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
     """Write a data card beside the outputs: who judged, how much, and what it is not."""
     judge = figures["judge"] or {}
     statuses = ", ".join(f"{count:,} {status}" for status, count in figures["statuses"].items() if count)
-    gold = figures["agreement_with_gold"]
+    measures, gold = figures["agreement_with_gold"], figures.get("gold")
+    encoded = sum(figures.get("percent_encoded_ids", {}).values())
     lines = [
         "---",
         "task_categories: [text-retrieval]",
@@ -51,7 +52,9 @@ def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
         f"- pairs: {statuses or 'none'}; only those that are ok are labels",
         f"- grades: {figures['grades']} (2 and 3 are relevant)",
         f"- hard negatives: {figures['negatives']:,}, each judged not relevant",
-        "- agreement with gold judgements: " + ("not measured" if gold is None else str(gold)),
+        "- agreement with gold judgements: " + ("not measured" if measures is None else str(measures)),
+        *([] if gold is None else [f"- gold judgements: grade {gold['relevant_from']} and more counts as relevant"]),
+        *([f"- {encoded:,} ids have white space, which is percent-encoded in qrels.tsv"] if encoded else []),
         "",
         "Passages and queries are under the terms of their sources. An evaluation with the model that gave these",
         "labels flatters systems that are like it.",

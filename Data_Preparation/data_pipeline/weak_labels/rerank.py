@@ -1,4 +1,4 @@
-"""A cross-encoder reads query and passage together: the best candidates in a better order."""
+"""Reranking of the best candidates by a cross-encoder, which reads query and passage together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +14,18 @@ from data_pipeline.utils import require
 
 
 class RerankConfig(Section):
-    """The cross-encoder."""
+    """Settings of the cross-encoder."""
 
     model: str | None = None
     """On the hub (cross-encoder/ms-marco-MiniLM-L-6-v2), or a folder; none: the fused order goes on as it is."""
     revision: str | None = None
     """Commit, tag or branch of the model."""
     top_k: int = Field(40, ge=1)
-    """Candidates of a query that it reads; the others follow in their order."""
+    """Candidates of a query that are reranked; the others follow in their order."""
     batch_size: int = Field(32, ge=1)
-    """Pairs computed together."""
+    """Pairs in a batch."""
     max_length: int | None = Field(None, ge=8)
-    """Tokens of a pair after which it is cut; none: what the model takes."""
+    """Tokens of a pair after which it is cut; none: the model's maximum."""
     device: str | None = None
     """Torch device; none: a GPU where there is one."""
 

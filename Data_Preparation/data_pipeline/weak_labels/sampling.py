@@ -17,9 +17,9 @@ class Stratum(Section):
     first: int = Field(ge=1)
     """The best rank of the range; ranks count from 1."""
     last: int = Field(ge=1)
-    """The worst one; inclusive."""
+    """The worst rank of the range, inclusive."""
     take: int = Field(ge=0)
-    """How many: all of the range where it has no more, else some at random."""
+    """Number of passages that are taken, at random if the range has more."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -32,14 +32,14 @@ _DEFAULT = (Stratum(first=1, last=15, take=15), Stratum(first=16, last=40, take=
 
 
 class SamplingConfig(Section):
-    """Which candidates the judge sees."""
+    """Sampling of the candidates that are judged."""
 
     strata: tuple[Stratum, ...] = _DEFAULT
-    """About 25 passages of a query: the best 15, and some from further down, which tell what the top misses."""
+    """Strata of ranks; by default about 25 passages of a query, the best 15 and some from further down."""
     per_document: int = Field(2, ge=1)
-    """Most passages of one source document."""
+    """Maximum number of passages of one source document."""
     seed: int = 0
-    """Another seed, other passages of the strata that are not taken whole."""
+    """Seed of the choice within strata that are not taken whole."""
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a run of weak labels knows: one SQLite file, from which all outputs are rendered.
+"""State of runs of weak labels: one SQLite file, from which all outputs are rendered.
 
     runs         what was asked for, and who judged
     queries      of a run, in order
@@ -32,11 +32,11 @@ class Candidate:
     query_id: str
     passage_id: str
     scores: Mapping[str, float] = field(default_factory=dict)
-    """By retriever: bm25, dense, fused, ..."""
+    """Scores by retriever: bm25, dense, fused, ..."""
     ranks: Mapping[str, int] = field(default_factory=dict)
-    """By retriever; 1 is the best."""
+    """Ranks by retriever; 1 is the best."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """How it came to be a candidate; plain JSON."""
+    """Further facts about the candidate; plain JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class JudgedPair:
-    """A pair of a run as it is read back."""
+    """A pair of a run, with its judgement."""
 
     query_id: str
     query: str
     candidate: Candidate
     judgement: Judgement | None
-    """None: not judged yet."""
+    """None if the pair was not judged yet."""
 
 
 class State:
@@ -86,7 +86,7 @@ class State:
         self._file.close()
 
     def start_run(self, run_id: str, settings: Mapping[str, Any]) -> None:
-        """Begin a run, or go on with it.
+        """Start a run, or resume it.
 
         Raises:
             StoreError: a run of that name was made with other settings.
@@ -115,7 +115,7 @@ class State:
                 )
 
     def set_judge(self, run_id: str, identity: JudgeIdentity) -> None:
-        """Say who judges from now on; the judgements that another judge gave this run no longer belong to it.
+        """Set the judge of a run; judgements that another judge gave in this run no longer belong to it.
 
         Raises:
             StoreError: there is no such run.
@@ -130,7 +130,7 @@ class State:
                 db.execute("UPDATE runs SET judge = ? WHERE run_id = ?", [wanted, text_in(run_id)])
 
     def finish_run(self, run_id: str, summary: Mapping[str, Any]) -> None:
-        """Keep what became of a run."""
+        """Write the summary of a run."""
         with self._file.write() as db:
             db.execute(
                 "UPDATE runs SET summary = ?, finished = ? WHERE run_id = ?",
@@ -138,7 +138,7 @@ class State:
             )
 
     def add_queries(self, run_id: str, queries: Iterable[tuple[str, str]]) -> None:
-        """Add queries (id, text) behind those that are there; an id that is there with the same text stays.
+        """Append queries (id, text) to those of the run; an id that exists with the same text stays.
 
         Raises:
             StoreError: an id is there with another text, or there is no such run.
@@ -197,7 +197,7 @@ class State:
         return [(text_out(query_id), text_out(text)) for query_id, text in rows]
 
     def candidates(self, run_id: str, query_id: str) -> list[Candidate]:
-        """What was found for a query, in order; nothing where it was not searched for yet."""
+        """Candidates of a query, in order; empty if it was not searched for yet."""
         with self._file.read() as db:
             rows = db.execute(
                 "SELECT passage_id, scores, ranks, provenance FROM pairs "
@@ -219,7 +219,7 @@ class State:
         return found
 
     def record(self, run_id: str, judged: Sequence[Judged], fresh: Mapping[bytes, Judgement]) -> None:
-        """Keep judgements; they are safe when this returns.
+        """Write judgements; they are on disk when this returns.
 
         Args:
             run_id: the run whose pairs they are about.
@@ -293,7 +293,7 @@ class State:
         return {name: value and json.loads(value) for name, value in zip(names, found, strict=True)}
 
     def verify(self) -> None:
-        """Read the whole file, and check that it holds together.
+        """Read the whole file, and check its integrity.
 
         Raises:
             StoreError: it does not.

@@ -5,51 +5,11 @@ That is what weak labels are used for in evaluation, and what agreement on singl
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import SourceError
 from data_pipeline.utils import require
+from data_pipeline.weak_labels.qrels import Grades, Run
 from data_pipeline.weak_labels.state import JudgedPair
-
-Run = Mapping[str, Mapping[str, float]]
-"""Query id -> passage id -> score."""
-Gains = Mapping[str, Mapping[str, int]]
-"""Query id -> passage id -> grade."""
-
-
-def read_run(path: Path) -> Run:
-    """A TREC run file: query id, Q0, passage id, rank, score, name.
-
-    Raises:
-        SourceError: it cannot be read, or a line is not of that form.
-    """
-    found: dict[str, dict[str, float]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"the run {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        parts = line.split()
-        if not parts:
-            continue
-        try:
-            query_id, _, passage_id, _, score, _ = parts
-            found.setdefault(query_id, {})[passage_id] = _finite(score)
-        except ValueError:
-            raise SourceError(
-                f"{path}, line {number}: expected query id, Q0, passage id, rank, score and name, found {line[:80]!r}"
-            ) from None
-    if not found:
-        raise SourceError(f"the run {path} is empty")
-    return found
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(number)
-    return value
 
 
 def own_runs(pairs: Iterable[JudgedPair]) -> dict[str, Run]:
@@ -61,7 +21,7 @@ def own_runs(pairs: Iterable[JudgedPair]) -> dict[str, Run]:
     return dict(found)
 
 
-def labels_of(pairs: Iterable[JudgedPair]) -> Gains:
+def labels_of(pairs: Iterable[JudgedPair]) -> Grades:
     """The grades of a run; a pair without one is not there."""
     found: dict[str, dict[str, int]] = {}
     for pair in pairs:
@@ -70,13 +30,13 @@ def labels_of(pairs: Iterable[JudgedPair]) -> Gains:
     return found
 
 
-def rank_systems(systems: Mapping[str, Run], labels: Gains, gold: Gains) -> dict[str, Any]:
+def rank_systems(systems: Mapping[str, Run], labels: Grades, gold: Grades) -> dict[str, Any]:
     """nDCG@10 of each system under both, over the queries that have both; and Kendall's tau between the two orders.
 
     Args:
-        systems: two at least.
-        labels: of a judge.
-        gold: of people.
+        systems: two or more runs by name.
+        labels: grades of a judge.
+        gold: grades of people on the scale of the labels, 0 to 3; see `Gold.labels`.
 
     Returns:
         `queries`, `systems` (name -> labels, gold) and `kendall_tau` (tau-b, -1 to 1; None where all systems are

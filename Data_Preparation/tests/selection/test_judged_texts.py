@@ -89,6 +89,21 @@ def test_a_broken_judge_stops_the_run_and_answers_are_kept(tmp_path):
     assert len(judge.calls) == 30
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (lambda question, text: CallFailed("down"), r"no label at all \(3 failed\).*For example: down\."),
+        (lambda question, text: Judgement("refused", answer="I will not", reason="policy"),
+         r"3 refused\).*For example: policy, answer 'I will not'"),
+    ],
+)  # fmt: skip
+def test_no_answer_at_all_is_a_failed_run(tmp_path, script, message):
+    texts, path = ["one", "two", "three"], tmp_path / "state.db"
+    with pytest.raises(JudgeError, match=message):
+        values(texts, path, script)
+    assert values(texts, path, clear).tolist() == [1, 1, 1]
+
+
 def test_one_state_has_many_questions_and_texts(tmp_path):
     path = tmp_path / "state.db"
     judge = ScriptedJudge(lambda question, text: 3 if question in text else 0)

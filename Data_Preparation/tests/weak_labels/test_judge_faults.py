@@ -17,7 +17,7 @@ pytest.importorskip("openai", reason="needs the extra weak-labels")
 
 KEY = "sk-very-secret-0123456789"
 SLOW = {"hang", "trickle"}
-FATAL = {"401", "403", "quota"}
+FATAL = {"401", "402", "403", "quota"}
 EXPECTED = {
     "429": "failed", "429_date": "failed", "500": "failed", "503": "failed", "hang": "failed", "trickle": "failed",
     "truncated": "failed",
@@ -31,6 +31,11 @@ EXPECTED = {
 
 def yes(system, user):
     return "YES" if "YES" in system else "3"
+
+
+def probed(answer):
+    """A label for the probe, which decides how the server is asked; then what `answer` says."""
+    return lambda system, user: "YES" if "capital of France" in user else answer
 
 
 def judge(server, path, pairs, **changes):
@@ -118,7 +123,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(fault, tmp_path, monkeypatc
     pairs, path = make_pairs(), tmp_path / "state.db"
 
     def says_the_key(system, user):
-        return f"{KEY} {KEY}" if fault is None else "YES"
+        return f"{KEY} {KEY}" if fault is None and "capital of France" not in user else "YES"
 
     faults = [(range(1, 1000), fault)] if fault else []
     with misbehaving_server(faults, answer=says_the_key, api_key=KEY) as server:
@@ -180,7 +185,7 @@ def test_a_server_that_asks_all_to_come_back_tomorrow_stops_the_run(tmp_path):
 
 
 def test_an_answer_without_end_is_not_kept_whole(tmp_path):
-    with misbehaving_server(answer=lambda system, user: "YES " * 100_000, logprobs=False) as server:
+    with misbehaving_server(answer=probed("YES " * 100_000), logprobs=False) as server:
         _, found = judge(server, tmp_path / "state.db", make_pairs(1, 1))
     assert statuses(found) == ["parse_failed"]
     assert len(found[0].judgement.answer) == 2000
@@ -202,7 +207,7 @@ def test_the_breaker_stops_a_run_that_only_fails(tmp_path):
 
 def test_answers_that_are_no_labels_open_the_breaker_too(tmp_path):
     raises = pytest.raises(JudgeError, match="not a label: expected one of NO, YES")
-    with misbehaving_server(answer=lambda system, user: "<think>", logprobs=False) as server, raises:
+    with misbehaving_server(answer=probed("Well"), logprobs=False) as server, raises:
         judge(server, tmp_path / "state.db", make_pairs(20, 5), breaker_window=10)
 
 
@@ -299,7 +304,7 @@ def test_what_the_server_cannot_do_is_found_out_at_the_start(tmp_path):
         identity = state.run_record(RUN)["judge"]
     assert identity["parameters"]["top_logprobs"] == 20
     assert identity["prompt"].startswith("binary-1:")
-    raises = pytest.raises(JudgeError, match="takes none of the ways.*HTTP 404.*ends with /v1")
+    raises = pytest.raises(JudgeError, match="no such model.*HTTP 404.*server lists: tiny-judge.*ends with /v1")
     with misbehaving_server([(range(9), "404")]) as server, raises:
         judge(server, tmp_path / "e.db", pairs)
 
@@ -370,7 +375,7 @@ def test_texts_that_cannot_be_sent_are_failures_of_their_own(tmp_path):
 
 
 def test_answers_that_cannot_be_stored_are_stored_escaped(tmp_path):
-    with misbehaving_server(answer=lambda system, user: "\ud800 '); DROP TABLE pairs; --", logprobs=False) as server:
+    with misbehaving_server(answer=probed("\ud800 '); DROP TABLE pairs; --"), logprobs=False) as server:
         _, found = judge(server, tmp_path / "state.db", make_pairs(1, 1))
     assert statuses(found) == ["parse_failed"]
     assert "DROP TABLE" in found[0].judgement.answer

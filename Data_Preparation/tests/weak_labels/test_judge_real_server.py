@@ -10,8 +10,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from judge_help import judge_all, make_pairs, quick, statuses
+from judge_help import judge_all, make_pairs, quick
 
+from data_pipeline.errors import JudgeError
 from data_pipeline.weak_labels.judge import load_judge
 
 NEEDED = ("openai", "fastapi", "uvicorn", "pydantic", "rich")
@@ -69,11 +70,11 @@ def real_server(chat_model):
 
 
 @pytest.mark.slow
-def test_a_random_model_gives_answers_and_no_labels_but_real_ones(real_server, chat_model, tmp_path):
-    config = quick(real_server, model=str(chat_model), timeout_s=120.0, slots=2)
-    summary, found = judge_all(tmp_path / "s.db", make_pairs(2, 2), load_judge(config), config)
-    assert summary.calls == 4
-    # A random model says anything; what matters is that it was asked, answered, and was not believed too easily.
-    assert set(statuses(found)) <= {"ok", "parse_failed"}
-    assert all(one.judgement.answer is not None for one in found)
-    assert all(one.judgement.grade in (0, 3) for one in found if one.judgement.status == "ok")
+def test_a_random_model_is_asked_answers_and_is_no_judge(real_server, chat_model, tmp_path):
+    # Without room for reasoning: a model that never ends would fill it.
+    config = quick(real_server, model=str(chat_model), timeout_s=120.0, slots=2, reasoning_tokens=0)
+    message = (
+        r"gave no label in any of the 2 request formats.*logprobs were asked for and not given.*expected one of NO"
+    )
+    with pytest.raises(JudgeError, match=message):
+        judge_all(tmp_path / "s.db", make_pairs(2, 2), load_judge(config), config)

@@ -16,9 +16,9 @@ import pytest
 import data_pipeline.weak_labels as package
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.errors import ConfigError, SourceError, StoreError
+from data_pipeline.errors import ConfigError, JudgeError, SourceError, StoreError
 from data_pipeline.pipeline import run
-from data_pipeline.weak_labels.judge import ScriptedJudge
+from data_pipeline.weak_labels.judge import CallFailed, Judgement, ScriptedJudge
 from data_pipeline.weak_labels.judge.scripted import failing
 from data_pipeline.weak_labels.label import label
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
@@ -85,13 +85,35 @@ def texts_of(settings):
 
 def test_no_label_comes_from_a_failed_call_and_the_next_run_asks_again(settings):
     config = made(settings, judge={"tries": 1, "breaker_share": 1.0, "breaker_window": 10_000})
-    report = label(config, judge=ScriptedJudge(failing("down")))
-    assert report.figures["grades"] == {}
-    assert (report.folder / "qrels.tsv").read_text() == ""
-    assert (report.folder / "triples.jsonl").read_text() == ""
-    assert report.figures["statuses"]["failed"] == report.pairs
+    asked = []
+
+    def some_down(query, passage):
+        asked.append(passage)
+        return CallFailed("down") if len(asked) % 3 else 3
+
+    report = label(config, judge=ScriptedJudge(some_down))
+    labels = report.figures["statuses"]["ok"]
+    assert 0 < labels < report.pairs
+    assert len((report.folder / "qrels.tsv").read_text().splitlines()) == labels
+    assert report.figures["statuses"]["failed"] == report.pairs - labels
     again = label(config, judge=ScriptedJudge(grade))
     assert again.figures["statuses"]["ok"] == again.pairs == report.pairs
+
+
+def test_a_judge_without_any_label_is_a_failed_run(settings, capsys):
+    config = made(settings, judge={"tries": 1, "breaker_share": 1.0, "breaker_window": 10_000})
+    good = label(config, judge=ScriptedJudge(grade))
+    before = files(config)
+    for script, message in (
+        (failing("down"), rf"gave no label at all \({good.pairs:,} failed\).*For example: down\."),
+        (lambda query, passage: Judgement("parse_failed", answer="Well", reason="not a label"),
+         rf"{good.pairs:,} parse_failed\).*not a label, answer 'Well'.*run the same command again"),
+    ):  # fmt: skip
+        with pytest.raises(JudgeError, match=message):
+            label(config, judge=ScriptedJudge(script, version="another judge"))
+        assert files(config) == before  # outputs of the good run are not replaced by empty ones
+    again = label(config, judge=ScriptedJudge(grade, version="another judge"))
+    assert (again.figures["statuses"]["ok"], again.summary.calls) == (good.pairs, good.pairs)
 
 
 def test_a_second_run_asks_nothing_and_writes_the_same_bytes(settings):
@@ -125,7 +147,7 @@ def test_other_candidates_need_another_run(settings):
 
 KILLED = """
 import sys, time
-from data_pipeline.weak_labels.judge import ScriptedJudge
+from data_pipeline.weak_labels.judge import CallFailed, Judgement, ScriptedJudge
 from data_pipeline.weak_labels.label import label
 from data_pipeline.weak_labels.label_config import LabelConfig
 sys.path.insert(0, {folder!r})
@@ -205,11 +227,11 @@ def test_wrong_settings_are_named(settings, tmp_path, capsys, change, message):
 def test_gold_and_queries_that_cannot_be_read_are_named(settings, tmp_path):
     path = tmp_path / "gold.txt"
     path.write_text("q1 0 a 3\nq1 0 b\n")
-    with pytest.raises(SourceError, match="gold.txt, line 2: expected query id, 0, passage id and grade"):
+    with pytest.raises(SourceError, match="gold.txt, line 2: expected query id, iteration, passage id and grade"):
         read_gold(made(settings, gold=str(path)))
     path = tmp_path / "queries.jsonl"
     for lines, message in (
-        (['{"query_id": "a", "query": ""}'], "line 1: a query needs texts"),
+        (['{"query_id": "a", "query": ""}'], "line 1: .*must be a text that is not empty, found ''"),
         (['{"query_id": "a", "query": "x"}'] * 2, "line 2: the query id 'a' is there twice"),
         ([], "has no queries"),
     ):

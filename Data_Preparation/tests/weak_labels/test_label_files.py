@@ -81,11 +81,12 @@ def test_every_pair_is_in_the_table_with_its_status(tmp_path):
 
 
 def test_a_beir_folder(tmp_path):
-    export.write_beir(tmp_path, lambda: PAIRS, [("a", "one"), ("b", "zwei ü")], with_zeros=False)
+    asked = [(name, f"text of {name}") for name in ("q1", "q2", "q3", "q4")]
+    export.write_beir(tmp_path, PAIRS, [("a", "one"), ("b", "zwei ü")], asked, with_zeros=False)
     corpus = [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text().splitlines()]
     assert corpus == [{"_id": "a", "title": "", "text": "one"}, {"_id": "b", "title": "", "text": "zwei ü"}]
     queries = [json.loads(line)["_id"] for line in (tmp_path / "queries.jsonl").read_text().splitlines()]
-    assert queries == ["q1", "q2", "q3"]
+    assert queries == ["q1", "q2", "q3", "q4"]  # also the one that nothing was found for
     assert (tmp_path / "qrels/train.tsv").read_text().splitlines() == [
         "query-id\tcorpus-id\tscore", "q1\ta\t3", "q3\tf\t2", "q3\tg\t1",
     ]  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Any
 from data_pipeline.annotation.files.hdf5 import OWN_COLUMNS
 from data_pipeline.annotation.files.jobs import EmbeddingParameters
 from data_pipeline.errors import SourceError
-from data_pipeline.user_files import json_records
-from data_pipeline.utils import encodable
+from data_pipeline.user_files import check_id, json_records, take_field
+from data_pipeline.utils import encodable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +58,20 @@ class Source:
     def _text(self, values: Mapping[str, Any], where: str) -> str:
         keys = self.params.keys_to_index
         for key in keys:
-            _value(values, key, where)
+            take_field(values, key, where)
         named = [self.params.text_field] if self.params.text_field else keys
-        return "\n".join(_text(_value(values, key, where), key, where) for key in named)
+        return "\n".join(_text(take_field(values, key, where), key, where) for key in named)
 
     def _id(self, values: Mapping[str, Any], number: int, where: str) -> str:
         if self.id_key is not None:
-            found = _name(_value(values, self.id_key, where), self.id_key, where)
+            found = _name(take_field(values, self.id_key, where), self.id_key, where)
         elif self.params.text_field:
-            found = "__".join(_name(_value(values, key, where), key, where) for key in self.params.keys_to_index)
+            found = "__".join(_name(take_field(values, key, where), key, where) for key in self.params.keys_to_index)
         else:
             found = f"{self.name}_{number}"
-        if not found or not found.isprintable():
-            raise SourceError(f"{where}: the document's id {found[:60]!r} is empty or has control characters")
-        return found
+        if not found:
+            raise SourceError(f"{where}: the document's id is empty")
+        return check_id(found, where)
 
     def _label(self, values: Mapping[str, Any], where: str) -> float | list[float] | None:
         if self.label_key is None:
@@ -179,22 +179,16 @@ def stored_value(record: Record, key: str, plain: bool) -> str:
     return json.dumps(record.values[key]) if key in record.values else ""
 
 
-def _value(values: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in values:
-        raise SourceError(f"{where}: there is no key {key!r}; it has {', '.join(map(str, values)) or 'none'}")
-    return values[key]
-
-
 def _text(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise SourceError(f"{where}: {key!r} must be a text, found {str(value)[:60]!r}")
+        raise SourceError(f"{where}: {key!r} must be a text, found {shown(value)}")
     return encodable(str(value))
 
 
 def _name(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise SourceError(f"{where}: {key!r} makes the document's id and must be a text or a whole number, "
-                          f"found {str(value)[:60]!r}")  # fmt: skip
+                          f"found {shown(value)}")  # fmt: skip
     return str(value)
 
 
@@ -206,4 +200,4 @@ def _number(value: Any, key: str, where: str) -> float:
             return float(value)
     except OverflowError:
         pass
-    raise SourceError(f"{where}: the label {key!r} must be a number, found {str(value)[:60]!r}")
+    raise SourceError(f"{where}: the label {key!r} must be a number, found {shown(value)}")

@@ -1,6 +1,6 @@
-"""What a language model says of each text, such as whether it is clear: a YES or NO to one question about it alone.
+"""A language model's answer about each text, YES or NO to one question, such as whether the text is clear.
 
-Answers are kept in the state file of the weak labels' judge: a run that was stopped goes on, a text that occurs twice
+Answers are kept in the state file of the weak labels' judge: a run that was stopped resumes, a text that occurs twice
 is asked about once, and a call that failed is no answer. Asking a model to rate single rows: Chen et al., "AlpaGasus"
 (2023), arXiv:2307.08701.
 """
@@ -20,7 +20,7 @@ from data_pipeline.config import Section
 from data_pipeline.weak_labels.judge import STATUSES, Judge, JudgeConfig, Judgement, Pair
 from data_pipeline.weak_labels.judge.client import LLMJudge
 from data_pipeline.weak_labels.judge.prompts import TEXT_PROMPT
-from data_pipeline.weak_labels.judging import run_judge
+from data_pipeline.weak_labels.judging import no_label_error, run_judge
 from data_pipeline.weak_labels.state import Candidate, Judged, State
 
 logger = logging.getLogger(__name__)
@@ -30,14 +30,14 @@ _BEST_GRADE = 3
 
 
 class JudgedTextsConfig(Section):
-    """Who is asked, and what."""
+    """The judge, and its question."""
 
     question: str = Field(
         "Is this text clear and unambiguous? A text that is sarcastic or ironic, garbled, cut off, or that careful "
         "readers would understand in different ways is not.",
         min_length=1,
     )
-    """That YES or NO answers; YES is what is wanted."""
+    """A question that YES or NO answers; YES is the better answer."""
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
     """The model and how failures are met; `passage_...` limits are those of the text."""
 
@@ -66,7 +66,8 @@ def judged_texts(
         judge: is asked instead of the one that the config names. Its grades are taken as thirds.
 
     Raises:
-        JudgeError: the judge cannot be used, or fails too often; what was answered is kept.
+        JudgeError: the judge cannot be used, fails too often, or answers about no text at all; what was answered is
+            kept.
         StoreError: the state file cannot be used.
         ConfigError, MissingExtra: the judge cannot be had.
     """
@@ -74,9 +75,13 @@ def judged_texts(
     run = _run_id(config.question, texts)
     values = np.full(len(texts), np.nan)
 
+    failures: list[Judgement] = []
+
     def note(answers: Sequence[Judged]) -> None:
         for one in answers:
             values[int(one.passage_id)] = _value(one.judgement)
+            if one.judgement.status != "ok" and not failures:
+                failures.append(one.judgement)
 
     state_path.parent.mkdir(parents=True, exist_ok=True)
     with State(state_path) as state:
@@ -85,6 +90,8 @@ def judged_texts(
         state.add_candidates(run, _QUERY_ID, [Candidate(_QUERY_ID, str(row)) for row in range(len(texts))])
         pairs = (Pair(_QUERY_ID, str(row), config.question, text) for row, text in enumerate(texts))
         summary = run_judge(pairs, judge, state, run, config.judge, total=len(texts), on_recorded=note)
+    if failures and not summary.labels:
+        raise no_label_error(judge.name, summary.statuses, failures[0])
     if missing := int(np.isnan(values).sum()):
         reasons: dict[str, int] = {
             name: summary.statuses[name] for name in STATUSES if name != "ok" and summary.statuses[name]

@@ -16,7 +16,7 @@ from data_pipeline.selection.screening import Order, screened
 
 
 class LlmJudgeConfig(SelectorConfig):
-    """What passes; see `measures.judged`."""
+    """Settings of the selector `llm_judge`; see `measures.judged`."""
 
     score: str = "llm_judge"
     """Column with the probability of a YES; NaN where there is no answer."""
@@ -25,7 +25,7 @@ class LlmJudgeConfig(SelectorConfig):
     order: Order = "random"
     """Of the rows that pass. The others follow, the highest score first."""
     unjudged: Literal["error", "last"] = "error"
-    """What becomes of rows without an answer."""
+    """Rows without an answer: an error, or the last in the ranking."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -37,7 +37,7 @@ def llm_judge(features: Features, rows: int, rng: np.random.Generator, config: L
     """Rows that pass, then the others, then those without an answer.
 
     Raises:
-        SelectionError: there are no answers, or not for all rows and `unjudged` is `error`.
+        SelectionError: the column is missing, or not all rows have an answer and `unjudged` is `error`.
     """
     scores = _answers(features, config)
     chosen = screened(scores >= config.threshold, scores, config.order, rng)[:rows]

@@ -1,4 +1,4 @@
-"""Who says whether a passage answers a query, and how that is asked, checked and kept."""
+"""Judges of the relevance of passages to queries."""
 
 from collections.abc import Callable
 
@@ -66,18 +66,19 @@ JUDGES: dict[str, Callable[[JudgeConfig, Embedder | None, Thresholds | None], Ju
     "llm": _load_llm,
     "similarity": _load_similarity,
 }
-"""By name."""
+"""Loaders of judges by name."""
 
 
 def load_judge(config: JudgeConfig, embedder: Embedder | None = None, thresholds: Thresholds | None = None) -> Judge:
-    """The judge that a config names.
+    """Load the judge that a config names.
 
     Args:
-        config: of the judge.
+        config: settings of the judge.
         embedder: for `similarity` only.
         thresholds: for `similarity` only; see `calibrate`.
 
     Raises:
-        ConfigError, MissingExtra: it cannot be had, or not like this.
+        ConfigError: the judge lacks an embedder, thresholds or normalized vectors.
+        MissingExtra: an optional package is not installed.
     """
     return JUDGES[config.judge](config, embedder, thresholds)

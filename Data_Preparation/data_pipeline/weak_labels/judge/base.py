@@ -1,4 +1,4 @@
-"""What a judge is, what it is asked, and what it answers.
+"""Judges, the pairs they grade, and their judgements.
 
 A judgement is a label only where its status is `ok`. Everything else says why there is none:
 
@@ -34,7 +34,7 @@ class Pair:
     query: str
     """The whole text."""
     passage: str
-    """The whole text; what the judge is shown of it is the judge's to say."""
+    """The whole text; the judge decides how much of it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class JudgeIdentity:
     """Everything about a judge that an answer may depend on."""
 
     model: str
-    """As it was asked for."""
+    """Name of the model in the request."""
     served_model: str
-    """As the server names itself."""
+    """Name of the model in the reply."""
     prompt: str
-    """Version of the prompt and hash of its words."""
+    """Version of the prompt, and hash of its text."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Of decoding, and the limit of the passage; plain JSON."""
+    """Parameters of the request and the limit of the passage; plain JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """For the record of a run."""
+        """The identity as JSON, for the record of a run."""
         return {
             "model": self.model,
             "served_model": self.served_model,
@@ -61,36 +61,36 @@ class JudgeIdentity:
 
     @property
     def sha256(self) -> str:
-        """Of all of it."""
+        """SHA-256 of the whole identity."""
         return sha256_of_json(self.to_json())
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a judge said about one pair, or why it said nothing."""
+    """Grade of one pair, or the reason why there is none."""
 
     status: Status
     grade: int | None = None
     """0 to 3; only with status ok. YES is 3, NO is 0."""
     p: float | None = None
-    """Probability that the passage is relevant (grade 2 or 3), among the labels; None where the server tells none."""
+    """Probability that the passage is relevant (grade 2 or 3), among the labels; None if the server gives none."""
     confidence: float | None = None
-    """Probability of the grade among the labels; None where the server tells none."""
+    """Probability of the grade among the labels; None if the server gives none."""
     outside: float | None = None
-    """Probability that the server gave to answers that are no labels."""
+    """Probability of all answers that are no labels."""
     answer: str | None = None
-    """As it came."""
+    """The text of the reply."""
     reason: str = ""
     """Why there is no grade."""
     tries: int = 1
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_s: float = 0.0
-    """Of the last call, in seconds."""
+    """Duration of the last call in seconds."""
     passage_chars: int | None = None
-    """Characters of the passage."""
+    """Length of the passage in characters."""
     shown_chars: int | None = None
-    """How many of them the judge was shown: fewer only under a limit that was asked for."""
+    """Characters of the passage that the judge was shown; fewer only if a limit is set."""
 
     def __post_init__(self) -> None:
         if (self.status == "ok") != (self.grade is not None):
@@ -100,12 +100,12 @@ class Judgement:
 
 
 class CallFailed(Exception):
-    """One call gave no answer; caught by the pool, never by users.
+    """A call to the judge gave no answer; the pool handles it.
 
     Args:
         reason: for the record; holds no secrets.
-        final: the same call cannot succeed.
-        limited: the server asked to slow down, which is no fault of it.
+        final: whether the same call can never succeed.
+        limited: whether the server asked to slow down, which is no failure of it.
         retry_after_s: how long it asked to wait, in seconds.
     """
 
@@ -115,26 +115,30 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.reason, self.final, self.limited, self.retry_after_s = reason, final, limited, retry_after_s
 
+    def add_to_reason(self, more: str) -> None:
+        """Append a sentence to the reason."""
+        self.reason = f"{self.reason}. {more}"
+
 
 class Judge(Protocol):
-    """Grades passages for queries. Implement these five names to bring your own."""
+    """Grades passages for queries. A judge of your own implements these five names."""
 
     name: str
-    """For messages: the address, or what it computes."""
+    """Name for messages: the address of a server, or a description."""
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Known once the judge is open."""
+        """Identity of the judge; available once it is open."""
 
     async def open(self) -> None:
-        """Make ready, and find out who answers.
+        """Connect, and find out which model answers.
 
         Raises:
             JudgeError: it cannot be used.
         """
 
     async def judge(self, query: str, passage: str) -> Judgement:
-        """Grade one passage; called from many tasks at once.
+        """Grade one passage; called from several tasks at the same time.
 
         Raises:
             CallFailed: there was no answer; the caller decides whether to try again.
@@ -142,11 +146,11 @@ class Judge(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 def judgement_key(identity: JudgeIdentity, query: str, passage: str) -> bytes:
-    """What an answer is kept under: 32 bytes that differ where judge, prompt, parameters or either text does."""
+    """Key of a cached answer: 32 bytes that differ if judge, prompt, parameters or one of the texts differ."""
     digest = blake2b(digest_size=32)
     for part in (identity.sha256, query, passage):
         content = part.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Stops a run whose judge does not work any more: going on would only collect failures."""
+"""Circuit breaker: stops a run whose judge no longer works, since further calls would only fail."""
 
 from collections import Counter, deque
 
@@ -6,7 +6,7 @@ from data_pipeline.errors import JudgeError
 
 
 class Breaker:
-    """Looks at the last calls, and opens when too many of them failed.
+    """Circuit breaker over the last calls; opens when too many of them failed.
 
     Args:
         endpoint: for the message.
@@ -17,7 +17,7 @@ class Breaker:
     def __init__(self, endpoint: str, window: int, share: float) -> None:
         self._endpoint, self._share = endpoint, share
         self._last: deque[str] = deque(maxlen=window)
-        """Why each of them failed; empty for those that did not."""
+        """Reason of each failure; empty for calls that did not fail."""
 
     def note(self, failure: str = "") -> None:
         """Count a call; `failure` says why it failed.

@@ -1,4 +1,4 @@
-"""An LLM behind any server that speaks OpenAI's chat API: vLLM, llama.cpp, Ollama, Groq, OpenAI itself."""
+"""LLM judge behind an OpenAI-compatible server: vLLM, llama.cpp, Ollama, Groq, OpenAI."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from typing import Any
 from data_pipeline.errors import ConfigError, JudgeError
 from data_pipeline.utils import require
 from data_pipeline.weak_labels.judge.base import CallFailed, JudgeIdentity, Judgement
+from data_pipeline.weak_labels.judge.formats import FormatSearch, RequestFormat, hints_of
 from data_pipeline.weak_labels.judge.limits import passage_limit
 from data_pipeline.weak_labels.judge.parsing import first_logprobs
 from data_pipeline.weak_labels.judge.prompts import PROMPTS, Prompt
@@ -21,42 +22,43 @@ logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = "no-key-needed"
 _SHORTEST_KEY = 8
-"""Shorter ones are stand-ins such as `none`, and words that answers may hold."""
-# Room for a label in several tokens, and for an answer that says more to be seen as one that does.
-_WITHOUT_LOGPROBS = 8
+"""Shorter keys are placeholders such as `none`, or words that occur in answers."""
 _MOST_KEPT = 2000
-"""Characters of an answer that are kept; labels have a few, and servers that ignore max_tokens may have any number."""
-_WAYS: tuple[dict[str, Any], ...] = (
-    {"max_tokens": 1, "logprobs": True, "top_logprobs": 20},
-    {"max_tokens": 1, "logprobs": True, "top_logprobs": 5},
-    {"max_completion_tokens": 1, "logprobs": True, "top_logprobs": 20},
-    {"max_tokens": _WITHOUT_LOGPROBS},
-    {"max_completion_tokens": _WITHOUT_LOGPROBS},
-)
-"""How the server is asked, best first; the first that it takes is used."""
-
+"""Characters of an answer that are kept; a label has a few, a server that ignores the token limit sends any number."""
 _PROBE = ("What is the capital of France?", "Paris has been the capital of France for most of its history.")
 # Of a request's body: what providers call an answer that they do not let through.
 _FILTERED = {"content_filter", "content_policy_violation"}
+_FORBIDDEN, _NOT_FOUND = 403, 404
+_MODELS_SHOWN, _FORMATS_SHOWN = 10, 2
 _SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """An HTTP status other than 200, and what came with it."""
+    """A reply with an HTTP status other than 200."""
 
     status: int
     code: str
+    parameter: str
+    """The parameter of the request that the server names."""
     text: str
     retry_after: str | None
 
 
+class _Refused(CallFailed):
+    """A request that the server will not take; the same one cannot succeed."""
+
+    def __init__(self, reason: str, failure: _Failure) -> None:
+        super().__init__(reason, final=True)
+        self.failure = failure
+
+
 class LLMJudge:
-    """Asks a model for one grade a call. See `base.Judge`.
+    """Asks a model for the grade of one pair per call. See `base.Judge`.
 
     Args:
-        config: says where and how.
-        prompt: is used instead of the one of the config's mode.
+        config: address, model and limits.
+        prompt: replaces the prompt of the config's mode.
 
     Raises:
         ConfigError: the variable with the key is not set, or the tokenizer cannot be loaded.
@@ -69,24 +71,25 @@ class LLMJudge:
         self._key = _read_key(config.api_key_env)
         self._cut, self._limit = passage_limit(config)
         self._client: Any = None
-        self._way = _WAYS[-1]
+        self._search = FormatSearch(config)
+        self._format = RequestFormat()
         self._model = config.model
         self._identity: JudgeIdentity | None = None
         self.name = f"{config.base_url} (model {config.model or 'of the server'})"
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Known once the judge is open."""
+        """Identity of the judge; available once it is open."""
         if self._identity is None:
             raise RuntimeError("the judge is not open; call open() first")
         return self._identity
 
     async def open(self) -> None:
-        """Connect, and find out with a call or a few what the server can do.
+        """Connect, and find a request format that gives a label; see `formats`. Resumes the search when called again.
 
         Raises:
-            JudgeError: it refuses the key, or every way of asking.
-            CallFailed: it cannot be reached, or is overloaded; worth another try.
+            JudgeError: the server refuses the key, lacks the model, or gives no label in any format.
+            CallFailed: the server cannot be reached, or is overloaded; worth another try.
         """
         if self._client is None:
             self._client = self._openai.AsyncOpenAI(
@@ -98,41 +101,83 @@ class LLMJudge:
         if not self._model:
             self._model = await self._only_model()
             self.name = f"{self._config.base_url} (model {self._model})"
-        refusals = []
-        for way in _WAYS:
+        while (asked := self._search.next()) is not None:
             try:
-                completion = await self._call(*_PROBE, way)
-                if completion.refusal:
-                    raise CallFailed(f"refused a harmless question: {completion.refusal[:MOST_SHOWN]}")
-                if "logprobs" in way and not first_logprobs(completion.choice):
-                    refusals.append(f"{_describe(way)}: ignored")
-                    continue
+                found = await self._probe(asked)
             except CallFailed as error:
-                if not error.final:
-                    raise
-                refusals.append(f"{_describe(way)}: {error.reason}")
-            except ValueError as error:
-                refusals.append(f"{_describe(way)}: {error}")
-            else:
-                self._found(way, completion)
+                # A long answer may break a server whose short ones were no labels: both are said.
+                if self._search.tried:
+                    error.add_to_reason(f"Before that: {self._outcomes()}")
+                raise
+            if found:
                 return
+            logger.info("Judge %s: no label with %s: %s", self.name, asked, self._search.tried[asked])
         raise JudgeError(
-            f"{self.name} takes none of the ways of asking it. It said: {'; '.join(dict.fromkeys(refusals))}. "
-            "Check base_url (it ends with /v1) and the name of the model."
+            f"{self.name} gave no label in any of the {len(self._search.tried)} request formats that were tried. "
+            f"{self._outcomes()}. Check base_url (it ends with /v1), the name of the model, and whether it answers "
+            "with one word. Parts of the request are fixed by judge.temperature, judge.system_role, judge.logprobs, "
+            "judge.limit_name, judge.reasoning_tokens and judge.extra_body."
+        )
+
+    async def _probe(self, asked: RequestFormat) -> bool:
+        """Ask a harmless question in a request format; returns whether the answer is a label."""
+        try:
+            completion = await self._call(*_PROBE, asked)
+        except _Refused as error:
+            hints = hints_of(error.failure.text, error.failure.parameter, asked)
+            if error.failure.status == _NOT_FOUND and not hints and "parameter" not in error.failure.text:
+                raise await self._not_found(error.reason) from None
+            self._search.refused(asked, error.reason, hints)
+            return False
+        if completion.refusal:
+            raise CallFailed(f"refused a harmless question: {completion.refusal[:MOST_SHOWN]}")
+        fault = self._fault(completion, asked)
+        if fault:
+            self._search.no_label(asked, self._clean(fault), bool(completion.reasoning) and completion.is_cut_off)
+            return False
+        self._found(asked, completion)
+        return True
+
+    def _fault(self, completion: Completion, asked: RequestFormat) -> str:
+        """Reason why a reply to the probe holds no label in this format; empty if it holds one."""
+        try:
+            if asked.top_logprobs and not completion.is_cut_off and not first_logprobs(completion.choice):
+                return "logprobs were asked for and not given"
+            found = to_judgement(completion, self._prompt.labels, asked.top_logprobs > 0)
+        except (CallFailed, ValueError) as error:
+            return str(error)
+        return found.reason
+
+    def _outcomes(self) -> str:
+        """Replies to all formats that were tried; equal replies once."""
+        formats: dict[str, list[str]] = {}
+        for asked, said in self._search.tried.items():
+            formats.setdefault(said, []).append(f"[{asked}]")
+        return "; ".join(f"{' '.join(some[:_FORMATS_SHOWN])}: {said}" for said, some in formats.items())
+
+    async def _not_found(self, said: str) -> JudgeError:
+        try:
+            listed = self._clean(", ".join((await self._models())[:_MODELS_SHOWN]))
+        except (CallFailed, JudgeError):
+            listed = ""
+        known = f" The server lists: {listed}." if listed else ""
+        return JudgeError(
+            f"{self.name}: the server has no such model, or nothing at this address: {said}.{known} Check base_url (it "
+            "ends with /v1) and the name of the model."
         )
 
     async def judge(self, query: str, passage: str) -> Judgement:
         """See `base.Judge`."""
         shown = self._cut(passage)
         started = time.perf_counter()
-        completion = await self._call(query, shown, self._way)
+        completion = await self._call(query, shown, self._format)
         latency_s = time.perf_counter() - started
         if completion.model != self.identity.served_model:
             raise CallFailed(
-                f"answered by the model {self._clean(completion.model)!r}, "
-                f"not by {self.identity.served_model!r} as at the start"
+                f"answered by the model {self._clean(completion.model)!r}, not by {self.identity.served_model!r} as at "
+                "the start; if a router serves several models under one name, set judge.model to one of them"
             )
-        found = to_judgement(completion, self._prompt.labels, "logprobs" in self._way)
+        found = to_judgement(completion, self._prompt.labels, self._format.top_logprobs > 0)
         return replace(
             found,
             answer=self._clean(found.answer or "")[:_MOST_KEPT],
@@ -143,40 +188,46 @@ class LLMJudge:
         )
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         if self._client is not None:
             await self._client.close()
             self._client = None
 
-    def _found(self, way: dict[str, Any], completion: Completion) -> None:
-        self._way = way
+    def _found(self, asked: RequestFormat, completion: Completion) -> None:
+        self._format = asked
         served = self._clean(completion.model)
-        parameters = {"temperature": 0, **way, "extra_body": self._config.extra_body, **self._limit}
+        parameters = {**asked.identity, "extra_body": self._config.extra_body, **self._limit}
         self._identity = JudgeIdentity(self._model, served, self._prompt.identity, parameters)
-        logger.info("judge: %s, which calls itself %r; %s", self.name, served, _describe(way))
+        logger.info("Judge: %s, served as %r, asked with %s", self.name, served, asked)
 
     async def _only_model(self) -> str:
-        try:
-            listed = [model.id async for model in self._client.models.list()]
-        except self._openai.APIStatusError as error:
-            raise self._failed(_failure(error)) from None
-        except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
-            raise CallFailed(f"cannot list the models: {self._clean(str(error))}") from None
+        listed = await self._models()
         if len(listed) != 1:
             raise JudgeError(
-                f"{self._config.base_url} serves {len(listed)} models ({self._clean(', '.join(listed[:10]))}); "
-                "set `model` to the one that shall judge"
+                f"{self._config.base_url} serves {len(listed)} models "
+                f"({self._clean(', '.join(listed[:_MODELS_SHOWN]))}); set judge.model to the one that is to judge"
             )
-        return str(listed[0])
+        return listed[0]
 
-    async def _call(self, query: str, passage: str, way: dict[str, Any]) -> Completion:
-        messages = self._prompt.messages(query, passage)
+    async def _models(self) -> list[str]:
+        try:
+            return [str(model.id) async for model in self._client.models.list()]
+        except self._openai.APIStatusError as error:
+            raise self._failed(_failure(error), None) from None
+        except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
+            raise CallFailed(f"cannot list the models: {self._clean(str(error))}") from None
+
+    async def _call(self, query: str, passage: str, asked: RequestFormat) -> Completion:
+        messages = self._prompt.messages(query, passage, asked.system_role)
         try:
             # The library's own limit begins anew with every byte that trickles in.
             async with asyncio.timeout(self._config.timeout_s):
                 # Raw: the body is read here, strictly, and not as whatever the library can make of it.
                 reply = await self._client.chat.completions.with_raw_response.create(
-                    model=self._model, messages=messages, temperature=0, extra_body=self._config.extra_body, **way
+                    model=self._model,
+                    messages=messages,
+                    extra_body=self._config.extra_body,
+                    **asked.parameters,
                 )
             return read_completion(self._clean(reply.http_response.text))
         except CallFailed as error:
@@ -185,9 +236,10 @@ class LLMJudge:
             failure = _failure(error)
             if failure.code in _FILTERED:
                 return Completion(self._served_or_empty(), {}, "", failure.text or failure.code, None, None)
-            raise self._failed(failure) from None
+            raise self._failed(failure, asked) from None
         except (self._openai.APITimeoutError, TimeoutError):
-            raise CallFailed(f"no answer within {self._config.timeout_s:g} s") from None
+            longer = "; a model that reasons may need a longer judge.timeout_s" if asked.reasoning_tokens else ""
+            raise CallFailed(f"no answer within {self._config.timeout_s:g} s{longer}") from None
         except self._openai.OpenAIError as error:
             cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
             raise CallFailed(self._clean(f"{error}{cause}")[:MOST_SHOWN]) from None
@@ -197,9 +249,11 @@ class LLMJudge:
     def _served_or_empty(self) -> str:
         return self._identity.served_model if self._identity else ""
 
-    def _failed(self, failure: _Failure) -> Exception:
+    def _failed(self, failure: _Failure, asked: RequestFormat | None) -> Exception:
         said = self._clean(f"HTTP {failure.status}: {failure.text}")[:MOST_SHOWN]
-        if failure.status in FORBIDDEN or failure.code in _SPENT:
+        # "You are not allowed to request logprobs" is about the request, and not about the key.
+        about_format = failure.status == _FORBIDDEN and asked and hints_of(failure.text, failure.parameter, asked)
+        if (failure.status in FORBIDDEN and not about_format) or failure.code in _SPENT:
             source = self._config.api_key_env
             key = f"the key in ${source}" if source else "a call without a key (api_key_env is not set)"
             return JudgeError(
@@ -209,19 +263,23 @@ class LLMJudge:
         if is_retryable(failure.status):
             wait = parse_retry_after(failure.retry_after)
             return CallFailed(said, limited=failure.status == 429, retry_after_s=wait)
-        return CallFailed(said, final=True)
+        return _Refused(said, failure)
 
     def _clean(self, text: str) -> str:
-        """Without the key, should the server repeat it, and without what cannot be stored as UTF-8."""
+        """The text without the key, which servers may repeat, and without what UTF-8 cannot hold."""
         if len(self._key) >= _SHORTEST_KEY:
             text = text.replace(self._key, "[key]")
         return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _failure(error: Any) -> _Failure:
-    """Of an `openai.APIStatusError`; its message repeats the body."""
+    """Failure of an `openai.APIStatusError`, whose message repeats the body."""
     return _Failure(
-        int(error.status_code), str(error.code or ""), str(error.message), error.response.headers.get("retry-after")
+        int(error.status_code),
+        str(error.code or ""),
+        str(error.param or ""),
+        str(error.message),
+        error.response.headers.get("retry-after"),
     )
 
 
@@ -234,7 +292,3 @@ def _read_key(variable: str | None) -> str:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"api_key_env: the key in {variable} has characters that no HTTP header can carry")
     return key
-
-
-def _describe(way: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in way.items())

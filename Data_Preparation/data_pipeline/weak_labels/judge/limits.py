@@ -1,4 +1,4 @@
-"""How much of a passage a judge is shown: all of it, or as much as the config says."""
+"""Limit of the text that a judge is shown of a passage: none, or the one in the config."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ Cut = Callable[[str], str]
 
 
 def passage_limit(config: JudgeConfig) -> tuple[Cut, dict[str, Any]]:
-    """The function that cuts a passage, and what it does, for the record.
+    """The function that cuts a passage, and its description for the record of a run.
 
     Raises:
         ConfigError: the tokenizer cannot be loaded, or cannot tell where its tokens stand in a text.

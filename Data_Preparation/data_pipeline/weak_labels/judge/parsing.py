@@ -1,4 +1,4 @@
-"""From a server's reply to a grade; whatever is not clearly a grade is none."""
+"""Grades from answers and log-probabilities; an answer that is not clearly a grade is none."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from data_pipeline.weak_labels.judge.base import RELEVANT
 
 MOST_OUTSIDE = 0.5
-"""Probability outside the labels from which an answer counts as none."""
+"""Probability of other answers above which an answer does not count as a label."""
 
 # Spaces as SentencePiece and byte-level tokenizers write them, where a server hands out raw tokens.
 _SPACES = "\u2581\u0120\u010a"
@@ -17,19 +17,19 @@ _AROUND = " \t\r\n.,;:!*_`'\"()[]{}<>\u201c\u201d\u2018\u2019\u3002" + _SPACES
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the probabilities of a first token say."""
+    """Grade and probabilities from the log-probabilities of a first token."""
 
     grade: int
     p: float
-    """Of the relevant grades, among the labels."""
+    """Probability of the relevant grades, among the labels."""
     confidence: float
-    """Of the grade, among the labels."""
+    """Probability of the grade, among the labels."""
     outside: float
-    """Of everything that is no label, among all tokens."""
+    """Probability of all tokens that are no labels."""
 
 
 def parse_answer(answer: str, labels: Mapping[str, int]) -> int | None:
-    """The grade an answer consists of; None for anything more, less or else.
+    """The grade that an answer consists of; None if it is anything else, or holds more.
 
     The whole answer must be one label, white space and punctuation around it aside. An answer that says more cannot be
     read by its first word, nor by the words in it: "No. YES would be wrong" holds both.
@@ -76,7 +76,7 @@ def read_logprobs(top: Sequence[tuple[str, float]], labels: Mapping[str, int]) -
 
 
 def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The likeliest first tokens of a choice; empty where the server tells none.
+    """The likeliest first tokens of a choice; empty if the server gives none.
 
     Raises:
         ValueError: there are some, but not in the form of the API.

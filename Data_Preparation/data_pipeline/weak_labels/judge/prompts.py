@@ -1,4 +1,4 @@
-"""What an LLM is asked. A prompt is never edited in place: another wording is another version.
+"""The prompts of the judge. A prompt is never edited in place: another wording is another version.
 
 The graded prompt follows the idea of UMBRELA (Upadhyay et al. 2024, arXiv:2406.06519): one passage at a time, four
 grades, intent and trust weighed before the grade. The words are ours. The query comes first and the passage last, so
@@ -57,28 +57,41 @@ _USER_ABOUT_TEXT = (
 )
 
 
+_BETWEEN = "\n\n"
+"""Stands between instructions and the rest where both are one message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One way to ask, and the answers it allows."""
+    """Instructions, the form of the user's message, and the answers that are labels."""
 
     version: str
     system: str
     labels: Mapping[str, int]
     """Answer in lower case -> grade."""
     user: str = _USER
-    """With places for query, passage and their fences."""
+    """Template with placeholders for query, passage and their fences."""
 
     @property
     def identity(self) -> str:
-        """Version, and hash of all the words: an edit that forgot the version is another prompt all the same."""
+        """Version, and hash of the whole prompt, so that an edit without a new version is another prompt too."""
         words = {"system": self.system, "user": self.user, "labels": dict(self.labels)}
         return f"{self.version}:{sha256_of_json(words)[:16]}"
 
-    def messages(self, query: str, passage: str) -> list[Message]:
-        """The chat to send."""
+    def messages(self, query: str, passage: str, system_role: bool = True) -> list[Message]:
+        """The chat to send.
+
+        Args:
+            query: the whole text.
+            passage: the text that is shown of the passage.
+            system_role: whether the instructions are a message of their own; they stand in front of the user's
+                message otherwise, for models without a system role.
+        """
         user = self.user.format(
             query_fence=_fence("query", query), query=query, passage_fence=_fence("passage", passage), passage=passage
         )
+        if not system_role:
+            return [{"role": "user", "content": f"{self.system}{_BETWEEN}{user}"}]
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 
@@ -86,7 +99,7 @@ PROMPTS: dict[Mode, Prompt] = {
     "binary": Prompt("binary-1", _BINARY, {"no": 0, "yes": 3}),
     "graded": Prompt("graded-1", _GRADED, {"0": 0, "1": 1, "2": 2, "3": 3}),
 }
-"""By mode."""
+"""Released prompts by mode."""
 
 TEXT_PROMPT = Prompt("text-1", _ABOUT_TEXT, {"no": 0, "yes": 3}, _USER_ABOUT_TEXT)
 """A question that YES or NO answers takes the place of the query, any text that of the passage."""
@@ -103,7 +116,7 @@ def read_messages(messages: list[Message]) -> tuple[str, str]:
     Raises:
         ValueError: it is not such a chat.
     """
-    user = messages[-1]["content"]
+    _, user = split_instructions(messages)
     found = []
     for openings in _OPENINGS:
         opening = next((one for one in openings if user.startswith(one)), None)
@@ -116,6 +129,17 @@ def read_messages(messages: list[Message]) -> tuple[str, str]:
         found.append(text)
         user = user.lstrip("\n")
     return found[0], found[1]
+
+
+def split_instructions(messages: list[Message]) -> tuple[str, str]:
+    """Instructions and the rest of a chat, whether they are two messages or one; empty where there are none."""
+    user = messages[-1]["content"]
+    system = next((message["content"] for message in messages[:-1] if message.get("role") == "system"), "")
+    if len(messages) == 1:
+        released = (prompt.system for prompt in (*PROMPTS.values(), TEXT_PROMPT))
+        system = next((words for words in released if user.startswith(words + _BETWEEN)), "")
+        user = user.removeprefix(system + _BETWEEN) if system else user
+    return system, user
 
 
 def _fence(name: str, text: str) -> str:

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 
 RETRYABLE = frozenset({408, 409, 425, 429})
 """HTTP statuses, besides all from 500 on, that another try may cure."""
-FORBIDDEN = frozenset({401, 403})
-"""HTTP statuses that no other pair will escape."""
+FORBIDDEN = frozenset({401, 402, 403})
+"""HTTP statuses about the key and its budget, which every further call would get too."""
 
 
 @dataclass(frozen=True, slots=True)

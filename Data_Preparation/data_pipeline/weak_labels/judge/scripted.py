@@ -1,4 +1,4 @@
-"""A judge that says what it is told to: for tests, of this package and of yours."""
+"""Scripted judge, for tests of this package and of your own code."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ Script = Callable[[str, str], int | Judgement | Exception]
 
 
 class ScriptedJudge:
-    """Grades by a function. See `base.Judge`.
+    """Judge whose grades a function gives. See `base.Judge`.
 
         judge = ScriptedJudge(lambda query, passage: 3 if query in passage else 0)
 
@@ -33,14 +33,14 @@ class ScriptedJudge:
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Its version."""
+        """Identity of the judge, with its version."""
         return self._identity
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing; there is no connection."""
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing; there is no connection."""
 
     async def judge(self, query: str, passage: str) -> Judgement:
         """See `base.Judge`."""
@@ -60,7 +60,7 @@ class ScriptedJudge:
 
 
 def failing(reason: str = "scripted failure", times: int | None = None, then: Script | None = None) -> Script:
-    """A script whose calls fail: the first `times` of them, or all.
+    """Make a script whose first `times` calls fail, or all of them.
 
     Args:
         reason: of each failure.

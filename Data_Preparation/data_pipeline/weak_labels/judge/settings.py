@@ -1,7 +1,7 @@
-"""Every knob of the judge, once."""
+"""Settings of the judge."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -12,21 +12,32 @@ _OWN_KEYS = {"messages", "model", "max_tokens", "max_completion_tokens", "temper
 
 
 class JudgeConfig(Section):
-    """Who judges, what it is asked, and how failures are met."""
+    """The judge, its requests, and how failures are handled."""
 
     judge: Literal["llm", "similarity"] = "llm"
     """llm: a model behind an OpenAI-compatible server; similarity: cosine of embeddings with thresholds
     from gold judgements, which needs no server and is no LLM."""
     base_url: str = "http://127.0.0.1:8080/v1"
-    """Of the server, up to /v1; the full address of its chat completions is understood too."""
+    """Address of the server, up to /v1; the full address of its chat completions is understood too."""
     model: str = ""
-    """Name of the model, as the server knows it; empty: the only one the server lists."""
+    """Name of the model, as the server lists it; empty: the only one that it lists."""
     api_key_env: str | None = None
     """Environment variable with the key; none: the server needs none. The key itself is kept nowhere."""
     mode: Literal["binary", "graded"] = "binary"
     """binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are relevant."""
+    temperature: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = "auto"
+    """Sampling temperature; auto: 0, and not sent to a server that refuses it; null: never sent."""
+    system_role: Literal["auto"] | bool = "auto"
+    """Whether the instructions are a system message; false: they stand in front of the user's message; auto: false
+    where a server refuses the system role."""
+    logprobs: Literal["auto"] | bool = "auto"
+    """Whether probabilities of the labels are asked for; auto: where the server gives them."""
+    limit_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """Name of the parameter that limits the answer; auto: the one that the server takes."""
+    reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Tokens for reasoning before the answer, which is cut off; auto: none, and 2048 for a model that reasons."""
     timeout_s: float = Field(30.0, gt=0)
-    """How long one call may take from its first byte to its last, in seconds."""
+    """Limit of the duration of one call in seconds, from its first byte to its last."""
     slots: int = Field(20, ge=1)
     """Calls in flight at the same time, over all queries."""
     tries: int = Field(6, ge=1)
@@ -34,30 +45,30 @@ class JudgeConfig(Section):
     backoff_s: float = Field(0.5, gt=0)
     """Longest wait before the second try, in seconds; doubled for each further one, and drawn at random below that."""
     max_backoff_s: float = Field(30.0, gt=0)
-    """Where the doubling ends, in seconds."""
+    """Upper limit of that wait in seconds."""
     max_retry_after_s: float = Field(300.0, ge=0)
-    """A server that asks for a longer pause than this, in seconds, has its pair failed until the next run."""
+    """Longest pause that a server may ask for, in seconds; after a longer one the pair counts as failed in this run."""
     max_calls: int | None = Field(None, ge=0)
     """Calls for pairs in one run, further tries included, after which it stops cleanly; none: no limit.
     The few calls that find out what the server can do are not counted."""
     passage_tokens: int | None = Field(None, ge=1)
     """Tokens of `tokenizer` after which a passage is cut for the judge, which is recorded; none: never cut."""
     passage_chars: int | None = Field(None, ge=1)
-    """The same in characters."""
+    """Characters after which a passage is cut for the judge, which is recorded; none: never cut."""
     tokenizer: str | None = None
     """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
     breaker_window: int = Field(50, ge=1)
-    """The last calls that are looked at to see whether the judge still works."""
+    """Number of last calls in which failures are counted."""
     breaker_share: float = Field(0.5, gt=0, le=1)
-    """The run stops when this share of them failed; counted once there are breaker_window calls."""
+    """Share of failed calls at which the run stops, 0 to 1; counted once there are breaker_window calls."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the request, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets."""
     flush_s: float = Field(0.5, gt=0)
-    """At most this much finished work, in seconds, is judged again after a crash."""
+    """Longest time in seconds until finished judgements are written to disk."""
     flush_answers: int = Field(256, ge=1)
-    """The same in answers: whichever comes first."""
+    """Number of finished judgements after which they are written to disk."""
     seed: int = 0
-    """Of the random waits; no label depends on it."""
+    """Seed of the random waits; no label depends on it."""
 
     @field_validator("base_url")
     @classmethod
@@ -86,6 +97,8 @@ class JudgeConfig(Section):
             raise ValueError("passage_tokens needs a tokenizer to count with; name the judge's, or use passage_chars")
         if self.passage_tokens is not None and self.passage_chars is not None:
             raise ValueError("passage_tokens and passage_chars are two limits for one thing; set one of them")
+        if self.logprobs is True and self.reasoning_tokens not in ("auto", 0):
+            raise ValueError("logprobs are those of an answer's first token, which reasoning takes; set one of them")
         if taken := sorted(_OWN_KEYS & self.extra_body.keys()):
             raise ValueError(f"extra_body: {', '.join(taken)} is set by the judge itself; leave it out")
         return self

@@ -24,7 +24,7 @@ EncodeTexts = Callable[[Sequence[str]], Float32Array]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Lowest cosine of each grade; infinite where no cosine earns it."""
+    """Lowest cosine of each grade; infinite for a grade that no cosine reaches."""
 
     one: float
     two: float
@@ -36,7 +36,7 @@ class Thresholds:
             raise ConfigError(f"thresholds must rise from grade 1 to grade 3; got {values}")
 
     def grade(self, cosine: float) -> int:
-        """Of a pair with this cosine."""
+        """Grade of a pair with this cosine."""
         return sum(cosine >= value for value in (self.one, self.two, self.three))
 
 
@@ -126,10 +126,10 @@ class SimilarityJudge:
         return self._identity
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing; there is no connection."""
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing; there is no connection."""
 
     async def judge(self, query: str, passage: str) -> Judgement:
         """See `base.Judge`."""
@@ -156,8 +156,16 @@ class SimilarityJudge:
         queries, passages = (dict.fromkeys(texts) for texts in zip(*pairs, strict=True))
         left = dict(zip(queries, self._encode_queries(list(queries)), strict=True))
         right = dict(zip(passages, self._encode_passages(list(passages)), strict=True))
-        # In double precision, each pair alone: a pair's cosine does not depend on its batch.
-        return [float(left[query].astype(np.float64) @ right[passage].astype(np.float64)) for query, passage in pairs]
+        return [cosine(left[query], right[passage]) for query, passage in pairs]
+
+
+def cosine(query_D: Float32Array, passage_D: Float32Array) -> float:
+    """Cosine of two vectors of length 1, as thresholds are calibrated and as pairs are judged.
+
+    In double precision and each pair alone, so that it does not depend on the batch: a threshold is the cosine of a
+    gold pair, and that pair must reach it.
+    """
+    return float(query_D.astype(np.float64) @ passage_D.astype(np.float64))
 
 
 def _threshold(values: np.ndarray, positive: np.ndarray, precision: float | None) -> float:
