@@ -81,6 +81,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
     queries = dict(list(read.items())[: config.queries.max_queries])
     gold, runs = gold_of_run(config, passages, queries), read_runs(config, passages, queries)
     embedder = embedder or open_embedder(config, passages)
+    reranker = Reranker(config.rerank) if config.rerank.model else None
     if judge is None:
         judge = load_judge(config.judge, embedder, thresholds_of(config, passages, queries, gold, embedder))
     for folder in (config.work_dir, config.indexes_dir, config.state_path.parent):
@@ -90,7 +91,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
         state.start_run(config.run, _decisive(config, passages))
         state.add_queries(config.run, queries.items())
         finder = open_finder(passages, config.candidates, work_dir=config.indexes_dir, embedder=embedder)
-        pairs = _pairs(config, passages, queries, finder, state, searches)
+        pairs = _pairs(config, passages, queries, finder, reranker, state, searches)
         summary = run_judge(pairs, judge, state, config.run, config.judge)
         _require_a_label(config, judge, state)
         _require_a_candidate(config, searches, state)
@@ -137,12 +138,12 @@ def _pairs(
     passages: Passages,
     queries: Mapping[str, str],
     finder: Finder,
+    reranker: Reranker | None,
     state: State,
     searches: Searches,
 ) -> Iterator[Pair]:
     """Pairs to be judged, each query's as soon as its candidates are found and kept; counts them in `searches`."""
     prefilter = Prefilter(config.prefilter, config.candidates.language, config.candidates.stop_words)
-    reranker = Reranker(config.rerank) if config.rerank.model else None
     for (query_id, text), found in zip(queries.items(), finder.find(list(queries.values())), strict=True):
         read: dict[int, tuple[int, float]] = {}
         if reranker is not None and found:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from data_pipeline.config import Section
+from data_pipeline.config import EmbeddingConfig, Section
+from data_pipeline.embeddings.transformer.weights import find_model
 from data_pipeline.errors import ModelError
-from data_pipeline.hub import local_folder
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import require
 
@@ -38,19 +38,19 @@ class Reranker:
 
     Raises:
         MissingExtra: sentence-transformers is not installed.
-        SourceError: there is no such folder, and the name is not one of the hub.
+        SourceError: there is no such folder, and no such model on the hub.
         ModelError: the model cannot be loaded.
     """
 
     def __init__(self, config: RerankConfig) -> None:
         assert config.model is not None
-        local_folder(config.model, "rerank.model")
         library = require("sentence_transformers", "rerank", "a cross-encoder")
+        files = find_model(EmbeddingConfig(model_name=config.model, revision=config.revision), setting="rerank.model")
         self._config = config
         try:
             self._model: Any = library.CrossEncoder(
-                config.model, revision=config.revision, device=config.device, max_length=config.max_length,
-                trust_remote_code=False, model_kwargs={"use_safetensors": True},
+                str(files.folder), device=config.device, max_length=config.max_length, trust_remote_code=False,
+                local_files_only=True, model_kwargs={"use_safetensors": True},
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"cannot load the cross-encoder {config.model}: {error}") from error

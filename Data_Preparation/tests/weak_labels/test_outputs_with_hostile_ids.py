@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.errors import SourceError
-from data_pipeline.weak_labels.ids import check_id, from_trec, read_id, resolve, to_trec
+from data_pipeline.user_files import check_id, checked_id
+from data_pipeline.weak_labels.ids import from_trec, resolve, to_trec
 from data_pipeline.weak_labels.judge import ScriptedJudge
 from data_pipeline.weak_labels.label import label
 from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
@@ -146,7 +147,7 @@ def test_a_beir_folder_is_read_as_beir_reads_it(made):
 
 @pytest.mark.parametrize("bad", ["a\tb", "a\nb", "a\rb", "\x00", "a\x85b", "a\u2028b", "\ufeffa", "a\ud800", "a\x1f"])
 def test_control_characters_are_refused_wherever_ids_come_from(bad, tmp_path):
-    message = r"control characters \(U\+[0-9A-F]{4} at position \d\).*replace them"
+    message = r"control characters \(U\+[0-9A-F]{4} at position \d\).*Replace them"
     with pytest.raises(SourceError, match=message):
         check_id(bad, "here")
     (tmp_path / "q.jsonl").write_text(json.dumps({"query_id": bad, "query": "x"}) + "\n")
@@ -179,9 +180,9 @@ def test_encoding_can_be_undone_and_touches_no_other_id():
 
 
 def test_ids_are_texts_or_whole_numbers():
-    assert (read_id(7, "id", "here"), read_id("7", "id", "here"), read_id(10**30, "id", "here")) == (
+    assert (checked_id(7, "id", "here"), checked_id("7", "id", "here"), checked_id(10**30, "id", "here")) == (
         "7", "7", "1" + "0" * 30,
     )  # fmt: skip
     for bad in (None, True, 1.0, "", " ", "\u00a0", ["a"], {}):
         with pytest.raises(SourceError, match="here: the id 'id' must be a text or a whole number"):
-            read_id(bad, "id", "here")
+            checked_id(bad, "id", "here")

@@ -122,7 +122,7 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path):
     [
         ({"text": "x"}, "line 2: there is no field 'doc_id'; it has text"),
         ({"doc_id": "b"}, "line 2: there is no field 'text'"),
-        ({"doc_id": "b", "text": 5}, "'text' must be a text, found '5'"),
+        ({"doc_id": "b", "text": 5}, "'text' must be a text, found 5"),
         ({"doc_id": "b", "text": None}, "'text' must be a text"),
         ({"doc_id": "", "text": "x"}, "must be a text or a whole number"),
         ({"doc_id": True, "text": "x"}, "must be a text or a whole number"),
@@ -259,3 +259,13 @@ def test_a_changed_file_is_read_again_also_where_another_folder_has_its_name(tmp
     second = passages_of_file(tmp_path / "corpus", tmp_path / "work")
     assert second.texts() == ["CHANGED", "old"]
     assert second.fingerprint != first.fingerprint
+
+
+def test_windows_that_are_too_short_are_counted(tmp_path):
+    records = [{"doc_id": "a", "text": "one two three four five"}, {"doc_id": "b", "text": "six"}]
+    path = write(tmp_path / "d.jsonl", records)
+    config = PassagesConfig(window_tokens=4, stride_tokens=4, min_tokens=2)
+    for _ in range(2):  # made, and found again
+        found = passages_of_documents(path, tmp_path / "work", words_tokenizer(), config)
+        assert found.texts() == ["one two three four"]
+        assert found.left_out == {"too_short": 2}

@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_no_empty_file(tmp_path):
     with pytest.raises(SourceError, match="cannot be read"):
         read_qrels(tmp_path / "none")
     (tmp_path / "latin").write_bytes("q1 0 caf\u00e9 1\n".encode("latin-1"))
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match=r"latin, line 1: not UTF-8"):
         read_qrels(tmp_path / "latin")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"q1 0 a 1\n" * 1000)[:40])
     with pytest.raises(SourceError, match="cannot be read"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.errors import ModelError
+from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.weak_labels.rerank import RerankConfig, Reranker, reordered
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra bench")
@@ -54,6 +54,10 @@ def test_scores_are_the_models_own_numbers(folder):
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
+    for name in ("./nowhere/model", str(tmp_path)):
+        with pytest.raises(SourceError, match=rf"rerank\.model: .*{name}"):
+            Reranker(RerankConfig(model=name))
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="cannot load the cross-encoder"):
         Reranker(RerankConfig(model=str(tmp_path)))
