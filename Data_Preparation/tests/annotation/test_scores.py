@@ -23,6 +23,7 @@ from data_pipeline.annotation.stores import annotate
 from data_pipeline.config import EmbeddingConfig, SplitConfig, StorageConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
+from data_pipeline.embeddings.transformer import linear
 from data_pipeline.errors import ConfigError, ModelError, StaleStage, StoreError, WrongEmbedder
 from data_pipeline.pipeline import run
 from data_pipeline.types import SPLITS
@@ -100,10 +101,10 @@ def some_vectors(rows=300, dim=DIM, seed=7):
 
 @pytest.fixture(params=[True, False], ids=["packed layers", "torch's own layers"])
 def packed(request, monkeypatch):
-    """Both ways to multiply; this machine would take one of them."""
+    """Both ways to multiply; this machine would take one of them. Whether it packs layers is what it gives."""
     if not request.param:
         monkeypatch.setattr(apply, "pack_linear_layers", lambda model: False)
-    return request.param
+    return request.param and linear.unavailable_reason(torch.float32) is None
 
 
 # Values
@@ -162,6 +163,30 @@ def test_scores_have_the_same_bits_whatever_is_scored_with_them(packed):
                     np.testing.assert_array_equal(np.asarray(found[column]), np.asarray(values)[rows])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("depends", [False, True])
+def test_rows_are_computed_in_blocks_of_one_size_where_their_bits_depend_on_the_number_of_rows(depends, monkeypatch):
+    class Products(torch.nn.Linear):
+        """Exact whatever the rows, or with the rounding of another kernel for few rows."""
+
+        def forward(self, x):
+            exact = torch.nn.functional.linear(x.double(), self.weight.double(), self.bias.double()).float()
+            return exact * (1 + 1e-6) if depends and len(x) < 512 else exact
+
+    def replaced(networks):
+        for layer in networks.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.__class__ = Products
+        return True
+
+    monkeypatch.setattr(apply, "pack_linear_layers", replaced)
+    scorer = Scorer(heads_of_all_kinds())
+    vectors = some_vectors(20)
+    whole = scorer.outputs(vectors)
+    for one, every in zip(scorer.outputs(vectors[:3]), whole, strict=True):
+        np.testing.assert_array_equal(one, every[:3])
+    assert scorer._fixed_blocks is depends
 
 
 def test_a_head_alone_gives_the_bits_it_gives_beside_others(packed):
