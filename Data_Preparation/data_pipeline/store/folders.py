@@ -4,14 +4,12 @@ The new content is written to `.<name>.new` beside the folder, and the two are e
 step where the system can (Linux), else by two renames, between which `recover_folder` mends.
 """
 
-import ctypes
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.utils import fsync_path
+from data_pipeline.system import fsync_path, linux_calls
 
 IsOurs = Callable[[str], bool]
 """Whether a name in the folder is one that this package writes; all others are kept."""
@@ -54,11 +52,9 @@ def _old_folder(folder: Path) -> Path:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step; False where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
+    # Neither has every C library the name, nor every kernel, file system and container the call.
+    renameat2 = getattr(linux_calls(), "renameat2", None)
+    if renameat2 is None:
         return False
     done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     return bool(done == 0)
