@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.devices import half_or_float32, is_out_of_memory
 from data_pipeline.embeddings.transformer.native import (
     adapter_number,
     add_peft_adapter,
@@ -137,7 +138,9 @@ def load_model(
         raise ModelError(f"cannot load the model in {files.folder}: {error}") from error
     try:
         return model.to(device).eval()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise ModelError(
             f"the model does not fit into the memory of {device}: {error}. Choose a smaller one."
         ) from error
@@ -185,7 +188,9 @@ def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False
         return asked
     if device_type == "cpu":
         return "float32"
-    return "bfloat16" if recipe.fp16_overflows else "float16"
+    if not recipe.fp16_overflows:
+        return "float16"
+    return half_or_float32(device_type) if device_type == "mps" else "bfloat16"
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -37,7 +37,7 @@ from data_pipeline.embeddings.transformer.last_layer import layers_of
 from data_pipeline.embeddings.transformer.linear import PackedLinear, pack_linear_layers
 from data_pipeline.embeddings.transformer.paths import Setup, choose_path, default_batch_tokens
 from data_pipeline.embeddings.transformer.probe import PROBES, cosine_loss, make_probes
-from data_pipeline.errors import ConfigError, DeviceHung, MissingExtra, ModelError
+from data_pipeline.errors import ConfigError, DeviceHung, MissingExtra, ModelError, OutOfMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -646,6 +646,17 @@ def test_a_model_that_fails_says_that_finished_work_is_kept(tiny_bert, monkeypat
     embedder = load(tiny_bert)
     monkeypatch.setitem(vars(embedder), "_forward", lambda _: fails(*[None] * 5))
     with pytest.raises(ModelError, match=r"the model failed on cpu: no kernel image(.|\n)*run again to go on from"):
+        embedder.forward(embedder.tokenize(["a"]))
+
+
+def test_a_device_whose_memory_is_full_says_so_in_any_words(tiny_bert, monkeypatch):
+    embedder = load(tiny_bert)
+
+    def too_much(_):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 17.93 GB)")
+
+    monkeypatch.setitem(vars(embedder), "_forward", too_much)
+    with pytest.raises(OutOfMemory, match="1 texts of up to 3 tokens do not fit into cpu"):
         embedder.forward(embedder.tokenize(["a"]))
 
 
