@@ -10,6 +10,7 @@ import errno
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -105,6 +106,26 @@ def same_file_names(names: Iterable[str]) -> list[tuple[str, str]]:
         if known != name:
             pairs.append((known, name))
     return pairs
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether names that differ in case only are one file in a folder, or where it would be made; found by trying."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".elm-case-") as file:
+            path = Path(file.name)
+            return path.with_name(path.name.swapcase()).exists()
+    except OSError:  # nothing can be written there, which is an error of its own later
+        return False
+
+
+def remove_unused(path: Path) -> None:
+    """Remove a file that is not needed any more; Windows keeps one that a reader has open until the next time."""
+    try:
+        path.unlink()
+    except PermissionError:
+        if not _WINDOWS:
+            raise
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig
 
@@ -13,13 +14,16 @@ from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, Preproce
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("ELM_SHARED_DATA", CHECKOUT.parent / "shared" / "data"))
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """OpenVINO's tests come last: a process that has used it crashes when it forks, and some tests fork."""
     items.sort(key=lambda item: item.path.name == "test_openvino.py")
+    if not hasattr(os, "fork"):
+        for item in items:
+            if item.get_closest_marker("posix"):
+                item.add_marker(
+                    pytest.mark.skip(reason="needs fork, SIGKILL and the like, which Windows does not have")
+                )
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from data_pipeline.pipeline import embed, prepare_paragraphs
 from data_pipeline.settings import load_config
 from data_pipeline.types import SPLITS
 
+pytestmark = pytest.mark.posix
+
 BATCH, PAUSE_S, FLUSH_S = 4, 0.02, 0.05
 # A flush comes after the first pack that ends later than flush_s; a kill costs at most
 # the packs up to it, and the two that are handed over at once.

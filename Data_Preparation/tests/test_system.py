@@ -2,14 +2,16 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_pipeline import system
+from data_pipeline.annotation.files import inputs
 from data_pipeline.embeddings import tokens
 from data_pipeline.embeddings.tokens import from_rows, spill
-from data_pipeline.errors import StoreError
+from data_pipeline.errors import ConfigError, StoreError
 from data_pipeline.store import Coding, EmbeddingWriter, folders, open_embedding_shard
 from data_pipeline.utils import atomic_write_bytes
 
@@ -176,3 +178,50 @@ def test_names_that_differ_in_case_only_are_found():
     assert system.same_file_names(["a", "B", "A", "b", "c", "a"]) == [("a", "A"), ("B", "b")]
     assert system.same_file_names(["Straße", "STRASSE"]) == [("Straße", "STRASSE")]
     assert system.same_file_names(["x", "x"]) == []
+
+
+def test_whether_case_counts_is_found_by_trying(tmp_path, monkeypatch):
+    here = not (tmp_path / "SOME").exists()
+    (tmp_path / "some").mkdir()
+    expected = (tmp_path / "SOME").exists()
+    assert here
+    assert system.ignores_case(tmp_path) is system.ignores_case(tmp_path / "not" / "there") is expected
+    assert list(tmp_path.iterdir()) == [tmp_path / "some"]
+    monkeypatch.setattr(system.tempfile, "NamedTemporaryFile", refuse(PermissionError(errno.EACCES, "no")))
+    assert not system.ignores_case(tmp_path)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_inputs_whose_outputs_would_be_one_file_are_refused_where_case_does_not_count(ignored, monkeypatch):
+    monkeypatch.setattr(inputs, "ignores_case", lambda folder: ignored)
+    found = [inputs.File(Path(name), name, Path("out") / f"{name}.h5") for name in ("A", "b", "a")]
+    if ignored:
+        with pytest.raises(ConfigError, match=r"A\.h5 and .*a\.h5 are one file here.*Rename an input"):
+            inputs._checked(found, "")
+    else:
+        assert inputs._checked(found, "") == found
+
+
+def test_a_file_that_a_reader_has_open_is_removed_the_next_time_on_windows(tmp_path, monkeypatch):
+    path = tmp_path / "stale"
+    path.write_bytes(b"1")
+    with monkeypatch.context() as change:
+        change.setattr(Path, "unlink", refuse(PermissionError(errno.EACCES, "no")))
+        with pytest.raises(PermissionError):
+            system.remove_unused(path)
+        change.setattr(system, "_WINDOWS", True)
+        system.remove_unused(path)
+    system.remove_unused(path)
+    assert not path.exists()
+
+
+def test_a_folder_that_the_system_does_not_let_go_of_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "linux_calls", lambda: None)
+    for name in ("data", ".data.new"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(os, "rename", refuse(PermissionError(errno.EACCES, "Access is denied")))
+    with pytest.raises(
+        StoreError, match=r"Cannot replace the folder .*data \(Access is denied\).*complete in.*run again"
+    ):
+        folders.replace_folder(tmp_path / "data", lambda name: True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".data.new", "data"]

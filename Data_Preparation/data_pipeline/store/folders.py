@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipeline.errors import StoreError
 from data_pipeline.system import fsync_path, linux_calls
 
 IsOurs = Callable[[str], bool]
@@ -23,14 +24,24 @@ def new_folder(folder: Path) -> Path:
 
 
 def replace_folder(folder: Path, is_ours: IsOurs) -> None:
-    """Put the finished `.<name>.new` in a folder's place; the folder need not exist."""
+    """Put the finished `.<name>.new` in a folder's place; the folder need not exist.
+
+    Raises:
+        StoreError: the system does not let go of the folder.
+    """
     new, old = new_folder(folder), _old_folder(folder)
     if not folder.exists():
         os.rename(new, folder)
     elif _exchange(new, folder):
         os.rename(new, old)
     else:
-        os.rename(folder, old)
+        try:
+            os.rename(folder, old)
+        except PermissionError as error:  # of Windows, where a folder with open files stays
+            raise StoreError(
+                f"Cannot replace the folder {folder} ({error.strerror}): a file in it is open, or it is not yours to "
+                f"write to. The new content is complete in {new}. Close what reads it, and run again."
+            ) from error
         os.rename(new, folder)
     fsync_path(folder.parent)
     _discard(old, folder, is_ours)

@@ -9,6 +9,8 @@ import sys
 import pytest
 from file_jobs import save_pt_head, texts, tree, write_lines
 
+pytestmark = pytest.mark.posix
+
 BATCH, ROWS = 4, 60
 # Two packs are handed over at once, and one may be on its way to the disk.
 ROWS_AT_RISK = 3 * BATCH

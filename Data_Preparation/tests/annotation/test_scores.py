@@ -534,6 +534,12 @@ def test_a_name_that_is_a_path_is_refused(config, name):
     assert not config.data_dir.exists()
 
 
+def test_heads_whose_names_differ_in_case_only_are_refused(config):
+    with pytest.raises(ConfigError, match="the heads edu and Edu would share a folder of scores on macOS and Windows"):
+        annotate(config, {"edu": regression(), "Edu": regression()})
+    assert not config.data_dir.exists()
+
+
 @pytest.mark.parametrize("name", ["text", "text_id", "token_count", "subject", "embedding"])
 def test_a_name_that_the_paragraphs_have_a_column_of_is_refused(config, name):
     run(config)
@@ -542,6 +548,7 @@ def test_a_name_that_the_paragraphs_have_a_column_of_is_refused(config, name):
     assert not (config.scores_dir / name).exists()
 
 
+@pytest.mark.posix
 def test_two_heads_never_write_the_same_column(config):
     clear, same = regression(labels=("clear", "x")), regression()
     with pytest.raises(ConfigError, match="the heads a and a_clear would both write the column a_clear"):

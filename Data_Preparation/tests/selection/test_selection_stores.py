@@ -311,6 +311,7 @@ print(step)
 """
 
 
+@pytest.mark.posix
 def test_killed_at_every_step_it_ends_in_the_same_bytes(stored, tiny_causal, tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "killed"
     shutil.copytree(stored.data_dir, whole)
