@@ -13,6 +13,11 @@ from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, Preproce
 # No test reaches for the network, whatever it forgets to say.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# Threads of torch that wait for each other by spinning take the cores from what they wait for, where other processes
+# use the machine too: several times slower with two test processes on two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

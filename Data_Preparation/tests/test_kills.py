@@ -162,9 +162,9 @@ from data_pipeline.types import SPLITS
 
 flags, paths = json.loads(sys.argv[1])
 root = Path(flags["logs_dir"])
-PAUSE_S, THREADS = 0.03, 2
+PAUSE_S, THREADS = 0.03, 1
 # Packed texts do not depend on their neighbours, nor on how the work is divided.
-WAYS = [{"embedding.batch_tokens": 1500, "embedding.threads": 1}, {"embedding.batch_size": 1, "embedding.threads": 3}]
+WAYS = [{"embedding.batch_tokens": 1500, "embedding.threads": 2}, {"embedding.batch_size": 1, "embedding.threads": 3}]
 
 def end(child, read):
     os.close(read)
