@@ -9,6 +9,12 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
+
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+}
+"""For drivers: they find this module."""
 
 
 def fork(work):

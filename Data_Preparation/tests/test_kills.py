@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from forks import ENVIRONMENT
 
 from data_pipeline.errors import StoreError
 from data_pipeline.pipeline import embed, prepare_paragraphs
@@ -21,11 +22,6 @@ from data_pipeline.settings import load_config
 from data_pipeline.types import SPLITS
 
 pytestmark = pytest.mark.posix
-
-# Drivers find the module `forks`.
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
-}
 
 BATCH, PAUSE_S, FLUSH_S = 4, 0.02, 0.05
 # A flush comes after the first pack that ends later than flush_s; a kill costs at most

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import forks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -565,8 +566,10 @@ def test_two_heads_never_write_the_same_column(config):
 # Real kills, in forks of one process that has imported everything
 
 DRIVER = """
-import hashlib, json, os, random, shutil, signal, sys, time, traceback
+import hashlib, json, os, random, shutil, signal, sys, time
 from pathlib import Path
+import forks
+from forks import end
 import torch
 torch.set_num_threads(1)
 from data_pipeline.annotation.heads.apply import Scorer
@@ -584,21 +587,7 @@ old = {name: load_head(Path(flags["logs_dir"]) / name) for name in ("edu", "topi
 new = old | {"edu": load_head(Path(flags["logs_dir"]) / "new")}
 
 def fork(work):
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(write, json.dumps(work()).encode())
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    return child, read
-
-def end(child, read):
-    with os.fdopen(read, "rb") as file:
-        answer = file.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(answer) if answer else None
+    return forks.fork(lambda write: os.write(write, json.dumps(work()).encode()))
 
 def whole(work):
     code, answer = end(*fork(work))
@@ -645,6 +634,8 @@ def tree():
 def fresh():
     shutil.rmtree(scores, ignore_errors=True)
 
+forks.import_what_is_imported_by(lambda: (job(old)(), seen()))
+fresh()
 results = {}
 if how == "random":
     started = time.monotonic()
@@ -696,8 +687,10 @@ def killed(config):
                 save_head(head, config.logs_dir / name)
         flags = {"data_dir": str(config.data_dir), "logs_dir": str(config.logs_dir), "corpus.name": "sample"}
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, json.dumps([flags, how])], capture_output=True, text=True, timeout=300
-        )
+            [sys.executable, "-c", DRIVER, json.dumps([flags, how])],
+            capture_output=True, text=True, timeout=300,
+            env=forks.ENVIRONMENT,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
