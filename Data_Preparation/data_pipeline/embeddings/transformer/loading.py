@@ -208,7 +208,7 @@ def _warn_of_emulated_bfloat16() -> None:
     """Say it once a process, however many models it loads."""
     logger.warning(
         "This CPU has no bfloat16 instructions (AVX512-BF16, AMX, Arm BF16) and emulates them: "
-        "embedding.dtype bfloat16 works, but is several times slower here than float32. "
+        "embedding.dtype bfloat16 works, but is slower here than float32. "
         "Use embedding.dtype float32 unless the vectors must be those of bfloat16."
     )
 
