@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PRESET ?= offline
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -17,6 +18,7 @@ help: ## list the targets
 	@echo
 	@echo "make run PRESET=qwen3-4b    another preset: offline, qwen3-0.6b, qwen3-4b, auto"
 	@echo "make run ARGS='--help'      every setting"
+	@echo "make pytest WORKERS=0       tests one after the other, in one process"
 
 run: $(VENV)/.for-run ## install, run the main job, print a summary
 	@$(BIN) Data_Preparation/scripts/run_pipeline.py --preset $(PRESET) $(ARGS)
@@ -34,7 +36,7 @@ layers: $(VENV)/.for-test ## imports go one way
 	@$(BIN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
 
 pytest: $(VENV)/.for-test ## the tests alone
-	@$(BIN) -m pytest $(ARGS)
+	@$(BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 benchmarks: $(VENV)/.for-test ## every benchmark, small inputs
 	@$(BIN) Data_Preparation/benchmarks/run_benchmarks.py --quick all

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Figure, Figures, in_fresh_process, print_table, shared_data, write_readme, write_result
+from harness import (
+    Figure,
+    Figures,
+    in_fresh_process,
+    link_or_copy,
+    print_table,
+    shared_data,
+    write_readme,
+    write_result,
+)
 from models import make_qwen3, qwen3_sentence_transformer
 
 from data_pipeline.errors import ModelError
@@ -187,7 +196,7 @@ def _paragraphs(model: Path, folder: Path) -> list[str]:
 
     (folder / "corpus").mkdir()
     for name in ("wiki.valid.tokens", "wiki.test.tokens"):
-        (folder / "corpus" / name).symlink_to(shared_data("wikitext-2") / name)
+        link_or_copy(shared_data("wikitext-2") / name, folder / "corpus" / name)
     config = load_preset("offline", {
         "data_dir": folder / "data", "corpus.source": "wikitext", "corpus.path": folder / "corpus",
         "embedding.model_name": str(model), "embedding.weights": "hub",

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -76,6 +79,34 @@ def in_fresh_process(script: Path, *arguments: str, **variables: str) -> Any:
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+def peak_memory_mb() -> float:
+    """Most memory that this process has had in RAM, in MB (10^6 bytes)."""
+    own: Any = psutil.Process().memory_info()
+    if hasattr(own, "peak_wset"):  # Windows
+        return float(own.peak_wset / 1e6)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1000  # bytes there, kilobytes elsewhere
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that is not mapped from files, in MB; all it has in RAM where the system is not Linux."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return float(psutil.Process().memory_info().rss / 1e6)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where links are not possible or not allowed (Windows, other disks)."""
+    try:
+        target.symlink_to(source.resolve())
+    except (OSError, NotImplementedError):
+        shutil.copy(source, target)
+
+
 def print_table(name: str, figures: Figures) -> None:
     """One line a figure."""
     print(f"\n{name}")
@@ -126,7 +157,7 @@ def _machine() -> str:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = psutil.virtual_memory().total / 2**30
     return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {_gpu()}"
 
 

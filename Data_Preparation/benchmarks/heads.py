@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Figure, Figures, in_fresh_process, shared_data
+from harness import Figure, Figures, anonymous_mb, in_fresh_process, shared_data
 
 _DIM, _HIDDEN, _HEADS = 768, 1000, 3
 _ROWS, _QUICK_ROWS = 60_000, 6_000
@@ -218,11 +218,11 @@ _WAYS: dict[str, Callable[[Path], Callable[[], None]]] = {
 
 
 def _timed(run: Callable[[], None]) -> dict[str, float]:
-    before, peak, finished = _anonymous_kb(), [0], threading.Event()
+    before, peak, finished = anonymous_mb(), [0.0], threading.Event()
 
     def watch() -> None:
         while not finished.wait(0.02):
-            peak[0] = max(peak[0], _anonymous_kb())
+            peak[0] = max(peak[0], anonymous_mb())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -231,12 +231,7 @@ def _timed(run: Callable[[], None]) -> dict[str, float]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     finished.set()
     watcher.join()
-    return {"wall_s": wall, "cpu_s": cpu, "anonymous_mb": max(0, peak[0] - before) / 1000}
-
-
-def _anonymous_kb() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    return {"wall_s": wall, "cpu_s": cpu, "anonymous_mb": max(0, peak[0] - before)}
 
 
 def _sst2(quick: bool) -> dict[str, Any]:

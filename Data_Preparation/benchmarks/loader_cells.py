@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from harness import anonymous_mb
 from loader_peer_files import WRITERS, flush_folder, without_vision
 from loader_peers import BATCH, PEERS, Batch, Epoch, by_name
 from loader_stores import made_up_vectors, row_numbers, short_texts, wikitext_texts, write_store
@@ -281,7 +283,10 @@ def _import(module: str) -> Any:
 
 
 def _anonymous_mb() -> float:
-    text = Path("/proc/self/smaps_rollup").read_text()
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.exists():
+        return anonymous_mb()
+    text = rollup.read_text()
     match = re.search(r"^Anonymous:\s+(\d+) kB", text, re.MULTILINE)
     assert match
     return int(match[1]) * 1024 / 1e6
@@ -290,7 +295,10 @@ def _anonymous_mb() -> float:
 def _private_mb(pid: int) -> float:
     """Memory that only this process has: of no file, and not shared with the process that it was forked from."""
     total, private = 0, False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+    smaps = Path(f"/proc/{pid}/smaps")
+    if not smaps.exists():  # not Linux
+        return float(psutil.Process(pid).memory_info().rss / 1e6)
+    for line in smaps.read_text().splitlines():
         match line.split():
             case [range_, flags, *_] if "-" in range_ and len(flags) == 4:
                 private = flags[3] == "p"

@@ -9,7 +9,6 @@ Quick: the test file only.
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Figure, Figures, in_fresh_process, shared_data
+from harness import Figure, Figures, in_fresh_process, link_or_copy, peak_memory_mb, shared_data
 
 _COMPARED = 200  # texts through the model card's recipe
 
@@ -65,7 +64,7 @@ def _job(model: str, quick: bool) -> dict[str, Any]:
         source = shared_data("wikitext-2")
         if quick:
             (folder / "corpus").mkdir()
-            (folder / "corpus" / "wiki.test.tokens").symlink_to(source / "wiki.test.tokens")
+            link_or_copy(source / "wiki.test.tokens", folder / "corpus" / "wiki.test.tokens")
             source = folder / "corpus"
         flags: dict[str, Any] = {
             "data_dir": folder / "data", "logs_dir": folder / "logs",
@@ -83,7 +82,7 @@ def _job(model: str, quick: bool) -> dict[str, Any]:
         started = time.monotonic()
         report = run(config)
         total_s = time.monotonic() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        peak = peak_memory_mb()
         dataset = ELMDataset(config.data_dir, "test")
         batch = dataset.get_batch(range(len(dataset)))
         compare = _with_sentence_transformers if model == "minilm" else _with_model_card

@@ -7,13 +7,12 @@ full, the peak still rises; from there on it must not.
 
 import json
 import random
-import resource
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import Figure, Figures, in_fresh_process
+from harness import Figure, Figures, in_fresh_process, peak_memory_mb
 
 _WORDS = 100
 
@@ -47,7 +46,7 @@ def _job(rows: int) -> dict[str, Any]:
             }
         )  # fmt: skip
         run(config)
-    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    return {"peak_mb": peak_memory_mb()}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Figure, Figures, in_fresh_process
+from harness import Figure, Figures, anonymous_mb, in_fresh_process
 
 _CLUSTERS, _SPREAD, _COMMON = 300, 0.6, 0.55
 _K_MEANS = 128
@@ -275,11 +275,11 @@ _WAYS: dict[str, Callable[[Path, int, int], Callable[[], float | None]]] = {
 
 
 def _timed(run: Callable[[], float | None]) -> dict[str, Any]:
-    before, peak, finished = _anonymous_kb(), [0], threading.Event()
+    before, peak, finished = anonymous_mb(), [0.0], threading.Event()
 
     def watch() -> None:
         while not finished.wait(0.02):
-            peak[0] = max(peak[0], _anonymous_kb())
+            peak[0] = max(peak[0], anonymous_mb())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -288,12 +288,7 @@ def _timed(run: Callable[[], float | None]) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     finished.set()
     watcher.join()
-    return {"wall_s": wall, "cpu_s": cpu, "anonymous_gb": max(0, peak[0] - before) / 1e6, "result": result}
-
-
-def _anonymous_kb() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    return {"wall_s": wall, "cpu_s": cpu, "anonymous_gb": max(0, peak[0] - before) / 1000, "result": result}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import ir_measures
 from cranfield import FIELDS, Cranfield, minilm, open_cranfield
-from harness import Figure, Figures
+from harness import Figure, Figures, link_or_copy
 from ir_measures import nDCG
 from scipy.stats import kendalltau
 
@@ -135,7 +135,7 @@ def _linked(folder: Path, work: Path) -> Path:
     work.mkdir(exist_ok=True)
     for path in folder.glob("vectors-*.safetensors"):
         if not (work / path.name).exists():
-            os.link(path, work / path.name)
+            link_or_copy(path, work / path.name)
     return work
 
 

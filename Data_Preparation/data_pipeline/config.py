@@ -24,9 +24,23 @@ def project_root() -> Path:
     return checkout if (checkout / "Data_Preparation").is_dir() else Path.cwd()
 
 
+_RESERVED_NAMES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
+}
+
+
 def _plain_name(name: str) -> str:
     if not name or name in {".", ".."} or any(c in r'\/:*?"<>|' or ord(c) < 32 for c in name):
         raise ValueError(f"{name!r} must be a plain folder name, without slashes or control characters")
+    # A data folder is copied between machines: a name that Windows has no folder for is refused everywhere.
+    if name.split(".")[0].strip().upper() in _RESERVED_NAMES or name[-1] in ". ":
+        raise ValueError(
+            f"{name!r} cannot name a folder on Windows (reserved there, or it ends in a dot or space); use another name"
+        )
     return name
 
 

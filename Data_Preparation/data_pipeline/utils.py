@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data_pipeline.errors import MissingExtra, StoreError
+from data_pipeline.system import fsync_path, replace
 
 T = TypeVar("T")
 
@@ -59,22 +59,23 @@ def sha256_of_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fsync_path(path: Path) -> None:
-    """Push a file or folder to the disk, so that a later rename cannot outrun its content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def publish(temporary: Path, final: Path) -> None:
     """Move a finished file to its real name: fsync, rename, fsync the folder.
 
     A crash leaves either the old `final` or the new one, never a part of it.
+
+    Raises:
+        StoreError: the system does not allow it.
     """
     fsync_path(temporary)
-    os.replace(temporary, final)
+    try:
+        replace(temporary, final)
+    except PermissionError as error:
+        raise StoreError(
+            f"Cannot replace {final} ({error.strerror}): it is open in another program, or its folder is not yours to "
+            f"write to. The finished file is kept as {temporary}. Close what reads {final.name}, or change the "
+            "folder's permissions, and run again."
+        ) from error
     fsync_path(final.parent)
 
 

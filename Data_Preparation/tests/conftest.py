@@ -2,24 +2,46 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig
 
 # No test reaches for the network, whatever it forgets to say.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("ELM_SHARED_DATA", CHECKOUT.parent / "shared" / "data"))
+# Threads of torch that wait for each other by spinning take the cores from what they wait for, where other processes
+# use the machine too: several times slower with two test processes on two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """OpenVINO's tests come last: a process that has used it crashes when it forks, and some tests fork."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        # Files are handed out in this order: none that takes minutes may come when the others are done.
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
     items.sort(key=lambda item: item.path.name == "test_openvino.py")
+    if not hasattr(os, "fork"):
+        for item in items:
+            if item.get_closest_marker("posix"):
+                item.add_marker(
+                    pytest.mark.skip(reason="needs fork, SIGKILL and the like, which Windows does not have")
+                )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Logs and prints may hold half of a surrogate pair, which a test process cannot send to the main one."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture

@@ -157,7 +157,13 @@ def test_names_of_folders_cannot_leave_their_folder(knob, name):
         load_config(None, {knob: name})
 
 
-@pytest.mark.parametrize("name", ["wikitext2", "my corpus", "v1.0", "données", "..x"])
+@pytest.mark.parametrize("name", ["nul", "CON", "aux.data", "LPT1", "v1.", "v1 "])
+def test_names_that_windows_has_no_folders_for_are_refused_everywhere(name):
+    with pytest.raises(ConfigError, match=r"embedding\.variant: .* cannot name a folder on Windows"):
+        load_config(None, {"embedding.variant": name})
+
+
+@pytest.mark.parametrize("name", ["wikitext2", "my corpus", "v1.0", "données", "..x", "null", "com10", "console"])
 def test_plain_names_of_folders_stay_below_the_data_folder(name):
     config = load_config(None, {"corpus.name": name, "embedding.variant": name, "data_dir": "/data"})
     assert config.processed_dir == Path(f"/data/{name}_processed")

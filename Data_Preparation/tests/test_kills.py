@@ -4,78 +4,88 @@ import hashlib
 import importlib.util
 import json
 import os
+import queue
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from forks import ENVIRONMENT
 
 from data_pipeline.errors import StoreError
 from data_pipeline.pipeline import embed, prepare_paragraphs
 from data_pipeline.settings import load_config
 from data_pipeline.types import SPLITS
 
+pytestmark = pytest.mark.posix
+
 BATCH, PAUSE_S, FLUSH_S = 4, 0.02, 0.05
 # A flush comes after the first pack that ends later than flush_s; a kill costs at most
 # the packs up to it, and the two that are handed over at once.
 BATCHES_AT_RISK = 3 + 2
 
-# Prints "ready" when everything is imported, then does the job with a slowed model that
-# writes down how many texts it is given.
+# Does jobs in forks, one after the other, as its input says: settings, where to write down how many texts the
+# slowed model is given, how slow it is, whether to overwrite, and whether to go through the command line. Prints
+# the process, and in the end its exit code.
 DRIVER = """
-import json, sys, time
+import json, os, sys, tempfile, time
+from forks import fork, import_what_is_imported_by
+from data_pipeline import machine  # with torch, so that no kill comes while it is imported
+from data_pipeline.cli import main
 from data_pipeline.embeddings.hashing import HashingEmbedder
 from data_pipeline.pipeline import run
 from data_pipeline.settings import load_config
 
-flags, counter, pause, overwrite, through_cli = json.loads(sys.argv[1])
 real = HashingEmbedder.forward
 
-def slow(self, texts, dtype=None):
-    with open(counter, "a") as file:
-        file.write(f"{len(texts)}\\n")
-    time.sleep(pause)
-    return real(self, texts, dtype)
+def job(flags, counter, pause, overwrite, through_cli):
+    def slow(self, texts, dtype=None):
+        with open(counter, "a") as file:
+            file.write(f"{len(texts)}\\n")
+        time.sleep(pause)
+        return real(self, texts, dtype)
 
-HashingEmbedder.forward = slow
-if through_cli:
-    from data_pipeline import machine  # so that the kill does not come while torch is imported
-    from data_pipeline.cli import main
-    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    print("ready", flush=True)
-    sys.exit(main(["run", "--preset", "offline", "--no-preprocess.near_dedup", *arguments]))
-print("ready", flush=True)
-run(load_config(None, flags), overwrite=overwrite)
+    HashingEmbedder.forward = slow
+    if through_cli:
+        arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+        sys.exit(main(["run", "--preset", "offline", "--no-preprocess.near_dedup", *arguments]))
+    run(load_config(None, flags), overwrite=overwrite)
+
+def once(through_cli):
+    with tempfile.TemporaryDirectory() as folder:
+        flags = json.loads(sys.argv[1]) | {"data_dir": f"{folder}/data", "logs_dir": f"{folder}/logs"}
+        try:
+            job(flags, f"{folder}/forwarded", 0, False, through_cli)
+        except SystemExit as end:
+            assert end.code == 0
+
+out = os.dup(1)
+os.dup2(2, 1)  # what the jobs print
+for through_cli in (False, True):
+    import_what_is_imported_by(lambda: once(through_cli))
+for line in sys.stdin:
+    child, read = fork(lambda _: job(*json.loads(line)))
+    os.close(read)
+    os.write(out, f"{child}\\n".encode())
+    os.write(out, f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\\n".encode())
 """
 
 # Does the job once for every step it takes on the file system, in a fork that kills itself
 # just before that step; then looks at the folder, runs the job again and looks once more.
 STEPS_DRIVER = """
-import hashlib, json, os, shutil, signal, sys, traceback
+import hashlib, json, os, shutil, signal, sys
 from pathlib import Path
+from forks import answer_of as in_fork, import_what_is_imported_by
 from data_pipeline.errors import StoreError
 from data_pipeline.pipeline import run
 from data_pipeline.settings import load_config
 from data_pipeline.store import ParagraphStore
 
 old, new, folder = json.loads(sys.argv[1])
-
-def in_fork(work):
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(write, json.dumps(work()).encode())
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as file:
-        answer = file.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(answer) if answer else None
 
 def job(flags):
     run(load_config(None, flags), overwrite=True)
@@ -110,8 +120,8 @@ def fresh():
     shutil.rmtree(folder, ignore_errors=True)
 
 fresh()
-in_fork(lambda: job(new))
-wanted = [in_fork(state)[1], in_fork(tree)[1]]
+import_what_is_imported_by(lambda: job(new))
+wanted = [state(), tree()]
 fresh()
 in_fork(lambda: job(old))
 shutil.move(folder, folder + "-old")
@@ -122,11 +132,11 @@ while True:
     step += 1
     fresh()
     shutil.copytree(folder + "-old", folder)
-    before = before or in_fork(state)[1]
+    before = before or state()
     code, _ = in_fork(lambda: dying_at(step))
-    seen = in_fork(state)[1]
+    seen = state()
     rerun, _ = in_fork(lambda: job(new))
-    results.append([step, code, seen, rerun, in_fork(tree)[1]])
+    results.append([step, code, seen, rerun, tree()])
     if code != -signal.SIGKILL:
         break
 print(json.dumps({"old": before, "new": wanted[0], "tree": wanted[1], "results": results}))
@@ -136,9 +146,10 @@ print(json.dumps({"old": before, "new": wanted[0], "tree": wanted[1], "results":
 # Loads a model once for each path, then embeds with it in forks: undisturbed, killed at random moments
 # and run again, and in other ways that must give the same bytes. Threads are first started in a fork.
 MODELS_DRIVER = """
-import hashlib, json, os, random, shutil, signal, sys, time, traceback
+import hashlib, json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch, transformers
+from forks import fork, import_what_is_imported_by
 from data_pipeline import pipeline
 from data_pipeline.embeddings import load_embedder
 from data_pipeline.embeddings.transformer.embedder import TransformerEmbedder
@@ -147,22 +158,9 @@ from data_pipeline.types import SPLITS
 
 flags, paths = json.loads(sys.argv[1])
 root = Path(flags["logs_dir"])
-PAUSE_S, THREADS = 0.03, 2
+PAUSE_S, THREADS = 0.03, 1
 # Packed texts do not depend on their neighbours, nor on how the work is divided.
-WAYS = [{"embedding.batch_tokens": 1500, "embedding.threads": 1}, {"embedding.batch_size": 1, "embedding.threads": 3}]
-
-def fork(work):
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        os.close(read)
-        try:
-            work(write)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    return child, read
+WAYS = [{"embedding.batch_tokens": 1500, "embedding.threads": 2}, {"embedding.batch_size": 1, "embedding.threads": 3}]
 
 def end(child, read):
     os.close(read)
@@ -177,7 +175,7 @@ def whole(work):
     assert end(child, read) == 0
     return took
 
-def prepare(_):
+def prepare():
     pipeline.prepare_paragraphs(load_config(None, {**flags, "data_dir": str(root / "paragraphs")}))
 
 def tree(folder):
@@ -231,7 +229,7 @@ def examine(name, embedder, settings, packed):
         trees[json.dumps(way)] = tree(folder)
     return {"left": left, "trees": trees}
 
-whole(prepare)
+import_what_is_imported_by(prepare)
 torch.set_num_threads(1)
 results = {}
 for path, precisions in paths.items():
@@ -260,34 +258,71 @@ def flags(folder, **more):
     } | more
 
 
-def start(folder, settings, *, overwrite=False, through_cli=False, pause=PAUSE_S):
-    driver = folder / "driver.py"
-    driver.write_text(DRIVER)
-    argument = json.dumps([settings, str(folder / "forwarded"), pause, overwrite, through_cli])
-    process = subprocess.Popen(
-        [sys.executable, driver, argument], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n", process.communicate()[1]
-    return process
+class Jobs:
+    """The driver, in which one job is done at a time."""
+
+    def __init__(self, folder):
+        self._errors = folder / "errors"
+        self._lines = queue.SimpleQueue()
+        with self._errors.open("w") as errors:
+            self._driver = subprocess.Popen(
+                [sys.executable, "-c", DRIVER, json.dumps(flags(folder))],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=ENVIRONMENT,
+            )  # fmt: skip
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        for line in self._driver.stdout:
+            self._lines.put(int(line))
+        self._lines.put(None)
+
+    def start(self, folder, settings, *, overwrite=False, through_cli=False, pause=PAUSE_S):
+        job = [settings, str(folder / "forwarded"), pause, overwrite, through_cli]
+        self._driver.stdin.write(json.dumps(job) + "\n")
+        self._driver.stdin.flush()
+        self.process = self._lines.get(timeout=120)
+        assert self.process is not None, self.errors()
+        return self
+
+    def wait(self, timeout):
+        """Exit code of the job; None if it takes longer."""
+        try:
+            return self._lines.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def kill(self):
+        """Kill the job; returns its exit code, which is 0 if it was quicker."""
+        os.kill(self.process, signal.SIGKILL)  # the driver has not waited for it, or the number is still its own
+        return self.wait(60)
+
+    def finish(self):
+        assert self.wait(60) == 0, self.errors()
+
+    def errors(self):
+        return self._errors.read_text()
+
+    def close(self):
+        self._driver.stdin.close()
+        self._driver.wait(60)
+        self._driver.stdout.close()
 
 
-def finish(process):
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    made = Jobs(tmp_path_factory.mktemp("jobs"))
+    yield made
+    made.close()
 
 
-def run_and_kill(folder, settings, delays, **how):
+def run_and_kill(jobs, folder, settings, delays, **how):
     """Start, kill, start again, until it ends by itself; returns the number of kills."""
     for kills, delay in enumerate(delays):
-        process = start(folder, settings, **how)
-        try:
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        _, errors = process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, errors
+        code = jobs.start(folder, settings, **how).wait(delay)
+        if code is None:
+            code = jobs.kill()
+        if code != -signal.SIGKILL:
+            assert code == 0, jobs.errors()
             return kills
     raise AssertionError("it never ended by itself")
 
@@ -313,9 +348,9 @@ def forwarded(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, jobs):
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start(folder, flags(folder), pause=0))
+    jobs.start(folder, flags(folder), pause=0).finish()
     return folder
 
 
@@ -330,28 +365,28 @@ def test_the_undisturbed_run_leaves_these_files_and_no_others(undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_while_it_embeds_it_ends_in_the_same_bytes_and_repeats_little(tmp_path, undisturbed, seed):
+def test_killed_while_it_embeds_it_ends_in_the_same_bytes_and_repeats_little(tmp_path, jobs, undisturbed, seed):
     shutil.copytree(undisturbed / "data" / "sample_processed", tmp_path / "data" / "sample_processed")
-    kills = run_and_kill(tmp_path, flags(tmp_path), delays(seed, 0.1, 0.5))
+    kills = run_and_kill(jobs, tmp_path, flags(tmp_path), delays(seed, 0.1, 0.5))
     assert kills >= 3
     assert tree(tmp_path) == tree(undisturbed)
     assert forwarded(undisturbed) <= forwarded(tmp_path) <= forwarded(undisturbed) + kills * BATCHES_AT_RISK * BATCH
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_of_the_whole_job_it_ends_in_the_same_bytes(tmp_path, undisturbed):
-    kills = run_and_kill(tmp_path, flags(tmp_path), delays(3, 0.1, 0.8))
+def test_killed_at_any_time_of_the_whole_job_it_ends_in_the_same_bytes(tmp_path, jobs, undisturbed):
+    kills = run_and_kill(jobs, tmp_path, flags(tmp_path), delays(3, 0.1, 0.8))
     assert kills >= 3
     assert tree(tmp_path) == tree(undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "float8", "ubinary"])
-def test_killed_while_it_embeds_in_several_small_shards_it_ends_in_the_same_bytes(tmp_path, precision):
+def test_killed_while_it_embeds_in_several_small_shards_it_ends_in_the_same_bytes(tmp_path, jobs, precision):
     settings = {"embedding.precision": precision, "storage.shard_rows": 60}
     (tmp_path / "undisturbed").mkdir()
-    finish(start(tmp_path / "undisturbed", flags(tmp_path / "undisturbed", **settings), pause=0))
-    kills = run_and_kill(tmp_path, flags(tmp_path, **settings), delays(6, 0.1, 0.8))
+    jobs.start(tmp_path / "undisturbed", flags(tmp_path / "undisturbed", **settings), pause=0).finish()
+    kills = run_and_kill(jobs, tmp_path, flags(tmp_path, **settings), delays(6, 0.1, 0.8))
     assert kills >= 2
     found = tree(tmp_path)
     assert len(found) == 5 + 2 + 1 + 3 + 2
@@ -403,18 +438,18 @@ def test_no_file_of_tokens_is_left_by_a_kill_in_the_middle_of_them(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_through_the_command_line(tmp_path, undisturbed):
+def test_killed_at_random_through_the_command_line(tmp_path, jobs, undisturbed):
     settings = flags(tmp_path, **{"split.seed": 42})
-    kills = run_and_kill(tmp_path, settings, delays(4, 0.8, 1.6), through_cli=True)
+    kills = run_and_kill(jobs, tmp_path, settings, delays(4, 0.8, 1.6), through_cli=True)
     assert kills >= 1
     assert tree(tmp_path) == tree(undisturbed)
 
 
 @pytest.mark.slow
-def test_killed_while_it_replaces_an_older_store(tmp_path, undisturbed):
+def test_killed_while_it_replaces_an_older_store(tmp_path, jobs, undisturbed):
     older = flags(tmp_path, **{"storage.shard_rows": 30, "preprocess.min_tokens": 80})
-    finish(start(tmp_path, older, pause=0))
-    kills = run_and_kill(tmp_path, flags(tmp_path), delays(5, 0.05, 0.5), overwrite=True)
+    jobs.start(tmp_path, older, pause=0).finish()
+    kills = run_and_kill(jobs, tmp_path, flags(tmp_path), delays(5, 0.05, 0.5), overwrite=True)
     assert kills >= 3
     assert tree(tmp_path) == tree(undisturbed)
 
@@ -429,7 +464,11 @@ def test_killed_before_any_step_on_the_disk_the_folder_is_the_old_one_or_the_new
     driver = tmp_path / "steps.py"
     driver.write_text(STEPS_DRIVER)
     done = subprocess.run(
-        [sys.executable, driver, json.dumps([old, new, str(folder)])], capture_output=True, text=True, timeout=300
+        [sys.executable, driver, json.dumps([old, new, str(folder)])],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -509,7 +548,7 @@ def examine_model(request, folder, model):
     driver.write_text(MODELS_DRIVER)
     done = subprocess.run(
         [sys.executable, driver, json.dumps([settings, paths])],
-        env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, capture_output=True, text=True, timeout=300,
+        env=ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -541,23 +580,21 @@ def test_killed_at_random_while_a_model_embeds_it_ends_in_the_same_bytes(killed_
     assert found["left"]
 
 
-def test_a_second_process_is_refused_and_the_first_one_is_not_disturbed(tmp_path, undisturbed):
-    process = start(tmp_path, flags(tmp_path))
+def test_a_second_process_is_refused_and_the_first_one_is_not_disturbed(tmp_path, jobs, undisturbed):
+    jobs.start(tmp_path, flags(tmp_path))
     while not (tmp_path / "forwarded").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+        assert jobs.wait(0.01) is None
     config = load_config(None, flags(tmp_path))
     with pytest.raises(StoreError, match=r"another process is writing to .*embeddings; wait for it, or use another"):
         embed(config, SPLITS)
-    finish(process)
+    jobs.finish()
     assert tree(tmp_path) == tree(undisturbed)
 
 
-def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path):
-    process = start(tmp_path, flags(tmp_path))
+def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path, jobs):
+    jobs.start(tmp_path, flags(tmp_path))
     while not (tmp_path / "forwarded").exists():
         time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    assert jobs.kill() == -signal.SIGKILL
     assert (tmp_path / "data" / ".embeddings.lock").exists()
     assert sum(result.rows for result in embed(load_config(None, flags(tmp_path)), SPLITS).embeddings.values()) == 222

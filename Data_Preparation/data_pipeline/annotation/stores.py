@@ -23,6 +23,7 @@ from data_pipeline.store import (
     open_scores,
     read_manifest_to_replace,
 )
+from data_pipeline.system import same_file_names
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import exclusive, progress_bar
 
@@ -82,6 +83,11 @@ def _check_names(heads: Mapping[str, Head]) -> None:
             other = seen.setdefault(column, name)
             if other != name:
                 raise ConfigError(f"the heads {other} and {name} would both write the column {column}; rename one")
+    for one, other in same_file_names(heads):
+        raise ConfigError(
+            f"the heads {one} and {other} would share a folder of scores on macOS and Windows, where case does not "
+            "count; rename one"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import Config
 from data_pipeline.dataset.batched import BatchedDataset
-from data_pipeline.dataset.interpolation import Method, interpolate
+from data_pipeline.dataset.interpolation import Method, interpolate, shares_of
 from data_pipeline.dataset.rows import Rows
 from data_pipeline.dataset.samples import Batch, Metadata, MetadataBatch, Sample
 from data_pipeline.dataset.source import open_source
@@ -350,7 +350,7 @@ class ELMDataset(BatchedDataset):
             ValueError: alpha or method is out of range, the way is undefined (slerp of opposite
                 vectors, a result of length 0), or the arguments are of different lengths.
         """
-        shares = torch.as_tensor(alpha, dtype=torch.float64)
+        shares = shares_of(alpha).cpu()
         starts, ends = self.checked(np.atleast_1d(i)), self.checked(np.atleast_1d(j))
         single = np.ndim(i) == np.ndim(j) == shares.ndim == 0
         try:

@@ -4,7 +4,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from data_pipeline.embeddings.devices import in_float64
 
 Method = Literal["linear", "slerp"]
 
@@ -27,19 +30,25 @@ def interpolate(start: Tensor, end: Tensor, alpha: float | Tensor, method: Metho
     """
     if method not in ("linear", "slerp"):
         raise ValueError(f"method must be linear or slerp, got {method!r}")
-    share = torch.as_tensor(alpha, dtype=torch.float64, device=start.device)
+    first, last = in_float64(start), in_float64(end)
+    share = shares_of(alpha).to(first.device)
     outside = ~((share >= 0) & (share <= 1))
     if outside.any():
         raise ValueError(f"alpha must be between 0 and 1, got {share[outside].flatten()[0].item():g}")
     share = share.unsqueeze(-1)
     way = _slerp if method == "slerp" else torch.lerp
-    between = way(start.to(torch.float64), end.to(torch.float64), share)
+    between = way(first, last, share)
     if normalize:
         lengths = between.norm(dim=-1, keepdim=True)
         if (lengths < 1e-12).any():
             raise ValueError("a point on the way has length 0 and no direction")
         between = between / lengths
-    return between.to(start.dtype)
+    return between.to(start.dtype).to(start.device)
+
+
+def shares_of(alpha: float | Tensor | ArrayLike) -> Tensor:
+    """Shares of the way in float64, wherever they come from; on a device that has float64."""
+    return in_float64(alpha) if isinstance(alpha, Tensor) else torch.as_tensor(alpha, dtype=torch.float64)
 
 
 def mixup(

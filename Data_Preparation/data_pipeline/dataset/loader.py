@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data_pipeline.dataset.order import Order
+from data_pipeline.embeddings.devices import moved
 from data_pipeline.types import IntArray
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _pinned(batch: Any) -> Any:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    return _mapped(batch, lambda tensor: moved(tensor, device))
 
 
 def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -1,14 +1,18 @@
 """Token ids of many texts as one flat array, in memory or in a file that is mapped."""
 
+import logging
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.types import IntArray
+
+logger = logging.getLogger(__name__)
 
 Int32Array = NDArray[np.int32]
 
@@ -54,8 +58,8 @@ def from_rows(rows: Sequence[Sequence[int] | Int32Array], truncated: Sequence[bo
 def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
     """Join tokens in a file that is mapped, so that they take disk and not memory.
 
-    The file has no name any more when this returns: it goes with the last use of the tokens,
-    also when the process is killed.
+    The file has no name any more when this returns: it is removed with the last use of the tokens,
+    also when the process is killed. A folder whose file system maps no files takes memory instead.
 
     Args:
         parts: tokens of consecutive texts.
@@ -70,5 +74,14 @@ def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
             total += len(part.ids)
         file.flush()
         offsets = np.concatenate(starts)
-        ids = np.memmap(file, dtype=np.int32, mode="r", shape=(total,)) if total else np.zeros(0, np.int32)
+        ids = _mapped(file, total) if total else np.zeros(0, np.int32)
     return Tokens(ids, offsets, np.concatenate(truncated))
+
+
+def _mapped(file: IO[bytes], count: int) -> Int32Array:
+    try:
+        return np.memmap(file, dtype=np.int32, mode="r", shape=(count,))
+    except OSError as error:
+        logger.debug("Token ids stay in memory, because their file cannot be mapped: %s", error)
+        file.seek(0)
+        return np.frombuffer(file.read(), np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.embeddings.tokens import Tokens
+from data_pipeline.system import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +94,7 @@ def _thread_counts() -> Iterator[int]:
     if "OMP_NUM_THREADS" in os.environ:  # the user has chosen already
         return
     now = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield from sorted({cores, max(1, now // 2), now} - {now})
+    yield from sorted({usable_cores(), max(1, now // 2), now} - {now})
 
 
 def _set_threads(count: int) -> int:

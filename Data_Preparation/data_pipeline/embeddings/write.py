@@ -34,6 +34,7 @@ from data_pipeline.store import (
     shard_name,
     write_manifest,
 )
+from data_pipeline.system import remove_unused
 from data_pipeline.types import Float32Array, IntArray, Split
 from data_pipeline.utils import progress_bar, sha256_of_file, sha256_of_json
 
@@ -331,4 +332,4 @@ def _sweep(folder: Path, split: Split, files: list[Path]) -> None:
     for pattern in (*finished, *unfinished):
         for path in folder.glob(pattern):
             if path not in files:
-                path.unlink()
+                remove_unused(path)

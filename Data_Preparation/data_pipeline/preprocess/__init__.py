@@ -33,8 +33,9 @@ from data_pipeline.preprocess.tokens import TokenCounter, load_fast_library
 from data_pipeline.store import ParagraphStore, ParagraphWriter, fingerprint, write_manifest
 from data_pipeline.store.folders import new_folder, replace_folder
 from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.system import fsync_path
 from data_pipeline.types import SPLITS, Document
-from data_pipeline.utils import fsync_path, progress_bar, sha256_of_file
+from data_pipeline.utils import progress_bar, sha256_of_file
 
 __all__ = [
     "NearIndex",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipeline.embeddings.devices import in_float64
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.vectors import Vectors, squared
 from data_pipeline.types import IntArray
@@ -69,8 +70,8 @@ def _coverage(vectors: Vectors, rows: IntArray) -> dict[str, float]:
         nearest = torch.addmm(norms, block, chosen.T, alpha=-2).amin(dim=1) + squared(block)
         distances = nearest.clamp_(min=0).sqrt_()
         largest = max(largest, float(distances.max()))
-        total += float(distances.sum(dtype=torch.float64))
-    deviation = vectors.mean() - chosen.double().mean(dim=0).cpu().numpy()
+        total += float(in_float64(distances).sum())
+    deviation = vectors.mean() - in_float64(chosen).mean(dim=0).cpu().numpy()
     return {
         "kcenter_radius": largest,
         "mean_distance": total / len(vectors),
@@ -94,11 +95,11 @@ def _mmd2(vectors: Vectors, rows: IntArray, rng: np.random.Generator) -> float |
 
     def within(side: torch.Tensor) -> float:
         count = len(side)
-        return float((kernel(side, side).sum(dtype=torch.float64) - count) / (count * (count - 1)))
+        return float((in_float64(kernel(side, side)).sum() - count) / (count * (count - 1)))
 
     # Rows that are on both sides are no draws of their own: their kernel of 1 with themselves is left out.
     shared = len(np.intersect1d(sides[0], sides[1]))
-    across = (float(kernel(one, other).sum(dtype=torch.float64)) - shared) / (len(one) * len(other) - shared)
+    across = (float(in_float64(kernel(one, other)).sum()) - shared) / (len(one) * len(other) - shared)
     return within(one) + within(other) - 2 * across
 
 

@@ -21,6 +21,7 @@ from data_pipeline.store.hashing import ColumnHash
 from data_pipeline.store.pages import will_need
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.store.reading import ReadAhead, Where
+from data_pipeline.system import remove_unused
 from data_pipeline.types import IntArray
 from data_pipeline.utils import publish, sha256_of_json
 
@@ -253,7 +254,7 @@ def make_once(path: Path, name: str, write: Callable[[Path], None]) -> None:
         if path.exists():
             return
         for stale in path.parent.glob(f"{stem}.*.arrow*"):
-            stale.unlink()
+            remove_unused(stale)
         logger.info("preparing %s for random access", name)
         temporary = path.with_name(f"{path.name}.tmp")
         try:

@@ -22,6 +22,7 @@ from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StaleSta
 from data_pipeline.store.coding import Coding, coding_of
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphShard
+from data_pipeline.system import binary_flag, write_at
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_bytes, publish
 
@@ -190,12 +191,12 @@ class EmbeddingWriter:
         size = len(self._header) + rows * self._row_bytes
         resumed = self._resume(size, overwrite)
         final.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
+        self._handle = os.open(self._partial, os.O_RDWR | os.O_CREAT | binary_flag(), 0o644)
         if not resumed:
             self._progress.unlink(missing_ok=True)
             os.ftruncate(self._handle, 0)
             os.ftruncate(self._handle, size)
-            os.pwrite(self._handle, self._header, 0)
+            write_at(self._handle, self._header, 0)
 
     def write(self, rows: IntArray, vectors: NDArray[Any]) -> None:
         """Put vectors into their rows.
@@ -208,7 +209,7 @@ class EmbeddingWriter:
             raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {vectors.shape}")
         block = np.ascontiguousarray(self._coding.encode(vectors))
         for row, vector in zip(rows.tolist(), block, strict=True):
-            os.pwrite(self._handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
+            write_at(self._handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
         self.done[rows] = True
 
     def flush(self) -> None:

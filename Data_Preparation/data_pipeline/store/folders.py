@@ -4,14 +4,13 @@ The new content is written to `.<name>.new` beside the folder, and the two are e
 step where the system can (Linux), else by two renames, between which `recover_folder` mends.
 """
 
-import ctypes
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.utils import fsync_path
+from data_pipeline.errors import StoreError
+from data_pipeline.system import fsync_path, linux_calls
 
 IsOurs = Callable[[str], bool]
 """Whether a name in the folder is one that this package writes; all others are kept."""
@@ -25,14 +24,24 @@ def new_folder(folder: Path) -> Path:
 
 
 def replace_folder(folder: Path, is_ours: IsOurs) -> None:
-    """Put the finished `.<name>.new` in a folder's place; the folder need not exist."""
+    """Put the finished `.<name>.new` in a folder's place; the folder need not exist.
+
+    Raises:
+        StoreError: the system does not let go of the folder.
+    """
     new, old = new_folder(folder), _old_folder(folder)
     if not folder.exists():
         os.rename(new, folder)
     elif _exchange(new, folder):
         os.rename(new, old)
     else:
-        os.rename(folder, old)
+        try:
+            os.rename(folder, old)
+        except PermissionError as error:  # of Windows, where a folder with open files stays
+            raise StoreError(
+                f"Cannot replace the folder {folder} ({error.strerror}): a file in it is open, or it is not yours to "
+                f"write to. The new content is complete in {new}. Close what reads it, and run again."
+            ) from error
         os.rename(new, folder)
     fsync_path(folder.parent)
     _discard(old, folder, is_ours)
@@ -54,11 +63,9 @@ def _old_folder(folder: Path) -> Path:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step; False where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
+    # Neither has every C library the name, nor every kernel, file system and container the call.
+    renameat2 = getattr(linux_calls(), "renameat2", None)
+    if renameat2 is None:
         return False
     done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     return bool(done == 0)

@@ -1,26 +1,25 @@
-"""Files in memory: several mapped as one, and what the kernel is told before they are read.
+"""Memory-mapped files: several mapped as one array, and hints to the kernel before rows are read.
 
 A page that is not in memory is fetched when it is touched, one page after the other, each with
-neighbours that nobody asked for. Data larger than memory must never be read like that: who is about
-to read says so (`will_need`), and the disk works on all of it at once.
+neighbours that nobody asked for. Data larger than memory must never be read like that: a reader
+announces what it is about to read (`will_need`), and the disk works on all of it at once.
 
-On Linux only. Elsewhere files are mapped one by one, and nothing is said.
+On Linux only, see `system.linux_calls`. Elsewhere each file is mapped on its own and no hints are
+given: the same rows, read more slowly from a disk.
 """
 
 import ctypes
 import mmap
 import os
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.system import linux_calls, own_process_handle
 from data_pipeline.types import IntArray
 
-LINUX = sys.platform.startswith("linux")
 _PROT_NONE, _PROT_READ = 0, 1
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 _MADV_WILLNEED, _MADV_POPULATE_READ = 3, 22
@@ -37,12 +36,12 @@ class Range:
         size: in bytes.
 
     Raises:
-        OSError: the system has no room for it (`ulimit -v`).
+        OSError: the system has no such ranges (see `system.linux_calls`), or no room for it (`ulimit -v`).
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._unmap = _libc().munmap
+        self._unmap: Any = getattr(linux_calls(), "munmap", None)
         self.address = _mmap(0, size, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (self.address, True), "version": 3}
 
@@ -88,23 +87,26 @@ def will_need(addresses: IntArray, sizes: IntArray) -> None:
         addresses: of the first bytes, shape (N,).
         sizes: in bytes, shape (N,).
     """
-    if not LINUX or not len(addresses):
+    libc = linux_calls()
+    if libc is None or not len(addresses):
         return
     starts, ends = _joined(addresses, sizes)
     ranges = np.stack([starts, ends - starts], axis=1).astype(np.uint64)
     for first in range(0, len(ranges), _MAX_RANGES):
         some = np.ascontiguousarray(ranges[first : first + _MAX_RANGES])
-        handle = _own_process(os.getpid())
-        done = _libc().syscall(_PROCESS_MADVISE, handle, some.ctypes.data, len(some), _MADV_WILLNEED, 0)
+        handle = own_process_handle(os.getpid())
+        done = -1
+        if handle is not None:
+            done = libc.syscall(_PROCESS_MADVISE, handle, some.ctypes.data, len(some), _MADV_WILLNEED, 0)
         if done < 0:  # an older kernel, or a container that forbids it
             for address, size in some.tolist():
-                _libc().madvise(address, size, _MADV_WILLNEED)
+                libc.madvise(address, size, _MADV_WILLNEED)
 
 
 def populate(address: int, size: int) -> None:
     """Enter pages that are in memory into the process's table at once, instead of by a fault for each few."""
-    if LINUX:
-        _libc().madvise(address, size, _MADV_POPULATE_READ)  # an older kernel refuses, and faults do the work
+    if (libc := linux_calls()) is not None:
+        libc.madvise(address, size, _MADV_POPULATE_READ)  # an older kernel refuses, and faults do the work
 
 
 def _joined(addresses: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
@@ -119,27 +121,11 @@ def _joined(addresses: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _mmap(address: int, size: int, protection: int, flags: int, handle: int, offset: int) -> int:
-    found = _libc().mmap(address, size, protection, flags, handle, offset)
+    libc = linux_calls()
+    if libc is None:
+        raise OSError("This system cannot map several files as one.")
+    found = libc.mmap(address, size, protection, flags, handle, offset)
     if found == ctypes.c_void_p(-1).value:
         error = ctypes.get_errno()
         raise OSError(error, f"cannot map {size} bytes: {os.strerror(error)}")
     return int(found)
-
-
-@cache
-def _own_process(pid: int) -> int:
-    """A handle of this very process; another one after a fork."""
-    return os.pidfd_open(pid)
-
-
-@cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
-    size, pointer, number = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
-    libc.mmap.restype = pointer
-    libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
-    libc.munmap.argtypes = [pointer, size]
-    libc.madvise.argtypes = [pointer, size, number]
-    libc.syscall.restype = ctypes.c_long
-    libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, pointer, size, ctypes.c_long, ctypes.c_long]
-    return libc

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import CorruptShard, NotFound
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import Manifest, ShardEntry, entry_of, read_manifest
+from data_pipeline.system import fsync_path
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import fsync_path, sha256_of_json
+from data_pipeline.utils import sha256_of_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -227,7 +228,7 @@ class ParagraphWriter:
         listed = []
         for index, (path, rows, ids, texts) in enumerate(self._entries):
             final = self._folder / shard_name(self._stem, ".parquet", index, len(self._entries))
-            path.rename(final)
+            path.replace(final)
             listed.append(entry_of(final, rows, ids, texts))
         return listed
 

@@ -1,5 +1,6 @@
 """The stored vectors of a split: all its shards as one array, mapped when they are first needed."""
 
+import logging
 from collections.abc import Callable, Sequence
 from mmap import PAGESIZE
 from typing import Any
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
 from data_pipeline.store.embeddings import EmbeddingShard
-from data_pipeline.store.pages import LINUX, Range, map_bytes
+from data_pipeline.store.pages import Range, map_bytes
 from data_pipeline.store.reading import ReadAhead, Where
 from data_pipeline.types import IntArray
+
+logger = logging.getLogger(__name__)
 
 _ADVICE = "Make it again with: elm embed --overwrite"
 
@@ -146,9 +149,13 @@ class Vectors:
     def _range(self) -> Range | None:
         sizes = np.diff(self._starts) * self._row_bytes
         # Our files' headers end at a multiple of 4096; some machines have larger pages.
-        if not LINUX or len(sizes) == 1 or PAGESIZE > 4096 or (sizes[:-1] % PAGESIZE).any() or not sizes.sum():
+        if len(sizes) == 1 or PAGESIZE > 4096 or (sizes[:-1] % PAGESIZE).any() or not sizes.sum():
             return None
-        return Range(int(sizes.sum()))
+        try:
+            return Range(int(sizes.sum()))
+        except OSError as error:  # another system, or a limit on addresses (`ulimit -v`)
+            logger.debug("Shards are mapped one by one: %s", error)
+            return None
 
     def _shard_of(self, rows: IntArray) -> IntArray:
         return np.searchsorted(self._starts, rows, side="right") - 1

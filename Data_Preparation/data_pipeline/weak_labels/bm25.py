@@ -19,8 +19,9 @@ import numpy as np
 from data_pipeline.errors import CorruptShard, MissingExtra, StoreError
 from data_pipeline.store import fingerprint, read_manifest, recover_folder, replace_folder, write_manifest
 from data_pipeline.store.folders import new_folder
+from data_pipeline.system import fsync_path
 from data_pipeline.types import Float32Array
-from data_pipeline.utils import exclusive, fsync_path, progress_bar, refuse_single_text, require
+from data_pipeline.utils import exclusive, progress_bar, refuse_single_text, require
 from data_pipeline.weak_labels.candidate_config import CandidateConfig
 from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.ranked import Ranked, best, nothing

@@ -534,6 +534,7 @@ def test_parts_in_several_processes_and_over_several_calls(tmp_path):
     assert all(file.skipped for file in again.files)
 
 
+@pytest.mark.posix
 def test_a_process_that_is_killed_fails_its_files_and_spoils_none(tmp_path):
     for number in range(4):
         write_lines(tmp_path / "in" / f"{number}.jsonl", [{"text": text} for text in texts(5, number)])

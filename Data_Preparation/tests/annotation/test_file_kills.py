@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 
+import forks
 import pytest
 from file_jobs import save_pt_head, texts, tree, write_lines
 
+pytestmark = pytest.mark.posix
+
 BATCH, ROWS = 4, 60
+FEW_ROWS = 24  # three batches a file: a first one, one between, a last one; every further one takes the same steps
 # Two packs are handed over at once, and one may be on its way to the disk.
 ROWS_AT_RISK = 3 * BATCH
 
@@ -19,6 +23,7 @@ DRIVER = """
 import json, os, random, shutil, signal, sys, time, traceback
 from pathlib import Path
 import h5py
+from forks import import_what_is_imported_by
 from data_pipeline.annotation.files import annotate, embed, run_annotation_pipeline, run_embedding_pipeline
 from data_pipeline.annotation.files.jobs import AnnotationJob, EmbeddingJob
 from data_pipeline.annotation.heads.apply import Scorer
@@ -89,6 +94,7 @@ def at_step(number, work):
         work()
     return dying
 
+import_what_is_imported_by(working(root / "imports"))
 if mode == "random":
     generator = random.Random(7)
     left, kills = set(), 0
@@ -121,13 +127,22 @@ else:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Inputs, heads, and what undisturbed runs make of them."""
-    root = tmp_path_factory.mktemp("prepared")
+    return prepare(tmp_path_factory.mktemp("prepared"), ROWS)
+
+
+@pytest.fixture(scope="module")
+def prepared_few(tmp_path_factory):
+    """The same of few rows."""
+    return prepare(tmp_path_factory.mktemp("prepared-few"), FEW_ROWS)
+
+
+def prepare(root, rows):
     from data_pipeline.annotation.files import run_annotation_pipeline, run_embedding_pipeline
     from data_pipeline.annotation.files.jobs import AnnotationJob, EmbeddingJob
 
     heads = [str(save_pt_head(root / f"{seed}.pt", seed=seed)) for seed in (0, 1)]
     for name in "ab":
-        records = [{"text": f"row {row} of {name} {text}", "label": row} for row, text in enumerate(texts(ROWS // 2))]
+        records = [{"text": f"row {row} of {name} {text}", "label": row} for row, text in enumerate(texts(rows // 2))]
         write_lines(root / "in" / f"{name}.jsonl", records)
     embedding = {
         "input_dir": root / "in", "glob_pattern": "*.jsonl", "keys_to_index": ["text"], "output_dir": root / "vectors",
@@ -152,7 +167,8 @@ def drive(folder, prepared, stage, mode):
     driver.write_text(DRIVER)
     done = subprocess.run(
         [sys.executable, driver, json.dumps([stage, mode, str(folder), *heads])],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120,
+        env=forks.ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -188,14 +204,14 @@ def test_killed_at_random_it_ends_in_the_same_bytes_and_repeats_little(tmp_path,
     ],
 )
 def test_killed_before_any_step_on_the_disk_a_rerun_ends_in_the_same_bytes(
-    tmp_path, prepared, stage, mode, expected, least
+    tmp_path, prepared_few, stage, mode, expected, least
 ):
     """Nothing is left behind either: what a finished file does not need is removed by the next run."""
-    found = drive(tmp_path, prepared, stage, mode)
+    found = drive(tmp_path, prepared_few, stage, mode)
     codes = found["codes"]
     assert [code for code, _ in codes] == [-signal.SIGKILL] * (len(codes) - 1) + [0]
     assert [rerun for _, rerun in codes] == [0] * len(codes)
     assert len(codes) > least
-    wanted = tree(prepared[0] / expected)
+    wanted = tree(prepared_few[0] / expected)
     for step in range(1, len(codes) + 1):
         assert tree(tmp_path / "killed" / str(step)) == wanted, step

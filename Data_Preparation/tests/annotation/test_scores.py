@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import forks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from data_pipeline.annotation.stores import annotate
 from data_pipeline.config import EmbeddingConfig, SplitConfig, StorageConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
+from data_pipeline.embeddings.transformer import linear
 from data_pipeline.errors import ConfigError, ModelError, SourceError, StaleStage, StoreError, WrongEmbedder
 from data_pipeline.pipeline import run
 from data_pipeline.types import SPLITS
@@ -100,10 +102,10 @@ def some_vectors(rows=300, dim=DIM, seed=7):
 
 @pytest.fixture(params=[True, False], ids=["packed layers", "torch's own layers"])
 def packed(request, monkeypatch):
-    """Both ways to multiply; this machine would take one of them."""
+    """Both ways to multiply; this machine would take one of them. Whether it packs layers is what it gives."""
     if not request.param:
         monkeypatch.setattr(apply, "pack_linear_layers", lambda model: False)
-    return request.param
+    return request.param and linear.unavailable_reason(torch.float32) is None
 
 
 # Values
@@ -162,6 +164,30 @@ def test_scores_have_the_same_bits_whatever_is_scored_with_them(packed):
                     np.testing.assert_array_equal(np.asarray(found[column]), np.asarray(values)[rows])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("depends", [False, True])
+def test_rows_are_computed_in_blocks_of_one_size_where_their_bits_depend_on_the_number_of_rows(depends, monkeypatch):
+    class Products(torch.nn.Linear):
+        """Exact whatever the rows, or with the rounding of another kernel for few rows."""
+
+        def forward(self, x):
+            exact = torch.nn.functional.linear(x.double(), self.weight.double(), self.bias.double()).float()
+            return exact * (1 + 1e-6) if depends and len(x) < 512 else exact
+
+    def replaced(networks):
+        for layer in networks.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.__class__ = Products
+        return True
+
+    monkeypatch.setattr(apply, "pack_linear_layers", replaced)
+    scorer = Scorer(heads_of_all_kinds())
+    vectors = some_vectors(20)
+    whole = scorer.outputs(vectors)
+    for one, every in zip(scorer.outputs(vectors[:3]), whole, strict=True):
+        np.testing.assert_array_equal(one, every[:3])
+    assert scorer._fixed_blocks is depends
 
 
 def test_a_head_alone_gives_the_bits_it_gives_beside_others(packed):
@@ -509,6 +535,12 @@ def test_a_name_that_is_a_path_is_refused(config, name):
     assert not config.data_dir.exists()
 
 
+def test_heads_whose_names_differ_in_case_only_are_refused(config):
+    with pytest.raises(ConfigError, match="the heads edu and Edu would share a folder of scores on macOS and Windows"):
+        annotate(config, {"edu": regression(), "Edu": regression()})
+    assert not config.data_dir.exists()
+
+
 @pytest.mark.parametrize("name", ["text", "text_id", "token_count", "subject", "embedding"])
 def test_a_name_that_the_paragraphs_have_a_column_of_is_refused(config, name):
     run(config)
@@ -517,6 +549,7 @@ def test_a_name_that_the_paragraphs_have_a_column_of_is_refused(config, name):
     assert not (config.scores_dir / name).exists()
 
 
+@pytest.mark.posix
 def test_two_heads_never_write_the_same_column(config):
     clear, same = regression(labels=("clear", "x")), regression()
     with pytest.raises(ConfigError, match="the heads a and a_clear would both write the column a_clear"):
@@ -533,8 +566,10 @@ def test_two_heads_never_write_the_same_column(config):
 # Real kills, in forks of one process that has imported everything
 
 DRIVER = """
-import hashlib, json, os, random, shutil, signal, sys, time, traceback
+import hashlib, json, os, random, shutil, signal, sys, time
 from pathlib import Path
+import forks
+from forks import end
 import torch
 torch.set_num_threads(1)
 from data_pipeline.annotation.heads.apply import Scorer
@@ -552,21 +587,7 @@ old = {name: load_head(Path(flags["logs_dir"]) / name) for name in ("edu", "topi
 new = old | {"edu": load_head(Path(flags["logs_dir"]) / "new")}
 
 def fork(work):
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(write, json.dumps(work()).encode())
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    return child, read
-
-def end(child, read):
-    with os.fdopen(read, "rb") as file:
-        answer = file.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(answer) if answer else None
+    return forks.fork(lambda write: os.write(write, json.dumps(work()).encode()))
 
 def whole(work):
     code, answer = end(*fork(work))
@@ -613,6 +634,8 @@ def tree():
 def fresh():
     shutil.rmtree(scores, ignore_errors=True)
 
+forks.import_what_is_imported_by(lambda: (job(old)(), seen()))
+fresh()
 results = {}
 if how == "random":
     started = time.monotonic()
@@ -664,8 +687,10 @@ def killed(config):
                 save_head(head, config.logs_dir / name)
         flags = {"data_dir": str(config.data_dir), "logs_dir": str(config.logs_dir), "corpus.name": "sample"}
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, json.dumps([flags, how])], capture_output=True, text=True, timeout=300
-        )
+            [sys.executable, "-c", DRIVER, json.dumps([flags, how])],
+            capture_output=True, text=True, timeout=300,
+            env=forks.ENVIRONMENT,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,5 +1,6 @@
 import logging
 import math
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -342,6 +343,7 @@ def test_small_vectors_whose_calibration_is_missing_are_refused_by_name(tmp_path
         ELMDataset(config.data_dir, "val")
 
 
+@pytest.mark.posix
 def test_opening_reads_no_vectors(tmp_path):
     dataset = toy(tmp_path, np.ones((1000, 4)))
     path = tmp_path / "embeddings" / "train_embeddings.safetensors"
@@ -358,7 +360,7 @@ def test_opening_reads_no_vectors(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())))
 def test_worker_processes_give_what_the_main_process_gives(dataset, method):
     dataset[0]  # the parent has used its libraries' threads before
     dataset.get_statistics()

@@ -101,6 +101,7 @@ def files(folder: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_a_copy_of_the_texts_that_was_killed_half_way_is_made_again_and_nothing_is_left_of_it(folder):
     cache = folder / "sample_processed" / ".cache"
     expected = ELMDataset(folder).get_batch(range(165))["text"]
@@ -120,6 +121,7 @@ def test_a_copy_of_the_texts_that_was_killed_half_way_is_made_again_and_nothing_
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_a_fetch_that_was_killed_half_way_is_begun_again_and_nothing_is_left_of_it(folder, tmp_path):
     url = f"file://{folder}"
     expected = ELMDataset(url, cache_dir=tmp_path / "undisturbed").get_batch(range(165))
@@ -135,6 +137,7 @@ def test_a_fetch_that_was_killed_half_way_is_begun_again_and_nothing_is_left_of_
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_a_training_loop_that_is_killed_again_and_again_works_on_every_row_once(folder, tmp_path):
     journal, checkpoint = tmp_path / "journal", tmp_path / "state.json"
     arguments = [str(folder), str(checkpoint), str(journal), 0.03]

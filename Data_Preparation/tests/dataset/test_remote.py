@@ -191,6 +191,7 @@ def test_a_place_that_cannot_be_listed_asks_which_corpus(there, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_worker_processes_fetch_for_themselves(there, cache):
     remote = opened(there, cache)
     loader = remote.get_dataloader(20, "full", 2, multiprocessing_context="fork", timeout=60)

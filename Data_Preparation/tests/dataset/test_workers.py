@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import pickle
 import shutil
 
@@ -32,7 +33,7 @@ def no_other_batches(batches, dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_worker_processes_deliver_what_the_thread_does(dataset, method):
     expected = list(dataset.get_dataloader(20, "full", seed=3))
     found = list(workers(dataset, method))
@@ -41,6 +42,7 @@ def test_worker_processes_deliver_what_the_thread_does(dataset, method):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_a_forked_process_does_not_wait_for_threads_that_only_its_parent_has(data_dir):
     dataset = ELMDataset(data_dir, columns=COLUMNS)
     # The thread pools of polars and Arrow are running, and the files are mapped.
@@ -55,6 +57,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_only_its_parent_has(dat
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_forked_processes_write_the_missing_copies_of_the_texts_between_them(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data", ignore=shutil.ignore_patterns(".cache"))
     dataset = ELMDataset(tmp_path / "data", columns=COLUMNS)
@@ -68,6 +71,7 @@ def test_forked_processes_write_the_missing_copies_of_the_texts_between_them(dat
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_going_on_with_worker_processes_counts_what_was_delivered(dataset):
     whole = rows_of(dataset.get_dataloader(20, "full", seed=3))
     for stop in (0, 1, 5, 9):
@@ -87,11 +91,13 @@ def test_going_on_with_worker_processes_counts_what_was_delivered(dataset):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_worker_processes_take_a_collating_function(dataset):
     loader = workers(dataset, "fork", collate_fn=lambda samples: [sample["index"] for sample in samples])
     assert sorted(flat(loader)) == list(range(ROWS))
 
 
+@pytest.mark.posix
 def test_worker_processes_that_may_change_the_order_are_refused(dataset):
     with pytest.raises(ValueError, match="in_order"):
         workers(dataset, "fork", in_order=False)
@@ -126,6 +132,7 @@ def test_pickled_samples_and_batches_hold_their_content(dataset):
 
 
 @pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.posix
 def test_the_stock_data_loader_needs_no_collating_function(dataset, count):
     how = {"multiprocessing_context": "fork", "timeout": 60} if count else {}
     batches = list(DataLoader(dataset, 50, shuffle=True, num_workers=count, **how))

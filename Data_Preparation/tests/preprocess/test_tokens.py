@@ -4,9 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from data_pipeline.config import CorpusConfig, PreprocessConfig

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import forks
 import numpy as np
 import polars as pl
 import pytest
@@ -274,6 +275,7 @@ def test_altered_selections_are_faults(stored):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from forks import import_what_is_imported_by
 from data_pipeline.config import Config
 from data_pipeline.selection import Budget, measure, measuring, select_from
 
@@ -294,15 +296,19 @@ def dying_at(step):
     for name in ("replace", "fsync", "unlink", "mkdir"):
         wrap(name)
 
+def once(data_dir):
+    here = config.model_copy(update={"data_dir": Path(data_dir)})
+    measure(here, "wordpiece_ratio", {"model": sys.argv[4]})
+    select_from(here, "wordpiece_ratio", Budget(rows=6))
+
 def go(data_dir, step=0):
     if (child := os.fork()) == 0:
         dying_at(step)
-        here = config.model_copy(update={"data_dir": Path(data_dir)})
-        measure(here, "wordpiece_ratio", {"model": sys.argv[4]})
-        select_from(here, "wordpiece_ratio", Budget(rows=6))
+        once(data_dir)
         os._exit(0)
     return os.waitpid(child, 0)[1]
 
+import_what_is_imported_by(lambda: once(sys.argv[5]))
 assert go(sys.argv[2]) == 0
 step = 1
 while go(sys.argv[3], step) == signal.SIGKILL:
@@ -311,12 +317,15 @@ print(step)
 """
 
 
+@pytest.mark.posix
 def test_killed_at_every_step_it_ends_in_the_same_bytes(stored, tiny_causal, tmp_path):
-    whole, part = tmp_path / "whole", tmp_path / "killed"
-    shutil.copytree(stored.data_dir, whole)
-    shutil.copytree(stored.data_dir, part)
-    arguments = [stored.model_dump_json(), str(whole), str(part), tiny_causal(0)]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
+    whole, part, imports = (tmp_path / name for name in ("whole", "killed", "imports"))
+    for folder in (whole, part, imports):
+        shutil.copytree(stored.data_dir, folder)
+    arguments = [stored.model_dump_json(), str(whole), str(part), tiny_causal(0), str(imports)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, env=forks.ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 12
 

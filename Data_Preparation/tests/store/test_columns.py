@@ -287,6 +287,7 @@ def _write(folder, copy, start, results):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_two_processes_that_come_at_the_same_time_write_one_good_copy(tmp_path):
     texts = texts_of(5000)
     shards = write_store(tmp_path / "s", texts, 10_000)

@@ -1,3 +1,4 @@
+import errno
 import gc
 import mmap
 import os
@@ -6,11 +7,12 @@ import threading
 import numpy as np
 import pytest
 
+from data_pipeline import system
 from data_pipeline.store import pages, reading
 
 PAGE = mmap.PAGESIZE
 
-pytestmark = pytest.mark.skipif(not pages.LINUX, reason="files are mapped one by one elsewhere")
+needs_linux = pytest.mark.skipif(system.linux_calls() is None, reason="files are mapped one by one elsewhere")
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def mapped(written):
     return found
 
 
+@needs_linux
 def test_files_lie_side_by_side(written):
     array = np.asarray(mapped(written))
     assert array.tobytes() == b"".join(written[1])
@@ -43,6 +46,7 @@ def test_files_lie_side_by_side(written):
         array[0] = 1
 
 
+@needs_linux
 def test_a_part_of_a_file_can_be_mapped(written):
     paths, contents = written
     found = pages.Range(2 * PAGE)
@@ -51,6 +55,7 @@ def test_a_part_of_a_file_can_be_mapped(written):
     assert np.asarray(found).tobytes() == contents[0][2 * PAGE :] + contents[0][:PAGE]
 
 
+@needs_linux
 def test_arrays_keep_the_range_alive_and_it_goes_with_the_last_of_them(written):
     found = mapped(written)
     address, size = found.address, found.size
@@ -72,6 +77,7 @@ def in_use(address):
     return any(start <= address < end for start, end in spans)
 
 
+@needs_linux
 def test_a_file_that_is_gone_or_a_range_that_cannot_be_is_an_error(written):
     found = mapped(written)
     with pytest.raises(FileNotFoundError):
@@ -82,6 +88,7 @@ def test_a_file_that_is_gone_or_a_range_that_cannot_be_is_an_error(written):
         pages.Range(2**62)
 
 
+@needs_linux
 def test_mapping_leaves_no_open_files(written):
     before = len(os.listdir("/proc/self/fd"))
     arrays = [np.asarray(mapped(written)) for _ in range(20)]
@@ -125,7 +132,7 @@ class Libc:
     """The real functions, written down; `refuses` are answered with -1."""
 
     def __init__(self, refuses=()):
-        self._real, self._refuses, self.calls = pages._libc(), refuses, []
+        self._real, self._refuses, self.calls = system.linux_calls(), refuses, []
 
     def syscall(self, number, handle, ranges, count, advice, flags):
         done = -1 if "syscall" in self._refuses else self._real.syscall(number, handle, ranges, count, advice, flags)
@@ -138,10 +145,11 @@ class Libc:
         return done
 
 
+@needs_linux
 def test_where_the_one_call_is_refused_each_range_is_told_by_itself(written, monkeypatch):
     found = mapped(written)
     libc = Libc(refuses={"syscall"})
-    monkeypatch.setattr(pages, "_libc", lambda: libc)
+    monkeypatch.setattr(pages, "linux_calls", lambda: libc)
     pages.will_need(found.address + np.array([5 * PAGE, 0]), np.array([10, 20]))
     assert libc.calls[0][0] == "syscall"
     assert libc.calls[1:] == [
@@ -151,12 +159,13 @@ def test_where_the_one_call_is_refused_each_range_is_told_by_itself(written, mon
     assert np.asarray(found).tobytes() == b"".join(written[1])
 
 
+@needs_linux
 def test_many_ranges_take_few_calls(tmp_path, monkeypatch):
     path = tmp_path / "large"
     path.write_bytes(bytes(5000 * PAGE))
     array = pages.map_bytes(path, 0, 5000 * PAGE)
     libc = Libc()
-    monkeypatch.setattr(pages, "_libc", lambda: libc)
+    monkeypatch.setattr(pages, "linux_calls", lambda: libc)
     pages.will_need(array.ctypes.data + PAGE * np.arange(0, 5000, 2), np.full(2500, 8))
     calls = [call for call in libc.calls if call[0] == "syscall"]
     assert [call[1] for call in calls] == [1024, 1024, 452]
@@ -165,12 +174,27 @@ def test_many_ranges_take_few_calls(tmp_path, monkeypatch):
 
 
 def test_on_another_system_nothing_is_said(monkeypatch):
-    libc = Libc()
-    monkeypatch.setattr(pages, "_libc", lambda: libc)
-    monkeypatch.setattr(pages, "LINUX", False)
+    monkeypatch.setattr(pages, "linux_calls", lambda: None)
     pages.will_need(np.array([0]), np.array([1]))
     pages.populate(0, 1)
-    assert libc.calls == []
+    with pytest.raises(OSError, match="This system cannot map several files as one"):
+        pages.Range(PAGE)
+
+
+@needs_linux
+@pytest.mark.parametrize("error", [OSError(errno.ENOSYS, "no"), OSError(errno.EPERM, "no"), AttributeError("no")])
+def test_without_a_handle_of_the_process_each_range_is_told_by_itself(error, written, monkeypatch):
+    def refuse(pid):
+        raise error
+
+    found = mapped(written)
+    libc = Libc()
+    monkeypatch.setattr(pages, "linux_calls", lambda: libc)
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    system.own_process_handle.cache_clear()
+    pages.will_need(found.address + np.array([5 * PAGE, 0]), np.array([10, 20]))
+    system.own_process_handle.cache_clear()
+    assert [call[0] for call in libc.calls] == ["madvise", "madvise"]
 
 
 def test_whether_a_byte_is_in_memory(written, tmp_path, monkeypatch):

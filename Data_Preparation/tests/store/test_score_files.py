@@ -126,6 +126,7 @@ def test_every_way_to_ask_for_metadata_gives_the_same_scores(scored, dataset):
 
 
 @pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.posix
 def test_worker_processes_read_scores_for_themselves(scored, dataset, looked_at):
     if looked_at:
         assert dataset.metadata.height == ROWS

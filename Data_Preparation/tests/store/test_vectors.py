@@ -1,6 +1,7 @@
 import json
 import struct
 import threading
+from mmap import PAGESIZE
 
 import numpy as np
 import pytest
@@ -8,13 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
-from data_pipeline.store import EmbeddingWriter, Vectors, calibrate, open_embedding_shard
-from data_pipeline.store.pages import LINUX
+from data_pipeline.store import EmbeddingWriter, Vectors, calibrate, open_embedding_shard, pages, vectors
+from data_pipeline.system import linux_calls
 
 DIM = 256
 PRECISIONS = ["float32", "float16", "int8", "float8", "ubinary"]
 # So many rows fill whole pages: 1024, 512, 256, 256 and 32 bytes each.
 PAGE_ROWS = {"float32": 4, "float16": 8, "int8": 16, "float8": 16, "ubinary": 128}
+
+
+side_by_side = pytest.mark.skipif(
+    linux_calls() is None or PAGESIZE > 4096, reason="shards are mapped one by one on this system"
+)
 
 
 class Store:
@@ -99,6 +105,35 @@ def test_gathered_rows_are_copies(tmp_path):
     np.testing.assert_array_equal(vectors.gather(np.arange(8)), store.expected)
 
 
+def another_system(monkeypatch):
+    monkeypatch.setattr(pages, "linux_calls", lambda: None)
+
+
+def no_room_for_ranges(monkeypatch):
+    def refuse(size):
+        raise OSError("cannot map: Cannot allocate memory")
+
+    monkeypatch.setattr(vectors, "Range", refuse)
+
+
+def large_pages(monkeypatch):
+    monkeypatch.setattr(vectors, "PAGESIZE", 65_536)
+
+
+@pytest.mark.parametrize("change", [another_system, no_room_for_ranges, large_pages])
+def test_where_shards_cannot_lie_side_by_side_the_same_rows_are_read_from_each(change, tmp_path, monkeypatch):
+    change(monkeypatch)
+    some = PAGE_ROWS["float32"]
+    store = Store(tmp_path, [some, 2 * some, 3])
+    found = store.vectors()
+    rows = np.random.default_rng(0).permutation(3 * some + 3)
+    found.prepare(rows)
+    np.testing.assert_array_equal(found.gather(rows), store.expected[rows])
+    np.testing.assert_array_equal(found.row(some), store.expected[some])
+    with pytest.raises(StoreError, match="3 shards that cannot be mapped as one array"):
+        found.whole()
+
+
 @pytest.mark.parametrize("sizes", [[4, 4, 4, 4], [5, 5, 5, 5]])
 def test_only_shards_whose_rows_are_asked_for_are_opened_and_each_once(tmp_path, sizes):
     store = Store(tmp_path, sizes)
@@ -116,7 +151,7 @@ def test_only_shards_whose_rows_are_asked_for_are_opened_and_each_once(tmp_path,
     assert store.opened == [0, 2, 3, 1]
 
 
-@pytest.mark.skipif(not LINUX, reason="shards are mapped one by one elsewhere")
+@side_by_side
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_all_rows_are_one_array_without_a_copy(tmp_path, precision):
     some = PAGE_ROWS[precision]
@@ -138,7 +173,7 @@ def test_all_rows_are_one_array_without_a_copy(tmp_path, precision):
 def test_rows_that_do_not_fill_pages_are_no_one_array_and_the_message_says_what_to_do(tmp_path):
     store = Store(tmp_path, [5, 4])
     with pytest.raises(
-        StoreError, match=r"2 shards .* multiple of 4096, and those of 0.safetensors are 5120.*to_numpy"
+        StoreError, match=rf"2 shards .* multiple of {PAGESIZE}, and those of 0.safetensors are 5120.*to_numpy"
     ):
         store.vectors().whole()
     alone = Store(tmp_path / "alone", [5]).vectors().whole()
@@ -176,7 +211,7 @@ def test_foreign_files_that_begin_anywhere_are_read(tmp_path, sizes):
         np.testing.assert_array_equal(vectors.whole(), store.expected)
 
 
-@pytest.mark.skipif(not LINUX, reason="shards are mapped one by one elsewhere")
+@side_by_side
 def test_foreign_files_that_should_lie_side_by_side_and_cannot_are_refused_by_name(tmp_path):
     store = Store(tmp_path, [4, 4])
     foreign(store.paths[1], store.expected[4:])

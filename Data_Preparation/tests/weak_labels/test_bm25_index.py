@@ -286,6 +286,7 @@ print(step)
 """
 
 
+@pytest.mark.posix
 def test_a_killed_build_leaves_nothing_wrong(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "index" / "bm25"), "|".join(TEXTS)],

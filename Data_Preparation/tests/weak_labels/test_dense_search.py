@@ -246,6 +246,7 @@ vectors.vectors_of(passages, Path(sys.argv[1]), EmbeddingConfig(model_name="hash
 """
 
 
+@pytest.mark.posix
 def test_a_killed_run_goes_on(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, check=False, timeout=120

@@ -229,6 +229,7 @@ def drive(url, path, kill_after=None):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_after_kills_no_reported_pair_is_judged_again_and_the_table_is_the_same(tmp_path):
     pytest.importorskip("openai", reason="needs the extra weak-labels")
     pairs = {

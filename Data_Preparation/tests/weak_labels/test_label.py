@@ -166,6 +166,7 @@ def answers(config):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_killed_again_and_again_it_ends_in_the_same_bytes(settings):
     whole = made(settings, run="undisturbed")
     label(whole, judge=ScriptedJudge(grade))

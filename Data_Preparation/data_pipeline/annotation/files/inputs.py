@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipeline.annotation.files.jobs import AnnotationParameters, EmbeddingParameters
 from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.system import ignores_case, same_file_names
 from data_pipeline.user_files import visible
 
 ANNOTATED = "annotated_data"
@@ -75,4 +76,7 @@ def _checked(found: list[File], nothing: str) -> list[File]:
         other = outputs.setdefault(file.final, file)
         if other is not file:
             raise ConfigError(f"{other.path} and {file.path} would both become {file.final}. Rename one of them.")
+    for first, second in same_file_names(str(path) for path in outputs):
+        if ignores_case(Path(first).parent):
+            raise ConfigError(f"{first} and {second} are one file here, where case does not count. Rename an input.")
     return found

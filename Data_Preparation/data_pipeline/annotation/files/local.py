@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from data_pipeline.annotation.files.inputs import File
 from data_pipeline.annotation.files.jobs import LocalSettings
 from data_pipeline.annotation.files.parts import FileReport, Job, run_part
+from data_pipeline.system import usable_cores
 from data_pipeline.utils import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def run(job: Job, files: Sequence[File]) -> list[FileReport]:
     workers = min(len(ranks) if settings.workers == -1 else settings.workers, len(ranks))
     if workers <= 1:
         return [report for rank in ranks for report in run_part(job, files, rank, settings.tasks)]
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, usable_cores() // workers)
     # Not by fork: threads of torch and of HDF5 do not survive it.
     context = multiprocessing.get_context("spawn")
     reports: list[FileReport] = []

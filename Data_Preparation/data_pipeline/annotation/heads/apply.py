@@ -20,6 +20,7 @@ from data_pipeline.errors import ConfigError, ModelError
 from data_pipeline.types import Float32Array
 
 _BLOCK_ROWS = 1024  # hidden units of a few heads for so many rows stay in the processor's cache
+_TRIAL_ROWS = (1, 3, 100)
 
 Scores: TypeAlias = NDArray[np.float32] | list[str]
 """Of N rows: numbers of shape (N,), or labels."""
@@ -54,8 +55,9 @@ class Scorer:
         # Each head for itself: what it gives must not depend on the heads beside it, not even in the last bit.
         networks: Any = nn.ModuleList(nn.ModuleList(_linear(layer) for layer in head.layers) for head in heads.values())
         networks.to(self.device)
-        self._fixed_blocks = self.device.type != "cpu" or not pack_linear_layers(networks)
         self._networks = networks
+        self._fixed_blocks = False
+        self._fixed_blocks = self.device.type != "cpu" or not pack_linear_layers(networks) or self._depends_on_rows()
 
     @property
     def columns(self) -> list[str]:
@@ -94,6 +96,19 @@ class Scorer:
                 for out, logits in zip(found, self._block(block), strict=True):
                     out[start : start + len(block)] = logits[: len(block)].numpy(force=True)
         return found
+
+    def _depends_on_rows(self) -> bool:
+        """Whether a row's bits change with the number of rows computed with it, found by trying.
+
+        Packed layers do not on x86; which kernel multiplies elsewhere (Arm) is not known here.
+        """
+        vectors = np.sin(np.arange(_BLOCK_ROWS * self.dim, dtype=np.float32)).reshape(_BLOCK_ROWS, self.dim)
+        whole = self.outputs(vectors)
+        return any(
+            not np.array_equal(some, every[:rows], equal_nan=True)
+            for rows in _TRIAL_ROWS
+            for some, every in zip(self.outputs(vectors[:rows]), whole, strict=True)
+        )
 
     def _block(self, block: NDArray[Any]) -> Iterator[Tensor]:
         rows = _BLOCK_ROWS if self._fixed_blocks else len(block)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Identity, tokenizer_sha256
+from data_pipeline.embeddings.devices import free_cached_memory, is_out_of_memory
 from data_pipeline.embeddings.tokens import Tokens, from_rows
 from data_pipeline.embeddings.transformer.float8 import to_float8
 from data_pipeline.embeddings.transformer.forward import Forward
@@ -117,12 +118,12 @@ class TransformerEmbedder:
                 copied.record(torch.cuda.current_stream(vectors.device))
             wait_for(copied.query, self._setup.config.device_timeout_s, str(self._setup.device))
             return on_host.numpy()
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise OutOfMemory(
-                f"{len(texts)} texts of up to {texts.lengths.max()} tokens do not fit into {self._setup.device}"
-            ) from error
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                free_cached_memory(self._setup.device)
+                raise OutOfMemory(
+                    f"{len(texts)} texts of up to {texts.lengths.max()} tokens do not fit into {self._setup.device}"
+                ) from error
             raise ModelError(
                 f"the model failed on {self._setup.device}: {error}. "
                 "What is finished is kept; run again to go on from there."

@@ -1,6 +1,8 @@
 """A model's files -> tokenizer and model in memory, on the device and in the precision to use."""
 
 import logging
+import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.devices import half_or_float32, is_out_of_memory
 from data_pipeline.embeddings.transformer.native import (
     adapter_number,
     add_peft_adapter,
@@ -135,7 +138,9 @@ def load_model(
         raise ModelError(f"cannot load the model in {files.folder}: {error}") from error
     try:
         return model.to(device).eval()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise ModelError(
             f"the model does not fit into the memory of {device}: {error}. Choose a smaller one."
         ) from error
@@ -169,7 +174,7 @@ def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False
 
     Raises:
         ConfigError: float16 was asked for on a CPU, where it is slower and less exact than float32,
-            or something else than bfloat16 beside float8.
+            or another dtype than bfloat16 together with float8.
     """
     if fp8:
         if asked not in {"auto", "bfloat16"}:
@@ -178,17 +183,34 @@ def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False
     if asked == "float16" and device_type == "cpu":
         raise ConfigError("--embedding.dtype float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
     if asked == "bfloat16" and device_type == "cpu" and not _cpu_has_bfloat16():
-        logger.warning("this CPU has no instructions for bfloat16 (AVX512-BF16, AMX): float32 is faster here")
+        _warn_of_emulated_bfloat16()
     if asked != "auto":
         return asked
     if device_type == "cpu":
         return "float32"
-    return "bfloat16" if recipe.fp16_overflows else "float16"
+    if not recipe.fp16_overflows:
+        return "float16"
+    return half_or_float32(device_type) if device_type == "mps" else "bfloat16"
 
 
 def _cpu_has_bfloat16() -> bool:
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+    """Whether the CPU multiplies in bfloat16 itself; decides a message, and nothing that is computed."""
+    tests: list[Any] = [
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    if platform.machine().lower() in {"aarch64", "arm64"}:  # on x86 it is true of AVX-512 without bfloat16 as well
+        tests.append(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None))
+    return any(test() for test in tests if test is not None)
+
+
+@cache
+def _warn_of_emulated_bfloat16() -> None:
+    """Say it once a process, however many models it loads."""
+    logger.warning(
+        "This CPU has no bfloat16 instructions (AVX512-BF16, AMX, Arm BF16) and emulates them: "
+        "embedding.dtype bfloat16 works, but is slower here than float32. "
+        "Use embedding.dtype float32 unless the vectors must be those of bfloat16."
+    )
 
 
 def is_causal(model: torch.nn.Module) -> bool:

@@ -82,8 +82,10 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> Path:
         trial_flops=2e11 if setup.device.type == "cpu" else 2e13,
     )
     attention = model.config._attn_implementation
+    exact_rows = True
     if setup.device.type == "cpu":
-        pack_linear_layers(model)
+        # torch's own products may sum a row in another order in a pack of another size, which probes may miss.
+        exact_rows = pack_linear_layers(model)
         steady_activations(model)
     _norm_in_float32(model)
     refused: list[str] = []
@@ -95,7 +97,7 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> Path:
                 _compile_layers(model, name)
                 if fault := probes.fault(forward, setup.dtype):
                     raise ModelError(f"--embedding.compile does not work for this model here: {fault}. Leave it out.")
-            mates_matter = probes.mates_matter(forward)
+            mates_matter = not exact_rows or probes.mates_matter(forward)
             multiple = forward.row_multiple
             runtime = replace(common, attention=name, padded=False, row_multiple=multiple, mates_matter=mates_matter)
             return Path(forward, runtime)

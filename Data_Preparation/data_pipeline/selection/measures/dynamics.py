@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from data_pipeline.embeddings.devices import in_float64
 from data_pipeline.selection.measures.small_head import (
     Embeddings,
     Inputs,
@@ -107,9 +108,10 @@ def _look(head: SmallHead, inputs: Inputs, classes_of: IntArray) -> Looks:
     """What the head makes of every row."""
     found = {name: np.empty(len(inputs)) for name in ("el2n", "grand", "loss", "margin", "right")}
     for place, block in inputs.vectors.blocks():
-        targets = torch.from_numpy(classes_of[place]).to(block.device)
         inner = head.inner(block)
-        for name, values in _scores(head.last(inner).double(), inner.double(), targets).items():
+        logits = in_float64(head.last(inner))
+        targets = torch.from_numpy(classes_of[place]).to(logits.device)
+        for name, values in _scores(logits, in_float64(inner), targets).items():
             found[name][place] = values.cpu().numpy()
     return found
 

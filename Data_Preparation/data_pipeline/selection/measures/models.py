@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data_pipeline.config import EmbeddingConfig, Section
+from data_pipeline.embeddings.devices import half_or_float32, is_out_of_memory
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ModelError, OutOfMemory, SelectionError
 from data_pipeline.types import IntArray
@@ -36,7 +37,7 @@ class ModelConfig(Section):
     device: str = "auto"
     """auto: a GPU where there is one; or a torch device such as cuda:1."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the arithmetic; auto: float32 on a CPU, bfloat16 on a GPU."""
+    """Dtype of the arithmetic; auto: float32 on a CPU, bfloat16 on a GPU that has it."""
 
 
 class Tokens(NamedTuple):
@@ -88,7 +89,9 @@ class TextModel:
                 found: Tensor = self.model(
                     input_ids=padded.to(self.device), attention_mask=mask.to(self.device)
                 ).logits.float()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemory(
                 f"{len(rows)} texts of up to {padded.shape[1]} tokens do not fit into the memory of {self.device}: "
                 f"{error}. Lower batch_tokens."
@@ -112,7 +115,8 @@ def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
     tokenizer, limit, pad_id = _tokenizer(files)
     device = torch.device(choose_device(config.device, "device"))
     transformers.utils.logging.disable_progress_bar()  # of loading weights: a second, mostly
-    dtype = config.dtype if config.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16"
+    automatic = "float32" if device.type == "cpu" else half_or_float32(device)
+    dtype = automatic if config.dtype == "auto" else config.dtype
     try:
         model, info = getattr(transformers, kind).from_pretrained(
             files.folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False,

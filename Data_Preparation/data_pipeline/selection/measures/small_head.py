@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data_pipeline.config import Section
+from data_pipeline.embeddings.devices import in_float64
 from data_pipeline.embeddings.transformer.loading import choose_device
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.vectors import Vectors
@@ -87,7 +88,7 @@ def open_inputs(embeddings: Embeddings, device: str) -> Inputs:
         raise SelectionError(f"embeddings must be of shape (rows, dimensions), found {tuple(embeddings.shape)}")
     chosen = embeddings.device if isinstance(embeddings, Tensor) else torch.device(choose_device(device, "device"))
     vectors = Vectors(embeddings, chosen)
-    total = torch.zeros(vectors.dim, dtype=torch.float64, device=chosen)
+    total = in_float64(torch.zeros(vectors.dim, device=chosen))
     for place, block in vectors.blocks():
         bad = torch.nonzero(~torch.isfinite(block).all(dim=1))
         if len(bad):
@@ -95,13 +96,13 @@ def open_inputs(embeddings: Embeddings, device: str) -> Inputs:
                 f"the embedding of row {place.start + int(bad[0, 0])} is NaN or infinite; embed it again or leave it "
                 "out"
             )
-        total += block.sum(dim=0, dtype=torch.float64)
+        total += in_float64(block).sum(dim=0)
     mean = total / len(vectors)
     squares = torch.zeros_like(total)
     for _, block in vectors.blocks():
-        squares += (block.double() - mean).square().sum(dim=0)
-    deviation = (squares / len(vectors)).sqrt().float()
-    return Inputs(vectors, mean.float(), torch.where(deviation > _NO_SPREAD, deviation, 1))
+        squares += (in_float64(block) - mean).square().sum(dim=0)
+    deviation = (squares / len(vectors)).sqrt().float().to(chosen)
+    return Inputs(vectors, mean.float().to(chosen), torch.where(deviation > _NO_SPREAD, deviation, 1))
 
 
 def class_numbers(labels: ArrayLike, rows: int) -> tuple[IntArray, int]:
@@ -168,5 +169,5 @@ def probabilities(head: SmallHead, inputs: Inputs, rows: IntArray) -> NDArray[np
     with torch.inference_mode():
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             logits = head(inputs.vectors.rows(rows[start : start + _ROWS_AT_ONCE]))
-            found.append(logits.double().softmax(dim=1).cpu().numpy())
+            found.append(in_float64(logits).softmax(dim=1).cpu().numpy())
     return np.concatenate(found)

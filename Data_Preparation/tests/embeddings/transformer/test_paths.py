@@ -1,7 +1,7 @@
 """How a model's fast path is chosen, checked and set up, on models of a few thousand weights."""
 
 import logging
-import string
+import shutil
 import sys
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -9,15 +9,13 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small_models import randomised, texts_of
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from linear_stand_ins import RefusingOperators, StandInOperators, pack_with, packs_here
+from small_models import SIZES, bert, randomised, texts_of
+from tokenizers import processors
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     AutoTokenizer,
-    BertConfig,
-    BertModel,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3Model,
     XLMRobertaConfig,
@@ -39,22 +37,15 @@ from data_pipeline.embeddings.transformer.last_layer import layers_of
 from data_pipeline.embeddings.transformer.linear import PackedLinear, pack_linear_layers
 from data_pipeline.embeddings.transformer.paths import Setup, choose_path, default_batch_tokens
 from data_pipeline.embeddings.transformer.probe import PROBES, cosine_loss, make_probes
-from data_pipeline.errors import ConfigError, DeviceHung, MissingExtra, ModelError
+from data_pipeline.errors import ConfigError, DeviceHung, MissingExtra, ModelError, OutOfMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-SIZES = {
-    "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-}  # fmt: skip
 
 
 def qwen3():
     return randomised(Qwen3Model(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=16)))
-
-
-def bert():
-    return randomised(BertModel(BertConfig(**SIZES)))
 
 
 def setup_of(pooling="last_token", dtype="float32", **config):
@@ -108,17 +99,31 @@ WRONG = pytest.mark.parametrize(
 )
 
 
-def test_auto_packs_on_a_cpu():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_packs_on_a_cpu(layers, dtype):
     model = qwen3()
     texts = texts_of(30, 7, 7, 1)
     expected = run(setup_of().padded(model), texts)
-    path = choose(model)
+    path = choose(model.to(getattr(torch, dtype)), dtype=dtype)
     runtime = path.runtime
     assert (runtime.attention, runtime.padded, runtime.row_multiple) == ("segments", False, 16)
-    assert (runtime.mates_matter, runtime.in_flight, runtime.tunable_threads) == (False, 1, True)
+    assert (runtime.in_flight, runtime.tunable_threads) == (1, True)
     assert (runtime.batch_tokens, runtime.trial_flops) == (4096, 2e11)
     assert path.forward.pruned
-    np.testing.assert_allclose(run(path.forward, texts), expected, atol=1e-5)
+    packed = [isinstance(module, PackedLinear) for module in model.modules()]
+    assert any(packed) is (layers == "packed")
+    # The bits of torch's own products are not trusted to be the same in every pack.
+    assert runtime.mates_matter or layers == "packed"
+    found = run(path.forward, texts)
+    if dtype == "float32":
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert cosine_loss(found, expected) <= {"float32": 1e-6, "bfloat16": 3e-3}[dtype]
+
+
+def test_vectors_do_not_depend_on_their_pack_where_onednn_says_so():
+    if not packs_here(torch.float32):
+        pytest.skip(f"this machine packs no float32 layers: {linear.unavailable_reason(torch.float32)}")
+    assert not choose(qwen3()).runtime.mates_matter
 
 
 def test_positions_that_begin_behind_the_paddings_are_found():
@@ -235,7 +240,7 @@ def test_a_model_that_gives_no_finite_vector_is_refused():
         choose(model, "mean")
 
 
-def test_the_final_norm_stays_in_float32():
+def test_the_final_norm_stays_in_float32(layers):
     model = qwen3().to(torch.bfloat16)
     texts = texts_of(30, 7, 1)
 
@@ -367,16 +372,24 @@ def test_whether_a_vectors_bits_depend_on_other_texts_is_found_out():
     assert not probes.mates_matter(Table(lambda vectors, _: vectors * np.nan))
 
 
-# Linear layers by oneDNN
+# Linear layers by oneDNN. Both ways are tested on every machine, the one it lacks through a stand-in.
 
 
-needs_onednn = pytest.mark.skipif(not linear._available(torch.float32), reason="this torch has no oneDNN")
+class OtherProducts(StandInOperators):
+    """Products that are wrong in one of their terms, or less exact than their dtype."""
+
+    def __init__(self, spoil):
+        self._spoil = spoil
+
+    def _linear_pointwise(self, x, weight, bias, *_):
+        return self._spoil(super()._linear_pointwise, x, weight, bias)
 
 
-@needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_a_packed_linear_layer_computes_what_it_replaces(bias, dtype, error):
+def test_a_packed_linear_layer_computes_what_it_replaces(bias, dtype, error, monkeypatch):
+    if not packs_here(dtype):
+        pack_with(StandInOperators(), monkeypatch)
     torch.manual_seed(0)
     layer = nn.Linear(48, 80, bias=bias)
     for shape in ((1, 48), (7, 48), (2, 5, 48), (1, 1030, 48)):
@@ -400,28 +413,96 @@ def nested():
     )
 
 
-@needs_onednn
-def test_all_linear_layers_are_replaced():
+def test_all_linear_layers_are_replaced_where_they_can_be(layers):
     model = nested()
-    assert pack_linear_layers(model)
+    assert pack_linear_layers(model) is (layers == "packed")
+    kind = "PackedLinear" if layers == "packed" else "Linear"
     assert [type(module).__name__ for module in model.modules()] == [
-        "Sequential", "PackedLinear", "Sequential", "ReLU", "ModuleList", "PackedLinear", "Special", "LayerNorm",
+        "Sequential", kind, "Sequential", "ReLU", "ModuleList", kind, "Special", "LayerNorm",
     ]  # fmt: skip
-    # There is nothing left to replace.
+    # Again: there is nothing left to replace, or it is refused again.
     assert not pack_linear_layers(model)
 
 
-@pytest.mark.parametrize("missing", ["_linear_pointwise", "_reorder_linear_weight", "mkldnn", "dtype"])
+def test_packing_again_makes_the_same_choice_and_leaves_the_random_numbers_alone(layers):
+    state = torch.random.get_rng_state()
+    reasons = [linear.unavailable_reason(torch.bfloat16) for _ in range(3)]
+    assert len(set(reasons)) == 1
+    assert (reasons[0] is None) is (layers == "packed")
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_dtype_that_cannot_be_packed_does_not_keep_another_from_it(monkeypatch):
+    class NoBfloat16(StandInOperators):
+        def _reorder_linear_weight(self, weight, rows):
+            own = RefusingOperators() if weight.dtype == torch.bfloat16 else super()
+            return own._reorder_linear_weight(weight, rows)
+
+    pack_with(NoBfloat16(), monkeypatch)
+    assert linear.unavailable_reason(torch.float32) is None
+    assert linear.unavailable_reason(torch.bfloat16) == (
+        "RuntimeError: mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"
+    )
+    model = nn.Sequential(nn.Linear(48, 80), nn.Linear(48, 80).bfloat16())
+    x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        expected = model[1](x)
+        # In float32, which holds the same numbers; what comes out is rounded as it would be.
+        assert pack_linear_layers(model)
+        assert [layer.dtype for layer in model] == [torch.float32, torch.float32]
+        found = model[1](x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
+
+
+def test_without_any_packed_layers_bfloat16_keeps_torch_s_own(monkeypatch):
+    pack_with(RefusingOperators(), monkeypatch)
+    model = nn.Sequential(nn.Linear(8, 8).bfloat16())
+    assert not pack_linear_layers(model)
+    assert [type(layer).__name__ for layer in model] == ["Linear"]
+
+
+def test_a_layer_that_cannot_be_packed_keeps_its_own_product(monkeypatch):
+    class NoWideLayers(StandInOperators):
+        def _reorder_linear_weight(self, weight, rows):
+            if len(weight) > 100:
+                raise RuntimeError("could not create a memory object")
+            return super()._reorder_linear_weight(weight, rows)
+
+    pack_with(NoWideLayers(), monkeypatch)
+    model = nn.Sequential(nn.Linear(8, 200), nn.Linear(200, 8))
+    x = torch.randn(3, 8)
+    expected = model(x)
+    assert not pack_linear_layers(model)
+    assert [type(layer).__name__ for layer in model] == ["Linear", "PackedLinear"]
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda product, x, weight, bias: product(x, weight, None),
+        lambda product, x, weight, bias: product(x, weight, bias) * torch.nan,
+        lambda product, x, weight, bias: product(x, weight, bias)[:1].expand(len(x), -1),
+        lambda product, x, weight, bias: product(x.bfloat16(), weight.bfloat16(), bias.bfloat16()).float(),
+    ],
+    ids=["no bias", "not a number", "one row for all", "computed in bfloat16"],
+)
+def test_products_that_are_not_right_are_not_used(spoil, monkeypatch):
+    pack_with(OtherProducts(spoil), monkeypatch)
+    assert "a packed product is wrong by" in linear.unavailable_reason(torch.float32)
+    assert not pack_linear_layers(nested())
+
+
+@pytest.mark.parametrize("missing", ["_linear_pointwise", "_reorder_linear_weight", "dtype"])
 def test_without_the_operators_a_model_is_left_alone(missing, monkeypatch):
     model = nested()
-    if missing == "mkldnn":
-        monkeypatch.setattr(torch._C, "_has_mkldnn", False)
-    elif missing == "dtype":
+    if missing == "dtype":
         model.double()
     else:
         operators = {"_linear_pointwise": None, "_reorder_linear_weight": None}
         del operators[missing]
-        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operators))
+        pack_with(SimpleNamespace(**operators), monkeypatch)
     assert not pack_linear_layers(model)
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
 
@@ -497,23 +578,6 @@ def test_a_model_is_causal_when_every_layer_is(flags, causal):
 # The whole embedder
 
 
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    """A random BERT of two layers, and a tokenizer of letters, as a folder."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    letters = string.ascii_lowercase + string.digits
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    bert().save_pretrained(folder)
-    return folder
-
-
 def load(folder, **config):
     return load_embedder(EmbeddingConfig(model_name=str(folder), device="cpu", **config))
 
@@ -527,7 +591,7 @@ def test_the_probes_are_a_long_a_short_and_an_overflowing_text(tiny_bert):
     assert lengths[0] > 3 * lengths[1] > 6 * lengths[2] > 0
 
 
-def test_bfloat16_on_a_cpu_says_what_it_costs(tiny_bert, caplog):
+def test_bfloat16_on_a_cpu_says_what_it_costs(tiny_bert, layers, caplog):
     exact = load(tiny_bert)
     with caplog.at_level(logging.INFO):
         rounded = load(tiny_bert, dtype="bfloat16")
@@ -549,13 +613,40 @@ def test_float32_costs_nothing_and_nothing_is_said(tiny_bert, caplog):
 
 
 @pytest.mark.parametrize("has_it", [True, False])
-def test_a_cpu_without_bfloat16_is_told(tiny_bert, has_it, monkeypatch, caplog):
+def test_a_cpu_without_bfloat16_says_once_that_it_is_slower(tiny_bert, has_it, monkeypatch, caplog):
     monkeypatch.setattr(loading, "_cpu_has_bfloat16", lambda: has_it)
-    load(tiny_bert, dtype="bfloat16")
-    assert ("this CPU has no instructions for bfloat16" in caplog.text) is not has_it
+    loading._warn_of_emulated_bfloat16.cache_clear()
+    for _ in range(2):
+        load(tiny_bert, dtype="bfloat16")
+    said = [record.message for record in caplog.records if "has no bfloat16 instructions" in record.message]
+    assert len(said) == (0 if has_it else 1)
+    if said:
+        assert "embedding.dtype bfloat16 works, but is slower here than float32" in said[0]
 
 
-def test_a_safer_precision_is_another_copy_of_the_model(tiny_bert):
+@pytest.mark.parametrize(
+    ("machine", "x86", "onednn", "has_it"),
+    [
+        ("x86_64", [False, False], True, False),  # AVX-512 without bfloat16: oneDNN packs it, and emulates it
+        ("x86_64", [True, False], True, True),
+        ("AMD64", [False, True], False, True),
+        ("aarch64", [False, False], True, True),
+        ("arm64", [False, False], False, False),
+        ("riscv64", None, None, False),  # a torch that knows none of the questions
+    ],
+)
+def test_which_cpus_have_bfloat16(machine, x86, onednn, has_it, monkeypatch):
+    monkeypatch.setattr(loading.platform, "machine", lambda: machine)
+    for place, name in enumerate(("_is_avx512_bf16_supported", "_is_amx_tile_supported")):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+        if x86 is not None:
+            monkeypatch.setattr(torch.cpu, name, lambda place=place: x86[place], raising=False)
+    operators = {} if onednn is None else {"_is_mkldnn_bf16_supported": lambda: onednn}
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operators))
+    assert loading._cpu_has_bfloat16() is has_it
+
+
+def test_a_safer_precision_is_another_copy_of_the_model(tiny_bert, layers):
     exact, rounded = load(tiny_bert), load(tiny_bert, dtype="bfloat16")
     texts = exact.tokenize(TEXTS)
     expected = exact.forward(texts)
@@ -569,6 +660,17 @@ def test_a_model_that_fails_says_that_finished_work_is_kept(tiny_bert, monkeypat
     embedder = load(tiny_bert)
     monkeypatch.setitem(vars(embedder), "_forward", lambda _: fails(*[None] * 5))
     with pytest.raises(ModelError, match=r"the model failed on cpu: no kernel image(.|\n)*run again to go on from"):
+        embedder.forward(embedder.tokenize(["a"]))
+
+
+def test_a_device_whose_memory_is_full_says_so_in_any_words(tiny_bert, monkeypatch):
+    embedder = load(tiny_bert)
+
+    def too_much(_):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 17.93 GB)")
+
+    monkeypatch.setitem(vars(embedder), "_forward", too_much)
+    with pytest.raises(OutOfMemory, match="1 texts of up to 3 tokens do not fit into cpu"):
         embedder.forward(embedder.tokenize(["a"]))
 
 
@@ -612,12 +714,13 @@ def test_a_slow_tokenizer_is_refused(tiny_bert, monkeypatch):
         load(tiny_bert)
 
 
-def test_truncation_and_padding_of_a_tokenizer_file_are_forgotten(tiny_bert):
+def test_truncation_and_padding_of_a_tokenizer_file_are_forgotten(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=50)
-    tokenizer.save_pretrained(tiny_bert)
-    found = load_tokenizer(EmbeddingConfig(model_name=str(tiny_bert)))
+    tokenizer.save_pretrained(tmp_path)
+    found = load_tokenizer(EmbeddingConfig(model_name=str(tmp_path)))
     assert [len(found.encode(text).ids) for text in ("abc", "abc def ghi")] == [5, 11]
 
 
@@ -677,7 +780,7 @@ def test_float8_without_torchao_says_what_to_install(monkeypatch):
         to_float8(bert(), torch.device("cuda"))
 
 
-def test_what_float8_costs_is_said_and_it_is_part_of_the_identity(tiny_bert, monkeypatch, caplog):
+def test_what_float8_costs_is_said_and_it_is_part_of_the_identity(tiny_bert, layers, monkeypatch, caplog):
     def coarse(model, device):
         """Weights of three bits behind the point."""
         with torch.no_grad():
