@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.utils import exclusive
-from data_pipeline.weak_labels.tables import SCHEMA
+from data_pipeline.weak_labels.tables import REASONINGS, SCHEMA
 
 FORMAT_VERSION = 1
 _APPLICATION_ID = 0x454C4D57  # "ELMW", so that another program's database is not taken for one of ours
@@ -101,6 +101,7 @@ class Database:
                 # commits hold hundreds of them, so that the wait for the disk is not felt.
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
+                self._db.execute(REASONINGS)
 
     def _make(self) -> None:
         with self.write() as db:

@@ -232,6 +232,8 @@ class State:
         now = time.time()
         with self._file.write() as db:
             db.executemany(UPSERT, [[key, *to_row(one), now] for key, one in fresh.items()])
+            thoughts = [[key, text_in(one.reasoning)] for key, one in fresh.items() if one.reasoning]
+            db.executemany("INSERT OR REPLACE INTO reasonings VALUES (?, ?)", thoughts)
             for one in judged:
                 where = [text_in(run_id), text_in(one.query_id), text_in(one.passage_id)]
                 done = db.execute(
@@ -242,6 +244,20 @@ class State:
                         f"{self.path}: run {run_id!r} has no pair of query {one.query_id!r} and passage "
                         f"{one.passage_id!r}; add_candidates comes before the judging"
                     )
+
+    def reasoning(self, run_id: str, query_id: str, passage_id: str) -> str:
+        """Reasoning of the judge about a pair, as far as its server showed it; empty if there is none.
+
+        Raises:
+            StoreError: the state cannot be read.
+        """
+        with self._file.read() as db:
+            found = db.execute(
+                "SELECT r.reasoning FROM pairs p JOIN reasonings r ON r.key = p.key "
+                "WHERE p.run_id = ? AND p.query_id = ? AND p.passage_id = ?",
+                [text_in(run_id), text_in(query_id), text_in(passage_id)],
+            ).fetchone()
+        return text_out(found[0]) if found else ""
 
     def judged_pairs(self, run_id: str) -> Iterator[JudgedPair]:
         """All pairs of a run with what is known of them: queries in order, candidates in order."""

@@ -55,6 +55,9 @@ SCHEMA = (
 )
 """One statement a table."""
 
+REASONINGS = "CREATE TABLE IF NOT EXISTS reasonings (key BLOB PRIMARY KEY, reasoning TEXT NOT NULL) WITHOUT ROWID"
+"""Table with the reasoning behind judgements; state files of earlier versions get it when they are opened."""
+
 NAMES = (
     "status", "grade", "p", "confidence", "outside", "answer", "reason", "tries", "prompt_tokens", "completion_tokens",
     "latency_s", "passage_chars", "shown_chars",

@@ -221,7 +221,7 @@ def test_keys_that_hdf5_cannot_name_are_kept_too(tmp_path, key):
 
 def test_a_missing_key_with_a_strange_one_beside_it_is_still_reported(tmp_path):
     write_lines(tmp_path / "in" / "a.jsonl", [{"half \ud800": "t"}])
-    assert "there is no key 'text'" in failures(tmp_path)
+    assert "there is no field 'text'" in failures(tmp_path)
 
 
 def test_values_that_are_no_text_are_json(tmp_path):
@@ -311,7 +311,7 @@ def test_a_missing_key_is_named_before_anything_is_computed(tmp_path, monkeypatc
     write_lines(tmp_path / "in" / "a.jsonl", records)
     monkeypatch.setattr("data_pipeline.embeddings.HashingEmbedder.forward", None)
     message = failures(tmp_path, keys_to_index=["text", "title"])
-    assert f"{tmp_path / 'in' / 'a.jsonl'}, line 18: there is no key 'title'; it has text" in message
+    assert f"{tmp_path / 'in' / 'a.jsonl'}, line 18: there is no field 'title'; it has text" in message
     assert not tree(tmp_path / "out")
 
 
@@ -586,7 +586,7 @@ def test_the_command_says_what_was_done_and_exits_with_1_where_a_file_failed(tmp
     assert "1 of them finished before" in capsys.readouterr().out
     write_lines(tmp_path / "in" / "b.jsonl", [{"txet": "t"}])
     assert main(command) == 1
-    assert "b.jsonl, line 1: there is no key 'text'" in capsys.readouterr().err
+    assert "b.jsonl, line 1: there is no field 'text'" in capsys.readouterr().err
     write_lines(tmp_path / "in" / "b.jsonl", [{"text": "t"}])
     write_lines(tmp_path / "in" / "a.jsonl", [{"text": "u"}])
     assert main(command) == 1

@@ -604,9 +604,7 @@ def test_a_stale_file_of_the_same_length_is_refused_by_name(copy, column):
 
 def test_what_is_missing_says_what_to_run(copy, tmp_path):
     (copy / "embeddings" / "val_embeddings.safetensors").unlink()
-    with pytest.raises(
-        StoreError, match=r"no embeddings for val: .*is missing. Make them with: python .*embedding_only"
-    ):
+    with pytest.raises(StoreError, match=r"no embeddings for val: .*is missing. Make them with: elm embed"):
         ELMDataset(copy, "val")
     with pytest.raises(StoreError, match=r"No paragraphs in .*\. Run `elm run` first"):
         ELMDataset(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import torch
 from tiny_text_models import TEXTS, causal, classifier, masked
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from data_pipeline.errors import ConfigError, ModelError, SelectionError
+from data_pipeline.errors import ConfigError, ModelError, SelectionError, SourceError
 from data_pipeline.selection.measures.models import ModelConfig
 from data_pipeline.selection.measures.perplexity import CausalModelConfig, perplexity, pseudo_perplexity
 
@@ -121,7 +121,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path, causal_model, masked_model
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text("{}")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match="pickles"):
+    with pytest.raises(SourceError, match="pickles"):
         perplexity(TEXTS, CausalModelConfig(model=str(tmp_path / "pickled"), device="cpu"))
 
 

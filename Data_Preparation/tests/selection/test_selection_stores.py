@@ -243,7 +243,7 @@ def test_gaps_are_kept_only_where_they_are_asked_for(stored):
     with misbehaving_server([(range(3, 6), "garbage")]) as server:
         judge = {"base_url": server.base_url, "model": "tiny-judge", "tries": 1, "breaker_share": 1.0}
         measure(stored, "llm_judge", {"judge": judge, "unanswered": "keep"})
-    assert ELMDataset(config=stored).metadata["llm_judge"].is_nan().sum() == 3
+    assert ELMDataset(config=stored).metadata["llm_judge"].null_count() == 3
     assert not verify(stored, "hash", 8)[1]
     with pytest.raises(SelectionError, match="3 of .* rows have no answer"):
         select_from(stored, "llm_judge", Budget(rows=5))

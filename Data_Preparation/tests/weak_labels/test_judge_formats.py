@@ -3,9 +3,10 @@
 import itertools
 import json
 import logging
+import sqlite3
 
 import pytest
-from judge_help import grades, judge_all, make_pairs, quick, statuses
+from judge_help import RUN, grades, judge_all, make_pairs, opened, quick, statuses
 
 from data_pipeline.errors import JudgeError
 from data_pipeline.testing import misbehaving_server, simulated_answer
@@ -14,6 +15,8 @@ from data_pipeline.weak_labels.judge import JudgeIdentity, judgement_key, load_j
 from data_pipeline.weak_labels.judge.formats import ROOM, FormatSearch, RequestFormat, hints_of
 from data_pipeline.weak_labels.judge.prompts import PROMPTS, read_messages, split_instructions
 from data_pipeline.weak_labels.judge.reply import read_completion, split_reasoning
+from data_pipeline.weak_labels.judging import run_judge
+from data_pipeline.weak_labels.state import State
 
 pytest.importorskip("openai", reason="needs the extra weak-labels")
 
@@ -187,7 +190,6 @@ def test_reasoning_that_takes_all_the_room_is_no_label_and_says_what_to_do(tmp_p
 
 
 def test_the_record_of_a_run_says_how_the_server_was_asked(tmp_path):
-    from data_pipeline.weak_labels.state import State
 
     for quirk, expected in (
         ("system_role_refused", {**LOGPROBS, "system_role": False, "extra_body": {}}),
@@ -290,3 +292,26 @@ def test_a_spent_budget_is_said_at_once(tmp_path):
     ):
         judge(server, tmp_path / "s.db", make_pairs(1, 1))
     assert len(server.requests) == 1
+
+
+def test_reasoning_is_kept_apart_from_the_answer(tmp_path):
+    pairs = make_pairs(1, 2)
+    with (
+        misbehaving_server(answer=lambda system, user: "<think>it says so</think>YES") as server,
+        opened(tmp_path / "state.sqlite", pairs) as state,
+    ):
+        run_judge(pairs, load_judge(quick(server.base_url)), state, RUN, quick(server.base_url))
+        found = list(state.judged_pairs(RUN))
+        assert {one.judgement.answer.strip() for one in found} == {"YES"}
+        assert {state.reasoning(RUN, pair.query_id, pair.passage_id) for pair in pairs} == {"<think>it says so"}
+        assert state.reasoning(RUN, "q0", "nobody") == ""
+
+
+def test_a_state_of_an_earlier_version_has_no_reasoning_and_opens(tmp_path):
+    pairs = make_pairs(1, 1)
+    with opened(tmp_path / "state.sqlite", pairs):
+        pass
+    with sqlite3.connect(tmp_path / "state.sqlite") as db:
+        db.execute("DROP TABLE reasonings")
+    with State(tmp_path / "state.sqlite") as state:
+        assert state.reasoning(RUN, "q0", "p0-0") == ""

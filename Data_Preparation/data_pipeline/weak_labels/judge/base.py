@@ -91,6 +91,8 @@ class Judgement:
     """Length of the passage in characters."""
     shown_chars: int | None = None
     """Characters of the passage that the judge was shown; fewer only if a limit is set."""
+    reasoning: str = ""
+    """Reasoning of a model before its answer; kept apart, and never read as an answer."""
 
     def __post_init__(self) -> None:
         if (self.status == "ok") != (self.grade is not None):

@@ -182,6 +182,7 @@ class LLMJudge:
             found,
             answer=self._clean(found.answer or "")[:_MOST_KEPT],
             reason=self._clean(found.reason)[:_MOST_KEPT],
+            reasoning=self._clean(found.reasoning)[:_MOST_KEPT],
             latency_s=latency_s,
             passage_chars=len(passage),
             shown_chars=len(shown),

@@ -123,7 +123,12 @@ def to_judgement(completion: Completion, labels: Mapping[str, int], logprobs: bo
         CallFailed: probabilities were promised and are missing, or there is no text.
     """
     found = _read_answer(completion, labels, logprobs)
-    return replace(found, prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens)
+    return replace(
+        found,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        reasoning=completion.reasoning,
+    )
 
 
 def _read_answer(completion: Completion, labels: Mapping[str, int], logprobs: bool) -> Judgement:

