@@ -1,6 +1,7 @@
 """Vectors with labels, from every kind of file."""
 
 import json
+import logging
 
 import h5py
 import numpy as np
@@ -193,3 +194,15 @@ def test_nan_is_no_label_and_no_class(tmp_path, dataset):
         data = labelled.labels_of_table(dataset, table, "grade")
         assert data.labels.tolist() == [1, 2]
         assert _task(data, "multiclass").labels == ("1", "2")
+
+
+def test_labels_of_other_ids_and_rows_without_a_label_are_counted(dataset, caplog):
+    ids = dataset.metadata["text_id"].to_list()
+    table = pl.DataFrame({"text_id": [*ids[:3], "nobody"], "grade": [1.0, None, 2.0, 3.0]})
+    with caplog.at_level(logging.INFO):
+        assert len(labelled.labels_of_table(dataset, table, "grade")) == 2
+    (said,) = [message for message in caplog.messages if message.startswith("the table:")]
+    assert (
+        said
+        == f"the table: 4 labels, 1 of them of a text_id that train does not have; 2 of {len(ids)} rows have a label"
+    )

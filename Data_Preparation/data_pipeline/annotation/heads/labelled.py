@@ -82,9 +82,14 @@ def labels_of_table(dataset: ELMDataset, source: "str | Path | pl.DataFrame", co
             f"{shortened(', '.join(table.names))}"
         )
     _check_labelled_once(table, key)
-    labels = dataset.metadata.select(pl.col(key).cast(pl.String)).join(
-        table.frame.select(key, column), on=key, how="left", maintain_order="left"
-    )
+    own = dataset.metadata.select(pl.col(key).cast(pl.String))
+    labels = own.join(table.frame.select(key, column), on=key, how="left", maintain_order="left")
+    elsewhere = int((~table.frame[key].is_in(own[key].implode())).sum())
+    logger.info(
+        "%s: %s labels, %s of them of a %s that %s does not have; %s of %s rows have a label",
+        table.where, f"{len(table.frame):,}", f"{elsewhere:,}", key, dataset.split,
+        f"{len(labels) - labels[column].null_count():,}", f"{len(labels):,}",
+    )  # fmt: skip
     return _of_rows(dataset, labels[column], f"{dataset.split} of {dataset.processed_dir}, labelled by {table.where}")
 
 
