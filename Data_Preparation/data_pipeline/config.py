@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import Split
+from data_pipeline.utils import shown
 
 CONFIGS_FOLDER = Path(__file__).parent.parent / "configs"
 
@@ -337,7 +338,7 @@ def explain(error: ValidationError) -> str:
         name = ".".join(str(part) for part in problem["loc"]) or "config"
         # Where the name of a key's variable belongs, somebody may have put the key itself.
         secret = name.endswith("api_key_env") or problem["type"] == "missing"
-        found = "" if secret else f" (found {problem['input']!r})"
+        found = "" if secret else f" (found {shown(problem['input'], 200)})"
         reason = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{name}: {reason.removeprefix('Value error, ')}{found}")
     return "\n".join(lines)

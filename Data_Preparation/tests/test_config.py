@@ -256,3 +256,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_an_empty_file_changes_nothing(file):
     assert load_config(file("# nothing\n")) == Config()
+
+
+def test_a_long_value_is_shown_shortened():
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags={"embedding": {"model_name": ["word"] * 9000}})
+    assert "embedding.model_name" in str(caught.value)
+    assert len(str(caught.value)) < 400
