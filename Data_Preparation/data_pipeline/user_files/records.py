@@ -13,6 +13,9 @@ from data_pipeline.missing import without_nan
 from data_pipeline.user_files.text import OnBytes, read_lines
 from data_pipeline.utils import shown
 
+_ARRAY = (
+    "the file is a JSON array, expected JSON Lines (one object a line). Convert it: jq -c '.[]' {name} > {stem}.jsonl"
+)
 _PARQUET = b"PAR1"
 _BATCH_ROWS = 1000
 
@@ -128,21 +131,20 @@ _decode = json.JSONDecoder(parse_constant=_missing).decode
 
 
 def _json_object(text: str, path: Path, number: int, first: bool) -> Mapping[str, Any]:
-    where = f"{path}, line {number}"
-    if first and text.startswith("["):
-        raise SourceError(
-            f"{where}: the file is a JSON array, expected JSON Lines (one object a line). "
-            f"Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
-        )
     try:
         record = _decode(text)
     except (ValueError, RecursionError) as error:
+        what = f"not JSON: {error}. Repair or remove that line."
         if first and text.startswith("{") and text.count('"') < 3:
-            raise SourceError(
-                f"{where}: the file is JSON laid out over several lines, expected JSON Lines (one object a line). "
+            what = (
+                "the file is JSON laid out over several lines, expected JSON Lines (one object a line). "
                 f"Convert it: jq -c . {path.name} > new-{path.name}"
-            ) from error
-        raise SourceError(f"{where}: not JSON: {error}. Repair or remove that line.") from error
+            )
+        if first and text.startswith("["):
+            what = _ARRAY.format(name=path.name, stem=path.stem)
+        raise SourceError(f"{path}, line {number}: {what}") from error
+    if first and isinstance(record, list):
+        raise SourceError(f"{path}, line {number}: {_ARRAY.format(name=path.name, stem=path.stem)}")
     if not isinstance(record, dict):
-        raise SourceError(f"{where}: expected a JSON object, found {shown(record)}")
+        raise SourceError(f"{path}, line {number}: expected a JSON object, found {shown(record)}")
     return record

@@ -81,7 +81,13 @@ def read_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[in
     try:
         with open_stream(path, on_bytes) as stream:
             for number, line in enumerate(_lines(stream, path), start=1):
-                yield number, _decoded(line.removesuffix(b"\r"), f"{path}, line {number}")
+                yield number, line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise SourceError(
+            f"{path}, line {number}: not UTF-8: byte 0x{byte:02x} at position {error.start}. Find out the file's "
+            "encoding and convert it (iconv -f ENCODING -t UTF-8)."
+        ) from error
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise SourceError(f"{path} cannot be read after line {number}: {error}") from error
 
@@ -128,13 +134,3 @@ def _without_mark(block: bytes, path: Path) -> bytes:
             f"iconv -f UTF-16 -t UTF-8 {path.name} > new-{path.name}"
         )
     return block.removeprefix(_BYTE_ORDER_MARK)
-
-
-def _decoded(line: bytes, where: str) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{where}: not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}. Find out the file's "
-            "encoding and convert it (iconv -f ENCODING -t UTF-8)."
-        ) from error
