@@ -5,7 +5,7 @@ Tables are in `user_files.tables`, which needs polars.
 
 from data_pipeline.user_files.listing import is_hidden, list_files, visible
 from data_pipeline.user_files.records import FileRecord, json_records, parquet_records, read_records
-from data_pipeline.user_files.text import OnBytes, open_stream, read_lines, read_text
+from data_pipeline.user_files.text import OnBytes, open_stream, read_lines
 from data_pipeline.user_files.values import check_id, checked_id, checked_text, take_field
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "parquet_records",
     "read_lines",
     "read_records",
-    "read_text",
     "take_field",
     "visible",
 ]

@@ -92,15 +92,6 @@ def read_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[in
         raise SourceError(f"{path} cannot be read after line {number}: {error}") from error
 
 
-def read_text(path: Path) -> str:
-    """All lines of a file, joined by line feeds.
-
-    Raises:
-        SourceError: see `read_lines`.
-    """
-    return "\n".join(line for _, line in read_lines(path))
-
-
 def _lines(stream: Any, path: Path) -> Iterator[bytes]:
     parts: list[bytes] = []  # of a line that goes on in the next block
     size = number = 0

@@ -107,7 +107,7 @@ class MinedFiles:
 
     @property
     def accounts(self) -> list[Account]:
-        """What became of all positives in training.parquet, and of all pairs of a positive and a negative in
+        """Accounts of all positives in training.parquet, and of all pairs of a positive and a negative in
         margins.parquet; once the files are written.
         """
         rows, margins = self._training.rows, self._margins.rows

@@ -48,8 +48,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     Raises:
         SourceError: the file cannot be read or is empty, a line has another form, or a pair has two grades.
     """
-    first = next(_lines(path), None) if not is_parquet(path) else None
-    if is_parquet(path) or (first is not None and first[1].lstrip().startswith("{")):
+    if is_parquet(path) or next(_lines(path), (0, ""))[1].lstrip().startswith("{"):
         rows: Iterator[_Row[int]] = (
             _record_row(record.values, record.where, record.number) for record in read_records(path)
         )
