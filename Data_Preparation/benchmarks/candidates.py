@@ -74,7 +74,7 @@ def _quality(folder: Path, documents: int) -> dict[str, dict[str, float]]:
     import ir_measures
     from ir_measures import R, nDCG
 
-    from data_pipeline.weak_labels.candidates import CandidateConfig, find_candidates
+    from data_pipeline.retrieval.candidates import CandidateConfig, find_candidates
 
     data, embedder = open_cranfield(folder, documents), minilm()
     qrels = [ir_measures.Qrel(query, name, gain) for query, gains in data.qrels.items() for name, gain in gains.items()]
@@ -94,9 +94,9 @@ def _bm25(folder: Path, count: int, turns: int) -> dict[str, Any]:
     """Queries a second of both ways, after checking that they found the same."""
     import bm25s
 
-    from data_pipeline.weak_labels.bm25 import open_bm25
-    from data_pipeline.weak_labels.passages import passages_of_lists
-    from data_pipeline.weak_labels.tokens import Tokeniser
+    from data_pipeline.retrieval.bm25 import open_bm25
+    from data_pipeline.retrieval.passages import passages_of_lists
+    from data_pipeline.retrieval.tokenizer import Tokeniser
 
     rng = np.random.default_rng(0)
     texts = _zipf_texts(rng, count, _PASSAGE_WORDS)
@@ -158,7 +158,7 @@ def _has_numba() -> bool:
 
 def _lookups() -> float:
     """How many times faster the rows of some ids are found."""
-    from data_pipeline.weak_labels.passages import passages_of_lists
+    from data_pipeline.retrieval.passages import passages_of_lists
 
     ids = [f"document-{row // 5}_chunk_{row % 5}" for row in range(_IDS)]
     passages = passages_of_lists(ids, [""] * _IDS)

@@ -128,7 +128,7 @@ def _one_at_a_time(source: Path) -> dict[str, Any]:
 
 
 def _sections(lines: list[str]) -> Iterator[list[str]]:
-    from data_pipeline.markup import parse_heading
+    from data_pipeline.utils.markup import parse_heading
 
     section: list[str] = []
     for number, line in enumerate(lines):

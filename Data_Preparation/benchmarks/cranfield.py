@@ -14,9 +14,9 @@ from harness import shared_data
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, load_embedder
-from data_pipeline.weak_labels.candidates import PassagesConfig
-from data_pipeline.weak_labels.passage_files import passages_of_file
-from data_pipeline.weak_labels.passages import Passages
+from data_pipeline.retrieval.candidates import PassagesConfig
+from data_pipeline.retrieval.passage_files import passages_of_file
+from data_pipeline.retrieval.passages import Passages
 from data_pipeline.weak_labels.qrels import read_qrels
 
 FIELDS = PassagesConfig(id_field="_id", title_field="title")

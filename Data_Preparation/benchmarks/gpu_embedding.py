@@ -191,7 +191,7 @@ def _ceiling(device: str, dtype: str) -> float:
 def _paragraphs(model: Path, folder: Path) -> list[str]:
     """Paragraphs of WikiText-2's validation and test files, as the main job makes them."""
     from data_pipeline import load_preset
-    from data_pipeline.pipeline import prepare_paragraphs
+    from data_pipeline.stages.pipeline import prepare_paragraphs
     from data_pipeline.store import ParagraphStore
 
     (folder / "corpus").mkdir()

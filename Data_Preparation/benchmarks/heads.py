@@ -85,7 +85,7 @@ def measure(quick: bool) -> Figures:
 
 
 def _make_heads(folder: Path) -> None:
-    from data_pipeline.annotation.heads import Head, Layer, save_head
+    from data_pipeline.heads import Head, Layer, save_head
 
     rng = np.random.default_rng(0)
     for number in range(_HEADS):
@@ -100,7 +100,7 @@ def _make_heads(folder: Path) -> None:
 
 
 def _make_file(path: Path, rows: int) -> None:
-    from data_pipeline.annotation.files.hdf5 import Block, Layout, write_embedding_file
+    from data_pipeline.store.hdf5 import Block, Layout, write_embedding_file
 
     rng = np.random.default_rng(1)
 
@@ -130,15 +130,15 @@ def _compare(folder: Path, rows: int) -> float:
 
 
 def _heads(folder: Path) -> dict[str, Any]:
-    from data_pipeline.annotation.heads import load_head
+    from data_pipeline.heads import load_head
 
     return {f"head{number}": load_head(folder / f"head{number}") for number in range(_HEADS)}
 
 
 def _ours(folder: Path) -> Callable[[], None]:
-    from data_pipeline.annotation.files.annotate import annotate_file
-    from data_pipeline.annotation.files.jobs import AnnotationParameters
-    from data_pipeline.annotation.heads import Scorer
+    from data_pipeline.heads import Scorer
+    from data_pipeline.integrations.ml_filter.annotate import annotate_file
+    from data_pipeline.integrations.ml_filter.jobs import AnnotationParameters
 
     scorer = Scorer(_heads(folder))
     params = AnnotationParameters(
@@ -155,7 +155,7 @@ def _ours(folder: Path) -> Callable[[], None]:
 
 
 def _scorer(folder: Path) -> Callable[[], None]:
-    from data_pipeline.annotation.heads import Scorer
+    from data_pipeline.heads import Scorer
 
     scorer, vectors = Scorer(_heads(folder)), _mapped(folder)
     scorer.score(vectors[:_BLOCK])
@@ -168,7 +168,7 @@ def _scorer(folder: Path) -> Callable[[], None]:
 
 
 def _mapped(folder: Path) -> Any:
-    from data_pipeline.annotation.files.hdf5 import EmbeddingFile
+    from data_pipeline.store.hdf5 import EmbeddingFile
 
     with EmbeddingFile(folder / "vectors.h5", "train") as file:
         vectors = file.vectors()
@@ -235,9 +235,10 @@ def _timed(run: Callable[[], None]) -> dict[str, float]:
 
 
 def _sst2(quick: bool) -> dict[str, Any]:
-    from data_pipeline.annotation.heads import Labelled, TrainingConfig, evaluate_head, identity_of, train_head
     from data_pipeline.config import EmbeddingConfig
+    from data_pipeline.config.training import TrainingConfig
     from data_pipeline.embeddings import encode, load_embedder
+    from data_pipeline.heads import Labelled, evaluate_head, identity_of, train_head
 
     folder = shared_data("sst2")
     embedder = load_embedder(EmbeddingConfig(model_name="sentence-transformers/all-MiniLM-L6-v2", weights="package"))

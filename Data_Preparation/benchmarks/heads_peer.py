@@ -11,7 +11,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers import JsonlWriter
 from torch import nn
 
-from data_pipeline.annotation.heads import Head
+from data_pipeline.heads import Head
 from data_pipeline.utils import batched
 
 

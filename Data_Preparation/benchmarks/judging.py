@@ -16,10 +16,11 @@ from pathlib import Path
 
 from harness import Figure
 
+from data_pipeline.config.judge import JudgeConfig
+from data_pipeline.judge import Pair, load_judge
+from data_pipeline.judge.pool import run_judge
+from data_pipeline.judge.state import Candidate, State
 from data_pipeline.testing import misbehaving_server
-from data_pipeline.weak_labels.judge import JudgeConfig, Pair, load_judge
-from data_pipeline.weak_labels.judging import run_judge
-from data_pipeline.weak_labels.state import Candidate, State
 
 _LATENCY_S, _SLOTS, _PER_QUERY = 0.3, 20, 25
 _RUN = "benchmark"

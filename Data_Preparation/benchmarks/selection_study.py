@@ -26,8 +26,8 @@ from pathlib import Path
 
 from harness import CHECKOUT, RESULTS, Figure, Figures, shared_data
 
-from data_pipeline.selection.study import StudyConfig, choose, evaluate, prepare, run_study, study_table, train
-from data_pipeline.selection.study.config import (
+from data_pipeline.study import StudyConfig, choose, evaluate, prepare, run_study, study_table, train
+from data_pipeline.study.config import (
     DataConfig,
     ModelConfig,
     PathsConfig,
@@ -35,9 +35,9 @@ from data_pipeline.selection.study.config import (
     SubsetConfig,
     SweepEntry,
 )
-from data_pipeline.selection.study.config import TrainingConfig as StudyTraining
-from data_pipeline.selection.study.figure import write_figure
-from data_pipeline.selection.study.table import Row, write_table
+from data_pipeline.study.config import TrainingConfig as StudyTraining
+from data_pipeline.study.figure import write_figure
+from data_pipeline.study.table import Row, write_table
 
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _NAME = "selection_study"

@@ -13,14 +13,14 @@ from huggingface_hub import HfApi, constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from data_pipeline.config import Config, EmbeddingConfig
+from data_pipeline.config.load import load_preset
 from data_pipeline.download.corpus import files_under
 from data_pipeline.download.records import JSON_LINES, PARQUET
 from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
-from data_pipeline.settings import load_preset
 from data_pipeline.utils import human_bytes
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
 
 _GB = 10**9
 _FREE_DISK = _GB // 2  # for the results; a model's download comes on top

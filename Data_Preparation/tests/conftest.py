@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from shared_data import SHARED
+from support.shared_data import SHARED
 
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig
 

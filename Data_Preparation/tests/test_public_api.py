@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -24,12 +25,17 @@ def test_the_package_imports_quickly_and_without_torch():
 
 
 def test_every_package_folder_travels_in_the_wheel():
-    import tomllib
+    from setuptools import find_namespace_packages
 
-    settings = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())
-    listed = set(settings["tool"]["setuptools"]["packages"]) - {"data_pipeline.configs"}
+    settings = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = find_namespace_packages(str(PACKAGE.parent), include=settings["packages"]["find"]["include"])
     folders = {path.parent for path in PACKAGE.rglob("__init__.py")}
-    assert listed == {".".join(("data_pipeline", *folder.relative_to(PACKAGE).parts)) for folder in folders}
+    assert {".".join(("data_pipeline", *folder.relative_to(PACKAGE).parts)) for folder in folders} <= set(found)
+    assert {"data_pipeline.configs", "data_pipeline.configs.presets", "data_pipeline.study.conf"} <= set(found)
+    endings = {pattern.lstrip("*") for pattern in settings["package-data"]["*"]}
+    for path in PACKAGE.rglob("*"):
+        if path.is_file() and path.suffix not in {".py", ".pyc"}:
+            assert path.suffix in endings or path.name in endings, path
 
 
 def test_every_config_field_is_read_somewhere():
@@ -37,7 +43,7 @@ def test_every_config_field_is_read_somewhere():
 
     read: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
-        if path.name == "config.py":
+        if path.parent.name == "config":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
@@ -45,7 +51,7 @@ def test_every_config_field_is_read_somewhere():
     # Its own properties and validators read some of them too.
     own = {
         node.attr
-        for node in ast.walk(ast.parse((PACKAGE / "config.py").read_text()))
+        for node in ast.walk(ast.parse("".join(path.read_text() for path in (PACKAGE / "config").glob("*.py"))))
         if isinstance(node, ast.Attribute)
     }
 

@@ -4,10 +4,10 @@ import pytest
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder, encode
+from data_pipeline.metrics.text_metrics import text_metrics
+from data_pipeline.metrics.wordpieces import wordpiece_ratio
 from data_pipeline.preprocess import TokenCounter
-from data_pipeline.selection.measures.text_metrics import text_metrics
-from data_pipeline.selection.measures.wordpieces import wordpiece_ratio
-from data_pipeline.weak_labels.passages import passages_of_lists
+from data_pipeline.retrieval.passages import passages_of_lists
 
 
 def embedder():

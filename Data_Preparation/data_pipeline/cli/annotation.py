@@ -15,8 +15,8 @@ from data_pipeline.types import SPLITS
 from data_pipeline.utils import atomic_write_json, configure_logging, format_table
 
 if TYPE_CHECKING:
-    from data_pipeline.annotation.files import JobReport
-    from data_pipeline.annotation.heads import Evaluation, Head, Labelled, Trained
+    from data_pipeline.heads import Evaluation, Head, Labelled, Trained
+    from data_pipeline.integrations.ml_filter import JobReport
 
 
 # Keeps the fields of a training apart from flags of the same name.
@@ -24,8 +24,8 @@ _TRAINING = "training."
 
 
 def _convert(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.annotation.heads import identity_of, load_head, save_head
     from data_pipeline.embeddings import load_embedder
+    from data_pipeline.heads import identity_of, load_head, save_head
 
     configure_logging(None)
     head = load_head(parsed.head)
@@ -48,7 +48,8 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.annotation.heads import TrainingConfig, identity_of_maker, save_head, train_head
+    from data_pipeline.config.training import TrainingConfig
+    from data_pipeline.heads import identity_of_maker, save_head, train_head
 
     fields = {name: getattr(parsed, _TRAINING + name) for name in TrainingConfig.model_fields}
     config = _validated(TrainingConfig, {name: value for name, value in fields.items() if value is not None})
@@ -77,7 +78,7 @@ def _training_text(folder: Path, data: "Labelled", trained: "Trained") -> str:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    from data_pipeline.annotation.heads.training_config import TrainingConfig
+    from data_pipeline.config.training import TrainingConfig
 
     common_arguments(parser)
     parser.add_argument("folder", type=Path, help="where the head goes")
@@ -91,7 +92,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.annotation.heads import evaluate_head, load_head
+    from data_pipeline.heads import evaluate_head, load_head
 
     data = _labelled(parsed, given, parsed.on, parsed.labels)
     head = load_head(parsed.head)
@@ -107,7 +108,7 @@ def _evaluate(parsed: argparse.Namespace, given: Given) -> int:
 
 def _chosen_on(parsed: argparse.Namespace, given: Given) -> "Labelled | None":
     """The rows that thresholds are chosen on; None for those that are measured."""
-    from data_pipeline.annotation.heads.labelled import has_vectors
+    from data_pipeline.heads.labelled import has_vectors
 
     if parsed.thresholds_labels:
         return _labelled(parsed, given, parsed.thresholds_from, parsed.thresholds_labels)
@@ -158,8 +159,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _annotate(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.annotation.heads import load_head
-    from data_pipeline.annotation.stores import annotate
+    from data_pipeline.heads import load_head
+    from data_pipeline.stages.score import annotate
 
     config = configure_existing(parsed, given, "annotate.log")
     heads = {name: load_head(source) for name, source in _named(parsed.heads).items()}
@@ -196,13 +197,13 @@ def _named(given: list[str]) -> dict[str, str]:
 
 
 def _embedding_pipeline(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.annotation.files import run_embedding_pipeline
+    from data_pipeline.integrations.ml_filter import run_embedding_pipeline
 
     return _pipeline(parsed, run_embedding_pipeline)
 
 
 def _annotation_pipeline(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.annotation.files import run_annotation_pipeline
+    from data_pipeline.integrations.ml_filter import run_annotation_pipeline
 
     return _pipeline(parsed, run_annotation_pipeline)
 
@@ -246,8 +247,8 @@ def _label_arguments(parser: argparse.ArgumentParser, default_split: str) -> Non
 
 
 def _labelled(parsed: argparse.Namespace, given: Given, split: Any, labels: list[Path] | None) -> "Labelled":
-    from data_pipeline.annotation.heads import labelled
     from data_pipeline.dataset import ELMDataset
+    from data_pipeline.heads import labelled
 
     if labels and labelled.has_vectors(labels[0]):
         configure_logging(None)

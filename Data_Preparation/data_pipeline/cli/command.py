@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import Config, preset_names, preset_path, read_config_file
+from data_pipeline.config.load import load_config
 from data_pipeline.errors import ConfigError
-from data_pipeline.settings import load_config
 from data_pipeline.utils import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = N
 
 def configure_existing(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
     """The config of a command about what is on disk: of the corpus that is there, where nobody named one."""
-    from data_pipeline.pipeline import find_corpus
+    from data_pipeline.stages.pipeline import find_corpus
 
     config = configure(parsed, given, log_name)
     in_file = read_config_file(parsed.config).get("corpus", {}) if parsed.config else {}

@@ -24,7 +24,7 @@ def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
 
 
 def _run(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.pipeline import run
+    from data_pipeline.stages.pipeline import run
 
     started = time.monotonic()
     config = configure(parsed, given, "pipeline.log")
@@ -37,7 +37,7 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _embed(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.pipeline import embed, save_run
+    from data_pipeline.stages.pipeline import embed, save_run
 
     started = time.monotonic()
     config = configure_existing(parsed, given, "embeddings.log")
@@ -49,7 +49,7 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _verify(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.verification import verify
+    from data_pipeline.stages.verify import verify
 
     config = configure_existing(parsed, given)
     good, bad = verify(config, parsed.level, parsed.rows)

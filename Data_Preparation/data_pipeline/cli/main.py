@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipeline.cli import annotation, corpus, selection, study, weak_labels
 from data_pipeline.cli.command import FAILED, Command, Given
+from data_pipeline.config.load import add_flags, spell_out_switches
 from data_pipeline.errors import (
     ConfigError,
     DataPipelineError,
@@ -21,7 +22,6 @@ from data_pipeline.errors import (
     StaleStage,
     WrongEmbedder,
 )
-from data_pipeline.settings import add_flags, spell_out_switches
 
 logger = logging.getLogger(__name__)
 

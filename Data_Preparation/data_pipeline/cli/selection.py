@@ -13,11 +13,12 @@ from data_pipeline.types import SPLITS
 from data_pipeline.utils import format_table
 
 if TYPE_CHECKING:
-    from data_pipeline.selection.stores import StoredSelection
+    from data_pipeline.stages.select import StoredSelection
 
 
 def _select(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.selection import Budget, StrataConfig, select_from
+    from data_pipeline.selection import Budget, StrataConfig
+    from data_pipeline.stages.select import select_from
 
     config = configure_existing(parsed, given)
     found = select_from(
@@ -94,7 +95,7 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.selection import measure
+    from data_pipeline.stages.measure import measure
 
     config = configure_existing(parsed, given)
     found = measure(
@@ -123,7 +124,8 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.selection import MEASURES, SELECTORS
+    from data_pipeline.metrics.registry import MEASURES
+    from data_pipeline.selection import SELECTORS
 
     lines = ["selectors (elm select --name NAME --set PARAMETER=VALUE)"]
     for name, selector in SELECTORS.items():

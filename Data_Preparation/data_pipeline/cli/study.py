@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from data_pipeline.cli.command import Command, Given, say
-from data_pipeline.selection.study.arguments import add_arguments
+from data_pipeline.study.arguments import add_arguments
 from data_pipeline.utils import configure_logging
 
 _STAGES = {
@@ -18,7 +18,7 @@ _STAGES = {
 
 def _run(stage: str) -> Callable[[argparse.Namespace, Given], int]:
     def run(parsed: argparse.Namespace, given: Given) -> int:
-        from data_pipeline.selection.study.stages import run_parsed
+        from data_pipeline.study.stages import run_parsed
 
         configure_logging(None)
         say(run_parsed(stage, parsed))

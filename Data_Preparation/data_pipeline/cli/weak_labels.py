@@ -14,16 +14,16 @@ from data_pipeline.errors import ConfigError
 from data_pipeline.utils import configure_logging, format_table
 
 if TYPE_CHECKING:
-    from data_pipeline.weak_labels.label import LabelReport
+    from data_pipeline.stages.label import LabelReport
 
 _ROWS_OF = ("training.parquet", "margins.parquet")
 """Files whose rows are accounted for."""
 
 
 def _label(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.weak_labels.label import label
-    from data_pipeline.weak_labels.label_config import LabelConfig
-    from data_pipeline.weak_labels.older_config import from_older, is_older
+    from data_pipeline.config.labels import LabelConfig
+    from data_pipeline.integrations.auto_qrels_config import from_older, is_older
+    from data_pipeline.stages.label import label
 
     content = read_config_file(parsed.config)
     try:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.dataset.maker import load_maker
-from data_pipeline.dataset.rows import Rows
-from data_pipeline.dataset.source import MAKE_EMBEDDINGS
 from data_pipeline.embeddings import Embedder, encode
+from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.errors import ShardMismatch
 from data_pipeline.store import EmbeddingShard
+from data_pipeline.store.corpus_files import MAKE_EMBEDDINGS
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import Split
 
 if TYPE_CHECKING:

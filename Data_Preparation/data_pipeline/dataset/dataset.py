@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipeline.config import Config
+from data_pipeline.config.load import load_config
 from data_pipeline.dataset.batched import BatchedDataset
 from data_pipeline.dataset.interpolation import Method, interpolate, shares_of
-from data_pipeline.dataset.rows import Rows
 from data_pipeline.dataset.samples import Batch, Metadata, MetadataBatch, Sample
-from data_pipeline.dataset.source import open_source
 from data_pipeline.errors import NotFound, StoreError
-from data_pipeline.settings import load_config
+from data_pipeline.store.corpus_files import open_source
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import SPLITS, IntArray, Split
 
 if TYPE_CHECKING:

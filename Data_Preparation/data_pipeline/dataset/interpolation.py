@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from data_pipeline.embeddings.devices import in_float64
+from data_pipeline.utils.devices import in_float64
 
 Method = Literal["linear", "slerp"]
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data_pipeline.dataset.order import Order
-from data_pipeline.embeddings.devices import moved
 from data_pipeline.types import IntArray
+from data_pipeline.utils.devices import moved
 
 if TYPE_CHECKING:
     from data_pipeline.dataset.batched import BatchedDataset

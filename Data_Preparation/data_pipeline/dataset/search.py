@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from data_pipeline.dataset.maker import load_maker
 from data_pipeline.embeddings import encode
+from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.types import Float32Array
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_pipeline.dataset.rows import Rows
 from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.store import read_selection
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 from data_pipeline.user_files.tables import read_table
 

@@ -6,8 +6,8 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import SPLIT_NAMES, Corpus
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.errors import SourceError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 from data_pipeline.types import Document
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 
 
 def open_hub(config: CorpusConfig) -> Corpus:

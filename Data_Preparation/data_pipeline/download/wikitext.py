@@ -13,10 +13,10 @@ from pathlib import Path
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, ReadProgress, content_hash, slug, split_of_file
 from data_pipeline.errors import SourceError
-from data_pipeline.markup import parse_heading
 from data_pipeline.types import Document, Split
 from data_pipeline.user_files import read_lines
 from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils.markup import parse_heading
 
 logger = logging.getLogger(__name__)
 

@@ -1,16 +1,11 @@
-"""Paragraphs -> vectors on disk, by any embedder."""
+"""Texts -> vectors, by any embedder."""
 
-from collections.abc import Callable
-
-from tokenizers import Tokenizer
-
-from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Cost, Embedder, Identity, Runtime, tokenizer_sha256
 from data_pipeline.embeddings.engine import Engine, Tally, encode
 from data_pipeline.embeddings.hashing import HashingEmbedder
+from data_pipeline.embeddings.load import EMBEDDERS, load_embedder, load_tokenizer
 from data_pipeline.embeddings.plan import make_plan
 from data_pipeline.embeddings.tokens import Tokens, spill
-from data_pipeline.embeddings.write import SplitResult, embed_split
 
 __all__ = [
     "EMBEDDERS",
@@ -20,10 +15,8 @@ __all__ = [
     "HashingEmbedder",
     "Identity",
     "Runtime",
-    "SplitResult",
     "Tally",
     "Tokens",
-    "embed_split",
     "encode",
     "load_embedder",
     "load_tokenizer",
@@ -31,36 +24,3 @@ __all__ = [
     "spill",
     "tokenizer_sha256",
 ]
-
-
-def _load_transformer(config: EmbeddingConfig) -> Embedder:
-    # Not at the top: torch and transformers take seconds to import.
-    from data_pipeline.embeddings.transformer.embedder import TransformerEmbedder
-
-    return TransformerEmbedder(config)
-
-
-EMBEDDERS: dict[str, Callable[[EmbeddingConfig], Embedder]] = {"hashing": HashingEmbedder}
-"""By model name; every name that is not here is a Hugging Face model."""
-
-
-def load_tokenizer(config: EmbeddingConfig) -> Tokenizer:
-    """The tokenizer of the embedder a config names, without loading its weights.
-
-    Raises:
-        SourceError, ModelError, MissingExtra: see `load_embedder`.
-    """
-    if config.model_name == "hashing":
-        return HashingEmbedder(config).tokenizer
-    from data_pipeline.embeddings.transformer import loading, weights
-
-    return loading.load_tokenizer(weights.find_model(config, weights=False), config)[0]
-
-
-def load_embedder(config: EmbeddingConfig) -> Embedder:
-    """Load the embedder a config names.
-
-    Raises:
-        SourceError, ModelError, MissingExtra, ConfigError: it can't be had, or not like this.
-    """
-    return EMBEDDERS.get(config.model_name, _load_transformer)(config)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from rensa import RMinHash, RMinHashLSH
 
-from data_pipeline.words import split_words
+from data_pipeline.utils.words import split_words
 
 _SHINGLE_WORDS = 5
 _PERMUTATIONS = 128

@@ -6,9 +6,9 @@ from itertools import groupby
 import polars as pl
 
 from data_pipeline.config import PreprocessConfig
-from data_pipeline.markup import parse_heading
 from data_pipeline.preprocess.clean import clean_lines
 from data_pipeline.types import Document, MetadataValue, TextFormat
+from data_pipeline.utils.markup import parse_heading
 
 METADATA_TYPES: dict[str, type[pl.DataType]] = {
     "str": pl.String,

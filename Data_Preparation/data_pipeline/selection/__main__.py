@@ -1,8 +1,8 @@
-"""`python -m data_pipeline.selection STAGE KEY=VALUE ...` is `elm study STAGE KEY=VALUE ...`."""
+"""`python -m data_pipeline.selection` is the former spelling of `python -m data_pipeline.study`."""
 
 import sys
 
-from data_pipeline.selection.study.stages import main
+from data_pipeline.study.stages import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline.embeddings.devices import in_float64
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.vectors import Vectors, squared
 from data_pipeline.types import IntArray
+from data_pipeline.utils.devices import in_float64
 
 _SAMPLE = 6000  # rows, at most, whose distances give the MMD
 _NEAR = 0.95  # cosine from which two rows count as near duplicates

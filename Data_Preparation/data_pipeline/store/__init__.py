@@ -4,9 +4,10 @@ Row i of shard k of a split is the same paragraph in every store. The parquet sh
 and order; every other file carries the SHA-256 of the id column it was made from.
 """
 
+from data_pipeline.store.access.remote import RemoteFolder
+from data_pipeline.store.access.text_columns import Columns, copy_faults, copy_path
+from data_pipeline.store.access.vectors import Vectors
 from data_pipeline.store.checks import embedding_faults, paragraph_faults
-from data_pipeline.store.coding import CALIBRATED, Coding, calibrate, coding_from_json
-from data_pipeline.store.columns import Columns, copy_faults, copy_path
 from data_pipeline.store.embeddings import (
     EmbeddingShard,
     EmbeddingWriter,
@@ -15,7 +16,6 @@ from data_pipeline.store.embeddings import (
     read_embedding_header,
     unit_length,
 )
-from data_pipeline.store.folders import recover_folder, replace_folder
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import (
     FORMAT_VERSION,
@@ -35,11 +35,9 @@ from data_pipeline.store.paragraphs import (
     paragraphs_sha256,
     shard_name,
 )
-from data_pipeline.store.remote import RemoteFolder
-from data_pipeline.store.score_stage import ScoreStage
+from data_pipeline.store.quantization import CALIBRATED, Coding, calibrate, coding_from_json
 from data_pipeline.store.scores import ScoreFolder, Scores, ScoreWriter, open_scores, score_faults
 from data_pipeline.store.selections import read_selection, write_selection
-from data_pipeline.store.vectors import Vectors
 
 __all__ = [
     "CALIBRATED",
@@ -55,7 +53,6 @@ __all__ = [
     "ParagraphWriter",
     "RemoteFolder",
     "ScoreFolder",
-    "ScoreStage",
     "ScoreWriter",
     "Scores",
     "ShardEntry",
@@ -78,8 +75,6 @@ __all__ = [
     "read_manifest",
     "read_manifest_to_replace",
     "read_selection",
-    "recover_folder",
-    "replace_folder",
     "score_faults",
     "shard_name",
     "unit_length",

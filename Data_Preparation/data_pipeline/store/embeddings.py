@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StaleStage, StoreError
-from data_pipeline.store.coding import Coding, coding_of
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphShard
-from data_pipeline.system import binary_flag, write_at
+from data_pipeline.store.quantization import Coding, coding_of
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_bytes, publish
+from data_pipeline.utils.system import binary_flag, write_at
 
 _PAGE = 4096  # the data starts at a page's edge, so that it can be mapped on its own
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader

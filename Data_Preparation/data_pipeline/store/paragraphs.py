@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import CorruptShard, NotFound
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import Manifest, ShardEntry, entry_of, read_manifest
-from data_pipeline.system import fsync_path
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import sha256_of_json
+from data_pipeline.utils.system import fsync_path
 
 if TYPE_CHECKING:
     import polars as pl

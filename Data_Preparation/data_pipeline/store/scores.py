@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShard, ShardMismatch
-from data_pipeline.store.columns import make_once
+from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import Manifest, ShardEntry, fingerprint, read_manifest
 from data_pipeline.store.paragraphs import ParagraphShard

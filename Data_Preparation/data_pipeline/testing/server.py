@@ -13,9 +13,9 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, get_args
 
+from data_pipeline.judge.prompts import split_instructions
 from data_pipeline.testing.judging import simulated_answer
 from data_pipeline.testing.quirks import Quirk, change_reply, logprobs_of, refusal_of
-from data_pipeline.weak_labels.judge.prompts import split_instructions
 
 Fault = Literal[
     "429", "429_date", "500", "503", "400", "401", "402", "403", "404", "422", "context_length", "content_filter",

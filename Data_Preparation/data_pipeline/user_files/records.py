@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import SourceError
-from data_pipeline.missing import without_nan
 from data_pipeline.user_files.text import OnBytes, read_lines
 from data_pipeline.utils import shown
+from data_pipeline.utils.missing import without_nan
 
 _ARRAY = (
     "the file is a JSON array, expected JSON Lines (one object a line). Convert it: jq -c '.[]' {name} > {stem}.jsonl"

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_pipeline.weak_labels.judge.base import RELEVANT
+from data_pipeline.judge.base import RELEVANT
+from data_pipeline.judge.state import JudgedPair
 from data_pipeline.weak_labels.qrels import Grades
-from data_pipeline.weak_labels.state import JudgedPair
 
 
 @dataclass(frozen=True)

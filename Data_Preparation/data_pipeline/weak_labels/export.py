@@ -22,11 +22,11 @@ from typing import IO, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.judge.state import JudgedPair
+from data_pipeline.retrieval.ids import to_trec
 from data_pipeline.utils import encodable, publish
 from data_pipeline.weak_labels.accounts import Account
-from data_pipeline.weak_labels.ids import to_trec
 from data_pipeline.weak_labels.negatives import Mined
-from data_pipeline.weak_labels.state import JudgedPair
 
 _ROWS = 10_000
 _MARGINS = pa.schema(

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipeline.errors import SourceError
-from data_pipeline.weak_labels.ids import resolve
-from data_pipeline.weak_labels.judge.base import RELEVANT
+from data_pipeline.judge.base import RELEVANT
+from data_pipeline.retrieval.ids import resolve
 from data_pipeline.weak_labels.qrels import Grades
 
 _WIDE_SCALE = 3

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from data_pipeline.judge.state import JudgedPair, State
+from data_pipeline.retrieval.passages import Passages
 from data_pipeline.weak_labels.accounts import Account
 from data_pipeline.weak_labels.gold import Gold
-from data_pipeline.weak_labels.passages import Passages
 from data_pipeline.weak_labels.qrels import Run
-from data_pipeline.weak_labels.state import JudgedPair, State
 
 
 @dataclass

@@ -9,40 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field
-
-from data_pipeline.config import Section
-from data_pipeline.weak_labels.judge.base import RELEVANT
-from data_pipeline.weak_labels.state import JudgedPair
+from data_pipeline.config.labels import NegativesConfig, PositivesConfig
+from data_pipeline.judge.base import RELEVANT
+from data_pipeline.judge.state import JudgedPair
 
 Kind = Literal["both", "bm25", "dense", "further_down"]
 """Where a negative comes from: the top of both rankings, of one of them alone (they disagree), or below."""
-
-
-class PositivesConfig(Section):
-    """Which passages that were judged relevant become positives of training data; qrels have all of them."""
-
-    per_query: int | None = Field(None, ge=1)
-    """At most, the best grades first; none: all."""
-    min_p: float = Field(0.0, ge=0, le=1)
-    """A judge that was less sure of its yes than this makes no positive, where it tells probabilities."""
-
-
-class NegativesConfig(Section):
-    """Which judged passages become hard negatives."""
-
-    per_query: int = Field(10, ge=0)
-    """At most."""
-    margin: float = Field(0.95, gt=0, le=1)
-    """A negative's score is at most this share of the weakest positive's (NV-Retriever, Moreira et al., 2024)."""
-    margin_score: str = "dense"
-    """The score that is compared: dense, bm25, fused or rerank. Where a passage lacks it, it is no negative."""
-    top: int = Field(20, ge=1)
-    """Ranks of a list that count as its top."""
-    max_p: float = Field(0.5, gt=0, le=1)
-    """A judge that was less sure of its no than this leaves the passage out, where it tells probabilities."""
-    near_duplicate: float = Field(0.8, gt=0, le=1)
-    """Jaccard similarity of character 5-grams from which a passage counts as a copy of a positive."""
 
 
 @dataclass(frozen=True)

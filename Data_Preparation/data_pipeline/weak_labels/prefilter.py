@@ -4,19 +4,8 @@ Who is left out stays unjudged: neither a no nor a negative. How many of gold's 
 is in the report.
 """
 
-from pydantic import Field
-
-from data_pipeline.config import Section
-from data_pipeline.weak_labels.tokens import Tokeniser
-
-
-class PrefilterConfig(Section):
-    """Rules for candidates that are not judged; none by default."""
-
-    min_words: int = Field(0, ge=0)
-    """Passages with fewer words are not judged; counted as BM25 does, without stop words."""
-    shared_word: bool = False
-    """Whether passages that share no stemmed word with the query, stop words aside, are not judged."""
+from data_pipeline.config.labels import PrefilterConfig
+from data_pipeline.retrieval.tokenizer import Tokeniser
 
 
 class Prefilter:

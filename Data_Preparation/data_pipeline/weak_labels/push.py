@@ -6,26 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from pydantic import Field
 
-from data_pipeline.config import Section
+from data_pipeline.config.labels import PushConfig
 from data_pipeline.errors import ConfigError, SourceError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT
 from data_pipeline.utils import atomic_write_bytes
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT
 
 _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 _CARD = "README.md"
-
-
-class PushConfig(Section):
-    """Where outputs are sent; nowhere, unless asked for. The token is that of HF_TOKEN or of `hf auth login`."""
-
-    repo_id: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    """`owner/name` of a dataset; it is made if there is none."""
-    private: bool = True
-    """Whether a dataset that is made is private."""
-    token_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable with the token; none: HF_TOKEN, or the login. The token itself is kept nowhere."""
 
 
 def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:

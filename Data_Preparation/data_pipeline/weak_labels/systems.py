@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from data_pipeline.judge.state import JudgedPair
 from data_pipeline.utils import require
 from data_pipeline.weak_labels.qrels import Grades, Run
-from data_pipeline.weak_labels.state import JudgedPair
 
 
 def own_runs(pairs: Iterable[JudgedPair]) -> dict[str, Run]:

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import JOINED, ONE, ROWS, UNJOINED, files, make
+from support.builders import JOINED, ONE, ROWS, UNJOINED, files, make
 
 from data_pipeline import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder

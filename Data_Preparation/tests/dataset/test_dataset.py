@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from builders import ROWS
-from builders import made as make
+from support.builders import ROWS
+from support.builders import made as make
 from torch.utils.data import DataLoader
 
 from data_pipeline import ELMCollator, ELMDataset
@@ -20,7 +20,7 @@ from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, Preproce
 from data_pipeline.download.sample import sample_qrels, sample_queries
 from data_pipeline.embeddings import HashingEmbedder, encode
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
-from data_pipeline.pipeline import run
+from data_pipeline.stages.pipeline import run
 
 
 @pytest.fixture(scope="module")

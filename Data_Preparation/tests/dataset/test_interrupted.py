@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import make
+from support.builders import make
 
 from data_pipeline import ELMDataset
 
@@ -18,7 +18,7 @@ from data_pipeline import ELMDataset
 COPYING = """
 import json, sys, time
 from data_pipeline import ELMDataset
-from data_pipeline.store import columns
+from data_pipeline.store.access import text_columns as columns
 
 folder, pause = json.loads(sys.argv[1])
 columns._READ_ROWS = 4

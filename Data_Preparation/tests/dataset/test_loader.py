@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from builders import JOINED, ROWS, Numbers, flat, make, rows_of, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builders import JOINED, ROWS, Numbers, flat, make, rows_of, same
 
 from data_pipeline import ELMDataset
 

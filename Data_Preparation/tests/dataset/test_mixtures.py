@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import JOINED, ROWS, make
+from support.builders import JOINED, ROWS, make
 
 from data_pipeline import ELMDataset, interpolate, mixup
 

@@ -3,9 +3,9 @@ import json
 
 import numpy as np
 import pytest
-from builders import Numbers, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builders import Numbers, rows_of
 
 from data_pipeline.dataset.order import Order, permuted
 

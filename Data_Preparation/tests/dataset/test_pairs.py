@@ -3,7 +3,7 @@ import pickle
 import polars as pl
 import pytest
 import torch
-from builders import JOINED, ROWS, make, same
+from support.builders import JOINED, ROWS, make, same
 from torch.utils.data import DataLoader, default_collate
 
 from data_pipeline import ELMCollator, ELMDataset, PairDataset

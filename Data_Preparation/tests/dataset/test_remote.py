@@ -4,9 +4,9 @@ import shutil
 
 import fsspec
 import pytest
-from builders import JOINED, ROWS, files, flat, make, rows_of, same
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from support.builders import JOINED, ROWS, files, flat, make, rows_of, same
 
 from data_pipeline import ELMDataset
 from data_pipeline.errors import CorruptShard, StoreError

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from builders import JOINED, ONE, ROWS, UNJOINED, files, make, same, stored_rows, stored_vectors
+from support.builders import JOINED, ONE, ROWS, UNJOINED, files, make, same, stored_rows, stored_vectors
 
 from data_pipeline import ELMCollator, ELMDataset
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError

@@ -2,12 +2,12 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
-from builders import JOINED, ROWS, flat, make, rows_of, same, stored_rows
+from support.builders import JOINED, ROWS, flat, make, rows_of, same, stored_rows
 
 from data_pipeline import ELMDataset
+from data_pipeline.config.load import load_config
 from data_pipeline.errors import SourceError, StoreError
-from data_pipeline.pipeline import run
-from data_pipeline.settings import load_config
+from data_pipeline.stages.pipeline import run
 from data_pipeline.store import Columns
 
 COLUMNS = ["text", "metadata", "embedding", "index"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from builders import JOINED, ONE, ROWS, UNJOINED, flat, make, stored_rows, stored_vectors
+from support.builders import JOINED, ONE, ROWS, UNJOINED, flat, make, stored_rows, stored_vectors
 
 from data_pipeline import ELMDataset
 from data_pipeline.errors import StoreError

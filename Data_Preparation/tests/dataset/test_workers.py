@@ -6,7 +6,7 @@ import shutil
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from builders import JOINED, ROWS, UNJOINED, flat, make, rows_of, same
+from support.builders import JOINED, ROWS, UNJOINED, flat, make, rows_of, same
 from torch.utils.data import DataLoader, Subset, default_collate, random_split
 
 from data_pipeline import ELMCollator, ELMDataset

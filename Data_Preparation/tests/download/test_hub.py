@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Handler, running
+from support.hub_server import Handler, running
 
 COMMIT = "b08601e04326c79dfdd32d625aee71d232d685c3"
 REPO = "Salesforce/wikitext"

@@ -8,8 +8,9 @@ from data_pipeline.config import CorpusConfig, EmbeddingConfig, PreprocessConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.download.sample import FOLDER, sample_qrels, sample_queries, sample_subjects
 from data_pipeline.embeddings import load_tokenizer
-from data_pipeline.markup import parse_heading
-from data_pipeline.preprocess import TokenCounter, extract_paragraphs, preprocess
+from data_pipeline.preprocess import TokenCounter, extract_paragraphs
+from data_pipeline.stages.preprocess import preprocess
+from data_pipeline.utils.markup import parse_heading
 
 
 @cache

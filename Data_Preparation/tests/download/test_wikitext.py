@@ -6,8 +6,8 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.download.wikitext import OFFICIAL_COUNTS, articles, wikitext_documents
 from data_pipeline.errors import SourceError
-from data_pipeline.markup import parse_heading
 from data_pipeline.user_files import read_lines
+from data_pipeline.utils.markup import parse_heading
 
 
 def documents_of(*lines, split="", check=False):

@@ -7,11 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
-from fakes import Counting
+from support.counting_embedder import Counting
 
-from data_pipeline.embeddings import HashingEmbedder, calibration, embed_split, encode
+from data_pipeline.embeddings import HashingEmbedder, calibration, encode
 from data_pipeline.errors import ConfigError, CorruptShard, StaleStage
-from data_pipeline.pipeline import embed, prepare_paragraphs
+from data_pipeline.stages.embed import embed_split
+from data_pipeline.stages.pipeline import embed, prepare_paragraphs
 from data_pipeline.store import (
     CALIBRATED,
     ParagraphStore,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from data_pipeline.annotation.heads.identity import EmbedderIdentity, check_embedder, check_identity, identity_settings
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder, Identity, encode
 from data_pipeline.errors import WrongEmbedder
+from data_pipeline.heads.identity import EmbedderIdentity, check_embedder, check_identity, identity_settings
 
 WITHOUT = Identity("m", "1", "mean", True, "float32", 4, 99, "passage: ", "hash")
 WITH = Identity("m", "1", "mean", True, "float32", 4, 99, "passage: ", "hash", task="separation")

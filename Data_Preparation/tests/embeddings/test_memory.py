@@ -11,8 +11,8 @@ import pytest
 # Peak memory of each stage in a process of its own, in bytes.
 PEAK = """
 import json, resource, sys
-from data_pipeline.pipeline import embed, prepare_paragraphs
-from data_pipeline.settings import load_config
+from data_pipeline.stages.pipeline import embed, prepare_paragraphs
+from data_pipeline.config.load import load_config
 
 stage, flags = sys.argv[1], json.loads(sys.argv[2])
 config = load_config(None, flags)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.markup import parse_heading
 from data_pipeline.preprocess.clean import clean_lines, clean_text
 from data_pipeline.user_files import read_lines
+from data_pipeline.utils.markup import parse_heading
 
 # WikiText tokens: enough of them to meet every rule in every order.
 TOKENS = st.sampled_from(

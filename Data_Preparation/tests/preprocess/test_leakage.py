@@ -2,7 +2,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from unspaced_texts import SCRIPTS, text_of
+from support.unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess.leakage import leakage
 from data_pipeline.store import ParagraphStore, ParagraphWriter, write_manifest

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from unspaced_texts import SCRIPTS, text_of
+from support.unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess.near import NearIndex, _rows_of_a_band, jaccard, shingles
 

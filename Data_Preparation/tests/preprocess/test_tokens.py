@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_data import SHARED
+from support.shared_data import SHARED
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from data_pipeline.config import CorpusConfig, PreprocessConfig

@@ -2,7 +2,7 @@ import logging
 
 import numpy as np
 import pytest
-from vector_help import check_contract, gaussian_clusters, ranked
+from support.selector_checks import check_contract, gaussian_clusters, ranked
 
 from data_pipeline.selection.selectors import dedup as module
 from data_pipeline.selection.selectors.dedup import DedupConfig, dedup

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from vector_help import check_contract, gaussian_clusters, ranked
+from support.selector_checks import check_contract, gaussian_clusters, ranked
 
 from data_pipeline.selection.selectors import facility_location as module
 from data_pipeline.selection.selectors.facility_location import FacilityLocationConfig, facility_location

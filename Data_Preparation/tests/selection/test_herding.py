@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from vector_help import check_contract, gaussian_clusters, ranked
+from support.selector_checks import check_contract, gaussian_clusters, ranked
 
 from data_pipeline.selection import vectors as blocks
 from data_pipeline.selection.selectors.herding import HerdingConfig, herding

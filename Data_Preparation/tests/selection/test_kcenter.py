@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vector_help import check_contract, features_of, gaussian_clusters, ranked
+from support.selector_checks import check_contract, features_of, gaussian_clusters, ranked
 
 from data_pipeline.selection import vectors as blocks
 from data_pipeline.selection.selectors import kcenter as module

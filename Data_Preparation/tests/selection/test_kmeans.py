@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vector_help import check_contract, gaussian_clusters, mapped, ranked
+from support.selector_checks import check_contract, gaussian_clusters, mapped, ranked
 
 from data_pipeline.selection import clusters as module
 from data_pipeline.selection import vectors as blocks

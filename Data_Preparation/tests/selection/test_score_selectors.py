@@ -5,8 +5,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.by_score import ByScoreConfig, by_score, distance_to_band, places_in_groups, rank_shares
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_score import (
+    ByScoreConfig,
+    by_score,
+    distance_to_band,
+    places_in_groups,
+    rank_shares,
+)
 from data_pipeline.selection.selectors.consistency import ConsistencyConfig, consistency
 from data_pipeline.selection.selectors.perplexity import PerplexityConfig, perplexity
 from data_pipeline.selection.selectors.predictive_entropy import PredictiveEntropyConfig, predictive_entropy

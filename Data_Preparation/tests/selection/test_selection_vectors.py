@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from vector_help import gaussian_clusters, ranked
+from support.selector_checks import gaussian_clusters, ranked
 
 from data_pipeline.selection import vectors as module
 from data_pipeline.selection.selectors.dedup import DedupConfig, dedup

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.by_score import rank_shares
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_score import rank_shares
 from data_pipeline.selection.selectors import semantic_lexical as module
 from data_pipeline.selection.selectors.semantic_lexical import SemanticLexicalConfig, semantic_lexical
 

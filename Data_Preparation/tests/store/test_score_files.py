@@ -15,14 +15,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_pipeline import verify
-from data_pipeline.annotation.heads.head import Head, Layer
-from data_pipeline.annotation.heads.identity import EmbedderIdentity, identity_settings
-from data_pipeline.annotation.stores import annotate
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
-from data_pipeline.pipeline import run
+from data_pipeline.heads.identity import EmbedderIdentity, identity_settings
+from data_pipeline.heads.model import Head, Layer
+from data_pipeline.stages.pipeline import run
+from data_pipeline.stages.score import annotate
 from data_pipeline.store import ScoreWriter, column_sha256, open_scores
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import sha256_of_file

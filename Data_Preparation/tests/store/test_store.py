@@ -24,15 +24,14 @@ from data_pipeline.store import (
     check_fresh,
     column_sha256,
     fingerprint,
-    folders,
     open_embedding_shard,
     read_manifest,
-    recover_folder,
-    replace_folder,
     shard_name,
     write_manifest,
 )
 from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.utils import folders
+from data_pipeline.utils.folders import recover_folder, replace_folder
 
 # Hashes and names
 

@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
-from data_pipeline.store import EmbeddingWriter, Vectors, calibrate, open_embedding_shard, pages, vectors
-from data_pipeline.system import linux_calls
+from data_pipeline.store import EmbeddingWriter, Vectors, calibrate, open_embedding_shard
+from data_pipeline.store.access import mapped_files as pages
+from data_pipeline.store.access import vectors
+from data_pipeline.utils.system import linux_calls
 
 DIM = 256
 PRECISIONS = ["float32", "float16", "int8", "float8", "ubinary"]

@@ -5,18 +5,18 @@ import json
 
 import pytest
 
-from data_pipeline.annotation.files.jobs import EmbeddingParameters
-from data_pipeline.annotation.files.records import open_source, survey
-from data_pipeline.annotation.heads import labelled
 from data_pipeline.config import CorpusConfig
+from data_pipeline.config.labels import QueriesConfig
+from data_pipeline.config.retrieval import PassagesConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.errors import SourceError
+from data_pipeline.heads import labelled
+from data_pipeline.integrations.ml_filter.jobs import EmbeddingParameters
+from data_pipeline.integrations.ml_filter.records import open_source, survey
+from data_pipeline.retrieval.passage_files import passages_of_file
+from data_pipeline.stages.label_inputs import read_queries
 from data_pipeline.user_files import text
 from data_pipeline.user_files.tables import read_table
-from data_pipeline.weak_labels.candidate_config import PassagesConfig
-from data_pipeline.weak_labels.label_config import QueriesConfig
-from data_pipeline.weak_labels.label_inputs import read_queries
-from data_pipeline.weak_labels.passage_files import passages_of_file
 
 RECORDS = [
     {"id": "a1", "text": "río stone", "label": 0.5, "embedding": [1.0, 2.0]},

@@ -1,14 +1,14 @@
 import pytest
 
-from data_pipeline.annotation.files.inputs import embedding_files
-from data_pipeline.annotation.files.jobs import EmbeddingParameters
 from data_pipeline.config import CorpusConfig
+from data_pipeline.config.retrieval import PassagesConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.embeddings.transformer.weights import find_model
 from data_pipeline.errors import SourceError
+from data_pipeline.integrations.ml_filter.inputs import embedding_files
+from data_pipeline.integrations.ml_filter.jobs import EmbeddingParameters
+from data_pipeline.retrieval.passage_files import passages_of_file
 from data_pipeline.user_files import list_files
-from data_pipeline.weak_labels.candidate_config import PassagesConfig
-from data_pipeline.weak_labels.passage_files import passages_of_file
 
 LINE = '{"id": "a", "doc_id": "a", "text": "river stone lamp"}\n'
 

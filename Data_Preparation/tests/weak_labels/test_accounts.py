@@ -5,14 +5,14 @@ import json
 import pytest
 
 from data_pipeline.cli import main
+from data_pipeline.config.labels import LabelConfig, QueriesConfig
+from data_pipeline.config.retrieval import PassagesConfig
 from data_pipeline.errors import SourceError, StoreError
+from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
+from data_pipeline.retrieval.passage_files import passages_of_file
+from data_pipeline.stages.label import label
+from data_pipeline.stages.label_inputs import read_queries
 from data_pipeline.weak_labels.accounts import Account, describe
-from data_pipeline.weak_labels.candidate_config import PassagesConfig
-from data_pipeline.weak_labels.judge import CallFailed, Judgement, ScriptedJudge
-from data_pipeline.weak_labels.label import label
-from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
-from data_pipeline.weak_labels.label_inputs import read_queries
-from data_pipeline.weak_labels.passage_files import passages_of_file
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
 
@@ -139,7 +139,7 @@ def test_an_account_that_does_not_add_up_is_an_error_and_no_report(settings, mon
         "1,200 with candidates, 3 without (1 no words, 2 no match)"
     )
     before = {path.name: path.read_bytes() for path in made(settings).folder.iterdir() if path.is_file()}
-    monkeypatch.setattr("data_pipeline.weak_labels.state.State.counts", lambda self, run: {"ok": 1, "pending": 99})
+    monkeypatch.setattr("data_pipeline.judge.state.State.counts", lambda self, run: {"ok": 1, "pending": 99})
     with pytest.raises(StoreError, match="account of pairs does not add up"):
         made(settings)
     folder = LabelConfig.model_validate(settings).work_dir / "weak_labels"

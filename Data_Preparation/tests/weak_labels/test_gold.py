@@ -5,12 +5,12 @@ import logging
 
 import pytest
 
+from data_pipeline.config.labels import LabelConfig
 from data_pipeline.download.sample import sample_qrels
 from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.judge import ScriptedJudge
+from data_pipeline.stages.label import label
 from data_pipeline.weak_labels.gold import known_in, make_gold, match_gold, to_label
-from data_pipeline.weak_labels.judge import ScriptedJudge
-from data_pipeline.weak_labels.label import label
-from data_pipeline.weak_labels.label_config import LabelConfig
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
 

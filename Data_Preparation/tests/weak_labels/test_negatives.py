@@ -1,8 +1,9 @@
 import pytest
 
-from data_pipeline.weak_labels.judge.base import Judgement
-from data_pipeline.weak_labels.negatives import NegativesConfig, PositivesConfig, jaccard, mine
-from data_pipeline.weak_labels.state import Candidate, JudgedPair
+from data_pipeline.config.labels import NegativesConfig, PositivesConfig
+from data_pipeline.judge.base import Judgement
+from data_pipeline.judge.state import Candidate, JudgedPair
+from data_pipeline.weak_labels.negatives import jaccard, mine
 
 TEXTS = {
     "p1": "The river rises in the mountains and flows north to the sea.",

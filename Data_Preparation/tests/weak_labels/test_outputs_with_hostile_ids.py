@@ -6,14 +6,14 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipeline.config.labels import LabelConfig, QueriesConfig
 from data_pipeline.errors import SourceError
+from data_pipeline.judge import ScriptedJudge
+from data_pipeline.retrieval.ids import from_trec, resolve, to_trec
+from data_pipeline.retrieval.passages import passages_of_lists
+from data_pipeline.stages.label import label
+from data_pipeline.stages.label_inputs import read_queries
 from data_pipeline.user_files import check_id, checked_id
-from data_pipeline.weak_labels.ids import from_trec, resolve, to_trec
-from data_pipeline.weak_labels.judge import ScriptedJudge
-from data_pipeline.weak_labels.label import label
-from data_pipeline.weak_labels.label_config import LabelConfig, QueriesConfig
-from data_pipeline.weak_labels.label_inputs import read_queries
-from data_pipeline.weak_labels.passages import passages_of_lists
 from data_pipeline.weak_labels.qrels import read_qrels
 
 ir_measures = pytest.importorskip("ir_measures", reason='needs the extra "weak-labels"')

@@ -5,10 +5,11 @@ import json
 from urllib.parse import urlsplit
 
 import pytest
-from hub_server import COMMIT, Handler, in_process, running
 from pydantic import ValidationError
+from support.hub_server import COMMIT, Handler, in_process, running
 
-from data_pipeline.weak_labels.push import PushConfig, write_card
+from data_pipeline.config.labels import PushConfig
+from data_pipeline.weak_labels.push import write_card
 
 REPO = "somebody/labels"
 FIGURES = {
@@ -19,7 +20,8 @@ PUSH = """
 import json, sys
 from pathlib import Path
 from data_pipeline.errors import SourceError
-from data_pipeline.weak_labels.push import PushConfig, push
+from data_pipeline.weak_labels.push import push
+from data_pipeline.config.labels import PushConfig
 try:
     print(json.dumps({"url": push(Path(sys.argv[1]), PushConfig(**json.loads(sys.argv[2])))}))
 except SourceError as error:

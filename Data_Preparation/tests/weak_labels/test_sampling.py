@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_pipeline.weak_labels.sampling import SamplingConfig, Stratum, sample
+from data_pipeline.config.labels import SamplingConfig, Stratum
+from data_pipeline.weak_labels.sampling import sample
 
 
 def strata(*parts):

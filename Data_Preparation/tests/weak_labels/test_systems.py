@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from data_pipeline.config.labels import LabelConfig
 from data_pipeline.errors import SourceError
-from data_pipeline.weak_labels.judge.base import Judgement
-from data_pipeline.weak_labels.label_config import LabelConfig
+from data_pipeline.judge.base import Judgement
+from data_pipeline.judge.state import Candidate, JudgedPair
 from data_pipeline.weak_labels.qrels import read_run
-from data_pipeline.weak_labels.state import Candidate, JudgedPair
 from data_pipeline.weak_labels.systems import labels_of, own_runs, rank_systems
 
 pytest.importorskip("ir_measures", reason='needs the extra "weak-labels"')

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Identity, tokenizer_sha256
-from data_pipeline.embeddings.devices import free_cached_memory, is_out_of_memory
 from data_pipeline.embeddings.tokens import Tokens, from_rows
 from data_pipeline.embeddings.transformer.float8 import to_float8
 from data_pipeline.embeddings.transformer.forward import Forward
@@ -29,6 +28,7 @@ from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ConfigError, DeviceHung, ModelError, OutOfMemory
 from data_pipeline.types import Float32Array
+from data_pipeline.utils.devices import free_cached_memory, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.devices import half_or_float32, is_out_of_memory
 from data_pipeline.embeddings.transformer.native import (
     adapter_number,
     add_peft_adapter,
@@ -22,6 +21,7 @@ from data_pipeline.embeddings.transformer.native import (
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_json
 from data_pipeline.embeddings.transformer.weights import ModelFiles
 from data_pipeline.errors import ConfigError, ModelError
+from data_pipeline.utils.devices import half_or_float32, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.errors import ModelError, SourceError
-from data_pipeline.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
 from data_pipeline.user_files import visible
 from data_pipeline.utils import require, sha256_of_file
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.by_score import Scores, in_order, places_in_groups
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_score import Scores, in_order, places_in_groups
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 from data_pipeline.types import IntArray
 

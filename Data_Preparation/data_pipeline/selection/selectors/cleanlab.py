@@ -6,8 +6,8 @@ Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels"
 import numpy as np
 
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_threshold import Order, screened
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
-from data_pipeline.selection.screening import Order, screened
 
 
 class CleanlabConfig(SelectorConfig):

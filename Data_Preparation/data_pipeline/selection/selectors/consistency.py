@@ -5,8 +5,8 @@ The changes are those of Wei and Zou, "EDA: Easy Data Augmentation Techniques" (
 
 import numpy as np
 
-from data_pipeline.selection.by_score import ByScoreConfig, by_score
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_score import ByScoreConfig, by_score
 from data_pipeline.selection.ranking import Ranking
 
 

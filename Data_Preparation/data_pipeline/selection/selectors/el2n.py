@@ -6,8 +6,8 @@ go: Fayyaz et al., "BERT on a Data Diet" (2022), arXiv:2211.05610. The scores ar
 
 import numpy as np
 
-from data_pipeline.selection.by_difficulty import ByDifficultyConfig, by_difficulty
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_difficulty import ByDifficultyConfig, by_difficulty
 from data_pipeline.selection.ranking import Ranking
 
 

@@ -7,8 +7,8 @@ Coreset Selection for High Pruning Rates", 2023, arXiv:2210.15809). The scores a
 
 import numpy as np
 
-from data_pipeline.selection.by_difficulty import ByDifficultyConfig, by_difficulty
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_difficulty import ByDifficultyConfig, by_difficulty
 from data_pipeline.selection.ranking import Ranking
 
 

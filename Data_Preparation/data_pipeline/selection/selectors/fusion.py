@@ -6,9 +6,9 @@ De Borda, "Mémoire sur les élections au scrutin" (1781), with weights.
 import numpy as np
 from pydantic import Field, FiniteFloat
 
-from data_pipeline.selection.by_score import Scores, in_order
+from data_pipeline.selection.composite import PartConfig
 from data_pipeline.selection.features import Features, Need
-from data_pipeline.selection.parts import PartConfig
+from data_pipeline.selection.rank_by_score import Scores, in_order
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 
 

@@ -8,8 +8,8 @@ from bisect import bisect_left
 import numpy as np
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.by_score import in_order
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_score import in_order
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 from data_pipeline.types import IntArray
 

@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.by_score import Scores
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_score import Scores
+from data_pipeline.selection.rank_by_threshold import Order, screened
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
-from data_pipeline.selection.screening import Order, screened
 
 
 class LlmJudgeConfig(SelectorConfig):

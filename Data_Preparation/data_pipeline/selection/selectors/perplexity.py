@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.by_score import distance_to_band, rank_shares
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_score import distance_to_band, rank_shares
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 
 

@@ -7,8 +7,8 @@ others that have too.
 
 import numpy as np
 
-from data_pipeline.selection.by_score import ByScoreConfig, by_score
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_score import ByScoreConfig, by_score
 from data_pipeline.selection.ranking import Ranking
 
 

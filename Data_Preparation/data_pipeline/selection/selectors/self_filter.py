@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_threshold import Order, screened
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
-from data_pipeline.selection.screening import Order, screened
 
 
 class SelfFilterConfig(SelectorConfig):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from data_pipeline.selection.by_score import in_order, rank_shares
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_score import in_order, rank_shares
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 from data_pipeline.types import IntArray
 from data_pipeline.utils import progress_bar

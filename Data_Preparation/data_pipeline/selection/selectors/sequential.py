@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from data_pipeline.errors import SelectionError
+from data_pipeline.selection.composite import PartConfig
 from data_pipeline.selection.features import Features, Need
-from data_pipeline.selection.parts import PartConfig
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 
 

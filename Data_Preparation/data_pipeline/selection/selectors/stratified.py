@@ -8,8 +8,8 @@ budget can give a stratum less, and no ranking has all of them as prefixes.
 import numpy as np
 from pydantic import Field
 
-from data_pipeline.selection.by_score import Scores, in_order, places_in_groups, rank_shares
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.rank_by_score import Scores, in_order, places_in_groups, rank_shares
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 from data_pipeline.types import IntArray
 

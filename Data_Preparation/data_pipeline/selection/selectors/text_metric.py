@@ -5,8 +5,8 @@ Flesch, "A new readability yardstick" (1948); McCarthy and Jarvis, "MTLD, vocd-D
 
 import numpy as np
 
-from data_pipeline.selection.by_score import ByScoreConfig, by_score
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_score import ByScoreConfig, by_score
 from data_pipeline.selection.ranking import Ranking
 
 

@@ -5,8 +5,8 @@ The ratio is the fertility of Rust et al., "How Good is Your Tokenizer?" (2021),
 
 import numpy as np
 
-from data_pipeline.selection.by_score import ByScoreConfig, by_score
 from data_pipeline.selection.features import Features
+from data_pipeline.selection.rank_by_score import ByScoreConfig, by_score
 from data_pipeline.selection.ranking import Ranking
 
 

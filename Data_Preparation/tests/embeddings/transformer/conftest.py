@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from linear_stand_ins import RefusingOperators, StandInOperators, pack_with, packs_here
-from small_models import save_bert
+from support.linear_stand_ins import RefusingOperators, StandInOperators, pack_with, packs_here
+from support.small_models import save_bert
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import embed_split, encode, load_embedder
-from data_pipeline.pipeline import prepare_paragraphs
+from data_pipeline.embeddings import encode, load_embedder
+from data_pipeline.stages.embed import embed_split
+from data_pipeline.stages.pipeline import prepare_paragraphs
 from data_pipeline.store import ParagraphStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")

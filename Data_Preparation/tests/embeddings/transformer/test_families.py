@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import randomised
+from support.small_models import randomised
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch.nn.functional import gelu, layer_norm
 from transformers import (
@@ -30,11 +30,11 @@ from transformers import (
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.dataset.maker import load_maker
 from data_pipeline.embeddings import encode, load_embedder, load_tokenizer
+from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.embeddings.transformer.recipe import read_recipe
 from data_pipeline.errors import ConfigError, ModelError, ShardMismatch, StaleStage
-from data_pipeline.pipeline import embed, run
+from data_pipeline.stages.pipeline import embed, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,7 +1,7 @@
 """A model from the hub, and then without it."""
 
 import pytest
-from hub_server import COMMIT, in_process, serve
+from support.hub_server import COMMIT, in_process, serve
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.transformer.weights import find_model

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small_models import randomised, texts_of
+from support.small_models import randomised, texts_of
 from torch import nn
 from transformers import AutoModel, BertConfig, BertModel, Qwen3Config, Qwen3Model
 

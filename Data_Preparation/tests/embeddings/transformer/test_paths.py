@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from linear_stand_ins import RefusingOperators, StandInOperators, pack_with, packs_here
-from small_models import SIZES, bert, randomised, texts_of
+from support.linear_stand_ins import RefusingOperators, StandInOperators, pack_with, packs_here
+from support.small_models import SIZES, bert, randomised, texts_of
 from tokenizers import processors
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention

@@ -11,13 +11,14 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import base, embed_split, encode, load_embedder
+from data_pipeline.embeddings import base, encode, load_embedder
 from data_pipeline.embeddings.transformer import embedder as transformer
 from data_pipeline.embeddings.transformer import loading
 from data_pipeline.embeddings.transformer.loading import choose_device, choose_dtype
 from data_pipeline.embeddings.transformer.recipe import read_recipe
 from data_pipeline.errors import ConfigError, ModelError, ShardMismatch
-from data_pipeline.pipeline import prepare_paragraphs
+from data_pipeline.stages.embed import embed_split
+from data_pipeline.stages.pipeline import prepare_paragraphs
 from data_pipeline.store import ParagraphStore
 
 END = 151_643  # <|endoftext|>

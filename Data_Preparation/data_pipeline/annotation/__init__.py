@@ -1,1 +1,0 @@
-"""Scores for texts, by heads over their vectors."""

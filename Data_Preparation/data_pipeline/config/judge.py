@@ -1,0 +1,104 @@
+"""Settings of the judge."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from data_pipeline.config.base import Section
+
+_OWN_KEYS = {"messages", "model", "max_tokens", "max_completion_tokens", "temperature", "logprobs", "top_logprobs"}
+
+
+class JudgeConfig(Section):
+    """The judge, its requests, and how failures are handled."""
+
+    judge: Literal["llm", "similarity"] = "llm"
+    """llm: a model behind an OpenAI-compatible server; similarity: cosine of embeddings with thresholds
+    from gold judgements, which needs no server and is no LLM."""
+    base_url: str = "http://127.0.0.1:8080/v1"
+    """Address of the server, up to /v1; the full address of its chat completions is understood too."""
+    model: str = ""
+    """Name of the model, as the server lists it; empty: the only one that it lists."""
+    api_key_env: str | None = None
+    """Environment variable with the key; none: the server needs none. The key itself is kept nowhere."""
+    mode: Literal["binary", "graded"] = "binary"
+    """binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are relevant."""
+    temperature: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = "auto"
+    """Sampling temperature; auto: 0, and not sent to a server that refuses it; null: never sent."""
+    system_role: Literal["auto"] | bool = "auto"
+    """Whether the instructions are a system message; false: they stand in front of the user's message; auto: false
+    where a server refuses the system role."""
+    logprobs: Literal["auto"] | bool = "auto"
+    """Whether probabilities of the labels are asked for; auto: where the server gives them."""
+    limit_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """Name of the parameter that limits the answer; auto: the one that the server takes."""
+    reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Tokens for reasoning before the answer, which is cut off; auto: none, and 2048 for a model that reasons."""
+    timeout_s: float = Field(30.0, gt=0)
+    """Limit of the duration of one call in seconds, from its first byte to its last."""
+    slots: int = Field(20, ge=1)
+    """Calls in flight at the same time, over all queries."""
+    tries: int = Field(6, ge=1)
+    """Calls for one pair, the first included, before it counts as failed in this run."""
+    backoff_s: float = Field(0.5, gt=0)
+    """Longest wait before the second try, in seconds; doubled for each further one, and drawn at random below that."""
+    max_backoff_s: float = Field(30.0, gt=0)
+    """Upper limit of that wait in seconds."""
+    max_retry_after_s: float = Field(300.0, ge=0)
+    """Longest pause that a server may ask for, in seconds; after a longer one the pair counts as failed in this run."""
+    max_calls: int | None = Field(None, ge=0)
+    """Calls for pairs in one run, further tries included, after which it stops cleanly; none: no limit.
+    The few calls that find out what the server can do are not counted."""
+    passage_tokens: int | None = Field(None, ge=1)
+    """Tokens of `tokenizer` after which a passage is cut for the judge, which is recorded; none: never cut."""
+    passage_chars: int | None = Field(None, ge=1)
+    """Characters after which a passage is cut for the judge, which is recorded; none: never cut."""
+    tokenizer: str | None = None
+    """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
+    breaker_window: int = Field(50, ge=1)
+    """Number of last calls in which failures are counted."""
+    breaker_share: float = Field(0.5, gt=0, le=1)
+    """Share of failed calls at which the run stops, 0 to 1; counted once there are breaker_window calls."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further keys of the request, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets."""
+    flush_s: float = Field(0.5, gt=0)
+    """Longest time in seconds until finished judgements are written to disk."""
+    flush_answers: int = Field(256, ge=1)
+    """Number of finished judgements after which they are written to disk."""
+    seed: int = 0
+    """Seed of the random waits; no label depends on it."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("must be an http:// or https:// address, such as http://127.0.0.1:8080/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must have no user, password, ? or #; keys come from the variable named by api_key_env")
+        return re.sub(r"/chat/completions$", "", url.rstrip("/")).rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("must be the name of an environment variable, not the key itself")
+        return name
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.passage_tokens is not None and self.tokenizer is None:
+            raise ValueError("passage_tokens needs a tokenizer to count with; name the judge's, or use passage_chars")
+        if self.passage_tokens is not None and self.passage_chars is not None:
+            raise ValueError("passage_tokens and passage_chars are two limits for one thing; set one of them")
+        if self.logprobs is True and self.reasoning_tokens not in ("auto", 0):
+            raise ValueError("logprobs are those of an answer's first token, which reasoning takes; set one of them")
+        if taken := sorted(_OWN_KEYS & self.extra_body.keys()):
+            raise ValueError(f"extra_body: {', '.join(taken)} is set by the judge itself; leave it out")
+        return self

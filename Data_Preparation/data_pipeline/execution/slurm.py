@@ -1,0 +1,124 @@
+"""A job's parts as a Slurm job array, by datatrove's executor."""
+
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import ConfigError, DataPipelineError
+from data_pipeline.integrations.ml_filter.inputs import File
+from data_pipeline.integrations.ml_filter.jobs import EmbeddingJob, SlurmSettings
+from data_pipeline.integrations.ml_filter.parts import Job, check_reports, run_part, write_report
+from data_pipeline.utils import configure_logging, require
+
+require("datatrove", "annotation", "running on Slurm")
+from datatrove.executor.slurm import SlurmPipelineExecutor  # noqa: E402
+from datatrove.pipeline.base import PipelineStep  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+class FilesStep(PipelineStep):
+    """A part of a job, as a step of datatrove: it reads and writes its files itself."""
+
+    type = "files"
+
+    def __init__(self, job: Job, files: Sequence[File], logging_dir: Path) -> None:
+        super().__init__()
+        self.name = "embedding" if isinstance(job, EmbeddingJob) else "annotation"
+        self._job, self._files, self._logging_dir = job, list(files), logging_dir
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+        """Do the part of a rank; datatrove marks it as failed where this raises."""
+        del data
+        configure_logging(None)
+        started = time.monotonic()
+        reports = run_part(self._job, self._files, rank, world_size)
+        write_report(self._job, reports, self._logging_dir, time.monotonic() - started, f"-{rank:05d}")
+        check_reports(reports)
+        self.stat_update("rows", value=sum(report.rows for report in reports))
+        yield from ()
+
+
+class _Executor(SlurmPipelineExecutor):
+    def launch_merge_stats(self) -> None:
+        """Nothing: parts write their own reports, and that job would wait for ever where a part failed."""
+
+    def get_launch_file_contents(self, sbatch_args: dict[str, Any], run_script: str) -> str:
+        """As ever, but for srun's flags that take no value: datatrove writes `--exact=`, which srun refuses."""
+        run_script = re.sub(r"(?<=\s)(--[\w-]+)=(?=\s)", r"\1", run_script)
+        return str(super().get_launch_file_contents(sbatch_args, run_script))
+
+
+def submit(job: Job, files: Sequence[File], settings: SlurmSettings, logging_dir: Path) -> str:
+    """Hand a job to Slurm.
+
+    Returns:
+        The job's number.
+
+    Raises:
+        ConfigError: the folder for logs has white space in its name.
+        DataPipelineError: Slurm does not take it.
+    """
+    # Of this submission alone: parts that were finished with other inputs say nothing about these.
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    name = "embedding" if isinstance(job, EmbeddingJob) else "annotation"
+    folder = logging_dir.resolve() / f"{name}-slurm-{stamp}"
+    if len(str(folder).split()) != 1:
+        raise ConfigError(f"logging_dir {logging_dir}: Slurm's script cannot have white space in this path")
+    executor = _Executor(
+        pipeline=[FilesStep(job, files, folder)],
+        job_name=settings.job_name or f"{name}_pipeline",
+        logging_dir=str(folder),
+        skip_completed=False,  # by file, and not by part
+        **_arguments(settings),
+    )
+    try:
+        executor.run()
+    except FileNotFoundError as error:
+        raise DataPipelineError(
+            f"Slurm is not installed on this machine: {error}. Set running_on_slurm: false."
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise DataPipelineError(f"Slurm did not take the job: {error}. Its message is above.") from error
+    logger.info("submitted to Slurm as job %s; logs and reports: %s", executor.job_id, folder)
+    return str(executor.job_id)
+
+
+_SAME_NAME = (
+    "tasks", "time", "partition", "cpus_per_task", "mem_per_cpu_gb", "gpus_per_task", "workers", "qos", "condaenv",
+    "venv_path", "max_array_size", "max_array_launch_parallel", "stagger_max_array_jobs", "tasks_per_job",
+    "randomize_start_duration", "depends_job_id", "run_on_dependency_fail", "requeue", "mail_type", "mail_user",
+)  # fmt: skip
+
+
+def _arguments(settings: SlurmSettings) -> dict[str, Any]:
+    """Of datatrove's executor."""
+    found = {name: getattr(settings, name) for name in _SAME_NAME}
+    signals = settings.requeue_signals
+    found["requeue_signals"] = [signals] if isinstance(signals, str) else signals
+    found["slurm_logs_folder"] = str(settings.slurm_logs_folder) if settings.slurm_logs_folder else None
+    named = {"account": settings.account, "output": settings.output, "error": settings.error}
+    found["sbatch_args"] = {name: value for name, value in named.items() if value} | _dashed(settings.sbatch_args)
+    found["srun_args"] = _dashed(settings.srun_args)
+    found["env_command"] = settings.env_command
+    if not (settings.env_command or settings.condaenv or settings.venv_path):
+        # The environment that submits, whether or not it was activated.
+        found["env_command"] = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH"
+    return found
+
+
+def _dashed(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """`{"mem_per_gpu": 4, "exclusive": True}` -> `{"mem-per-gpu": "4", "exclusive": ""}`; false and null go."""
+    return {
+        name.replace("_", "-"): "" if value is True else str(value)
+        for name, value in arguments.items()
+        if value is not None and value is not False
+    }

@@ -1,0 +1,88 @@
+"""Published heads, by name: downloaded from the hub, and bound to the embedder they were trained on."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+
+from data_pipeline.errors import ModelError, SourceError
+from data_pipeline.heads.foreign import load_foreign
+from data_pipeline.heads.identity import EmbedderIdentity
+from data_pipeline.heads.model import Head
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EMBEDDER = "Snowflake/snowflake-arctic-embed-m-v2.0"
+"""The embedder of the heads in `NAMED_HEADS`."""
+
+_HUB_TIMEOUT_S = 10.0
+
+# No revision: the heads' authors do not say which one they used.
+_ARCTIC = {
+    "model": DEFAULT_EMBEDDER,
+    "pooling": "cls",
+    "normalized": "true",
+    "max_length": "8192",
+    "dim": "768",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHead:
+    """A head on the hub."""
+
+    repo: str
+    file: str
+    embedder: Mapping[str, str]
+    """Settings of the embedder it was trained on; see `identity.FIELDS`."""
+
+
+NAMED_HEADS: Mapping[str, NamedHead] = {
+    f"Edu-JQL-{teacher}-SF": NamedHead(
+        "JQL-AI/JQL-Edu-Heads", f"checkpoints/edu-{teacher.lower()}-snowflake-balanced.ckpt", _ARCTIC
+    )
+    for teacher in ("Gemma", "Mistral", "Llama")
+}
+"""JQL's heads for the educational value of a text, 0 to 5, by the language model that gave the labels."""
+
+
+@lru_cache
+def load_named(name: str) -> Head:
+    """A head of `NAMED_HEADS`; downloaded at most once, and asked for once a process.
+
+    Raises:
+        ModelError: the file is not the head it should be.
+        SourceError: no head has that name, or the hub cannot be reached or has no such head.
+    """
+    if name not in NAMED_HEADS:
+        raise SourceError(f"no head is called {name!r}; there are {', '.join(NAMED_HEADS)}")
+    named = NAMED_HEADS[name]
+    path, commit = _download(named)
+    head = load_foreign(path)
+    if str(head.dim) != named.embedder["dim"]:
+        raise ModelError(
+            f"{named.file} of {named.repo} at {commit} takes vectors of {head.dim} dimensions, those of "
+            f"{named.embedder['model']} have {named.embedder['dim']}: this is not the head {name}"
+        )
+    about = {**head.about, "name": name, "repo": named.repo, "file": named.file, "revision": commit}
+    return replace(head, embedder=EmbedderIdentity(dict(named.embedder)), about=about)
+
+
+def _download(named: NamedHead) -> tuple[Path, str]:
+    """A head's file in the hub's own cache, and the commit it is of."""
+    # Asked first for its errors, which say more than those of a download.
+    resolve_commit(named.repo, "model", None, _HUB_TIMEOUT_S)
+    try:
+        # By branch: of what was fetched by commit, the cache does not know offline which commit the branch stood for.
+        path = Path(hf_hub_download(named.repo, named.file))
+    except TRANSPORT_ERRORS as error:
+        raise SourceError(
+            f"could not download the head {named.file} of {named.repo}: {error}. {WAYS_OUT} "
+            "A head's file that is on this machine can be named by its path."
+        ) from error
+    # The hub's cache names a snapshot's folder by its commit.
+    return path, path.parents[len(Path(named.file).parts) - 1].name

@@ -1,0 +1,1 @@
+"""Formats, pipelines and configs of other systems."""

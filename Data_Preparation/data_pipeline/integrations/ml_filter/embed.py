@@ -1,0 +1,300 @@
+"""One JSON Lines file -> one HDF5 file with its vectors, resumable at any moment.
+
+The file is read once before anything is computed, so that a bad line costs seconds and not hours. Vectors
+are collected in a hidden file beside the output, row by row as they come; a run that was killed finds
+there what is finished. The HDF5 file is written at the end, in one go, from those and the records.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill
+from data_pipeline.errors import ConfigError, CorruptShard, ModelError, SourceError, StaleStage, StoreError
+from data_pipeline.integrations.ml_filter.jobs import (
+    EmbeddingParameters,
+    embedding_config,
+    stored_dtype,
+    stored_label_dtype,
+)
+from data_pipeline.integrations.ml_filter.records import Record, Source, Survey, open_source, stored_value, survey
+from data_pipeline.store import Coding, EmbeddingShard, EmbeddingWriter, open_embedding_shard
+from data_pipeline.store.hdf5 import Block, EmbeddingFile, Layout, write_embedding_file
+from data_pipeline.utils import batched, exclusive, progress_bar, sha256_of_file, sha256_of_json
+
+logger = logging.getLogger(__name__)
+
+_PLANNED_ROWS = 262_144  # tokenised and sorted together: many for dense packs, few enough for any memory
+_BLOCK_ROWS = 1024  # of HDF5, at a time
+_TOKENIZED_ROWS = 8192  # at a time: enough for all cores
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file."""
+
+    rows: int
+    skipped: bool
+    """It was finished before."""
+    tokens: int = 0
+    truncated: int = 0
+    without_label: int = 0
+
+
+def embed_file(
+    path: Path, name: str, final: Path, embedder: Embedder, params: EmbeddingParameters, overwrite: bool = False
+) -> FileResult:
+    """Embed one file, going on where an earlier run stopped.
+
+    Args:
+        path: JSON Lines.
+        name: what the record of the output calls it: relative to the input folder, without its ending.
+        final: the HDF5 file.
+        embedder: the model.
+        params: of the job.
+        overwrite: replace what was made with other settings or from another input.
+
+    Raises:
+        SourceError: a line is not what it must be, or too long where that is not allowed.
+        StaleStage: the output is there, made with other settings or from another input, and not `overwrite`.
+        StoreError: another process is writing it.
+        ModelError: a vector cannot be computed.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(final):
+        return _embed_file(path, name, final, embedder, params, overwrite)
+
+
+def _embed_file(
+    path: Path, name: str, final: Path, embedder: Embedder, params: EmbeddingParameters, overwrite: bool
+) -> FileResult:
+    attributes = {
+        **embedder.identity.to_metadata(),
+        "source": name,
+        "source_sha256": sha256_of_file(path),
+        "settings": sha256_of_json(_decisive(params)),
+        "package_version": version("elm-data-preparation"),
+    }
+    known = _finished(final, params.hdf5_dataset_name, attributes, overwrite)
+    if known is not None:
+        _tidy(final)  # a run may have been killed just before it did
+        return FileResult(known, skipped=True)
+    source = open_source(path, name, params)
+    found = survey(source)
+    if params.save_labels and found.targets is None:
+        logger.warning("%s: save_labels is on, and no record has a label", path)
+    layout = _layout(found, embedder, params, path)
+    stored, engine = _vectors(source, found, final, embedder, params, attributes, overwrite)
+    write_embedding_file(final, params.hdf5_dataset_name, layout, attributes, _blocks(source, found, stored))
+    _tidy(final)
+    if sha256_of_file(path) != attributes["source_sha256"]:
+        final.unlink()
+        raise SourceError(f"{path} was changed while it was being embedded. Run again.")
+    tally = engine.tally
+    return FileResult(
+        found.rows, False, tally.tokens, tally.truncated, found.without_label if params.save_labels else 0
+    )
+
+
+def _decisive(params: EmbeddingParameters) -> dict[str, object]:
+    """What of the settings decides what is in the file, besides the embedder."""
+    names = {
+        "keys_to_index", "text_field", "id_key", "hdf5_dataset_name", "embedding_dtype", "save_labels", "label_key",
+        "label_dtype", "keys_to_keep", "compression",
+    }  # fmt: skip
+    return dict(params.model_dump(mode="json", include=names))
+
+
+def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bool) -> int | None:
+    """Rows of a finished file that need not be made again; None where there is work."""
+    if not final.exists():
+        return None
+    try:
+        with EmbeddingFile(final, group) as file:
+            found = file.attributes
+            rows = file.rows
+    except CorruptShard:
+        if overwrite:
+            return None
+        raise
+    changed = [name for name, value in attributes.items() if found.get(name) != value and name != "package_version"]
+    if not changed:
+        return rows
+    if overwrite:
+        return None
+    what = "; ".join(f"{name} was {found.get(name, 'not recorded')!r}, now {attributes[name]!r}" for name in changed)
+    raise StaleStage(
+        f"{final} was made with other settings or from another input ({what}). "
+        "Set overwrite: true to make it again, or choose another embedding_dir."
+    )
+
+
+def _layout(found: Survey, embedder: Embedder, params: EmbeddingParameters, path: Path) -> Layout:
+    labels = None
+    if found.targets is not None:
+        dtype = np.dtype(stored_label_dtype(params))
+        if dtype.kind == "i" and found.without_label:
+            raise ConfigError(
+                f"{path}: {found.without_label} of {found.rows} records have no label, and {dtype} has no value for "
+                "that. Use label_dtype: float32."
+            )
+        labels = dtype, found.targets
+    return Layout(
+        rows=found.rows,
+        dim=embedder.identity.dim,
+        dtype=np.dtype(stored_dtype(params)),
+        keys=found.keys,
+        labels=labels,
+        compression=params.compression,
+    )
+
+
+def _vectors(
+    source: Source,
+    found: Survey,
+    final: Path,
+    embedder: Embedder,
+    params: EmbeddingParameters,
+    attributes: dict[str, str],
+    overwrite: bool,
+) -> tuple[EmbeddingShard, Engine]:
+    """All vectors of a file, in a file of their own."""
+    path = _vectors_path(final)
+    coding = Coding(stored_dtype(params))
+    # What does not decide the vectors may change between two attempts.
+    metadata = {name: value for name, value in attributes.items() if name not in {"settings", "package_version"}}
+    metadata["texts"] = sha256_of_json([params.keys_to_index, params.text_field])
+    engine = Engine(embedder, embedding_config(params).batch_tokens, params.batch_size)
+    if path.exists() and _is_complete(path, found.rows, metadata):
+        return open_embedding_shard(path), engine
+    writer = EmbeddingWriter(path, found.rows, embedder.identity.dim, coding, metadata, overwrite)
+    try:
+        if writer.done.any():
+            logger.info("%s: %d of %d rows are there already, going on", final.name, writer.done.sum(), found.rows)
+        with progress_bar(found.rows, f"embedding {source.name}", "row") as bar:
+            bar.update(int(writer.done.sum()))
+            try:
+                for start, tokens in _windows(source, embedder, final.parent):
+                    _check_lengths(tokens, start, source, params)
+                    _fill(writer, start, tokens, engine, source, params, bar.update)
+            finally:
+                writer.flush()  # also where something failed: what is finished stays
+        writer.finish()
+    finally:
+        writer.close()
+    return open_embedding_shard(path), engine
+
+
+def _vectors_path(final: Path) -> Path:
+    return final.with_name(f".{final.name}.vectors")
+
+
+def _tidy(final: Path) -> None:
+    """Remove what a finished file does not need."""
+    vectors = _vectors_path(final)
+    vectors.unlink(missing_ok=True)
+    vectors.with_name(f".{vectors.name}.progress").unlink(missing_ok=True)
+
+
+def _is_complete(path: Path, rows: int, metadata: dict[str, str]) -> bool:
+    try:
+        shard = open_embedding_shard(path)
+    except StoreError:
+        return False
+    return shard.rows == rows and metadata.items() <= shard.metadata.items()
+
+
+def _windows(source: Source, embedder: Embedder, folder: Path) -> Iterator[tuple[int, Tokens]]:
+    """Tokens of all texts, many rows at a time, and the first of those rows."""
+    prompt = embedder.identity.prompt
+    records = source.records()
+    start = 0
+    while some := list(itertools.islice(records, 1)):
+        window = itertools.chain(some, itertools.islice(records, _PLANNED_ROWS - 1))
+        texts = ([prompt + record.text for record in batch] for batch in batched(window, _TOKENIZED_ROWS))
+        tokens = spill((embedder.tokenize(batch) for batch in texts), folder)
+        yield start, tokens
+        start += len(tokens)
+
+
+def _check_lengths(tokens: Tokens, start: int, source: Source, params: EmbeddingParameters) -> None:
+    cut = params.truncation is not False and params.truncation != "do_not_truncate"
+    if cut or not tokens.truncated.any():
+        return
+    name = _name(source, start + int(np.flatnonzero(tokens.truncated)[0]))
+    raise SourceError(
+        f"{source.path}: {int(tokens.truncated.sum())} texts are longer than the model takes, the first is {name}, "
+        "and truncation is off. Set truncation: true, or cut them yourself."
+    )
+
+
+def _fill(
+    writer: EmbeddingWriter,
+    start: int,
+    tokens: Tokens,
+    engine: Engine,
+    source: Source,
+    params: EmbeddingParameters,
+    advance: Callable[[int], object],
+) -> None:
+    """Compute the rows of a window that are not there yet."""
+    done = writer.done[start : start + len(tokens)]
+    engine.tally.truncated += int(tokens.truncated.sum())
+    unsafe = 0
+    for rows, vectors in engine.run(make_plan(tokens), lambda row: _name(source, start + row), done):
+        new = int((~done[rows]).sum())
+        if params.embedding_dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
+            raise ModelError(f"a vector of {source.path} is too large for float16. Use embedding_dtype: float32.")
+        writer.write(rows + start, vectors)
+        advance(new)
+        unsafe += new
+        if unsafe >= params.writer_batch_size:
+            writer.flush()
+            unsafe = 0
+
+
+def _name(source: Source, row: int) -> str:
+    """What to call a row in a message; reads the file up to it."""
+    return next(itertools.islice(source.records(), row, None)).id
+
+
+def _blocks(source: Source, found: Survey, stored: EmbeddingShard) -> Iterator[Block]:
+    start = 0
+    for records in batched(source.records(), _BLOCK_ROWS):
+        yield Block(
+            ids=[record.id for record in records],
+            vectors=stored.stored[start : start + len(records)],
+            columns={
+                key: [stored_value(record, key, plain) for record in records] for key, plain in found.keys.items()
+            },
+            labels=_labels(records, found, source),
+        )
+        start += len(records)
+
+
+def _labels(records: list[Record], found: Survey, source: Source) -> NDArray[np.float64] | None:
+    if found.targets is None:
+        return None
+    missing: float | list[float] = [np.nan] * found.targets if found.targets else np.nan
+    labels = np.array([missing if record.label is None else record.label for record in records], np.float64)
+    if source.params.label_dtype.startswith("int"):
+        _check_whole(labels, records, source)
+    return labels
+
+
+def _check_whole(labels: NDArray[np.float64], records: list[Record], source: Source) -> None:
+    limits = np.iinfo(source.params.label_dtype)
+    rows = labels.reshape(len(labels), -1)
+    bad = ~((rows == np.floor(rows)) & (rows >= limits.min) & (rows <= limits.max)).all(axis=1)
+    if bad.any():
+        record = records[int(np.flatnonzero(bad)[0])]
+        raise ConfigError(
+            f"{source.path}, document {record.id}: the label {record.label} cannot be stored as "
+            f"{source.params.label_dtype}. Use label_dtype: float32."
+        )

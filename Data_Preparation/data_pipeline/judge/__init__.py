@@ -1,0 +1,34 @@
+"""Judges of the relevance of passages to queries."""
+
+from data_pipeline.judge.base import (
+    RELEVANT,
+    STATUSES,
+    CallFailed,
+    Judge,
+    JudgeIdentity,
+    Judgement,
+    Pair,
+    Status,
+    judgement_key,
+)
+from data_pipeline.judge.load import JUDGES, load_judge
+from data_pipeline.judge.scripted import ScriptedJudge
+from data_pipeline.judge.similarity import SimilarityJudge, Thresholds, calibrate
+
+__all__ = [
+    "JUDGES",
+    "RELEVANT",
+    "STATUSES",
+    "CallFailed",
+    "Judge",
+    "JudgeIdentity",
+    "Judgement",
+    "Pair",
+    "ScriptedJudge",
+    "SimilarityJudge",
+    "Status",
+    "Thresholds",
+    "calibrate",
+    "judgement_key",
+    "load_judge",
+]

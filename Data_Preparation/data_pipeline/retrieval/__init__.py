@@ -1,0 +1,1 @@
+"""Passages, and the search among them: BM25, dense, fused, reranked."""

@@ -1,0 +1,41 @@
+"""Datasets of the Hugging Face hub as local JSON Lines files."""
+
+import json
+from pathlib import Path
+
+from data_pipeline.config.retrieval import HubConfig
+from data_pipeline.errors import SourceError
+from data_pipeline.utils import publish, sha256_of_json
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
+
+_FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
+
+
+def fetch_records(config: HubConfig, folder: Path) -> Path:
+    """Fetch a split of a dataset as a JSON Lines file, once for each commit.
+
+    Raises:
+        SourceError: the hub cannot be reached, or has no such dataset or split.
+    """
+    local = local_folder(config.name, "hub.name") is not None
+    commit = None if local else resolve_commit(config.name, "dataset", config.revision, config.timeout_s)
+    key = sha256_of_json([config.name, config.config, config.split, commit or config.revision])[:20]
+    path = folder / f"{key}.jsonl"
+    if path.exists() and commit is not None:
+        return path
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(
+            config.name, config.config, split=config.split, revision=commit or config.revision,
+            cache_dir=str(config.cache_dir) if config.cache_dir else None,
+        )  # fmt: skip
+    except _FAILURES as error:
+        raise SourceError(f"cannot load {config.name}, split {config.split}: {error}. {WAYS_OUT}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, default=str) + "\n")
+    publish(temporary, path)
+    return path

@@ -1,0 +1,183 @@
+"""Passages from your own files: JSON Lines and parquet, as they are or cut into windows of tokens.
+
+They are written once more as an uncompressed Arrow file that is mapped from then on. Its name has a
+hash of the files and the settings in it, so that changed files make another one.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import tee
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from data_pipeline.config.retrieval import PassagesConfig
+from data_pipeline.download.records import JSON_LINES, PARQUET
+from data_pipeline.errors import CorruptShard, SourceError
+from data_pipeline.preprocess.chunking import Chunker
+from data_pipeline.retrieval.passages import SCHEMA, Passages
+from data_pipeline.store import ColumnHash
+from data_pipeline.store.access.text_columns import make_once
+from data_pipeline.user_files import checked_id, checked_text, list_files, read_records, take_field
+from data_pipeline.utils import atomic_write_json, batched, sha256_of_file, sha256_of_json
+
+_FORMAT = 2  # 1 knew files by their last names
+_ENDINGS = (*JSON_LINES, *PARQUET)
+_BATCH_ROWS = 16_384
+
+
+class Record(NamedTuple):
+    """One record of a file: a passage, or a document to be cut into some."""
+
+    id: str
+    text: str
+    document: str
+    has_title: bool = False
+    """Whether the record has the field of the title, whatever is in it."""
+
+
+def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None = None) -> Passages:
+    """Passages of JSON Lines (also .gz, .zst) or parquet, one a record.
+
+    Args:
+        path: a file, or a folder whose files are read sorted by name.
+        work_dir: where the mapped copy goes; it can be deleted at any time.
+        config: names of the fields.
+
+    Raises:
+        SourceError: a file cannot be read, a record has no id or text, or two have the same id.
+    """
+    config = config or PassagesConfig()
+    key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens", "min_tokens"})
+    return _opened(path, work_dir, key, lambda: map(_whole, _titled(passage_records(path, config), path, config)))
+
+
+def passages_of_documents(
+    path: Path, work_dir: Path, tokenizer: Tokenizer, config: PassagesConfig | None = None
+) -> Passages:
+    """Documents of JSON Lines or parquet, cut into overlapping windows of tokens.
+
+    A passage's id is `<document>_chunk_<n>`, n from 0; its place in the document's characters is kept, so
+    `Passages.neighbours` knows which ones overlap it. A title is cut like the text that follows it.
+
+    Args:
+        path: a file, or a folder whose files are read sorted by name.
+        work_dir: where the mapped copy goes; it can be deleted at any time.
+        tokenizer: counts the tokens.
+        config: names of the fields, and the windows' sizes.
+
+    Raises:
+        SourceError: see `passages_of_file`.
+    """
+    config = config or PassagesConfig()
+    chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
+    key = config.model_dump(mode="json", exclude={"document_field"}) | {"tokenizer": sha256_of_json(tokenizer.to_str())}
+    return _opened(
+        path,
+        work_dir,
+        key,
+        lambda: _cut(_titled(passage_records(path, config), path, config), chunker, config.min_tokens),
+    )
+
+
+def passage_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
+    """Records of a file or folder, in order.
+
+    Raises:
+        SourceError: see `passages_of_file`.
+    """
+    asked = (config.id_field, config.text_field, config.title_field, config.document_field)
+    for file in list_files(path, _ENDINGS, "passages.path"):
+        for record in read_records(file, [name for name in asked if name]):
+            yield _record(record.values, config, record.where)
+
+
+def _opened(
+    path: Path, work_dir: Path, key: Mapping[str, Any], rows: Callable[[], Iterator[tuple[Any, ...] | None]]
+) -> Passages:
+    root = path if path.is_dir() else path.parent
+    listed = list_files(path, _ENDINGS, "passages.path")
+    files = {file.relative_to(root).as_posix(): sha256_of_file(file) for file in listed}
+    name = sha256_of_json([_FORMAT, files, key])[:20]
+    copy = work_dir / f"passages-{sha256_of_json(str(path.resolve()))[:8]}.{name}.arrow"
+    about = copy.with_name(f"{copy.name}.json")
+    make_once(copy, path.name, partial(_write, rows, about))
+    try:
+        found = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
+        facts: dict[str, Any] = json.loads(about.read_bytes()) if about.exists() else {}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CorruptShard(f"{copy} cannot be read: {error}. Delete it; it is made again.") from error
+    if found.schema != SCHEMA:
+        raise CorruptShard(f"{copy} has the columns {found.schema.names}. Delete it; it is made again.")
+    return Passages(found, str(path), facts.get("fingerprint"), left_out=facts.get("left_out"))
+
+
+def _write(rows: Callable[[], Iterator[tuple[Any, ...] | None]], about: Path, temporary: Path) -> None:
+    """Write passages, and beside them their fingerprint and the number of windows that were too short."""
+    ids, texts, short = ColumnHash(), ColumnHash(), 0
+
+    def passages() -> Iterator[tuple[Any, ...]]:
+        nonlocal short
+        for row in rows():
+            if row is None:
+                short += 1
+            else:
+                yield row
+
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for some in batched(passages(), _BATCH_ROWS):
+            columns = [
+                pa.array(values, kind) for values, kind in zip(zip(*some, strict=True), SCHEMA.types, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            ids.update(columns[0].to_pylist())
+            texts.update(columns[1].to_pylist())
+    # Before the copy gets its name: what it says holds for every copy of that name.
+    fingerprint = sha256_of_json([ids.hexdigest(), texts.hexdigest()])
+    atomic_write_json(about, {"fingerprint": fingerprint, "left_out": {"too_short": short} if short else {}})
+
+
+def _whole(record: Record) -> tuple[Any, ...]:
+    return (record.id, record.text, record.document, None, None)
+
+
+def _titled(records: Iterable[Record], path: Path, config: PassagesConfig) -> Iterator[Record]:
+    """The same records; it is an error if none of them has the field of the title."""
+    count = titled = 0
+    for record in records:
+        count += 1
+        titled += record.has_title
+        yield record
+    if config.title_field and count and not titled:
+        raise SourceError(
+            f"passages.title_field: none of the {count:,} records of {path} has a field {config.title_field!r}; name "
+            "the field with the title, or leave title_field out"
+        )
+
+
+def _cut(records: Iterable[Record], chunker: Chunker, min_tokens: int) -> Iterator[tuple[Any, ...] | None]:
+    """The windows of documents as rows; None for each that is too short."""
+    kept, read = tee(records)
+    for record, chunks in zip(kept, chunker.chunk_all(record.text for record in read), strict=True):
+        for chunk in chunks:
+            if chunk.tokens < min_tokens:
+                yield None
+                continue
+            text = record.text[chunk.start : chunk.end]
+            yield f"{record.id}_chunk_{chunk.number}", text, record.id, chunk.start, chunk.end
+
+
+def _record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> Record:
+    identity = checked_id(take_field(record, config.id_field, where), config.id_field, where)
+    text = checked_text(take_field(record, config.text_field, where), config.text_field, where)
+    has_title = config.title_field is not None and config.title_field in record
+    if config.title_field and record.get(config.title_field) is not None:
+        title = checked_text(record[config.title_field], config.title_field, where)
+        text = f"{title}\n{text}" if title and text else title or text
+    document = identity
+    if config.document_field and record.get(config.document_field) is not None:
+        document = checked_id(record[config.document_field], config.document_field, where)
+    return Record(identity, text, document, has_title)

@@ -1,0 +1,12 @@
+from .budget import Budget as Budget
+from .budget import interleaved as interleaved
+from .budget import quotas as quotas
+from .description import describe as describe
+from .features import Features as Features
+from .ranking import Ranking as Ranking
+from .ranking import Selector as Selector
+from .ranking import SelectorConfig as SelectorConfig
+from .registry import SELECTORS as SELECTORS
+from .selecting import Selection as Selection
+from .selecting import StrataConfig as StrataConfig
+from .selecting import select as select

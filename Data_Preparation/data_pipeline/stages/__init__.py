@@ -1,0 +1,1 @@
+"""Stages: the only place where settings, stores and algorithms meet."""

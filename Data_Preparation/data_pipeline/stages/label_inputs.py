@@ -1,0 +1,224 @@
+"""Inputs of a run of weak labels: passages, queries, gold judgements, runs of systems; and thresholds from gold."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.config.labels import LabelConfig, QueriesConfig
+from data_pipeline.dataset import ELMDataset
+from data_pipeline.download.sample import FOLDER as SAMPLE
+from data_pipeline.download.sample import sample_queries
+from data_pipeline.embeddings import Embedder, encode, load_embedder, load_tokenizer
+from data_pipeline.embeddings.reload import load_maker
+from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.judge import RELEVANT, Thresholds, calibrate
+from data_pipeline.judge.similarity import cosine
+from data_pipeline.retrieval.hub_records import fetch_records
+from data_pipeline.retrieval.ids import has_white_space, refuse_same_spelling, resolve
+from data_pipeline.retrieval.passage_files import passages_of_documents, passages_of_file
+from data_pipeline.retrieval.passages import Passages, passages_of_dataset
+from data_pipeline.user_files import checked_id, json_records
+from data_pipeline.utils import encodable, shown
+from data_pipeline.weak_labels.gold import Gold, known_in, make_gold, match_gold
+from data_pipeline.weak_labels.qrels import Run, read_qrels, read_run
+
+logger = logging.getLogger(__name__)
+
+
+def open_passages(config: LabelConfig) -> Passages:
+    """The passages of a run.
+
+    Raises:
+        SourceError, StoreError: they cannot be read.
+        ConfigError: the settings of the source lack something.
+    """
+    source = config.passages
+    if source.source == "store":
+        with_vectors = config.candidates.needs_vectors or config.judge.judge == "similarity"
+        dataset = ELMDataset(source.data_dir, source.split, with_vectors, corpus=source.corpus, scores=[])
+        return passages_of_dataset(dataset)
+    path = fetch_records(source.hub, config.records_dir) if source.hub.name else source.path
+    assert path is not None
+    _require_path(path, "passages.path")
+    if source.source != "documents":
+        return passages_of_file(path, config.passages_dir, source)
+    if config.candidates.embedding is None:
+        raise ConfigError("passages.source documents needs candidates.embedding, whose tokenizer counts the tokens")
+    return passages_of_documents(path, config.passages_dir, load_tokenizer(config.candidates.embedding), source)
+
+
+def read_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]:
+    """Query texts by id, in the file's order, at most `max_queries`.
+
+    Args:
+        config: where the queries are.
+        records_dir: folder for records that are fetched from the hub.
+
+    Raises:
+        SourceError: see `read_all_queries`.
+    """
+    return dict(list(read_all_queries(config, records_dir).items())[: config.max_queries])
+
+
+def read_all_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]:
+    """Query texts by id, in the file's order, whatever `max_queries` is.
+
+    Raises:
+        SourceError: a record lacks a field, its text is empty, its id cannot be written or is there twice, or there is
+            no query at all.
+    """
+    if config.source == "sample":
+        return sample_queries()
+    source = str(config.path or config.hub.name)
+    found: dict[str, str] = {}
+    for where, record in _query_records(config, records_dir):
+        if config.id_field not in record or config.text_field not in record:
+            missing = config.id_field if config.id_field not in record else config.text_field
+            raise SourceError(f"{where}: a query needs the field {missing!r}; it has {', '.join(record) or 'none'}")
+        query_id, text = checked_id(record[config.id_field], config.id_field, where), record[config.text_field]
+        if not isinstance(text, str) or not text.strip():
+            raise SourceError(
+                f"{where}: the field {config.text_field!r} of query {query_id!r} must be a text that is not empty, "
+                f"found {shown(text)}; leave the query out, or give it a text"
+            )
+        if query_id in found:
+            raise SourceError(f"{where}: the query id {query_id!r} is there twice; rename or remove one of them")
+        found[query_id] = encodable(text)
+    if not found:
+        raise SourceError(f"{source} has no queries")
+    refuse_same_spelling(filter(has_white_space, found), known_in(found), "query", source)
+    return found
+
+
+def _query_records(config: QueriesConfig, records_dir: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    path = fetch_records(config.hub, records_dir) if config.source == "hub" else config.path
+    assert path is not None
+    _require_path(path, "queries.path")
+    for number, record in json_records(path):
+        yield f"{path}, line {number}", record
+
+
+def _require_path(path: Path, setting: str) -> None:
+    if not path.exists():
+        raise SourceError(f"{setting}: no such file or folder: {path}")
+
+
+def read_gold(config: LabelConfig) -> Gold | None:
+    """Gold judgements as their file has them, with the scale of their grades; None if the config names none.
+
+    Raises:
+        SourceError: the file cannot be read, or a line of it.
+    """
+    if config.gold is None:
+        return None
+    path = SAMPLE / "qrels.txt" if config.gold == "sample" else config.gold
+    _require_path(path, "gold")
+    return make_gold(str(config.gold), read_qrels(path), config.gold_relevant)
+
+
+def gold_of_run(config: LabelConfig, passages: Passages, queries: Mapping[str, str]) -> Gold | None:
+    """The gold judgements of a run's queries and passages; the others are counted.
+
+    Raises:
+        SourceError: see `read_gold` and `match_gold`.
+    """
+    gold = read_gold(config)
+    if gold is None:
+        return None
+    matched = match_gold(gold, known_in(queries), passages.known)
+    logger.info(
+        "Gold judgements: %s of queries and passages of this run, %s of other queries, %s of other passages; "
+        "grade %d and more counts as relevant (from %s)",
+        f"{matched.pairs:,}", f"{matched.other_queries:,}", f"{matched.other_passages:,}", matched.relevant,
+        matched.chosen_by,
+    )  # fmt: skip
+    if not matched.pairs:
+        logger.warning("%s", _no_match(gold, passages, queries))
+    return matched
+
+
+def _no_match(gold: Gold, passages: Passages, queries: Mapping[str, str]) -> str:
+    passage_id = passages.ids([0])[0] if len(passages) else ""
+    return (
+        f"gold: none of the judgements in {gold.source} is of a query and a passage of this run, so there is "
+        f"nothing to compare with. It judges passage {gold.example[1]!r} for query {gold.example[0]!r}; this run has "
+        f"queries such as {next(iter(queries))!r} and passages such as {passage_id!r}"
+    )
+
+
+def read_runs(config: LabelConfig, passages: Passages, queries: Mapping[str, str]) -> dict[str, Run]:
+    """The runs of retrieval systems that the config names, by file name; ids as this run has them.
+
+    Raises:
+        SourceError: a file cannot be read, or a line of it, or it has no query of this run.
+    """
+    found: dict[str, Run] = {}
+    for path in config.runs:
+        _require_path(path, "runs")
+        run = read_run(path)
+        known_queries = resolve(run, known_in(queries))
+        if not known_queries:
+            raise SourceError(
+                f"runs: {path} has none of the queries of this run; it has {next(iter(run))!r}, this run has "
+                f"{next(iter(queries))!r}"
+            )
+        known = resolve((name for query in known_queries for name in run[query]), passages.known)
+        found[path.name] = {
+            query_id: {known.get(name, name): score for name, score in run[spelling].items()}
+            for spelling, query_id in known_queries.items()
+        }
+    return found
+
+
+def open_embedder(config: LabelConfig, passages: Passages) -> Embedder | None:
+    """The model that the candidates or the judge need; None where neither does.
+
+    Raises:
+        ConfigError, ModelError, SourceError: none is named, or it cannot be had.
+    """
+    if not config.candidates.needs_vectors and config.judge.judge != "similarity":
+        return None
+    if config.candidates.embedding is not None:
+        return load_embedder(config.candidates.embedding)
+    if passages.dataset is None:
+        raise ConfigError("passages of files need candidates.embedding, or candidates.fusion: bm25")
+    return load_maker(passages.dataset.rows.first_shard)
+
+
+def thresholds_of(
+    config: LabelConfig,
+    passages: Passages,
+    queries: Mapping[str, str],
+    gold: Gold | None,
+    embedder: Embedder | None,
+) -> Thresholds | None:
+    """Thresholds of the judge `similarity`, from the gold judgements of these passages and queries; None for others.
+
+    Raises:
+        ConfigError: gold judges none of these passages for these queries, or calls none of them relevant.
+    """
+    if config.judge.judge != "similarity" or embedder is None or gold is None:
+        return None
+    if not gold.pairs:
+        raise ConfigError(f"{_no_match(gold, passages, queries)}. The judge similarity needs gold to be calibrated on.")
+    known = [
+        (query_id, passages.row_of(name), grade)
+        for query_id, grades in gold.labels.items()
+        for name, grade in grades.items()
+    ]
+    if not any(grade >= RELEVANT for _, _, grade in known):
+        raise ConfigError(
+            f"gold: no judgement in {gold.source} of these queries and passages has a grade of {gold.relevant} or "
+            "more, so there is no relevant pair to calibrate the judge similarity on; check gold_relevant"
+        )
+    names = list(dict.fromkeys(query_id for query_id, _, _ in known))
+    left = dict(zip(names, encode(embedder, [queries[name] for name in names], query=True), strict=True))
+    rows = list(dict.fromkeys(row for _, row, _ in known))
+    right = dict(zip(rows, encode(embedder, passages.texts(np.array(rows))), strict=True))
+    cosines = [cosine(left[query_id], right[row]) for query_id, row, _ in known]
+    found = calibrate(cosines, [grade for _, _, grade in known])
+    logger.info("Judge similarity (no LLM), calibrated on %d gold judgements: %s", len(known), found)
+    return found

@@ -1,0 +1,224 @@
+"""The order of the stages; the only module that knows it."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.config import Config
+from data_pipeline.download import Corpus, open_corpus
+from data_pipeline.embeddings import load_embedder, load_tokenizer, tokenizer_sha256
+from data_pipeline.errors import ConfigError, CorruptShard, NotFound, StaleStage, StoreError
+from data_pipeline.preprocess import TokenCounter, load_fast_library
+from data_pipeline.stages.embed import SplitResult, embed_split
+from data_pipeline.stages.preprocess import is_processed_file, preprocess
+from data_pipeline.store import Manifest, ParagraphStore, check_fresh, fingerprint, read_manifest
+from data_pipeline.types import SPLITS, Split
+from data_pipeline.user_files import visible
+from data_pipeline.utils import atomic_write_json, exclusive, sha256_of_file
+from data_pipeline.utils.folders import recover_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Report:
+    """What a run did."""
+
+    processed_dir: Path
+    manifest: Manifest
+    """Of the paragraphs."""
+    preprocess_skipped: bool = False
+    preprocess_s: float = 0.0
+    embedding_s: float = 0.0
+    model: str = ""
+    embeddings: dict[Split, SplitResult] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record of a run."""
+        return {
+            "preprocess_skipped": self.preprocess_skipped,
+            "preprocess_s": round(self.preprocess_s, 3),
+            "embedding_s": round(self.embedding_s, 3),
+            "counts": self.manifest.get("counts"),
+            "leakage": self.manifest.get("leakage"),
+            "embeddings": {
+                split: {
+                    "rows": result.rows,
+                    "dim": result.dim,
+                    "skipped": result.skipped,
+                    "tokens": result.tally.tokens,
+                    "tokens_per_s": round(result.tally.tokens_per_s, 1),
+                    "truncated": result.tally.truncated,
+                    "recomputed": result.tally.recomputed,
+                    "memory_backoffs": result.tally.memory_backoffs,
+                }
+                for split, result in self.embeddings.items()
+            },
+        }
+
+
+def run(config: Config, skip_download: bool = False, skip_embeddings: bool = False, overwrite: bool = False) -> Report:
+    """The whole job: corpus -> paragraphs -> embeddings.
+
+    Finished work is skipped, interrupted work goes on where it stopped.
+
+    Args:
+        config: all settings.
+        skip_download: use the paragraphs that are there, without looking at the corpus.
+        skip_embeddings: stop after the paragraphs.
+        overwrite: replace what was made with other settings or is damaged.
+
+    Raises:
+        DataPipelineError: see `data_pipeline.errors`.
+    """
+    report = prepare_paragraphs(config, skip_download, overwrite)
+    if not skip_embeddings:
+        embed(config, SPLITS, overwrite, report)
+    save_run(config, report)
+    return report
+
+
+def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: bool = False) -> Report:
+    """Corpus -> paragraphs, unless they are there already.
+
+    Raises:
+        StaleStage: paragraphs of other settings are there, and not `overwrite`.
+    """
+    folder = config.processed_dir
+    with exclusive(folder):
+        recover_folder(folder, is_processed_file)
+        if skip_download:
+            store = ParagraphStore(folder)
+            store.check()
+            return Report(folder, store.manifest or {}, preprocess_skipped=True)
+        started = time.monotonic()
+        tokenizer = load_tokenizer(config.embedding)
+        corpus = open_corpus(config.corpus)
+        settings = _preprocess_settings(config, corpus, tokenizer_sha256(tokenizer))
+        finished = _finished_paragraphs(folder, settings, overwrite)
+        if finished is not None:
+            return Report(folder, finished, preprocess_skipped=True)
+        logger.info("reading %s", corpus.description)
+        library = load_fast_library(tokenizer) if config.preprocess.fast_tokens == "auto" else None
+        counter = TokenCounter(tokenizer, library)
+        rows = config.storage.shard_rows
+        manifest = preprocess(corpus, counter, config.preprocess, config.split, rows, folder, settings)
+        return Report(folder, manifest, preprocess_s=time.monotonic() - started)
+
+
+def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None) -> Report:
+    """Paragraphs on disk -> embeddings.
+
+    Args:
+        config: its folders and its embedding section.
+        splits: which ones.
+        overwrite: replace what was made with other settings or is damaged.
+        report: is added to, and returned.
+
+    Raises:
+        StoreError: there are no paragraphs.
+        StaleStage: embeddings of other settings are there, and not `overwrite`.
+    """
+    store = ParagraphStore(config.processed_dir)
+    store.check()
+    report = report or Report(store.folder, store.manifest or {}, preprocess_skipped=True)
+    started = time.monotonic()
+    with exclusive(config.embeddings_dir):
+        embedder = load_embedder(config.embedding)
+        report.model = embedder.identity.model
+        for split in splits:
+            report.embeddings[split] = embed_split(
+                store, split, embedder, config.embedding, config.embeddings_dir, overwrite
+            )
+    report.embedding_s = time.monotonic() - started
+    return report
+
+
+def find_corpus(config: Config, named: bool) -> Config:
+    """The config with the corpus that is on disk, where the user named none.
+
+    Args:
+        config: its `data_dir` is looked into.
+        named: the user named the corpus; then it is left as it is.
+
+    Raises:
+        ConfigError: several are there, and none is the config's own.
+    """
+    if named or config.processed_dir.is_dir():
+        return config
+    folders = [path for path in visible(config.data_dir.glob("*_processed"), config.data_dir) if path.is_dir()]
+    there = [path.name.removesuffix("_processed") for path in folders]
+    if len(there) > 1:
+        raise ConfigError(f"{config.data_dir} holds several corpora: {', '.join(there)}. Say which: --corpus.name NAME")
+    if not there:
+        raise NotFound(f"No paragraphs in {config.data_dir}. Run `elm run` first.")
+    return config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": there[0]})})
+
+
+def save_run(config: Config, report: Report) -> Path:
+    """Write the resolved config and the report of a run to the logs folder."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    path = config.logs_dir / "runs" / f"{stamp}-{os.getpid()}.json"
+    atomic_write_json(path, {"config": config.model_dump(mode="json"), "report": report.to_json()})
+    return path
+
+
+def _preprocess_settings(config: Config, corpus: Corpus, tokenizer: str) -> dict[str, Any]:
+    """Everything that decides which rows are written, and in what order."""
+    fields = {"text_field", "id_field", "title_field", "split_field", "metadata_fields"}
+    settings = {
+        "corpus": {
+            "source": config.corpus.source,
+            "identity": dict(corpus.identity),
+            **config.corpus.model_dump(mode="json", include=fields),
+        },
+        "preprocess": config.preprocess.model_dump(mode="json", exclude={"fast_tokens"}),
+        "split": config.split.model_dump(mode="json"),
+        "storage": config.storage.model_dump(mode="json"),
+        "tokenizer": tokenizer,
+    }
+    return dict(json.loads(json.dumps(settings)))
+
+
+def _finished_paragraphs(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> Manifest | None:
+    """The manifest of paragraphs that need not be made again."""
+    try:
+        manifest = read_manifest(folder)
+    except CorruptShard:
+        if not overwrite:
+            raise
+        return None
+    if manifest is None:
+        if any((folder / f"{split}.parquet").exists() for split in SPLITS) and not overwrite:
+            raise StaleStage(
+                f"{folder} holds paragraphs that this version did not make (there is no manifest). "
+                "Pass --overwrite to replace them, --skip-download to use them, or --output-dir to keep both."
+            )
+        return None
+    if not overwrite:
+        check_fresh(manifest, settings, "", folder)
+    if manifest["fingerprint"] != fingerprint(settings, ""):
+        return None
+    try:
+        ParagraphStore(folder).check()
+    except StoreError:
+        if not overwrite:
+            raise
+        return None
+    if overwrite and not _hashes_hold(folder, manifest):
+        return None
+    return manifest
+
+
+def _hashes_hold(folder: Path, manifest: Manifest) -> bool:
+    return all(
+        sha256_of_file(folder / Path(shard["file"]).name) == shard["sha256"]
+        for split in manifest["splits"].values()
+        for shard in split["shards"]
+    )

@@ -1,0 +1,129 @@
+"""Selections from our stores: features out of a corpus, the subset and its description into `data/selections/`."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.config import Config
+from data_pipeline.dataset import ELMDataset
+from data_pipeline.errors import SelectionError
+from data_pipeline.metrics.registry import MEASURES
+from data_pipeline.selection.budget import Budget
+from data_pipeline.selection.description import describe
+from data_pipeline.selection.features import Need
+from data_pipeline.selection.ranking import SelectorConfig
+from data_pipeline.selection.selecting import Selection, StrataConfig, configured, select
+from data_pipeline.stages.features import features_of
+from data_pipeline.stages.measure import measure
+from data_pipeline.store import write_selection
+from data_pipeline.types import Split
+from data_pipeline.utils import exclusive, sha256_of_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredSelection:
+    """A selection, and where it is."""
+
+    selection: Selection
+    path: Path
+    about: Mapping[str, Any]
+    """Its description, see `describe`."""
+
+
+def select_from(
+    config: Config,
+    name: str,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    parameters: Mapping[str, Any] | SelectorConfig | None = None,
+    strata: StrataConfig | None = None,
+    split: Split = "train",
+    label: str | None = None,
+    against: Split | None = None,
+    overwrite: bool = False,
+) -> StoredSelection:
+    """Select rows of a corpus, and keep them as a subset that `ELMDataset(subset=...)` opens.
+
+    Scores that are needed and not there are computed with their measures' defaults, where those can do without a
+    choice of yours.
+
+    Args:
+        config: its folders, corpus and variant.
+        name: of the selector, see `SELECTORS`.
+        budget: how much.
+        seed: of everything random.
+        parameters: of the selector.
+        strata: groups that share the budget.
+        split: whose rows.
+        label: column with the class. The description says how labels drift; selectors see it only where they say so.
+        against: a split kept apart; the description counts near duplicates of its rows. No selector sees it.
+        overwrite: replace a subset of the name that was made from other data.
+
+    Raises:
+        ConfigError, SelectionError, StoreError, ModelError, MissingExtra: it cannot be selected, or not like this.
+        StaleStage: a subset of that name was made from other data, and not `overwrite`.
+    """
+    selector = configured(name, parameters)
+    needs = selector.needs | (strata.needs if strata else frozenset())
+    _measure_missing(config, split, needs, label)
+    dataset = ELMDataset(split=split, load_embeddings=_has_vectors(config, split), config=config)
+    shown = {"token_counts"} | ({"labels"} if label else set())
+    shown |= {"embeddings"} if dataset.rows.source.with_embeddings else set()
+    features = features_of(dataset, needs | shown, label)
+    found = select(name, features, budget, seed=seed, parameters=selector, strata=strata)
+    source = dataset.rows.source
+    others = None
+    if against is not None:
+        others = features_of(ELMDataset(split=against, config=config, scores=[]), {"embeddings"})
+    about: dict[str, Any] = {"corpus": source.corpus, "paragraphs": source.fingerprint()}
+    about |= describe(features, found.rows, others=others, seed=seed)
+    with exclusive(config.selections_dir):
+        path = write_selection(
+            config.selections_dir / found.subset, split, found.ids, found.values, found.settings,
+            _upstream(dataset, found), about, overwrite,
+        )  # fmt: skip
+    return StoredSelection(found, path, about)
+
+
+def _has_vectors(config: Config, split: Split) -> bool:
+    return any(config.embeddings_dir.glob(f"{split}_embeddings*.safetensors"))
+
+
+def _upstream(dataset: ELMDataset, found: Selection) -> str:
+    """Fingerprint of all that was looked at."""
+    looked: dict[str, Any] = {"paragraphs": dataset.rows.source.fingerprint()}
+    if "embeddings" in found.sees:
+        looked["embeddings"] = dict(dataset.rows.first_shard.metadata)
+    columns = {need.removeprefix("score:") for need in found.sees if need.startswith("score:")}
+    for scores in dataset.rows.source.scores:
+        if columns & set(scores.columns):
+            looked[scores.name] = scores.listed["fingerprint"]
+    return sha256_of_json(looked)
+
+
+def _measure_missing(config: Config, split: Split, needs: frozenset[Need], label: str | None) -> None:
+    there = set(ELMDataset(split=split, load_embeddings=False, config=config).rows.names)
+    missing = sorted(need.removeprefix("score:") for need in needs if need.startswith("score:"))
+    missing = [column for column in missing if column not in there]
+    for name in dict.fromkeys(_measure_of(column) for column in missing):
+        logger.info("computing %s of %s, which is not there yet", name, split)
+        measure(config, name, splits=[split], label=label)
+
+
+def _measure_of(column: str) -> str:
+    name = next((name for name, found in MEASURES.items() if column in found.columns), None)
+    if name is None:
+        raise SelectionError(
+            f"there is no column {column!r}, and no measure of that name. Scores come from: elm annotate (heads), "
+            f"elm measure ({', '.join(sorted(MEASURES))})"
+        )
+    fields = MEASURES[name].config.model_fields
+    if wanted := [field for field, info in fields.items() if info.is_required()]:
+        given = " ".join(f"{field}=..." for field in wanted)
+        raise SelectionError(f"there is no column {column!r} yet. Make it with: elm measure {name} --set {given}")
+    return name

@@ -1,0 +1,1 @@
+"""Reading files on disk: memory maps, text columns, read-ahead, remote folders."""

@@ -1,0 +1,9 @@
+from .config import StudyConfig as StudyConfig
+from .grid import run_study as run_study
+from .overrides import load_study as load_study
+from .prepare import prepare as prepare
+from .runs import evaluate as evaluate
+from .runs import train as train
+from .subsets import choose as choose
+from .table import study_table as study_table
+from .table import write_table as write_table

@@ -1,0 +1,194 @@
+"""A labelled data set into our store: every row, as it is, under an id that says where it stood.
+
+The dev rows become the split `val`. They are embedded like the others, and looked at when a model is measured.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from data_pipeline.dataset import ELMDataset
+from data_pipeline.errors import SourceError, StaleStage
+from data_pipeline.stages.features import Texts
+from data_pipeline.stages.pipeline import run
+from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
+from data_pipeline.types import Split
+from data_pipeline.user_files.tables import Role, read_table
+from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file, shortened, shown
+from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+
+logger = logging.getLogger(__name__)
+
+_SPLITS: dict[str, Split] = {"train": "train", "dev": "val"}
+_HUB_SPLITS = {"train": "train", "dev": "validation"}
+_HUB_TIMEOUT_S = 10.0
+_TEXT_COLUMNS = ("text", "sentence")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Labelled texts in memory."""
+
+    texts: Sequence[str]
+    labels: Sequence[int]
+    where: str
+    """For messages."""
+
+
+def prepare(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
+    """Put the data set into our store, with vectors. Finished work is skipped.
+
+    Args:
+        config: its sections paths, data and embedding.
+        overwrite: replace what was made from other data or with another embedder.
+
+    Returns:
+        Rows by split (`train`, `dev`), classes, and where it is.
+
+    Raises:
+        SourceError: the data cannot be read, a text or label is not what it should be, or a row was lost.
+        StaleStage: something else is there, and not `overwrite`.
+    """
+    folder = config.records_dir
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder):
+        source = _write_records(config.data, folder, overwrite)
+    job = config.main_job
+    report = run(job, overwrite=overwrite)
+    rows = {name: report.manifest["splits"][split]["rows"] for name, split in _SPLITS.items()}
+    if rows != source["rows"]:
+        raise SourceError(f"{job.processed_dir} has {rows} rows, {folder} has {source['rows']}: some were lost")
+    if not report.preprocess_skipped:
+        _check_unchanged(config)
+    return {
+        "rows": rows,
+        "classes": source["classes"],
+        "skipped": report.preprocess_skipped and all(found.skipped for found in report.embeddings.values()),
+        "paragraphs": str(job.processed_dir),
+        "embeddings": str(job.embeddings_dir),
+    }
+
+
+def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str, Any]:
+    """`train.jsonl` and `dev.jsonl`, and last `source.json`, which says what they were made from."""
+    settings = data.model_dump(mode="json", exclude={"name", "train", "dev"})
+    for name in _SPLITS:
+        path = getattr(data, name)
+        if path is not None:
+            settings[name] = sha256_of_file(_there(path))
+    about = folder / "source.json"
+    if about.is_file() and not overwrite:
+        found: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        if found["settings"] != settings:
+            raise StaleStage(
+                f"{folder} was made from other data:\n  was {found['settings']}\n  now {settings}\n"
+                "Pass --overwrite to replace it, or another data.name to keep both."
+            )
+        return found
+    commit = None
+    if data.train is None:
+        commit = resolve_commit(data.dataset, "dataset", data.revision, _HUB_TIMEOUT_S)
+    tables = {name: _read(data, name, commit) for name in _SPLITS}
+    classes = sorted(set(tables["train"].labels))
+    if unknown := sorted(set(tables["dev"].labels) - set(classes)):
+        raise SourceError(f"{tables['dev'].where} has labels that no training row has: {unknown}; they have {classes}")
+    about.unlink(missing_ok=True)
+    folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        _write_jsonl(folder / f"{name}.jsonl", name, table)
+    rows = {name: len(table.texts) for name, table in tables.items()}
+    written = {"settings": settings, "commit": commit, "rows": rows, "classes": classes}
+    atomic_write_json(about, written)
+    return written
+
+
+def _write_jsonl(path: Path, name: str, table: Table) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for row, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
+            file.write(json.dumps({"id": f"{name}-{row:07d}", "text": text, LABEL: label}, ensure_ascii=False) + "\n")
+    publish(temporary, path)
+
+
+def _read(data: DataConfig, name: str, commit: str | None) -> Table:
+    path: Path | None = getattr(data, name)
+    wanted = (data.text_column,) if data.text_column else _TEXT_COLUMNS
+    # Texts as they stand there: "null", "n/a" and "1984" are texts like any other.
+    roles: dict[str, Role] = {**dict.fromkeys(wanted, "text"), data.label_column: "value"}
+    table = read_table(_of_hub(data, name, commit) if path is None else path, roles)
+    where = f"{data.dataset} {_HUB_SPLITS[name]}" if path is None else table.where
+    text = next((column for column in wanted if column in table.names), None)
+    if text is None or data.label_column not in table.names:
+        raise SourceError(
+            f"{where} must have the columns {' or '.join(wanted)}, and {data.label_column}; it has "
+            f"{shortened(', '.join(table.names))}. Name them with data.text_column and data.label_column"
+        )
+    texts, labels = table.frame[text].to_list(), table.frame[data.label_column].to_list()
+    for row, (found, label) in enumerate(zip(texts, labels, strict=True)):
+        place = table.place(row) if path is not None else f"{where}, row {row + 1}"
+        _check_text(found, place)
+        labels[row] = _whole_number(label, place)
+    if not texts:
+        raise SourceError(f"{where} has no rows")
+    return Table([encodable(found) for found in texts], labels, where)
+
+
+def _check_text(text: Any, where: str) -> None:
+    if not isinstance(text, str):
+        raise SourceError(f"{where}: expected a text, found {shown(text)}")
+    if any(not line.strip() for line in text.split("\n")):
+        raise SourceError(
+            f"{where}: {text[:60]!r} has a blank line, or nothing but white space; a row is one text without such lines"
+        )
+
+
+def _whole_number(label: Any, where: str) -> int:
+    try:
+        number = int(label)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or str(label).strip() not in {str(number), f"{number}.0"}:
+        raise SourceError(f"{where}: a label is a whole number from 0, found {shown(label)}; leave unlabelled rows out")
+    return number
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise SourceError(f"data.train, data.dev: no such file: {path}")
+    return path
+
+
+def _of_hub(data: DataConfig, name: str, commit: str | None) -> pl.DataFrame:
+    # Not at the top: `datasets` takes a second to import, and files need none of it.
+    import datasets
+
+    try:
+        found = datasets.load_dataset(data.dataset, split=_HUB_SPLITS[name], revision=commit or data.revision)
+    except ValueError as error:
+        raise SourceError(f"{data.dataset} has no split {_HUB_SPLITS[name]!r}: {error}") from error
+    except TRANSPORT_ERRORS as error:
+        raise SourceError(
+            f"could not download {data.dataset}: {error}. {WAYS_OUT}, or give files: data.train=... data.dev=..."
+        ) from error
+    return pl.DataFrame({column: found[column][:] for column in found.column_names})
+
+
+def _check_unchanged(config: StudyConfig) -> None:
+    """Every text and label in the store is the one that was read, in order."""
+    for name, split in _SPLITS.items():
+        path = config.records_dir / f"{name}.jsonl"
+        dataset = ELMDataset(split=split, load_embeddings=False, config=config.main_job)
+        stored = zip(Texts(dataset), dataset.metadata[LABEL].to_list(), strict=True)
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for row, (line, kept) in enumerate(zip(lines, stored, strict=True)):
+                record = json.loads(line)
+                if (record["text"], record[LABEL]) != kept:
+                    raise SourceError(
+                        f"{path}, line {row + 1}: {record['text']!r} was stored as {kept[0]!r}. This is a fault of "
+                        "this program; please report it with the text."
+                    )

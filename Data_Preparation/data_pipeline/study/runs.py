@@ -1,0 +1,257 @@
+"""A run: one model trained on one subset, and measured once on the dev rows.
+
+    <artifacts_dir>/<model>/<subset>-<hash>/
+        model/              weights
+        train_metrics.json  written last by `train`: a run without it never ended, and is done again
+        metrics.json        written by `evaluate`
+
+The hash is of all that decides the numbers: rows, labels, model, training and seed. Other settings are another folder.
+"""
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.dataset import ELMDataset
+from data_pipeline.errors import NotFound, SourceError, StoreError
+from data_pipeline.heads.identity import identity_settings
+from data_pipeline.selection.description import near_rows
+from data_pipeline.stages.features import Texts
+from data_pipeline.study.config import LABEL, StudyConfig
+from data_pipeline.study.finetune import finetune, finetuned_probabilities, model_files
+from data_pipeline.study.probe import fit_probe, load_probe, probe_probabilities, save_probe
+from data_pipeline.study.scores import classification_scores
+from data_pipeline.study.subsets import Subset, find_subset
+from data_pipeline.study.tracking import tracked
+from data_pipeline.types import Float32Array, IntArray
+from data_pipeline.utils import atomic_write_json, exclusive, sha256_of_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run is, and what decides its numbers."""
+
+    folder: Path
+    study: Mapping[str, Any]
+    """Model, training and data: alike for all runs that may be compared."""
+    subset: Subset
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything."""
+        return fingerprint_of(self.study, self.subset, self.seed)
+
+
+def train(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
+    """Train a model on the subset that `choose` made. Finished runs are skipped; dev rows are not opened.
+
+    Args:
+        config: its sections model, training, selection, subset and seed.
+        overwrite: train again.
+
+    Returns:
+        What `train_metrics.json` has: seconds, what was logged, the subset, the whole config.
+
+    Raises:
+        StoreError: there is no such subset, or another process is training this very run.
+        ModelError, SourceError, ConfigError, MissingExtra: the model cannot be trained.
+    """
+    subset = find_subset(config)
+    dataset = ELMDataset(subset=subset.name, load_embeddings=config.model.kind == "probe", config=config.main_job)
+    run = run_of(config, dataset, subset)
+    with exclusive(run.folder):
+        done = read_record(run.folder / "train_metrics.json")
+        if done is not None and not overwrite:
+            logger.info("%s is trained already", run.folder)
+            return done
+        if run.folder.exists():
+            shutil.rmtree(run.folder)
+        run.folder.mkdir(parents=True)
+        started = time.monotonic()
+        with tracked(config, "train", run.folder.name) as log:
+            history = _fit(config, dataset, run.folder / "model")
+            for entry in history:
+                log(entry)
+        record = {
+            "fingerprint": run.fingerprint,
+            "subset": subset.name,
+            "rows": subset.rows,
+            "seconds": round(time.monotonic() - started, 3),
+            "history": history,
+            "study": dict(run.study),
+            "config": config.model_dump(mode="json"),
+        }
+        atomic_write_json(run.folder / "train_metrics.json", record)
+    return record
+
+
+def evaluate(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
+    """Measure a trained model on the dev rows, once.
+
+    Args:
+        config: that of `train`.
+        overwrite: measure again.
+
+    Returns:
+        What `metrics.json` has, see `metrics_record`.
+
+    Raises:
+        StoreError: it is not trained yet.
+    """
+    subset = find_subset(config)
+    dataset = ELMDataset(subset=subset.name, config=config.main_job)
+    run = run_of(config, dataset, subset)
+    with exclusive(run.folder):
+        trained = read_record(run.folder / "train_metrics.json")
+        if trained is None:
+            raise NotFound(f"{run.folder} has no trained model. Train it first: elm study train, with these settings")
+        done = read_record(run.folder / "metrics.json")
+        if done is not None and not overwrite:
+            logger.info("%s is measured already", run.folder)
+            _tidy(config, run)
+            return done
+        if not (run.folder / "model").is_dir():
+            raise StoreError(f"the weights of {run.folder} were deleted. Train again: elm study train --overwrite")
+        dev = ELMDataset(split="val", config=config.main_job)
+        classes = classes_of(config)
+        truth = numbered(dev, classes)
+        found = _probabilities(config, run.folder / "model", dev, classes)
+        near = near_rows(dataset.to_numpy(), dev.to_numpy())
+        record = metrics_record(run, truth, found, int(near.sum()), trained["seconds"])
+        with tracked(config, "eval", run.folder.name) as log:
+            log({name: value for name, value in record.items() if isinstance(value, float)})
+        atomic_write_json(run.folder / "metrics.json", record)
+        _tidy(config, run)
+    return record
+
+
+def _tidy(config: StudyConfig, run: Run) -> None:
+    if not config.training.keep_model:
+        shutil.rmtree(run.folder / "model", ignore_errors=True)
+
+
+def metrics_record(
+    run: Run, truth: IntArray, probabilities: Float32Array, near_dev: int, train_s: float
+) -> dict[str, Any]:
+    """What is known of a measured run, JSON values.
+
+    Args:
+        run: the run.
+        truth: shape (N,), classes of the dev rows.
+        probabilities: shape (N, C).
+        near_dev: rows of the subset that are near duplicates of a dev row.
+        train_s: seconds of the training.
+    """
+    subset = run.subset
+    return {
+        **classification_scores(truth, probabilities),
+        "rows": len(truth),
+        "subset": subset.name,
+        "method": subset.method,
+        "selector": subset.settings["selector"],
+        "parameters": subset.settings["parameters"],
+        "budget": subset.settings["budget"],
+        "seed": run.seed,
+        "subset_rows": subset.rows,
+        "fraction": subset.rows / subset.about["of"],
+        "train_s": train_s,
+        "description": {**subset.about, "near_duplicates_of_dev": near_dev},
+        "model": run.folder.parent.name,
+        "study": dict(run.study),
+        "fingerprint": run.fingerprint,
+    }
+
+
+def run_of(config: StudyConfig, dataset: ELMDataset, subset: Subset) -> Run:
+    """The run of a subset: what decides its numbers, and so its folder.
+
+    Args:
+        config: its model, training and seed.
+        dataset: rows of the training split, with vectors for a probe.
+        subset: the rows to train on.
+    """
+    training = config.training
+    study: dict[str, Any] = {"paragraphs": dataset.rows.source.fingerprint(), "kind": config.model.kind}
+    if config.model.kind == "probe":
+        metadata = dataset.rows.first_shard.metadata
+        embeddings = identity_settings(metadata) | {"precision": metadata.get("precision", "")}
+        name = f"probe-{embeddings.get('model', config.embedding.model_name)}"
+        study |= {"embeddings": embeddings, "training": training.probe.model_dump(mode="json", exclude={"device"})}
+    else:
+        name = config.model.name
+        how = training.model_dump(mode="json", exclude={"probe", "device", "keep_model"})
+        study |= {"model": name, "revision": model_files(config.model).revision, "training": how}
+    short = fingerprint_of(study, subset, config.seed)[:10]
+    folder = config.artifacts_dir / _folder_name(name) / f"{subset.name}-{short}"
+    return Run(folder, study, subset, config.seed)
+
+
+def fingerprint_of(study: Mapping[str, Any], subset: Subset, seed: int) -> str:
+    """SHA-256 of all that decides the numbers of a run."""
+    return sha256_of_json([study, subset.settings, subset.ids_sha256, seed])
+
+
+def classes_of(config: StudyConfig) -> list[int]:
+    """The labels of the training split, sorted."""
+    dataset = ELMDataset(load_embeddings=False, config=config.main_job)
+    found: list[int] = dataset.metadata[LABEL].unique().sort().to_list()
+    return found
+
+
+def numbered(dataset: ELMDataset, classes: Sequence[int]) -> IntArray:
+    """The rows' classes as numbers from 0, shape (N,).
+
+    Raises:
+        SourceError: a row has a label that no training row has.
+    """
+    labels = dataset.metadata[LABEL].to_numpy()
+    if len(unknown := np.setdiff1d(labels, classes)):
+        raise SourceError(f"{dataset.split} has labels that no training row has: {unknown.tolist()}, not in {classes}")
+    return np.searchsorted(np.array(classes), labels).astype(np.int64)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The JSON of a finished run; None where there is none."""
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _fit(config: StudyConfig, dataset: ELMDataset, folder: Path) -> list[dict[str, float]]:
+    if config.model.kind == "probe":
+        metadata = dataset.metadata
+        head = fit_probe(
+            dataset.to_numpy(), metadata[LABEL].to_numpy(), metadata["text_id"].to_list(), config.training.probe,
+            config.seed, dataset.rows.first_shard.metadata,
+        )  # fmt: skip
+        save_probe(head, folder)
+        return list(head.about["curve"])
+    classes = classes_of(config)
+    source = model_files(config.model).folder
+    texts, labels = list(Texts(dataset)), numbered(dataset, classes)
+    return finetune(source, texts, labels, classes, config.training, config.seed, folder)
+
+
+def _probabilities(config: StudyConfig, folder: Path, dev: ELMDataset, classes: Sequence[int]) -> NDArray[np.float32]:
+    if config.model.kind == "probe":
+        return probe_probabilities(load_probe(folder), dev.to_numpy(), classes)
+    return finetuned_probabilities(folder, list(Texts(dev)), config.training)
+
+
+def _folder_name(name: str) -> str:
+    """`answerdotai/ModernBERT-base` -> `ModernBERT-base`; of a probe, its embedder's."""
+    kind, dash, rest = name.partition("-") if name.startswith("probe-") else ("", "", name)
+    return kind + dash + re.sub(r"[^\w.-]+", "_", rest.rstrip("/").rsplit("/", 1)[-1])

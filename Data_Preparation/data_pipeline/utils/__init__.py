@@ -1,0 +1,33 @@
+"""Helpers that know nothing of the rest of the package."""
+
+from data_pipeline.utils.extras import require
+from data_pipeline.utils.files import atomic_write_bytes, atomic_write_json, exclusive, publish
+from data_pipeline.utils.hashing import sha256_of_file, sha256_of_json
+from data_pipeline.utils.progress import batched, configure_logging, progress_bar
+from data_pipeline.utils.text import (
+    encodable,
+    format_table,
+    human_bytes,
+    refuse_single_text,
+    shortened,
+    shown,
+)
+
+__all__ = [
+    "atomic_write_bytes",
+    "atomic_write_json",
+    "batched",
+    "configure_logging",
+    "encodable",
+    "exclusive",
+    "format_table",
+    "human_bytes",
+    "progress_bar",
+    "publish",
+    "refuse_single_text",
+    "require",
+    "sha256_of_file",
+    "sha256_of_json",
+    "shortened",
+    "shown",
+]

@@ -1,0 +1,64 @@
+"""Progress bars, batches, and the log of a script."""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+_LINE_WITH_TOTAL = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_fmt}, {remaining} left\n"
+_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}, {rate_fmt}\n"
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
+    """A bar with rate and time left on a terminal; elsewhere one line every 10 seconds."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=True,
+        dynamic_ncols=terminal,
+        mininterval=0.1 if terminal else 10.0,
+        # Redrawing with \r makes one endless line in a log file.
+        bar_format=None if terminal else _LINE_WITH_TOTAL if total else _LINE_WITHOUT_TOTAL,
+        leave=not terminal,
+        delay=0 if terminal else 2.0,
+    )
+
+
+def configure_logging(log_file: Path | None, verbose: bool = False) -> None:
+    """Set up the root logger for a script: short lines on stderr, full ones in `log_file`."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    console = logging.StreamHandler()
+    console.setLevel(logging.DEBUG if verbose else logging.INFO)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(console)
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(log_file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+    # These narrate every HTTP request; their warnings still come through.
+    for noisy in ("httpx", "httpx2", "httpcore", "urllib3", "filelock", "fsspec"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
