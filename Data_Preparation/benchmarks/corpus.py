@@ -63,9 +63,9 @@ def measure(quick: bool) -> Figures:
 def _ours(source: Path, way: str) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    import data_pipeline.preprocess as preprocess
     from data_pipeline.config import CorpusConfig, PreprocessConfig, SplitConfig
     from data_pipeline.download import open_corpus
+    from data_pipeline.stages import preprocess
     from data_pipeline.store import ParagraphStore
 
     tokenizer = AutoTokenizer.from_pretrained(shared_data("qwen3-tokenizer")).backend_tokenizer
@@ -78,7 +78,8 @@ def _ours(source: Path, way: str) -> dict[str, Any]:
         counter = preprocess.TokenCounter(tokenizer, library)
         loaded = time.process_time()
         corpus = open_corpus(CorpusConfig(source="wikitext", name="benchmark", path=path))
-        preprocess.preprocess(corpus, counter, PreprocessConfig(), SplitConfig(), 10**6, folder, {})
+        output = preprocess.ParagraphOutput(folder, {})
+        preprocess.write_paragraphs(corpus, counter, PreprocessConfig(), SplitConfig(), 10**6, output)
         return time.process_time() - loaded, loaded - started
 
     with tempfile.TemporaryDirectory() as folder:

@@ -4,11 +4,12 @@ import argparse
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from data_pipeline.cli.command import Command, Given, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.flags import Given, add_model_flags
 from data_pipeline.config import EmbeddingConfig, explain
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
@@ -17,10 +18,6 @@ from data_pipeline.utils import atomic_write_json, configure_logging, format_tab
 if TYPE_CHECKING:
     from data_pipeline.heads import Evaluation, Head, Labelled, Trained
     from data_pipeline.integrations.ml_filter import JobReport
-
-
-# Keeps the fields of a training apart from flags of the same name.
-_TRAINING = "training."
 
 
 def _convert(parsed: argparse.Namespace, given: Given) -> int:
@@ -51,8 +48,7 @@ def _train(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.config.training import TrainingConfig
     from data_pipeline.heads import identity_of_maker, save_head, train_head
 
-    fields = {name: getattr(parsed, _TRAINING + name) for name in TrainingConfig.model_fields}
-    config = _validated(TrainingConfig, {name: value for name, value in fields.items() if value is not None})
+    config = _validated(TrainingConfig, parsed.training(parsed))
     if parsed.on == "test":
         raise ConfigError("--on test is for evaluation alone; train on another one")
     data = _labelled(parsed, given, parsed.on, parsed.labels)
@@ -88,7 +84,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not load the embedder; the head then knows it by name only",
     )  # fmt: skip
     _overwrite_argument(parser)
-    _field_arguments(parser, TrainingConfig)
+    parser.set_defaults(training=add_model_flags(parser, TrainingConfig, "training"))
 
 
 def _evaluate(parsed: argparse.Namespace, given: Given) -> int:
@@ -247,16 +243,16 @@ def _label_arguments(parser: argparse.ArgumentParser, default_split: str) -> Non
 
 
 def _labelled(parsed: argparse.Namespace, given: Given, split: Any, labels: list[Path] | None) -> "Labelled":
-    from data_pipeline.dataset import ELMDataset
     from data_pipeline.heads import labelled
+    from data_pipeline.store.reader import open_rows
 
     if labels and labelled.has_vectors(labels[0]):
         configure_logging(None)
         return labelled.join([labelled.labels_of_file(path, parsed.label, parsed.group) for path in labels])
-    dataset = ELMDataset(split=split, config=configure_existing(parsed, given))
+    rows = open_rows(configure_existing(parsed, given), split)
     if not labels:
-        return labelled.labels_of_dataset(dataset, parsed.label)
-    return labelled.join([labelled.labels_of_table(dataset, path, parsed.label) for path in labels])
+        return labelled.labels_of_rows(rows, parsed.label)
+    return labelled.join([labelled.labels_of_table(rows, path, parsed.label) for path in labels])
 
 
 def _head_rows(head: "Head") -> list[tuple[str, str]]:
@@ -268,22 +264,6 @@ def _head_rows(head: "Head") -> list[tuple[str, str]]:
     return [("kind", head.kind), ("labels", labels), ("layers", shapes), ("embedder", embedder)]
 
 
-def _field_arguments(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    """A flag for every field of a model, with its description and default."""
-    for name, field in model.model_fields.items():
-        several = get_origin(field.annotation) is list
-        choices = [value for value in get_args(field.annotation) if isinstance(value, str)] or None
-        kind: Any = get_args(field.annotation)[0] if several else str if choices else field.annotation
-        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-        default = field.get_default(call_default_factory=True)
-        shown = " ".join(map(str, default)) if several else default
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", dest=_TRAINING + name,
-            type=kind, choices=choices, nargs="+" if several else None,
-            help=f"{(field.description or '').replace('%', '%%')} (default: {shown})",
-        )  # fmt: skip
-
-
 def _validated(model: Any, values: Mapping[str, Any]) -> Any:
     try:
         return model(**values)
@@ -292,15 +272,42 @@ def _validated(model: Any, values: Mapping[str, Any]) -> Any:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "heads convert": Command("make a head of another system ours", _convert_arguments, _convert),
-    "heads train": Command("train a head on vectors and labels", _train_arguments, _train),
-    "heads evaluate": Command("measure a head on vectors and labels", _evaluate_arguments, _evaluate),
-    "annotate": Command("score a corpus's paragraphs with heads", _annotate_arguments, _annotate),
+    "heads convert": Command(
+        "make a head of another system ours",
+        _convert_arguments,
+        _convert,
+        example="elm heads convert edu.ckpt heads/edu --embedder Snowflake/snowflake-arctic-embed-m-v2.0",
+    ),
+    "heads train": Command(
+        "train a head on vectors and labels",
+        _train_arguments,
+        _train,
+        example="elm heads train heads/edu --labels labels.csv --label grade",
+    ),
+    "heads evaluate": Command(
+        "measure a head on vectors and labels",
+        _evaluate_arguments,
+        _evaluate,
+        example="elm heads evaluate heads/edu --labels labels.csv --label grade",
+    ),
+    "annotate": Command(
+        "score a corpus's paragraphs with heads",
+        _annotate_arguments,
+        _annotate,
+        example="elm annotate --heads edu=heads/edu",
+    ),
     "run_embedding_pipeline": Command(
-        "JSON Lines -> vectors in HDF5, as a YAML file says", _pipeline_arguments, _embedding_pipeline, settings=False
+        "JSON Lines -> vectors in HDF5, as a YAML file says",
+        _pipeline_arguments,
+        _embedding_pipeline,
+        settings=False,
+        example="elm run_embedding_pipeline --config_file_path embedding_job.yaml",
     ),
     "run_annotation_pipeline": Command(
         "vectors in HDF5 -> JSON Lines with scores, as a YAML file says",
-        _pipeline_arguments, _annotation_pipeline, settings=False,
+        _pipeline_arguments,
+        _annotation_pipeline,
+        settings=False,
+        example="elm run_annotation_pipeline --config_file_path annotation_job.yaml",
     ),
-}  # fmt: skip
+}

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.cli.flags import Given
 from data_pipeline.config import Config, preset_names, preset_path, read_config_file
 from data_pipeline.config.load import load_config
 from data_pipeline.errors import ConfigError
 from data_pipeline.utils import configure_logging
 
 logger = logging.getLogger(__name__)
-
-Given = Callable[[argparse.Namespace], dict[str, Any]]
-"""From parsed arguments to the settings that were given."""
 
 FAILED = 1
 """Exit code of a run that failed."""
@@ -44,6 +42,8 @@ class Command:
     run: Callable[[argparse.Namespace, Given], int]
     settings: bool = True
     """Whether every field of `Config` is a flag of it."""
+    example: str = ""
+    """A command line to begin with."""
 
 
 def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:

@@ -4,14 +4,19 @@ import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline.cli.command import FAILED, Command, Given, common_arguments, configure, configure_existing, say
+from data_pipeline.cli.command import FAILED, Command, common_arguments, configure, configure_existing, say
+from data_pipeline.cli.flags import Given
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
 from data_pipeline.user_files import visible
 from data_pipeline.utils import format_table, human_bytes
+
+if TYPE_CHECKING:
+    from data_pipeline.stages.pipeline import Report
+    from data_pipeline.store.manifest import ParagraphManifest
 
 
 def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
@@ -63,13 +68,16 @@ def _verify(parsed: argparse.Namespace, given: Given) -> int:
 
 def _info(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.dataset import ELMDataset
-    from data_pipeline.store import ParagraphStore, open_scores, read_manifest
+    from data_pipeline.store import ParagraphStore, open_scores
+    from data_pipeline.store.manifest import EmbeddingManifest, read_manifest
 
     config = configure_existing(parsed, given)
     store = ParagraphStore(config.processed_dir)
-    rows = [("corpus", str((store.manifest or {}).get("corpus", store.folder.name))), ("folder", str(store.folder))]
-    rows += _paragraph_rows(store.manifest or {})
-    embedded = (read_manifest(config.embeddings_dir) or {"splits": {}})["splits"]
+    corpus = store.manifest.get("corpus") if store.manifest else None
+    rows = [("corpus", corpus or store.folder.name), ("folder", str(store.folder))]
+    rows += _paragraph_rows(store.manifest)
+    manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
+    embedded: Mapping[str, Any] = manifest["splits"] if manifest else {}
     for split in store.splits:
         dataset = ELMDataset(split=split, load_embeddings=split in embedded, config=config)
         statistics = dataset.get_statistics()
@@ -87,9 +95,9 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
     ]
     if selections:
         rows.append(("selections", ", ".join(selections)))
-    for split, entry in embedded.items():
+    for name, entry in embedded.items():
         settings = entry["settings"]
-        rows.append((f"{split} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))
+        rows.append((f"{name} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))
     say(format_table(rows))
     return 0
 
@@ -119,9 +127,9 @@ def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int
     return 0
 
 
-def _paragraph_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str]]:
     """Lines about the paragraphs, for people."""
-    if not manifest:
+    if manifest is None:
         return [("paragraphs", "made by an older pipeline; it kept no counts")]
     counts, leakage = manifest["counts"], manifest["leakage"]
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items()) or "none"
@@ -146,11 +154,12 @@ def _leakage_text(leakage: Mapping[str, Any]) -> str:
     return f"{article:.1%} of the test paragraphs have their article in train, {near:.1%} a near duplicate{of}"
 
 
-def _summary(config: Config, report: Any, seconds: float) -> str:
-    rows = [("corpus", str(report.manifest.get("corpus", report.processed_dir.name)))]
-    rows += _paragraph_rows(report.manifest)
-    files = [report.processed_dir / name for split in report.manifest.get("splits", {}).values()
-             for name in (shard["file"] for shard in split["shards"])]  # fmt: skip
+def _summary(config: Config, report: "Report", seconds: float) -> str:
+    manifest = report.manifest
+    corpus = manifest.get("corpus") if manifest else None
+    rows = [("corpus", corpus or report.processed_dir.name), *_paragraph_rows(manifest)]
+    splits = manifest["splits"].values() if manifest else ()
+    files = [report.processed_dir / shard["file"] for split in splits for shard in split["shards"]]
     if report.embeddings:
         results = report.embeddings.values()
         tallies = [result.tally for result in results]
@@ -231,9 +240,24 @@ def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "run": Command("corpus -> paragraphs -> embeddings, the whole job", _run_arguments, _run),
-    "embed": Command("embed paragraphs that are on disk already", _embed_arguments, _embed),
-    "verify": Command("recompute hashes, counts, norms and alignment of what is on disk", _verify_arguments, _verify),
-    "info": Command("say what is on disk", common_arguments, _info),
-    "doctor": Command("say what this machine can run", common_arguments, _doctor),
+    "run": Command(
+        "corpus -> paragraphs -> embeddings, the whole job",
+        _run_arguments,
+        _run,
+        example="elm run --preset offline --source jsonl --corpus.path mine.jsonl --output-dir data",
+    ),
+    "embed": Command(
+        "embed paragraphs that are on disk already",
+        _embed_arguments,
+        _embed,
+        example="elm embed --precision int8 --embedding.variant int8",
+    ),
+    "verify": Command(
+        "recompute hashes, counts, norms and alignment of what is on disk",
+        _verify_arguments,
+        _verify,
+        example="elm verify --level hash",
+    ),
+    "info": Command("say what is on disk", common_arguments, _info, example="elm info --output-dir data"),
+    "doctor": Command("say what this machine can run", common_arguments, _doctor, example="elm doctor"),
 }

@@ -1,16 +1,18 @@
 """The command `elm`, and the scripts: a table from command to library function."""
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from data_pipeline.cli import annotation, corpus, selection, study, weak_labels
-from data_pipeline.cli.command import FAILED, Command, Given
-from data_pipeline.config.load import add_flags, spell_out_switches
+from data_pipeline.cli.command import FAILED, Command
+from data_pipeline.cli.flags import Given, add_setting_flags, spell_out_switches
 from data_pipeline.errors import (
     ConfigError,
     DataPipelineError,
@@ -39,30 +41,12 @@ COMMANDS: Mapping[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="elm", description="Turn text into training-ready embedding data sets.", allow_abbrev=False
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    groups: dict[str, Any] = {}
-    given: dict[str, Given] = {}
-    for name, command in COMMANDS.items():
-        *group, last = name.split()
-        target = groups.get(group[0]) if group else commands
-        if target is None:
-            within = ", ".join(other.split()[1] for other in COMMANDS if other.startswith(f"{group[0]} "))
-            about = f"{group[0]}: {within}"
-            parent = commands.add_parser(group[0], help=about, description=about, allow_abbrev=False)
-            target = groups[group[0]] = parent.add_subparsers(required=True, metavar="COMMAND")
-        sub = target.add_parser(last, help=command.help, description=command.help, allow_abbrev=False)
-        sub.set_defaults(command=name)
-        command.add_arguments(sub)
-        if command.settings:
-            sub.add_argument("--config", type=Path, help="YAML file with settings, instead of a preset")
-            given[name] = add_flags(sub)
-        else:
-            given[name] = _no_settings
+    parsers, given = _parsers()
     try:
-        parsed = parser.parse_args(spell_out_switches(sys.argv[1:] if arguments is None else arguments))
+        spelled = spell_out_switches(sys.argv[1:] if arguments is None else arguments)
+        parsed, unknown = parsers[""].parse_known_args(spelled)
+        if unknown:
+            return _complain(ConfigError(_unknown_argument(parsers[parsed.command], unknown[0])), _BAD_INPUT)
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
     except (ConfigError, SourceError, MissingExtra, NotFound, SelectionError, StaleStage, WrongEmbedder) as error:
         return _complain(error, _BAD_INPUT)
@@ -75,8 +59,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataPipelineError, OSError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return _INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest command where one is mistyped."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message without the usage, which is a page long, and leave."""
+        wrong = re.search(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            names = re.findall(r"[\w-]+", wrong[2])
+            message = f"unknown command {wrong[1]!r}{_nearest(wrong[1], names)}; `{self.prog} --help` lists all"
+        print(f"error: {message}", file=sys.stderr)
+        if not wrong:
+            print(f"`{self.prog} --help` lists the flags", file=sys.stderr)
+        sys.exit(_BAD_INPUT)
+
+
+def _parsers() -> tuple[dict[str, _Parser], dict[str, Given]]:
+    """Parsers by command, that of `elm` itself under an empty name; and what takes their settings."""
+    whole = _Parser(prog="elm", description="Turn text into training-ready embedding datasets.", allow_abbrev=False)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    parsers, given, groups = {"": whole}, dict[str, Given](), dict[str, Any]()
+    for name, command in COMMANDS.items():
+        *group, last = name.split()
+        target = groups.get(group[0]) if group else commands
+        if target is None:
+            within = ", ".join(other.split()[1] for other in COMMANDS if other.startswith(f"{group[0]} "))
+            about = f"{group[0]}: {within}"
+            parent = commands.add_parser(group[0], help=about, description=about, allow_abbrev=False)
+            target = groups[group[0]] = parent.add_subparsers(required=True, metavar="COMMAND")
+        sub = target.add_parser(
+            last,
+            help=command.help,
+            description=f"{command.help[:1].upper()}{command.help[1:]}.",
+            epilog=f"example:\n  {command.example}" if command.example else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(command=name)
+        command.add_arguments(sub)
+        given[name] = _no_settings
+        if command.settings:
+            sub.usage = _usage(sub)
+            sub.add_argument("--config", type=Path, help="YAML file with settings, instead of a preset")
+            given[name] = add_setting_flags(sub)
+        parsers[name] = sub
+    return parsers, given
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    """The command's own arguments; settings are summed up in one place-holder."""
+    words = parser.format_usage().removeprefix("usage: ").split()
+    return f"{' '.join(words)} [--SECTION.SETTING VALUE ...]"
+
+
+def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:
+    near = _nearest(argument.partition("=")[0], parser._option_string_actions)
+    return f"unknown argument {argument!r}{near}; `{parser.prog} --help` lists all"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _no_settings(parsed: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from data_pipeline.cli.command import Command, Given, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.flags import Given
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import format_table
@@ -156,6 +157,16 @@ def _common(parser: argparse.ArgumentParser, splits: bool) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "selectors": Command("what can be selected by, and measured", lambda parser: None, _list, settings=False),
-    "measure": Command("numbers of texts and vectors, kept as score columns", _measure_arguments, _measure),
-    "select": Command("the rows worth training on, as a subset that ELMDataset opens", _select_arguments, _select),
+    "measure": Command(
+        "numbers of texts and vectors, kept as score columns",
+        _measure_arguments,
+        _measure,
+        example="elm measure text_metrics",
+    ),
+    "select": Command(
+        "the rows worth training on, as a subset that ELMDataset opens",
+        _select_arguments,
+        _select,
+        example="elm select --name kcenter --frac 0.1",
+    ),
 }

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from data_pipeline.cli.command import Command, Given, say
+from data_pipeline.cli.command import Command, say
+from data_pipeline.cli.flags import Given
 from data_pipeline.study.arguments import add_arguments
 from data_pipeline.utils import configure_logging
 

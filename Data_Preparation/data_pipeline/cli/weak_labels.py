@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from data_pipeline.cli.command import Command, Given, say
+from data_pipeline.cli.command import Command, say
+from data_pipeline.cli.flags import Given
 from data_pipeline.config import explain, read_config_file
 from data_pipeline.errors import ConfigError
 from data_pipeline.utils import configure_logging, format_table
@@ -91,7 +92,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "label": Command(
-        "weak labels for retrieval: passages and queries -> qrels and training triples", _arguments, _label,
+        "weak labels for retrieval: passages and queries -> qrels and training triples",
+        _arguments,
+        _label,
         settings=False,
+        example="elm label --config Data_Preparation/configs/weak_labels.yaml",
     )
-}  # fmt: skip
+}

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from data_pipeline.config.base import FolderName, Section
+from data_pipeline.config.base import FolderName, Section, setting
 
 
 class EmbeddingConfig(Section):
@@ -45,22 +45,22 @@ class EmbeddingConfig(Section):
     precision, and segments, which runs anywhere; padded is for models that cannot be packed."""
     backend: Literal["torch", "openvino"] = "torch"
     """What runs the model on a CPU; openvino needs the extra of that name."""
-    compile: bool = False
+    compile: bool = setting(False, decides=False)
     """Compile the model's layers (torch.compile): minutes at the start, for long jobs on a GPU."""
     fp8: bool = False
     """Matrix products in float8, its loss printed; Ada or Hopper GPUs, needs the extra fp8."""
-    device: str = "auto"
+    device: str = setting("auto", decides=False)
     """auto: cuda, else mps, else cpu; or a torch device such as cuda:1."""
-    device_timeout_s: float = Field(600.0, gt=0)
+    device_timeout_s: float = setting(600.0, decides=False, gt=0)
     """How long one pack may take on a GPU before it counts as hung, in seconds."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = setting(None, decides=False, ge=1)
     """Threads on a CPU; none: measured at the start of a long job."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = setting(None, decides=False, ge=1)
     """Most texts computed together; none: only their tokens count."""
-    batch_tokens: int | None = Field(None, ge=1)
+    batch_tokens: int | None = setting(None, decides=False, ge=1)
     """Tokens computed together, padding counted; halved where the GPU runs out of memory.
     none: 16,384, or 32,768 on a large GPU; on a CPU measured at the start of a long job."""
-    flush_s: float = Field(5.0, gt=0)
+    flush_s: float = setting(5.0, decides=False, gt=0)
     """At most this much finished work, in seconds, is repeated after a crash."""
-    variant: FolderName | None = None
+    variant: FolderName | None = setting(None, decides=False)
     """Write to data/embeddings/<variant>/ instead of data/embeddings/."""

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from data_pipeline.config.base import Section
+from data_pipeline.config.base import Section, setting
 
 _OWN_KEYS = {"messages", "model", "max_tokens", "max_completion_tokens", "temperature", "logprobs", "top_logprobs"}
 
@@ -17,11 +17,11 @@ class JudgeConfig(Section):
     judge: Literal["llm", "similarity"] = "llm"
     """llm: a model behind an OpenAI-compatible server; similarity: cosine of embeddings with thresholds
     from gold judgements, which needs no server and is no LLM."""
-    base_url: str = "http://127.0.0.1:8080/v1"
+    base_url: str = setting("http://127.0.0.1:8080/v1", decides=False)
     """Address of the server, up to /v1; the full address of its chat completions is understood too."""
     model: str = ""
     """Name of the model, as the server lists it; empty: the only one that it lists."""
-    api_key_env: str | None = None
+    api_key_env: str | None = setting(None, decides=False)
     """Environment variable with the key; none: the server needs none. The key itself is kept nowhere."""
     mode: Literal["binary", "graded"] = "binary"
     """binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are relevant."""
@@ -36,19 +36,19 @@ class JudgeConfig(Section):
     """Name of the parameter that limits the answer; auto: the one that the server takes."""
     reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Tokens for reasoning before the answer, which is cut off; auto: none, and 2048 for a model that reasons."""
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: float = setting(30.0, decides=False, gt=0)
     """Limit of the duration of one call in seconds, from its first byte to its last."""
-    slots: int = Field(20, ge=1)
+    slots: int = setting(20, decides=False, ge=1)
     """Calls in flight at the same time, over all queries."""
-    tries: int = Field(6, ge=1)
+    tries: int = setting(6, decides=False, ge=1)
     """Calls for one pair, the first included, before it counts as failed in this run."""
-    backoff_s: float = Field(0.5, gt=0)
+    backoff_s: float = setting(0.5, decides=False, gt=0)
     """Longest wait before the second try, in seconds; doubled for each further one, and drawn at random below that."""
-    max_backoff_s: float = Field(30.0, gt=0)
+    max_backoff_s: float = setting(30.0, decides=False, gt=0)
     """Upper limit of that wait in seconds."""
-    max_retry_after_s: float = Field(300.0, ge=0)
+    max_retry_after_s: float = setting(300.0, decides=False, ge=0)
     """Longest pause that a server may ask for, in seconds; after a longer one the pair counts as failed in this run."""
-    max_calls: int | None = Field(None, ge=0)
+    max_calls: int | None = setting(None, decides=False, ge=0)
     """Calls for pairs in one run, further tries included, after which it stops cleanly; none: no limit.
     The few calls that find out what the server can do are not counted."""
     passage_tokens: int | None = Field(None, ge=1)
@@ -57,15 +57,15 @@ class JudgeConfig(Section):
     """Characters after which a passage is cut for the judge, which is recorded; none: never cut."""
     tokenizer: str | None = None
     """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
-    breaker_window: int = Field(50, ge=1)
+    breaker_window: int = setting(50, decides=False, ge=1)
     """Number of last calls in which failures are counted."""
-    breaker_share: float = Field(0.5, gt=0, le=1)
+    breaker_share: float = setting(0.5, decides=False, gt=0, le=1)
     """Share of failed calls at which the run stops, 0 to 1; counted once there are breaker_window calls."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the request, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets."""
-    flush_s: float = Field(0.5, gt=0)
+    flush_s: float = setting(0.5, decides=False, gt=0)
     """Longest time in seconds until finished judgements are written to disk."""
-    flush_answers: int = Field(256, ge=1)
+    flush_answers: int = setting(256, decides=False, ge=1)
     """Number of finished judgements after which they are written to disk."""
     seed: int = 0
     """Seed of the random waits; no label depends on it."""

@@ -1,16 +1,12 @@
-"""Merges file, environment and command line into a `Config`, by pydantic-settings."""
+"""The one loader: merges defaults, file, environment and flags into a `Config`, by pydantic-settings."""
 
-import argparse
-import re
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
-    CliSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -20,12 +16,9 @@ from pydantic_settings import (
 from data_pipeline.config import Config, explain, preset_path, read_config_file
 from data_pipeline.errors import ConfigError
 
-_DEFAULT_FACTORY = re.compile(r"\(default factory:[^)]*\)")
-_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
 
 class _Settings(Config, BaseSettings):
-    """`Config` that can also be read from the environment and from flags."""
+    """`Config` that can also be read from the environment."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -33,55 +26,7 @@ class _Settings(Config, BaseSettings):
         env_prefix="ELM_",
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
     )
-
-
-def add_flags(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    """Give a parser one flag for every field of `Config`, by its dotted name.
-
-    Returns:
-        A function that takes from the parsed arguments the fields that were given.
-    """
-    source = CliSettingsSource[Any](_Settings, root_parser=parser)
-    for action in parser._actions:
-        if action.help and "(default factory:" in action.help:  # the name of a function tells nobody anything
-            action.help = _DEFAULT_FACTORY.sub(f"(default: {action.dest.removesuffix('_dir')})", action.help)
-
-    def given(arguments: argparse.Namespace) -> dict[str, Any]:
-        try:
-            return dict(source(parsed_args=arguments)())
-        except SettingsError as error:
-            raise _not_json(error) from error
-
-    return given
-
-
-def spell_out_switches(arguments: Sequence[str]) -> list[str]:
-    """Arguments with switches as argparse takes them: `--a.b false` and `--a.b=false` become `--no-a.b`."""
-    switches = {f"--{name}" for name in _switches(Config)}
-    found: list[str] = []
-    rest = deque(arguments)
-    while rest:
-        argument = rest.popleft()
-        name, equals, value = argument.partition("=")
-        if name in switches and (equals or (rest and rest[0].lower() in _TRUTH)):
-            value = (value if equals else rest.popleft()).lower()
-            if value not in _TRUTH:
-                raise ConfigError(f"{name} takes true or false, found {value!r}")
-            argument = name if _TRUTH[value] else f"--no-{name.removeprefix('--')}"
-        found.append(argument)
-    return found
-
-
-def _switches(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the fields that are true or false."""
-    for name, field in model.model_fields.items():
-        if field.annotation is bool:
-            yield prefix + name
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _switches(field.annotation, f"{prefix}{name}.")
 
 
 def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_pipeline.config.base import Section
+from data_pipeline.config.base import Section, setting
 
 
 class PreprocessConfig(Section):
@@ -28,7 +28,7 @@ class PreprocessConfig(Section):
     """Fewest tokens of the embedder's tokenizer, special tokens not counted; inclusive."""
     max_tokens: int = Field(2000, ge=1)
     """Most tokens; inclusive."""
-    fast_tokens: Literal["auto", "off"] = "auto"
+    fast_tokens: Literal["auto", "off"] = setting("auto", decides=False)
     """auto: count with a fast library where it is installed and agrees with the tokenizer."""
     exact_dedup: bool = True
     """Drop paragraphs whose text was seen before."""

@@ -1,12 +1,14 @@
 """Settings of the search for candidates."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_pipeline.config.base import Section
+from data_pipeline.config.base import Section, setting
 from data_pipeline.config.embedding import EmbeddingConfig
+
+_OF_WINDOWS = {"window_tokens", "stride_tokens", "min_tokens"}
 
 
 class PassagesConfig(Section):
@@ -28,6 +30,14 @@ class PassagesConfig(Section):
     """Tokens from the beginning of one passage to that of the next; at most window_tokens."""
     min_tokens: int = Field(0, ge=0)
     """Documents cut into passages: passages of fewer tokens are left out, such as a document's short last one."""
+
+    def deciding_whole(self) -> dict[str, Any]:
+        """What decides passages that are whole records."""
+        return {name: value for name, value in self.deciding().items() if name not in _OF_WINDOWS}
+
+    def deciding_cut(self) -> dict[str, Any]:
+        """What decides passages that are windows of documents."""
+        return {name: value for name, value in self.deciding().items() if name != "document_field"}
 
     @model_validator(mode="after")
     def _windows_leave_no_gap(self) -> Self:
@@ -67,15 +77,15 @@ class CandidateConfig(Section):
     german); none: neither."""
     stop_words: bool = True
     """BM25: leave out the language's most common words, where a list is known."""
-    bm25_backend: Literal["auto", "numba", "numpy"] = "auto"
+    bm25_backend: Literal["auto", "numba", "numpy"] = setting("auto", decides=False)
     """BM25: what adds up scores; auto: numba where it is installed (several seconds to start, then faster)."""
     measure: Literal["cosine", "dot"] = "cosine"
     """Similarity of two vectors."""
     embedding: EmbeddingConfig | None = None
     """The embedder; none: the one that made the vectors of the store. Passages of files need one."""
-    query_rows: int = Field(256, ge=1)
+    query_rows: int = setting(256, decides=False, ge=1)
     """Queries searched together: more read the passages' vectors less often and take more memory."""
-    passage_rows: int = Field(16_384, ge=1)
+    passage_rows: int = setting(16_384, decides=False, ge=1)
     """Vectors of passages in memory at a time."""
 
     @property
@@ -98,11 +108,11 @@ class RerankConfig(Section):
     """Commit, tag or branch of the model."""
     top_k: int = Field(40, ge=1)
     """Candidates of a query that are reranked; the others follow in their order."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = setting(32, decides=False, ge=1)
     """Pairs in a batch."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of a pair after which it is cut; none: the model's maximum."""
-    device: str | None = None
+    device: str | None = setting(None, decides=False)
     """Torch device; none: a GPU where there is one."""
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt
 
-from data_pipeline.config.base import Section
+from data_pipeline.config.base import Section, setting
 
 
 class TrainingConfig(Section):
@@ -32,5 +32,5 @@ class TrainingConfig(Section):
     """balanced: every class counts equally, however rare."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     """One head is trained for each, on the same division; the best on validation is kept, the spread is reported."""
-    device: str = "cpu"
+    device: str = setting("cpu", decides=False)
     """That trains."""

@@ -13,13 +13,13 @@ from data_pipeline.store import (
     CALIBRATED,
     Coding,
     ColumnHash,
-    Manifest,
     ParagraphShard,
     ParagraphStore,
     calibrate,
     coding_from_json,
     write_manifest,
 )
+from data_pipeline.store.manifest import EmbeddingManifest
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import sha256_of_json
 
@@ -36,7 +36,7 @@ def calibrated_coding(
     embedder: Embedder,
     settings: Mapping[str, str],
     folder: Path,
-    manifest: Manifest,
+    manifest: EmbeddingManifest | None,
     overwrite: bool,
 ) -> Coding:
     """How a folder's vectors are stored; found out and put into its manifest once.
@@ -49,7 +49,7 @@ def calibrated_coding(
         embedder: the model.
         settings: what else decides what the vectors are.
         folder: of the manifest.
-        manifest: of the folder; is added to.
+        manifest: of the folder, which is written again with the calibration; None if it has none.
         overwrite: replace a calibration of other settings.
 
     Raises:
@@ -67,6 +67,7 @@ def calibrated_coding(
         "settings_sha256": sha256_of_json(dict(settings)),
         "texts_sha256": sha256_of_json([shard.texts_sha256 for shard in shards]),
     }
+    manifest = manifest or {"stage": "embeddings", "splits": {}}
     known = manifest.get("calibration")
     if known is not None and made_for.items() <= known.items():
         try:

@@ -65,7 +65,7 @@ class Engine:
     """
 
     def __init__(self, embedder: Embedder, batch_tokens: int | None = None, batch_size: int | None = None) -> None:
-        self._embedder = embedder
+        self.embedder = embedder
         self.batch_tokens = batch_tokens or embedder.runtime.batch_tokens
         self.batch_size = batch_size
         self.flops_per_s = 0.0
@@ -92,7 +92,7 @@ class Engine:
             ModelError: a text's vector is not finite in any precision, or a single text does
                 not fit into memory.
         """
-        runtime = self._embedder.runtime
+        runtime = self.embedder.runtime
         packs = self._wanted(plan, done)
         waiting: deque[Pack] = deque()
         flying: deque[tuple[Pack, Tokens, Future[Float32Array]]] = deque()
@@ -108,7 +108,7 @@ class Engine:
                         waiting.extendleft(reversed(pack.halves(lengths)))
                         continue
                     texts = plan.tokens.take(pack.rows)
-                    flying.append((pack, texts, pool.submit(self._embedder.forward, texts)))
+                    flying.append((pack, texts, pool.submit(self.embedder.forward, texts)))
                 if not flying:
                     return
                 pack, texts, future = flying.popleft()
@@ -134,7 +134,7 @@ class Engine:
             pool.shutdown(wait=not hung, cancel_futures=True)
 
     def _wanted(self, plan: Plan, done: NDArray[np.bool_] | None) -> Iterator[Pack]:
-        for pack in plan.packs(self._embedder.runtime, self.batch_tokens, self.batch_size):
+        for pack in plan.packs(self.embedder.runtime, self.batch_tokens, self.batch_size):
             if done is None or not done[plan.rows_of(pack)[0]].all():
                 yield pack
 
@@ -149,12 +149,12 @@ class Engine:
         self.tally.memory_backoffs += 1
         if self.tally.memory_backoffs == 1:
             logger.warning("out of memory (%s): packs are halved and tried again", error)
-        return self._embedder.runtime.computed_tokens(texts.lengths) // 2
+        return self.embedder.runtime.computed_tokens(texts.lengths) // 2
 
     def _finite(self, vectors: Float32Array, texts: Tokens, name_of: Callable[[int], str]) -> Float32Array:
-        dim = self._embedder.identity.dim
+        dim = self.embedder.identity.dim
         bad = _unusable(vectors, dim)
-        for dtype in _SAFER_DTYPES[self._embedder.identity.dtype]:
+        for dtype in _SAFER_DTYPES[self.embedder.identity.dtype]:
             if not bad.any():
                 break
             places = np.flatnonzero(bad)
@@ -174,7 +174,7 @@ class Engine:
     def _in_dtype(self, places: IntArray, texts: Tokens, name_of: Callable[[int], str], dtype: str) -> Float32Array:
         """Vectors in another precision, which may need more memory than the pack did."""
         try:
-            return self._embedder.forward(texts.take(places), dtype)
+            return self.embedder.forward(texts.take(places), dtype)
         except OutOfMemory as error:
             if len(places) == 1:
                 raise ModelError(f"{name_of(int(places[0]))} does not fit into memory in {dtype}: {error}") from error
@@ -182,7 +182,7 @@ class Engine:
         return np.concatenate([self._in_dtype(some, texts, name_of, dtype) for some in (places[:half], places[half:])])
 
     def _shape(self, vectors: Float32Array) -> Float32Array:
-        identity = self._embedder.identity
+        identity = self.embedder.identity
         vectors = vectors[:, : identity.dim]
         if identity.normalized:
             # In float64: squares of very small or large float32 numbers would be 0 or infinite.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, load_embedder
+from data_pipeline.embeddings.identity import identity_differences
 from data_pipeline.errors import ShardMismatch, StoreError
 from data_pipeline.store import EmbeddingShard
 from data_pipeline.store.corpus_files import MAKE_EMBEDDINGS
@@ -28,15 +29,11 @@ def load_maker_of(made_by: Mapping[str, str], where: str) -> Embedder:
     if "pooling" not in made_by:
         raise StoreError(f"{where} does not say how its vectors were made: no text can be embedded like them")
     embedder = load_embedder(_config_of(made_by))
-    found = embedder.identity.to_metadata()
-    for name in ("revision", "tokenizer", "pooling", "dim", "task"):
-        now = found.get(name, "")
-        before = made_by.get(name, "" if name == "task" else now)
-        if before != now:
-            raise ShardMismatch(
-                f"the vectors in {where} were made with {name} {before!r}, the model "
-                f"{found['model']} now has {now!r}: scores would mean nothing. {MAKE_EMBEDDINGS}"
-            )
+    for difference in identity_differences(made_by, embedder.identity.to_metadata()):
+        raise ShardMismatch(
+            f"the vectors in {where} were made with {difference.field} {difference.recorded!r}, the model "
+            f"{embedder.identity.model} now has {difference.other!r}: scores would mean nothing. {MAKE_EMBEDDINGS}"
+        )
     return embedder
 
 

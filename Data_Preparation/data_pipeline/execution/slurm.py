@@ -1,4 +1,4 @@
-"""A job's parts as a Slurm job array, by datatrove's executor."""
+"""Executor: the parts of a stage as a Slurm job array, by datatrove's executor."""
 
 import logging
 import os
@@ -7,15 +7,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.config.execution import SlurmSettings
 from data_pipeline.errors import ConfigError, DataPipelineError
-from data_pipeline.integrations.ml_filter.inputs import File
-from data_pipeline.integrations.ml_filter.jobs import EmbeddingJob, SlurmSettings
-from data_pipeline.integrations.ml_filter.parts import Job, check_reports, run_part, write_report
+from data_pipeline.execution.parts import PortableStage, run_part
 from data_pipeline.utils import configure_logging, require
 
 require("datatrove", "annotation", "running on Slurm")
@@ -25,25 +24,25 @@ from datatrove.pipeline.base import PipelineStep  # noqa: E402
 logger = logging.getLogger(__name__)
 
 
-class FilesStep(PipelineStep):
-    """A part of a job, as a step of datatrove: it reads and writes its files itself."""
+class StageStep(PipelineStep):
+    """A part of a stage, as a step of datatrove: it reads and writes its files itself."""
 
     type = "files"
 
-    def __init__(self, job: Job, files: Sequence[File], logging_dir: Path) -> None:
+    def __init__(self, stage: PortableStage, logging_dir: Path) -> None:
         super().__init__()
-        self.name = "embedding" if isinstance(job, EmbeddingJob) else "annotation"
-        self._job, self._files, self._logging_dir = job, list(files), logging_dir
+        self.name = stage.name
+        self._stage, self._logging_dir = stage, logging_dir
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Do the part of a rank; datatrove marks it as failed where this raises."""
         del data
         configure_logging(None)
         started = time.monotonic()
-        reports = run_part(self._job, self._files, rank, world_size)
-        write_report(self._job, reports, self._logging_dir, time.monotonic() - started, f"-{rank:05d}")
-        check_reports(reports)
-        self.stat_update("rows", value=sum(report.rows for report in reports))
+        results = run_part(self._stage, rank, world_size)
+        self._stage.write_report(results, self._logging_dir, time.monotonic() - started, f"-{rank:05d}")
+        self._stage.check(results)
+        self.stat_update("rows", value=sum(result.rows for result in results))
         yield from ()
 
 
@@ -57,8 +56,8 @@ class _Executor(SlurmPipelineExecutor):
         return str(super().get_launch_file_contents(sbatch_args, run_script))
 
 
-def submit(job: Job, files: Sequence[File], settings: SlurmSettings, logging_dir: Path) -> str:
-    """Hand a job to Slurm.
+def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> str:
+    """Hand a stage to Slurm.
 
     Returns:
         The job's number.
@@ -69,13 +68,12 @@ def submit(job: Job, files: Sequence[File], settings: SlurmSettings, logging_dir
     """
     # Of this submission alone: parts that were finished with other inputs say nothing about these.
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    name = "embedding" if isinstance(job, EmbeddingJob) else "annotation"
-    folder = logging_dir.resolve() / f"{name}-slurm-{stamp}"
+    folder = logging_dir.resolve() / f"{stage.name}-slurm-{stamp}"
     if len(str(folder).split()) != 1:
         raise ConfigError(f"logging_dir {logging_dir}: Slurm's script cannot have white space in this path")
     executor = _Executor(
-        pipeline=[FilesStep(job, files, folder)],
-        job_name=settings.job_name or f"{name}_pipeline",
+        pipeline=[StageStep(stage, folder)],
+        job_name=settings.job_name or f"{stage.name}_pipeline",
         logging_dir=str(folder),
         skip_completed=False,  # by file, and not by part
         **_arguments(settings),

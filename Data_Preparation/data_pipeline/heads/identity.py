@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from data_pipeline.embeddings import Embedder, encode
+from data_pipeline.embeddings.identity import identity_differences, recorded_identity
 from data_pipeline.errors import WrongEmbedder
 from data_pipeline.types import Float32Array
 
@@ -22,11 +23,8 @@ PROBE_SENTENCES = (
 )
 """Their vectors are kept with a head: two embedders that agree on them are the same one."""
 
-# Not the arithmetic's precision: it changes a vector less than any threshold can tell.
 FIELDS = ("model", "revision", "pooling", "normalized", "max_length", "dim", "prompt", "task")
-
-# What it means that one who is known does not say it.
-_UNSAID = {"task": ""}
+"""Fields of an embedder's identity that `head.json` records."""
 
 # Between the same model's vectors in float32 and in float16, on another machine.
 _LEAST_COSINE = 0.999
@@ -65,17 +63,15 @@ def check_identity(name: str, head: EmbedderIdentity | None, dim: int, found: Ma
     Raises:
         WrongEmbedder: they are of another embedder, or of another width.
     """
-    found = identity_settings(found)
+    found = recorded_identity(found)
     if found.get("dim", str(dim)) != str(dim):
         raise WrongEmbedder(f"the head {name} takes vectors of {dim} dimensions, {where} has dim {found['dim']!r}")
     if head is None or not head.settings or not found.keys() - {"dim"}:
         _warn_once(f"the head {name}" if head is None or not head.settings else where)
         return
-    ours, theirs = _UNSAID | dict(head.settings), _UNSAID | found
     differences = [
-        f"{field}: the head was trained on {ours[field]!r}, these vectors have {theirs[field]!r}"
-        for field in FIELDS
-        if field in ours and field in theirs and ours[field] != theirs[field]
+        f"{difference.field}: the head was trained on {difference.recorded!r}, these vectors have {difference.other!r}"
+        for difference in identity_differences(head.settings, found)
     ]
     if differences:
         raise WrongEmbedder(

@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings.reload import load_maker_of
 from data_pipeline.errors import SourceError
 from data_pipeline.heads.identity import EmbedderIdentity, identity_of, identity_settings
+from data_pipeline.store.lookup import read_frame
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.user_files.tables import UserTable, read_table
@@ -54,21 +55,19 @@ def label_name(label: Any) -> str:
     return str(label) if isinstance(label, str) else f"{float(label):g}"
 
 
-def labels_of_dataset(dataset: ELMDataset, column: str) -> Labelled:
+def labels_of_rows(rows: Rows, column: str) -> Labelled:
     """Paragraphs of a store, labelled by a column of their metadata; rows without a label are left out.
 
     Raises:
         SourceError: there is no such column, or no row has a label.
     """
-    if column not in dataset.rows.metadata_names:
-        there = ", ".join(dataset.rows.metadata_names)
-        raise SourceError(f"the paragraphs have no column {column!r} to be the label; they have {there}")
-    return _of_rows(
-        dataset, dataset.metadata[column], f"{dataset.split} of {dataset.processed_dir}, labelled by {column}"
-    )
+    if column not in rows.metadata_names:
+        columns = ", ".join(rows.metadata_names)
+        raise SourceError(f"the paragraphs have no column {column!r} to be the label; they have {columns}")
+    return _of_rows(rows, read_frame(rows, [column])[column], f"{rows.where}, labelled by {column}")
 
 
-def labels_of_table(dataset: ELMDataset, source: "str | Path | pl.DataFrame", column: str) -> Labelled:
+def labels_of_table(rows: Rows, source: "str | Path | pl.DataFrame", column: str) -> Labelled:
     """Paragraphs of a store, labelled by a table with `text_id` or `document_id`; others are left out.
 
     Raises:
@@ -82,15 +81,15 @@ def labels_of_table(dataset: ELMDataset, source: "str | Path | pl.DataFrame", co
             f"{shortened(', '.join(table.names))}"
         )
     _check_labelled_once(table, key)
-    own = dataset.metadata.select(pl.col(key).cast(pl.String))
+    own = read_frame(rows, [key]).select(pl.col(key).cast(pl.String))
     labels = own.join(table.frame.select(key, column), on=key, how="left", maintain_order="left")
     elsewhere = int((~table.frame[key].is_in(own[key].implode())).sum())
     logger.info(
         "%s: %s labels, %s of them of a %s that %s does not have; %s of %s rows have a label",
-        table.where, f"{len(table.frame):,}", f"{elsewhere:,}", key, dataset.split,
+        table.where, f"{len(table.frame):,}", f"{elsewhere:,}", key, rows.source.split,
         f"{len(labels) - labels[column].null_count():,}", f"{len(labels):,}",
     )  # fmt: skip
-    return _of_rows(dataset, labels[column], f"{dataset.split} of {dataset.processed_dir}, labelled by {table.where}")
+    return _of_rows(rows, labels[column], f"{rows.where}, labelled by {table.where}")
 
 
 def _check_labelled_once(table: UserTable, key: str) -> None:
@@ -162,19 +161,18 @@ def _of_hdf5(path: Path, group: str) -> Labelled:
     return _labelled(Labelled(vectors, labels, ids, known, str(path)))
 
 
-def _of_rows(dataset: ELMDataset, labels: pl.Series, where: str) -> Labelled:
+def _of_rows(rows: Rows, labels: pl.Series, where: str) -> Labelled:
     if labels.dtype.is_float():
         labels = labels.fill_nan(None)
-    rows = np.flatnonzero(labels.is_not_null().to_numpy())
-    if not len(rows):
-        raise SourceError(f"{where} labels none of the {len(dataset)} rows of {dataset.split}")
-    metadata = dataset.metadata
-    group = next(name for name in _GROUP_COLUMNS if name in metadata.columns)
+    labelled = np.flatnonzero(labels.is_not_null().to_numpy())
+    if not len(labelled):
+        raise SourceError(f"{where} labels none of the {len(rows)} rows of {rows.source.split}")
+    group = next(name for name in _GROUP_COLUMNS if name in rows.metadata_names)
     return Labelled(
-        vectors=dataset.rows.vectors(rows),
+        vectors=rows.vectors(labelled),
         labels=_array(labels.drop_nulls(), where),
-        documents=np.array(metadata[group].to_list(), np.str_)[rows],
-        embedder=identity_settings(dataset.rows.first_shard.metadata),
+        documents=np.array(read_frame(rows, [group])[group].to_list(), np.str_)[labelled],
+        embedder=identity_settings(rows.first_shard.metadata),
         where=where,
     )
 

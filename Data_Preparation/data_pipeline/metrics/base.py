@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.config import Section
-from data_pipeline.dataset import ELMDataset
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.store.reader import Rows
 
 Columns = Mapping[str, NDArray[np.float64]]
 
@@ -20,8 +20,8 @@ class Measure:
 
     columns: tuple[str, ...]
     config: type[Section]
-    compute: Callable[[ELMDataset, Features, Any], Columns]
-    """(data set, its features, config) -> a number for every row, by column."""
+    compute: Callable[[Rows, Features, Any], Columns]
+    """(rows, their features, config) -> a number for every row, by column."""
     needs: frozenset[Need]
     sees: frozenset[Need] = frozenset()
     """What a selection by it has seen, beside texts and vectors."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data_pipeline.config import EmbeddingConfig, Section
+from data_pipeline.config.base import setting
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ModelError, OutOfMemory, SelectionError
 from data_pipeline.types import IntArray
@@ -32,9 +33,9 @@ class ModelConfig(Section):
     """Commit, tag or branch of the model."""
     max_length: int = Field(512, ge=2)
     """Tokens, special ones included, after which a text is cut; never more than the model takes."""
-    batch_tokens: int = Field(2_048, ge=1)
+    batch_tokens: int = setting(2_048, decides=False, ge=1)
     """Tokens computed together, padding counted. A language model's memory is this times its vocabulary."""
-    device: str = "auto"
+    device: str = setting("auto", decides=False)
     """auto: a GPU where there is one; or a torch device such as cuda:1."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the arithmetic; auto: float32 on a CPU, bfloat16 on a GPU that has it."""

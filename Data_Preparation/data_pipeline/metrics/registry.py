@@ -9,7 +9,6 @@ import polars as pl
 from pydantic import Field
 
 from data_pipeline.config import EmbeddingConfig, Section
-from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import encode, load_tokenizer, tokenizer_sha256
 from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.embeddings.transformer.weights import find_model
@@ -27,6 +26,8 @@ from data_pipeline.metrics.self_filter import SelfFilterMeasureConfig, self_filt
 from data_pipeline.metrics.text_metrics import METRICS, text_metrics
 from data_pipeline.metrics.wordpieces import wordpiece_ratio
 from data_pipeline.selection.features import Features
+from data_pipeline.store.lookup import read_frame
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 
 # Paragraphs have these already, in tokens of the embedder and in characters.
@@ -62,18 +63,18 @@ class HeadConsistencyConfig(ConsistencyMeasureConfig):
     """Folder of a head over the embeddings of the corpus's own model, which embeds the changed copies."""
 
 
-def _entropy(dataset: ELMDataset, features: Features, config: EntropyConfig) -> Columns:
+def _entropy(rows: Rows, features: Features, config: EntropyConfig) -> Columns:
     if (config.model is None) == (config.head is None):
         raise ConfigError("predictive_entropy needs a model or a head, one of them")
     if config.model is not None:
         return predictive_entropy(features.need_texts(), config.model)
     head = load_head(str(config.head))
-    logits = Scorer({"head": head}).outputs(dataset.to_numpy())[0]
+    logits = Scorer({"head": head}).outputs(rows.all_vectors())[0]
     return entropy_of_probabilities(probabilities(head, logits))
 
 
-def _consistency(dataset: ELMDataset, features: Features, config: HeadConsistencyConfig) -> Columns:
-    head, embedder = load_head(str(config.head)), load_maker(dataset.rows.first_shard)
+def _consistency(rows: Rows, features: Features, config: HeadConsistencyConfig) -> Columns:
+    head, embedder = load_head(str(config.head)), load_maker(rows.first_shard)
     scorer = Scorer({"head": head})
 
     def classes(texts: Any) -> IntArray:
@@ -98,8 +99,8 @@ class ColumnSelfFilterConfig(SelfFilterMeasureConfig):
     """Of judged rows; NaN where a row was not judged."""
 
 
-def _judged(dataset: ELMDataset, features: Features, config: AllAnsweredConfig) -> Columns:
-    state = dataset.rows.source.store.folder.parent / "judged_texts.sqlite"
+def _judged(rows: Rows, features: Features, config: AllAnsweredConfig) -> Columns:
+    state = rows.source.store.folder.parent / "judged_texts.sqlite"
     found = judged_texts(list(features.need_texts()), config, state)
     missing = int(np.isnan(found["llm_judge"]).sum())
     if missing and config.unanswered == "error":
@@ -110,19 +111,19 @@ def _judged(dataset: ELMDataset, features: Features, config: AllAnsweredConfig) 
     return found
 
 
-def _self_filter(dataset: ELMDataset, features: Features, config: ColumnSelfFilterConfig) -> Columns:
-    if config.column not in dataset.rows.metadata_names:
-        raise ConfigError(f"there is no column {config.column!r}; there are {', '.join(dataset.rows.metadata_names)}")
-    judged = dataset.metadata[config.column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+def _self_filter(rows: Rows, features: Features, config: ColumnSelfFilterConfig) -> Columns:
+    if config.column not in rows.metadata_names:
+        raise ConfigError(f"there is no column {config.column!r}; there are {', '.join(rows.metadata_names)}")
+    judged = read_frame(rows, [config.column])[config.column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return self_filter(features.vectors(), judged, config)
 
 
-def _dynamics(dataset: ELMDataset, features: Features, config: DynamicsConfig) -> Columns:
+def _dynamics(rows: Rows, features: Features, config: DynamicsConfig) -> Columns:
     return training_dynamics(features.vectors(), features.need_labels(), config)
 
 
-def _confident(dataset: ELMDataset, features: Features, config: ConfidentConfig) -> Columns:
-    documents = [str(name) for name in dataset.metadata["document_id"].to_list()]
+def _confident(rows: Rows, features: Features, config: ConfidentConfig) -> Columns:
+    documents = [str(name) for name in read_frame(rows, ["document_id"])["document_id"].to_list()]
     return confident_learning(features.vectors(), features.need_labels(), config, documents)
 
 
@@ -142,8 +143,8 @@ def _head(path: Path | None) -> dict[str, str]:
     return {} if path is None else {"head": head_sha256(load_head(str(path)))}
 
 
-def _of_texts(compute: Callable[[Sequence[str], Any], Columns]) -> Callable[[ELMDataset, Features, Any], Columns]:
-    return lambda dataset, features, config: compute(features.need_texts(), config)
+def _of_texts(compute: Callable[[Sequence[str], Any], Columns]) -> Callable[[Rows, Features, Any], Columns]:
+    return lambda rows, features, config: compute(features.need_texts(), config)
 
 
 _LABELS, _VECTORS_AND_LABELS = frozenset({"labels"}), frozenset({"embeddings", "labels"})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data_pipeline.config import Section
+from data_pipeline.config.base import setting
 from data_pipeline.embeddings.transformer.loading import choose_device
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.vectors import Vectors
@@ -39,7 +40,7 @@ class SmallHeadConfig(Section):
     """Of AdamW, divided by the root of the embeddings' width: 0.0015 for 384 dimensions."""
     weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
     """Of AdamW."""
-    device: str = "cpu"
+    device: str = setting("cpu", decides=False)
     """Where arrays are computed, a torch device; tensors are computed where they are."""
 
 

@@ -22,6 +22,7 @@ from data_pipeline.retrieval.passages import Passages
 from data_pipeline.retrieval.ranked_list import Ranked, best, nothing
 from data_pipeline.retrieval.tokenizer import Tokeniser
 from data_pipeline.store import fingerprint, read_manifest, write_manifest
+from data_pipeline.store.manifest import IndexManifest
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import exclusive, progress_bar, refuse_single_text, require
 from data_pipeline.utils.folders import new_folder, recover_folder, replace_folder
@@ -123,7 +124,7 @@ class _Nothing:
 def _is_fresh(folder: Path, settings: Mapping[str, Any], passages: Passages) -> bool:
     """Whether the folder holds the index of these passages with these settings, by its manifest and file sizes."""
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, IndexManifest)
     except CorruptShard as error:
         logger.warning("%s: the index is built again", error)
         return False

@@ -51,7 +51,7 @@ def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None =
         SourceError: a file cannot be read, a record has no id or text, or two have the same id.
     """
     config = config or PassagesConfig()
-    key = config.model_dump(mode="json", exclude={"window_tokens", "stride_tokens", "min_tokens"})
+    key = config.deciding_whole()
     return _opened(path, work_dir, key, lambda: map(_whole, _titled(passage_records(path, config), path, config)))
 
 
@@ -74,7 +74,7 @@ def passages_of_documents(
     """
     config = config or PassagesConfig()
     chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
-    key = config.model_dump(mode="json", exclude={"document_field"}) | {"tokenizer": sha256_of_json(tokenizer.to_str())}
+    key = config.deciding_cut() | {"tokenizer": sha256_of_json(tokenizer.to_str())}
     return _opened(
         path,
         work_dir,

@@ -1,7 +1,5 @@
 """The vectors of all passages: those of our own stores, or made once and kept in a work folder."""
 
-import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,18 +11,16 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, Engine, Tokens, load_embedder, make_plan, spill
+from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
+from data_pipeline.embeddings.identity import identity_differences
+from data_pipeline.embeddings.plan import Plan
 from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.errors import ConfigError, CorruptShard, ShardMismatch, StoreError
 from data_pipeline.retrieval.passages import Passages
-from data_pipeline.store import Coding, EmbeddingWriter, open_embedding_shard
+from data_pipeline.store import Coding, open_embedding_shard
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 from data_pipeline.utils import exclusive, progress_bar, sha256_of_json
-
-logger = logging.getLogger(__name__)
-
-_PLANNED_ROWS = 262_144  # tokenised and sorted together: many for dense packs, few enough for any memory
-_TOKENIZED_ROWS = 8192  # at a time: enough for all cores
-_FLUSH_S = 5.0  # of finished work, at most, is repeated after a crash
 
 
 @dataclass(frozen=True)
@@ -63,64 +59,57 @@ def vectors_of(
         ShardMismatch: the embedder named is not the one that made the store's vectors.
         SourceError, ModelError, MissingExtra: the embedder can't be loaded, or gives no vector for a text.
     """
-    dataset = passages.dataset
-    if dataset is not None and dataset.rows.source.with_embeddings:
-        return _of_store(passages, embedding, embedder)
+    rows = passages.dataset_rows
+    if rows is not None and rows.source.with_embeddings:
+        return _stored_vectors(rows, embedding, embedder)
     if embedder is None and embedding is None:
         raise ConfigError(
             f"{passages.where} has no vectors, and no embedder is named to make them. Set `embedding` (model_name, "
-            "...), open the data set with its embeddings, or use fusion: bm25."
+            "...), open the dataset with its embeddings, or use fusion: bm25."
         )
     if embedder is None:
         assert embedding is not None
         embedder = load_embedder(embedding)
     limits = (embedding.batch_tokens, embedding.batch_size) if embedding else (None, None)
-    return _made(passages, work_dir, embedder, Engine(embedder, *limits))
+    return _made_once(passages, work_dir, Engine(embedder, *limits))
 
 
-def _of_store(passages: Passages, embedding: EmbeddingConfig | None, embedder: Embedder | None) -> PassageVectors:
-    dataset = passages.dataset
-    assert dataset is not None
-    first = dataset.rows.first_shard
-    if embedder is None and embedding is None:
-        embedder = dataset.embedder or load_maker(first)
-    elif embedder is None:
-        assert embedding is not None
-        embedder = load_embedder(embedding)
-    found = embedder.identity.to_metadata()
-    for name in ("revision", "tokenizer", "pooling", "dim", "task"):
-        before = first.metadata.get(name, found.get(name, ""))
-        if before != found.get(name, ""):
-            raise ShardMismatch(
-                f"the vectors in {first.path} were made with {name} {before!r}, the embedder for the queries has "
-                f"{found.get(name, '')!r}: scores would mean nothing. Leave `embedding` out to use the store's own."
-            )
-    dim = dataset.dim
+def _stored_vectors(rows: Rows, embedding: EmbeddingConfig | None, embedder: Embedder | None) -> PassageVectors:
+    first = rows.first_shard
+    if embedder is None:
+        embedder = load_maker(first) if embedding is None else load_embedder(embedding)
+    for difference in identity_differences(first.metadata, embedder.identity.to_metadata()):
+        raise ShardMismatch(
+            f"the vectors in {first.path} were made with {difference.field} {difference.recorded!r}, the embedder for "
+            f"the queries has {difference.other!r}: scores would mean nothing. Leave `embedding` out to use the "
+            "store's own."
+        )
 
-    def read(rows: IntArray) -> NDArray[Any]:
-        dataset.rows.prepare(rows, 1, texts=False, vectors=True)
-        return dataset.rows.vectors(rows)
+    def read(index: IntArray) -> NDArray[Any]:
+        rows.prepare(index, 1, texts=False, vectors=True)
+        return rows.vectors(index)
 
-    return PassageVectors(len(dataset), dim, str(first.path.parent), read, embedder)
+    return PassageVectors(len(rows), rows.dim, str(first.path.parent), read, embedder)
 
 
-def _made(passages: Passages, work_dir: Path, embedder: Embedder, engine: Engine) -> PassageVectors:
-    metadata = embedder.identity.to_metadata() | {"passages": passages.fingerprint}
+def _made_once(passages: Passages, work_dir: Path, engine: Engine) -> PassageVectors:
+    identity = engine.embedder.identity
+    metadata = identity.to_metadata() | {"passages": passages.fingerprint}
     path = work_dir / f"vectors-{sha256_of_json(metadata)[:20]}.safetensors"
     if not path.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
             if not path.exists():
-                _embed(passages, path, metadata, embedder, engine)
+                _embed(passages, path, metadata, engine)
     try:
         shard = open_embedding_shard(path)
-        if (shard.rows, shard.dim) != (len(passages), embedder.identity.dim):
+        if (shard.rows, shard.dim) != (len(passages), identity.dim):
             raise CorruptShard(f"{path} holds {shard.rows} vectors of {shard.dim} dimensions")
     except StoreError as error:
         raise CorruptShard(
             f"{error}\n{path} is not what this package wrote there. Delete it; it is made again."
         ) from error
-    return PassageVectors(shard.rows, shard.dim, str(path), lambda rows: shard.stored[_slice(rows)], embedder)
+    return PassageVectors(shard.rows, shard.dim, str(path), lambda rows: shard.stored[_slice(rows)], engine.embedder)
 
 
 def _slice(rows: IntArray) -> IntArray | slice:
@@ -130,64 +119,34 @@ def _slice(rows: IntArray) -> IntArray | slice:
     return rows
 
 
-def _embed(passages: Passages, path: Path, metadata: dict[str, str], embedder: Embedder, engine: Engine) -> None:
-    dim = embedder.identity.dim
-    writer = EmbeddingWriter(path, len(passages), dim, Coding("float32"), metadata, overwrite=True)
-    empty = np.flatnonzero(passages.is_empty)
+def _embed(passages: Passages, path: Path, metadata: dict[str, str], engine: Engine) -> None:
+    # An empty passage says nothing, and some models give no vector for it.
+    file = FilePlan(
+        path,
+        len(passages),
+        Coding("float32"),
+        metadata,
+        row_name=lambda row: passages.ids([row])[0],
+        zero_rows=np.flatnonzero(passages.is_empty),
+    )
+    with progress_bar(len(passages), "Embedding passages", "row") as bar:
+        embed_to_file(
+            file, _windows(passages, path.parent, engine.embedder), engine, advance=bar.update, overwrite=True
+        )
+
+
+def _windows(passages: Passages, folder: Path, embedder: Embedder) -> Iterator[Window]:
     wanted = np.flatnonzero(~passages.is_empty)
-    try:
-        if (there := int(writer.done.sum())) > 0:
-            logger.info("%s: %d of %d passages are there already, going on", path.name, there, len(passages))
-        # Nothing is said by a text that is not there, and some models give no vector for it.
-        writer.write(empty, np.zeros((len(empty), dim), np.float32))
-        with progress_bar(len(passages), "embedding passages", "row") as bar:
-            bar.update(int(writer.done.sum()))
-            try:
-                for start in range(0, len(wanted), _PLANNED_ROWS):
-                    _fill(
-                        writer,
-                        path.parent,
-                        passages,
-                        wanted[start : start + _PLANNED_ROWS],
-                        embedder,
-                        engine,
-                        bar.update,
-                    )
-            finally:
-                writer.flush()  # also where something failed: what is finished stays
-        writer.finish()
-    finally:
-        writer.close()
+    for start in range(0, len(wanted), PLANNED_ROWS):
+        rows = wanted[start : start + PLANNED_ROWS]
+        yield Window(rows, partial(_plan, passages, rows, folder, embedder))
 
 
-def _fill(
-    writer: EmbeddingWriter,
-    folder: Path,
-    passages: Passages,
-    rows: IntArray,
-    embedder: Embedder,
-    engine: Engine,
-    advance: Callable[[int], object],
-) -> None:
-    """Compute the vectors of some rows that are not there yet; identical texts share one."""
-    if writer.done[rows].all():
-        return
-    plan = make_plan(spill(_tokenized(passages, rows, embedder), folder))
-    last = time.monotonic()
-    for places, vectors in engine.run(plan, partial(_name, passages, rows), writer.done[rows]):
-        found = rows[places]
-        advance(int((~writer.done[found]).sum()))
-        writer.write(found, vectors)
-        if time.monotonic() - last > _FLUSH_S:
-            writer.flush()
-            last = time.monotonic()
+def _plan(passages: Passages, rows: IntArray, folder: Path, embedder: Embedder) -> Plan:
+    return make_plan(spill(_tokenized(passages, rows, embedder), folder))
 
 
 def _tokenized(passages: Passages, rows: IntArray, embedder: Embedder) -> Iterator[Tokens]:
     prompt = embedder.identity.prompt
-    for start in range(0, len(rows), _TOKENIZED_ROWS):
-        yield embedder.tokenize([prompt + text for text in passages.texts(rows[start : start + _TOKENIZED_ROWS])])
-
-
-def _name(passages: Passages, rows: IntArray, place: int) -> str:
-    return passages.ids([int(rows[place])])[0]
+    for start in range(0, len(rows), TOKENIZED_ROWS):
+        yield embedder.tokenize([prompt + text for text in passages.texts(rows[start : start + TOKENIZED_ROWS])])

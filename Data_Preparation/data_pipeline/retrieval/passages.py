@@ -7,7 +7,7 @@ only at the end. Nothing is held as a list of objects, so a million passages cos
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from data_pipeline.errors import SourceError
 from data_pipeline.retrieval.ids import REFUSED, WHITE_SPACE, refuse_same_spelling
 from data_pipeline.store import ColumnHash, Columns, ParagraphStore, copy_path
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray, Split
 from data_pipeline.user_files import check_id
 from data_pipeline.utils import encodable, refuse_single_text, sha256_of_json
-
-if TYPE_CHECKING:
-    from data_pipeline.dataset import ELMDataset
 
 SCHEMA = pa.schema(
     [
@@ -55,7 +53,7 @@ class Passages:
         where: they come from, for messages.
         fingerprint: what identifies ids and texts in their order; None: the hash of both columns.
         selection: rows of the table, shape (N,); None for all.
-        dataset: the data set they are the rows of, which may have their vectors.
+        rows: rows of the dataset they are, which may have their vectors.
         left_out: windows of documents that were read and are no passages, by reason.
 
     Raises:
@@ -68,10 +66,10 @@ class Passages:
         where: str,
         fingerprint: str | None = None,
         selection: IntArray | None = None,
-        dataset: "ELMDataset | None" = None,
+        rows: Rows | None = None,
         left_out: Mapping[str, int] | None = None,
     ) -> None:
-        self.where, self.dataset = where, dataset
+        self.where, self.dataset_rows = where, rows
         self.left_out: Mapping[str, int] = left_out or {}
         """Windows of documents that were read and are no passages, by reason."""
         self._table, self._selection, self._fingerprint = table, selection, fingerprint
@@ -247,14 +245,12 @@ def passages_of_lists(ids: Sequence[str], texts: Sequence[str], documents: Seque
     return Passages(pa.table([*columns, *places], SCHEMA), "the passages")
 
 
-def passages_of_dataset(dataset: "ELMDataset") -> Passages:
-    """The rows of a data set of ours, or of a view of it; nothing is copied.
+def passages_of_rows(rows: Rows) -> Passages:
+    """The rows of a dataset, or of a selection of it; nothing is copied.
 
     Its vectors, where it was opened with them, are those that dense search uses.
     """
-    rows = dataset.rows
-    where = f"{dataset.split} of {dataset.processed_dir}"
-    return Passages(_of_columns(rows.columns), where, dataset.fingerprint, rows.selection, dataset)
+    return Passages(_of_columns(rows.columns), rows.where, rows.fingerprint(), rows.selection, rows)
 
 
 def passages_of_store(store: ParagraphStore, split: Split, cache_dir: Path | None = None) -> Passages:

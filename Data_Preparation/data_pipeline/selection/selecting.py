@@ -63,7 +63,7 @@ class Selection:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides which rows, beside the features themselves; JSON values."""
-        parameters = self.config.model_dump(mode="json", exclude_defaults=True, exclude={"device"})
+        parameters = self.config.deciding(exclude_defaults=True)
         if self.strata is not None:
             parameters["strata"] = self.strata.model_dump(mode="json")
         return {

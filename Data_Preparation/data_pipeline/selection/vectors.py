@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipeline.config.base import setting
 from data_pipeline.selection.features import Features, Need
 from data_pipeline.selection.ranking import SelectorConfig
 from data_pipeline.types import IntArray
@@ -18,7 +19,7 @@ _BLOCK_ROWS, _BLOCK_NUMBERS = 8192, 2**21
 class VectorSelectorConfig(SelectorConfig):
     """The parameters of a selector that looks at embeddings."""
 
-    device: str = "cpu"
+    device: str = setting("cpu", decides=False)
     """Where arrays are computed, a torch device; tensors are computed where they are."""
 
     @property

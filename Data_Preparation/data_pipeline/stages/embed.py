@@ -1,82 +1,49 @@
-"""Paragraph shards -> embedding shards, resumable at any moment."""
+"""Stage: paragraph shards -> embedding shards."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings import Embedder, Engine, Tally, Tokens, make_plan, spill
 from data_pipeline.embeddings.autotune import tune
-from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.calibration import calibrated_coding
-from data_pipeline.embeddings.engine import Engine, Tally
-from data_pipeline.embeddings.plan import Plan, make_plan
-from data_pipeline.embeddings.tokens import Tokens, spill
-from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
-from data_pipeline.store import (
-    CALIBRATED,
-    Coding,
-    ColumnHash,
-    EmbeddingWriter,
-    ParagraphShard,
-    ParagraphStore,
-    check_fresh,
-    entry_of,
-    fingerprint,
-    open_embedding_shard,
-    read_manifest,
-    shard_name,
-    write_manifest,
-)
-from data_pipeline.types import Float32Array, IntArray, Split
-from data_pipeline.utils import progress_bar, sha256_of_file, sha256_of_json
-from data_pipeline.utils.system import remove_unused
+from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
+from data_pipeline.embeddings.plan import Plan
+from data_pipeline.errors import ShardMismatch, StaleStage, StoreError
+from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
+from data_pipeline.stages.split_output import SplitOutput
+from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore, open_embedding_shard
+from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
+from data_pipeline.types import Split
+from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
-
-# Rows that are tokenised together: enough for all cores, few enough to be forgotten soon.
-_TOKENIZE_ROWS = 8192
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What became of one split."""
+    """Result of embedding one split."""
 
     rows: int
     dim: int
     files: list[Path]
     tally: Tally
     skipped: bool
-    """It was finished before."""
+    """An earlier run finished it."""
 
 
 def stored_precision(embedder: Embedder, config: EmbeddingConfig) -> str:
-    """Of the stored vectors: half precision for half-precision models unless asked otherwise."""
+    """Precision of the stored vectors: half precision for half-precision models unless asked otherwise."""
     if config.precision != "auto":
         return config.precision
     return "float32" if embedder.identity.dtype == "float32" else "float16"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What the shards of a split have in common."""
-
-    embedder: Embedder
-    engine: Engine
-    config: EmbeddingConfig
-    metadata: Mapping[str, str]
-    coding: Coding
-    overwrite: bool
-    special_tokens: int | None
-    """Tokens added to every text, where the stored counts are this tokenizer's; else None."""
-    hashes: Mapping[str, str]
-    """Of the files that a manifest says this very job has finished."""
 
 
 def embed_split(
@@ -87,165 +54,225 @@ def embed_split(
     folder: Path,
     overwrite: bool = False,
 ) -> SplitResult:
-    """Embed a split's shards into a folder, going on where an earlier run stopped.
+    """Embed the shards of a split into a folder, resuming where an earlier run stopped.
 
     Args:
         store: the paragraphs.
+        split: split to embed.
+        embedder: the model.
+        config: settings of the embedder.
         folder: `data/embeddings`, or a variant of it.
-        overwrite: replace what was made with other settings or is damaged; finished work
-            with the same settings is kept all the same.
-
-    Returns:
-        What was written.
+        overwrite: replace what was made with other settings or is damaged; finished work with the same settings is
+            kept all the same.
 
     Raises:
         StaleStage: the folder holds this split, made with other settings, and not `overwrite`.
         ModelError: a vector cannot be computed.
         ShardMismatch: a stored token count is not this tokenizer's.
     """
-    identity, precision = embedder.identity, stored_precision(embedder, config)
+    return run_stage(open_stage(store, split, embedder, config, folder, overwrite), overwrite=overwrite)
+
+
+def open_stage(
+    store: ParagraphStore, split: Split, embedder: Embedder, config: EmbeddingConfig, folder: Path, overwrite: bool
+) -> "SplitEmbeddings":
+    """The stage that embeds a split; see `embed_split`."""
     shards = store.listed(split)
-    settings = {**identity.to_metadata(), "precision": precision}
-    upstream = sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
-    manifest = read_manifest(folder) or {"stage": "embeddings", "splits": {}}
-    files = [
-        folder / shard_name(f"{split}_embeddings", ".safetensors", index, len(shards)) for index in range(len(shards))
-    ]
-    rows = sum(shard.rows for shard in shards)
-    known = manifest["splits"].get(split)
-    if known and not overwrite:
-        check_fresh(known, settings, upstream, folder / f"{split}_embeddings")
-    same_work = known is not None and known["fingerprint"] == fingerprint(settings, upstream)
-    if same_work and _intact(folder, known, overwrite):
-        return SplitResult(rows, identity.dim, files, Tally(truncated=known["truncated"]), skipped=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    job = _Job(
-        embedder=embedder,
-        engine=Engine(embedder, config.batch_tokens, config.batch_size),
-        config=config,
-        metadata={
-            **identity.to_metadata(),
-            "attention": embedder.runtime.attention,
-            "split": split,
-            "package_version": version("elm-data-preparation"),
-        },
-        coding=calibrated_coding(precision, store, embedder, settings, folder, manifest, overwrite),
-        overwrite=overwrite,
-        special_tokens=_special_tokens(store, embedder),
-        hashes={shard["file"]: shard["sha256"] for shard in known["shards"]} if same_work else {},
+    output = SplitOutput(
+        folder=folder,
+        split=split,
+        manifest_type=EmbeddingManifest,
+        stem=f"{split}_embeddings",
+        ending=".safetensors",
+        settings={**embedder.identity.to_metadata(), "precision": stored_precision(embedder, config)},
+        upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
+        corpus=store.folder.name.removesuffix("_processed"),
+        paragraphs=shards,
+        is_whole=_opens,
+        remakes_damaged=True,
     )
-    if known is None and not overwrite:
-        _refuse_strangers(shards, files, job)
-    entries = []
-    with progress_bar(rows, f"embedding {split}", "row") as bar:
-        for shard, final, plan in zip(shards, files, _plans(shards, folder, job), strict=True):
-            _embed_shard(shard, plan, final, job, bar.update)
-            entries.append(entry_of(final, shard.rows, shard.ids_sha256, shard.texts_sha256).to_json())
-    _sweep(folder, split, files)
-    manifest["splits"][split] = {
-        "fingerprint": fingerprint(settings, upstream),
-        "settings": settings,
-        "upstream": upstream,
-        "corpus": store.folder.name.removesuffix("_processed"),
-        "rows": rows,
-        "dim": identity.dim,
-        "truncated": job.engine.tally.truncated,
-        "shards": entries,
-    }
-    if not any(entry["settings"].get("precision") in CALIBRATED for entry in manifest["splits"].values()):
-        manifest.pop("calibration", None)  # of vectors that were replaced
-    write_manifest(folder, manifest)
-    return SplitResult(rows, identity.dim, files, job.engine.tally, skipped=False)
+    return SplitEmbeddings(store, embedder, config, output, overwrite)
 
 
-def _refuse_strangers(shards: list[ParagraphShard], files: list[Path], job: _Job) -> None:
-    for shard, final in zip(shards, files, strict=True):
-        if final.exists() and not _is_finished(final, shard, job):
-            raise StaleStage(
-                f"{final} is there already and was not made with these settings (no manifest speaks of it). "
-                "Pass --overwrite to replace it, or --embedding.variant NAME to keep both."
-            )
-
-
-def _plans(shards: list[ParagraphShard], folder: Path, job: _Job) -> Iterator[Plan]:
-    """Each shard's plan; the next one is made while a shard is computed."""
-    with ThreadPoolExecutor(1, thread_name_prefix="plan") as pool:
-        coming = pool.submit(_plan, shards[0], folder, job)
-        for following in [*shards[1:], None]:
-            plan = coming.result()
-            if following is not None:
-                coming = pool.submit(_plan, following, folder, job)
-            yield plan
-
-
-def _plan(shard: ParagraphShard, folder: Path, job: _Job) -> Plan:
-    started = time.perf_counter()
-    plan = make_plan(spill(_tokenized(shard, job), folder))
-    tally = job.engine.tally
-    tally.planning_s += time.perf_counter() - started
-    tally.truncated += int(plan.tokens.truncated.sum())
-    tally.repeated += len(plan.tokens) - len(plan.order)
-    return plan
-
-
-def _tokenized(shard: ParagraphShard, job: _Job) -> Iterator[Tokens]:
-    """Tokens of a shard, some rows at a time.
-
-    Raises:
-        ShardMismatch: a stored token count is wrong, or the file is not the one that was opened.
-    """
-    seen_ids, seen_texts = ColumnHash(), ColumnHash()
-    prompt = job.embedder.identity.prompt
-    columns = ["text_id", "text", "token_count"]
-    for batch in shard.batches(columns, _TOKENIZE_ROWS):
-        names, texts, counts = (batch[column].to_pylist() for column in columns)
-        seen_ids.update(names)
-        seen_texts.update(texts)
-        tokens = job.embedder.tokenize([prompt + text for text in texts] if prompt else texts)
-        if job.special_tokens is not None:
-            found = tokens.lengths - job.special_tokens
-            wrong = np.flatnonzero((found != np.array(counts)) & ~tokens.truncated)
-            if len(wrong):
-                raise ShardMismatch(
-                    f"{shard.path} says that {names[wrong[0]]} has {counts[wrong[0]]} tokens, its tokenizer finds "
-                    f"{found[wrong[0]]}. Run the pipeline again with --overwrite "
-                    "--preprocess.fast_tokens off, and please report this text."
-                )
-        yield tokens
-    if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-        raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
-
-
-def _embed_shard(shard: ParagraphShard, plan: Plan, final: Path, job: _Job, advance: Callable[[int], object]) -> None:
-    if _is_finished(final, shard, job):
-        # A crash came after the file got its name and before the manifest spoke of it.
-        advance(shard.rows)
-        return
-    dim = job.embedder.identity.dim
-    writer = EmbeddingWriter(final, shard.rows, dim, job.coding, _metadata(shard, job), job.overwrite)
-    if finished := int(writer.done.sum()):
-        logger.info("%s: %d of %d rows are there already, going on", final.name, finished, shard.rows)
-        advance(finished)
+def _opens(path: Path, record: ShardRecord) -> bool:
+    del record
     try:
-        _announce(plan, final, job)
+        open_embedding_shard(path)
+    except StoreError:
+        return False
+    return True
+
+
+@dataclass
+class SplitEmbeddings:
+    """Vectors of the paragraphs of one split."""
+
+    store: ParagraphStore
+    embedder: Embedder
+    config: EmbeddingConfig
+    output: SplitOutput
+    overwrite: bool
+    engine: Engine = field(init=False)
+    coding: Coding = field(init=False)
+    _special_tokens: int | None = field(init=False)
+    """Tokens added to every text, where the stored counts are this tokenizer's; else None."""
+    _prepared: bool = field(default=False, init=False)
+    _plans: dict[int, Future[Plan]] = field(default_factory=dict, init=False)
+    _planner: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(self.embedder, self.config.batch_tokens, self.config.batch_size)
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+
+    @property
+    def name(self) -> str:
+        """See `Stage`."""
+        return f"Embedding {self.output.split}"
+
+    @property
+    def rows(self) -> int:
+        """See `Stage`."""
+        return self.output.rows
+
+    @property
+    def outputs(self) -> list[SplitOutput]:
+        """See `Stage`."""
+        return [self.output]
+
+    def fingerprint(self) -> str:
+        """See `Stage`."""
+        return self.output.fingerprint
+
+    def tasks(self) -> list[Task]:
+        """One a paragraph shard."""
+        return self.output.tasks()
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Embed one shard; the plan of the next one is made meanwhile."""
+        self._prepare()
+        shard, path = self.output.paragraphs[task.index], self.output.paths[task.index]
+        plan = self._planned(task.index).result()
+        del self._plans[task.index]
+        if task.index + 1 < len(self.output.paragraphs):
+            self._planned(task.index + 1)
+        facts = {"truncated": int(plan.tokens.truncated.sum())}
+        if self._is_written(path, shard):
+            # A crash came after the file got its name and before the manifest recorded it.
+            advance(shard.rows)
+            return TaskResult(task.name, shard.rows, skipped=True, facts=facts)
+        file = FilePlan(path, shard.rows, self.coding, self._metadata(shard), row_name=lambda row: _row_id(shard, row))
+        window = Window(np.arange(shard.rows), lambda: self._announced(plan, path))
+        embed_to_file(
+            file, [window], self.engine, advance=advance, flush_s=self.config.flush_s, overwrite=self.overwrite
+        )
+        return TaskResult(task.name, shard.rows, facts=facts)
+
+    def finish(self, results: Sequence[TaskResult]) -> SplitResult:
+        """Write the manifest."""
+        dim, tally = self.embedder.identity.dim, self.engine.tally
+        if not results:
+            manifest = read_manifest(self.output.folder, EmbeddingManifest)
+            truncated = manifest["splits"][self.output.split]["truncated"] if manifest else 0
+            return SplitResult(self.rows, dim, self.output.paths, Tally(truncated=truncated), skipped=True)
+        truncated = sum(result.facts["truncated"] for result in results)
+        self.output.record({"dim": dim, "truncated": truncated}, {"stage": "embeddings", "splits": {}})
+        return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False)
+
+    def _prepare(self) -> None:
+        """Before the first task: the folder, the calibration of int8 and float8, and a look at files of other hands."""
+        if self._prepared:
+            return
+        output, folder = self.output, self.output.folder
+        manifest = read_manifest(folder, EmbeddingManifest)
+        is_new = manifest is None or output.split not in manifest["splits"]
+        folder.mkdir(parents=True, exist_ok=True)
+        precision = stored_precision(self.embedder, self.config)
+        self.coding = calibrated_coding(
+            precision, self.store, self.embedder, output.settings, folder, manifest, self.overwrite
+        )
+        self._special_tokens = _special_tokens(self.store, self.embedder)
+        if is_new and not self.overwrite:
+            self._refuse_unlisted_files()
+        self._prepared = True
+
+    def _refuse_unlisted_files(self) -> None:
+        for shard, path in zip(self.output.paragraphs, self.output.paths, strict=True):
+            if path.exists() and not self._is_written(path, shard):
+                raise StaleStage(
+                    f"{path} is there already and was not made with these settings (no manifest speaks of it). "
+                    "Pass --overwrite to replace it, or --embedding.variant NAME to keep both."
+                )
+
+    def _is_written(self, path: Path, shard: ParagraphShard) -> bool:
+        """Whether a file is the one to be made, by its header."""
         try:
-            _fill(writer, plan, shard, job, advance)
-        finally:
-            writer.flush()  # also where something failed: what is finished stays
-        writer.finish()
-    finally:
-        writer.close()
+            existing = open_embedding_shard(path)
+        except StoreError:
+            return False
+        expected = {**self._metadata(shard), **self.coding.to_metadata()}
+        return existing.rows == shard.rows and existing.metadata == expected
 
+    def _metadata(self, shard: ParagraphShard) -> dict[str, str]:
+        return {
+            **self.embedder.identity.to_metadata(),
+            "attention": self.embedder.runtime.attention,
+            "split": self.output.split,
+            "package_version": version("elm-data-preparation"),
+            "ids_sha256": shard.ids_sha256,
+            "texts_sha256": shard.texts_sha256,
+        }
 
-def _announce(plan: Plan, final: Path, job: _Job) -> None:
-    """Choose what is measured, and say what will be done."""
-    engine = job.engine
-    if not engine.flops_per_s:  # once a split: what one shard tells of the machine holds for the others
-        tuned = tune(job.embedder, plan, job.config.batch_tokens, job.config.threads)
-        engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
-    summary = plan.summary(job.embedder.runtime, engine.batch_tokens, engine.batch_size)
-    expected = f", about {_duration(summary.flops / engine.flops_per_s)}" if engine.flops_per_s else ""
-    logger.info("%s: %s%s", final.name, summary.line(), expected)
+    def _planned(self, index: int) -> Future[Plan]:
+        if index not in self._plans:
+            self._plans[index] = self._planner.submit(self._plan, self.output.paragraphs[index])
+        return self._plans[index]
+
+    def _plan(self, shard: ParagraphShard) -> Plan:
+        started = time.perf_counter()
+        plan = make_plan(spill(self._tokenized(shard), self.output.folder))
+        tally = self.engine.tally
+        tally.planning_s += time.perf_counter() - started
+        tally.truncated += int(plan.tokens.truncated.sum())
+        tally.repeated += len(plan.tokens) - len(plan.order)
+        return plan
+
+    def _tokenized(self, shard: ParagraphShard) -> Iterator[Tokens]:
+        """Tokens of a shard, some rows at a time.
+
+        Raises:
+            ShardMismatch: a stored token count is wrong, or the file is not the one that was opened.
+        """
+        seen_ids, seen_texts = ColumnHash(), ColumnHash()
+        prompt = self.embedder.identity.prompt
+        columns = ["text_id", "text", "token_count"]
+        for batch in shard.batches(columns, TOKENIZED_ROWS):
+            names, texts, counts = (batch[column].to_pylist() for column in columns)
+            seen_ids.update(names)
+            seen_texts.update(texts)
+            tokens = self.embedder.tokenize([prompt + text for text in texts] if prompt else texts)
+            if self._special_tokens is not None:
+                own_counts = tokens.lengths - self._special_tokens
+                wrong = np.flatnonzero((own_counts != np.array(counts)) & ~tokens.truncated)
+                if len(wrong):
+                    raise ShardMismatch(
+                        f"{shard.path} says that {names[wrong[0]]} has {counts[wrong[0]]} tokens, its tokenizer finds "
+                        f"{own_counts[wrong[0]]}. Run the pipeline again with --overwrite "
+                        "--preprocess.fast_tokens off, and please report this text."
+                    )
+            yield tokens
+        if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
+            raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
+
+    def _announced(self, plan: Plan, path: Path) -> Plan:
+        """The plan, once what can be measured is measured and what will be done is logged."""
+        engine = self.engine
+        if not engine.flops_per_s:  # once a split: what one shard tells of the machine holds for the others
+            tuned = tune(self.embedder, plan, self.config.batch_tokens, self.config.threads)
+            engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
+        summary = plan.summary(self.embedder.runtime, engine.batch_tokens, engine.batch_size)
+        expected = f", about {_duration(summary.flops / engine.flops_per_s)}" if engine.flops_per_s else ""
+        logger.info("%s: %s%s", path.name, summary.line(), expected)
+        return plan
 
 
 def _duration(seconds: float) -> str:
@@ -255,23 +282,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _fill(
-    writer: EmbeddingWriter, plan: Plan, shard: ParagraphShard, job: _Job, advance: Callable[[int], object]
-) -> None:
-    """Write the rows of a shard that are not there yet."""
-    last_flush = time.monotonic()
-    for rows, vectors in job.engine.run(plan, lambda row: _name_of(shard, row), writer.done):
-        if job.coding.precision == "float16":
-            _check_float16(vectors, rows, shard)
-        new = int((~writer.done[rows]).sum())
-        writer.write(rows, vectors)
-        advance(new)
-        if time.monotonic() - last_flush > job.config.flush_s:
-            writer.flush()
-            last_flush = time.monotonic()
-
-
-def _name_of(shard: ParagraphShard, row: int) -> str:
+def _row_id(shard: ParagraphShard, row: int) -> str:
     """Id of a row, for a message; reads the file up to it."""
     for batch in shard.batches(["text_id"]):
         if row < batch.num_rows:
@@ -280,56 +291,8 @@ def _name_of(shard: ParagraphShard, row: int) -> str:
     raise IndexError(f"{shard.path} has no row {row}")
 
 
-def _check_float16(vectors: Float32Array, rows: IntArray, shard: ParagraphShard) -> None:
-    outside = np.abs(vectors).max(axis=1) > np.finfo(np.float16).max
-    if outside.any():
-        raise ModelError(
-            f"the vector of {_name_of(shard, int(rows[outside][0]))} is too large for float16. "
-            "Use --embedding.precision float32, or --embedding.normalize."
-        )
-
-
 def _special_tokens(store: ParagraphStore, embedder: Embedder) -> int | None:
     counted_with = store.manifest["settings"].get("tokenizer") if store.manifest else None
     if counted_with != embedder.identity.tokenizer or embedder.identity.prompt:
         return None
     return len(embedder.tokenize([""]).ids)
-
-
-def _metadata(shard: ParagraphShard, job: _Job) -> dict[str, str]:
-    return {**job.metadata, "ids_sha256": shard.ids_sha256, "texts_sha256": shard.texts_sha256}
-
-
-def _is_finished(final: Path, shard: ParagraphShard, job: _Job) -> bool:
-    """Whether a file is what this job would write, by its header and, where it is known, its hash."""
-    try:
-        found = open_embedding_shard(final)
-    except StoreError:
-        return False
-    expected = {**_metadata(shard, job), **job.coding.to_metadata()}
-    if found.rows != shard.rows or found.metadata != expected:
-        return False
-    return final.name not in job.hashes or sha256_of_file(final) == job.hashes[final.name]
-
-
-def _intact(folder: Path, known: Mapping[str, Any], thorough: bool) -> bool:
-    """Whether the files a manifest speaks of are there; thoroughly, by their hashes."""
-    for shard in known["shards"]:
-        path = folder / Path(shard["file"]).name
-        try:
-            open_embedding_shard(path)
-        except StoreError:
-            return False
-        if thorough and sha256_of_file(path) != shard["sha256"]:
-            return False
-    return True
-
-
-def _sweep(folder: Path, split: Split, files: list[Path]) -> None:
-    """Remove what earlier runs of this split left: other numbers of shards, unfinished work."""
-    finished = (f"{split}_embeddings.safetensors", f"{split}_embeddings-?????-of-?????.safetensors")
-    unfinished = [f".{name}.*" for name in finished] + [f"..{name}.*" for name in finished]
-    for pattern in (*finished, *unfinished):
-        for path in folder.glob(pattern):
-            if path not in files:
-                remove_unused(path)

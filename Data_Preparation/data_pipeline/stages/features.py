@@ -1,73 +1,80 @@
 """What selectors look at, out of one of our stores."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from data_pipeline.dataset import ELMDataset
-from data_pipeline.dataset.subsets import selected_rows
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.store.lookup import read_frame, rows_of_selection
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 
 
 class Texts(Sequence[str]):
-    """The texts of a data set, read when they are looked at."""
+    """The texts of a dataset, read when they are looked at."""
 
-    def __init__(self, dataset: ELMDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, place: int) -> str: ...
     @overload
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        rows = np.arange(len(self))[place]
-        rows_of_files = self._dataset.rows.of_files(np.atleast_1d(rows).astype(np.int64))
-        found = self._dataset.rows.columns.texts(rows_of_files)
-        return found if isinstance(place, slice) else found[0]
+        index = np.atleast_1d(np.arange(len(self))[place]).astype(np.int64)
+        texts = self._rows.columns.texts(self._rows.of_files(index))
+        return texts if isinstance(place, slice) else texts[0]
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), 4096):
             yield from self[start : start + 4096]
 
 
-def features_of(dataset: ELMDataset, needs: Iterable[Need], label: str | None = None) -> Features:
-    """The features of a data set that are needed, and no others; vectors and texts stay on disk.
+class _WithRows(Protocol):
+    """An `ELMDataset`."""
+
+    rows: Rows
+
+
+def features_from_dataset(dataset: _WithRows, needs: Iterable[Need], label: str | None = None) -> Features:
+    """The features of an `ELMDataset`; see `features_from_rows`."""
+    return features_from_rows(dataset.rows, needs, label)
+
+
+def features_from_rows(rows: Rows, needs: Iterable[Need], label: str | None = None) -> Features:
+    """The features of a dataset that are needed, and no others; vectors and texts stay on disk.
 
     Args:
-        dataset: one of ours, with its embeddings where they are needed.
+        rows: rows of a split, with embeddings if they are needed.
         needs: see `Need`.
-        label: the column with the class, needed for `labels`: numbers or strings, sorted.
+        label: column with the class, required for `labels`: numbers or strings, sorted.
 
     Raises:
-        SelectionError: a column is not there, or holds no numbers.
-        StoreError: a selection is not there.
+        SelectionError: a column does not exist, or holds no numbers.
+        StoreError: a selection does not exist.
     """
     needs = set(needs)
-    there = dataset.rows.metadata_names
     columns = {need.removeprefix("score:"): need for need in needs if need.startswith("score:")}
-    wanted = [name for name in columns if name in there]
+    wanted = [name for name in columns if name in rows.metadata_names]
     if "labels" in needs:
-        wanted.append(_label_column(dataset, label))
-    table = dataset.metadata.select(*dict.fromkeys(["text_id", "token_count", *wanted]))
-    ids = table["text_id"].to_list()
-    subsets = {name: selected_rows(dataset, name) for name in _named(needs, "subset")}
+        wanted.append(_label_column(rows, label))
+    table = read_frame(rows, list(dict.fromkeys(["text_id", "token_count", *wanted])))
     return Features(
-        ids,
-        _vectors(dataset) if "embeddings" in needs else None,
-        Texts(dataset) if "texts" in needs else None,
+        table["text_id"].to_list(),
+        _vectors(rows) if "embeddings" in needs else None,
+        Texts(rows) if "texts" in needs else None,
         _classes(table[label]) if "labels" in needs and label else None,
         table["token_count"].to_numpy().astype(np.int64) if "token_counts" in needs else None,
         {name: _numbers(table[name]) for name in columns if name in table.columns},
-        subsets,
-        _seen(dataset, list(columns)),
+        {name: rows_of_selection(rows, name) for name in _named(needs, "subset")},
+        _seen(rows, list(columns)),
     )
 
 
@@ -75,19 +82,19 @@ def _named(needs: Iterable[Need], kind: str) -> list[str]:
     return sorted(need.partition(":")[2] for need in needs if need.startswith(f"{kind}:"))
 
 
-def _label_column(dataset: ELMDataset, label: str | None) -> str:
-    there = ", ".join(dataset.rows.metadata_names)
+def _label_column(rows: Rows, label: str | None) -> str:
+    columns = ", ".join(rows.metadata_names)
     if label is None:
-        raise SelectionError(f"this needs labels; say which column has them (--label); there are {there}")
-    if label not in dataset.rows.metadata_names:
-        raise SelectionError(f"there is no column {label!r} to be the label; there are {there}")
+        raise SelectionError(f"labels are needed: name the column that has them (label); expected one of {columns}")
+    if label not in rows.metadata_names:
+        raise SelectionError(f"no column {label!r} to be the label; expected one of {columns}")
     return label
 
 
-def _vectors(dataset: ELMDataset) -> NDArray[np.generic]:
-    if dataset.rows.selection is None and dataset.rows.first_shard.coding.is_float:
-        return dataset.embeddings
-    return dataset.to_numpy()
+def _vectors(rows: Rows) -> NDArray[np.generic]:
+    if rows.selection is None and rows.first_shard.coding.is_float:
+        return rows.mapped_vectors()
+    return rows.all_vectors()
 
 
 def _classes(column: pl.Series) -> IntArray:
@@ -102,10 +109,10 @@ def _numbers(column: pl.Series) -> NDArray[np.float64]:
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _seen(dataset: ELMDataset, columns: Sequence[str]) -> dict[Need, frozenset[Need]]:
+def _seen(rows: Rows, columns: Sequence[str]) -> dict[Need, frozenset[Need]]:
     """What the score columns were made from, as their manifests say."""
-    found: dict[Need, frozenset[Need]] = {}
-    for scores in dataset.rows.source.scores:
+    seen: dict[Need, frozenset[Need]] = {}
+    for scores in rows.source.scores:
         sees = frozenset(scores.listed["settings"].get("sees", ()))
-        found |= {f"score:{name}": sees for name in scores.columns if name in columns and sees}
-    return found
+        seen |= {f"score:{name}": sees for name in scores.columns if name in columns and sees}
+    return seen

@@ -37,12 +37,6 @@ from data_pipeline.weak_labels.prefilter import Prefilter
 from data_pipeline.weak_labels.push import push
 from data_pipeline.weak_labels.sampling import sample
 
-# Another machine may have other values: the same pairs come out.
-_HOW_COMPUTED = {
-    "bm25_backend", "query_rows", "passage_rows", "batch_size", "batch_tokens", "device", "device_timeout_s", "threads",
-    "compile", "flush_s", "variant",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class LabelReport:
@@ -125,11 +119,7 @@ def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) 
 
 def _decisive(config: LabelConfig, passages: Passages) -> dict[str, Any]:
     """What decides which pairs a run has; not how they are computed."""
-    sections: dict[str, Any] = config.model_dump(mode="json", include={"candidates", "rerank", "sampling", "prefilter"})
-    candidates = sections["candidates"]
-    for section in (candidates, sections["rerank"], candidates["embedding"] or {}):
-        for name in _HOW_COMPUTED & section.keys():
-            del section[name]
+    sections = {name: getattr(config, name).deciding() for name in ("candidates", "rerank", "sampling", "prefilter")}
     return {"passages": passages.fingerprint, **sections}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config.labels import LabelConfig, QueriesConfig
-from data_pipeline.dataset import ELMDataset
+from data_pipeline.config.load import load_config
 from data_pipeline.download.sample import FOLDER as SAMPLE
 from data_pipeline.download.sample import sample_queries
 from data_pipeline.embeddings import Embedder, encode, load_embedder, load_tokenizer
@@ -19,7 +19,9 @@ from data_pipeline.judge.similarity import cosine
 from data_pipeline.retrieval.hub_records import fetch_records
 from data_pipeline.retrieval.ids import has_white_space, refuse_same_spelling, resolve
 from data_pipeline.retrieval.passage_files import passages_of_documents, passages_of_file
-from data_pipeline.retrieval.passages import Passages, passages_of_dataset
+from data_pipeline.retrieval.passages import Passages, passages_of_rows
+from data_pipeline.store.corpus_files import open_source
+from data_pipeline.store.reader import Rows
 from data_pipeline.user_files import checked_id, json_records
 from data_pipeline.utils import encodable, shown
 from data_pipeline.weak_labels.gold import Gold, known_in, make_gold, match_gold
@@ -38,8 +40,9 @@ def open_passages(config: LabelConfig) -> Passages:
     source = config.passages
     if source.source == "store":
         with_vectors = config.candidates.needs_vectors or config.judge.judge == "similarity"
-        dataset = ELMDataset(source.data_dir, source.split, with_vectors, corpus=source.corpus, scores=[])
-        return passages_of_dataset(dataset)
+        cache_dir = load_config().cache_dir
+        files = open_source(source.data_dir, source.split, source.corpus, None, with_vectors, cache_dir, scores=[])
+        return passages_of_rows(Rows(files))
     path = fetch_records(source.hub, config.records_dir) if source.hub.name else source.path
     assert path is not None
     _require_path(path, "passages.path")
@@ -183,9 +186,9 @@ def open_embedder(config: LabelConfig, passages: Passages) -> Embedder | None:
         return None
     if config.candidates.embedding is not None:
         return load_embedder(config.candidates.embedding)
-    if passages.dataset is None:
+    if passages.dataset_rows is None:
         raise ConfigError("passages of files need candidates.embedding, or candidates.fusion: bm25")
-    return load_maker(passages.dataset.rows.first_shard)
+    return load_maker(passages.dataset_rows.first_shard)
 
 
 def thresholds_of(

@@ -6,7 +6,7 @@ refused unless it is to be replaced, and none touches the folders of others.
 
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,20 +17,17 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.config import Config, FolderName, Section, explain
-from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import ConfigError, SelectionError
 from data_pipeline.metrics.base import Columns, Measure
-from data_pipeline.stages.features import features_of
-from data_pipeline.stages.score_files import ScoreStage
-from data_pipeline.store import fingerprint, read_manifest_to_replace
+from data_pipeline.stages.base import Advance, Task, TaskResult, run_stages
+from data_pipeline.stages.features import features_from_rows
+from data_pipeline.stages.score_output import ScoreOutput
+from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
+from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import IntArray, Split
-from data_pipeline.utils import atomic_write_bytes, exclusive, sha256_of_json
+from data_pipeline.utils import atomic_write_bytes, sha256_of_json
 
 _PART_ROWS = 16_384  # of work that a killed run does not do again: many for a model that must be loaded each time
-_HOW_COMPUTED = {
-    "batch_tokens", "device", "base_url", "api_key_env", "timeout_s", "slots", "tries", "backoff_s", "max_backoff_s",
-    "max_retry_after_s", "max_calls", "breaker_window", "breaker_share", "flush_s", "flush_answers",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,14 @@ def measure(
         TypeAdapter(FolderName).validate_python(called)
     except ValidationError as error:
         raise ConfigError(f"{called!r} names a folder: {error.errors()[0]['msg']}") from None
-    with exclusive(config.scores_dir):
-        read_manifest_to_replace(config.scores_dir / called, overwrite)
-        return {
-            split: _measure_split(config, name, found, settings, split, called, label, overwrite) for split in splits
-        }
+    stored_as = called
+
+    def stages() -> Iterator[MetricScores]:
+        read_manifest_to_replace(config.scores_dir / stored_as, overwrite, ScoreManifest)
+        for split in splits:
+            yield _open_stage(config, name, found, settings, split, stored_as, label)
+
+    return dict(zip(splits, run_stages(stages(), config.scores_dir, overwrite=overwrite), strict=True))
 
 
 def configured_measure(name: str, parameters: Mapping[str, Any] | None) -> tuple[Measure, Section]:
@@ -109,98 +109,118 @@ def column_names(measure: Measure, name: str, called: str) -> dict[str, str]:
     return {column: f"{called}_{column}" for column in measure.columns}
 
 
-def _measure_split(
-    config: Config,
-    name: str,
-    found: Measure,
-    settings: Section,
-    split: Split,
-    called: str,
-    label: str | None,
-    overwrite: bool,
-) -> Measured:
-    vectors = "embeddings" in found.needs
-    dataset = ELMDataset(split=split, load_embeddings=vectors, config=config, scores=_others(config, split, called))
-    source, names = dataset.rows.source, column_names(found, name, called)
-    if clash := set(names.values()) & {*dataset.rows.names, "embedding"}:
-        raise ConfigError(f"there is a column {', '.join(sorted(clash))} already; give the measure another name (--as)")
-    kept = {"measure": name, **_kept_settings(found, settings, dataset, label)}
-    stage = ScoreStage(
-        config.scores_dir / called, split, dict.fromkeys(names.values(), pa.float64()), kept, source.fingerprint(),
-        source.corpus, source.paragraphs,
-    )  # fmt: skip
-    if stage.is_finished(overwrite):
-        return Measured(len(dataset), list(names.values()), skipped=True)
-    work = _Work(dataset, found, settings, label, _parts_folder(stage))
-    start = 0
-    for index, shard in enumerate(source.paragraphs):
-        rows = np.arange(start, start + shard.rows)
-        if not stage.is_written(index):
-            columns = work.columns(rows)
-            if not kept["gaps"]:
-                _check_finite(dataset, rows, columns)
-            _write(stage, index, dataset, rows, {names[column]: values for column, values in columns.items()})
-        start += shard.rows
-    if work.parts.exists():
-        shutil.rmtree(work.parts)
-    stage.finish()
-    return Measured(len(dataset), list(names.values()), skipped=False)
-
-
-def _parts_folder(stage: ScoreStage) -> Path:
-    """Where finished parts of a file lie until it is whole."""
-    return stage.folder / f".parts-{stage.split}-{fingerprint(stage.settings, stage.upstream)[:20]}"
-
-
 @dataclass(frozen=True)
-class _Work:
-    """A measure of a split, being computed."""
+class MetricScores:
+    """A metric of all rows of a split."""
 
-    dataset: ELMDataset
-    measure: Measure
+    source: Rows
+    metric: Measure
     settings: Section
     label: str | None
-    parts: Path
+    columns: Mapping[str, str]
+    """Columns of the metric -> those in the store."""
+    output: ScoreOutput
+    rows: int = 0  # metrics that take long show progress of their own
 
-    def columns(self, rows: IntArray) -> Columns:
-        """Of some rows, which follow each other."""
-        if not self.measure.row_by_row:
-            return {column: values[rows] for column, values in self._whole.items()}
-        starts = range(0, len(rows), _PART_ROWS)
-        parts = [self._part(rows[start : start + _PART_ROWS]) for start in starts]
-        return {column: np.concatenate([part[column] for part in parts]) for column in self.measure.columns}
+    @property
+    def name(self) -> str:
+        """See `Stage`."""
+        return f"Computing {self.output.folder.name} of {self.output.split}"
+
+    @property
+    def outputs(self) -> list[ScoreOutput]:
+        """See `Stage`."""
+        return [self.output]
+
+    def fingerprint(self) -> str:
+        """See `Stage`."""
+        return self.output.fingerprint
+
+    def tasks(self) -> list[Task]:
+        """One a paragraph shard."""
+        return self.output.tasks()
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Compute one shard's file."""
+        shards = self.output.paragraphs
+        start, count = sum(shard.rows for shard in shards[: task.index]), shards[task.index].rows
+        if self.output.is_written(task.index):
+            return TaskResult(task.name, count, skipped=True)
+        index = np.arange(start, start + count)
+        values = self._values(index)
+        if not self.output.settings["gaps"]:
+            _check_finite(self.source, index, values)
+        _write(self.output, task.index, self.source, index, {self.columns[name]: values[name] for name in values})
+        advance(count)
+        return TaskResult(task.name, count)
+
+    def finish(self, results: Sequence[TaskResult]) -> Measured:
+        """Write the manifest, and remove the parts."""
+        if results:
+            if self._parts.exists():
+                shutil.rmtree(self._parts)
+            self.output.publish()
+        return Measured(len(self.source), list(self.columns.values()), skipped=not results)
+
+    @property
+    def _parts(self) -> Path:
+        """Folder of finished parts of a file, until it is whole."""
+        return self.output.folder / f".parts-{self.output.split}-{self.output.fingerprint[:20]}"
+
+    def _values(self, index: IntArray) -> Columns:
+        """Values of neighbouring rows."""
+        if not self.metric.row_by_row:
+            return {column: values[index] for column, values in self._whole.items()}
+        starts = range(0, len(index), _PART_ROWS)
+        parts = [self._part(index[start : start + _PART_ROWS]) for start in starts]
+        return {column: np.concatenate([part[column] for part in parts]) for column in self.metric.columns}
 
     @cached_property
     def _whole(self) -> Columns:
-        return self._computed(self.dataset)
+        return self._computed(self.source)
 
-    def _part(self, rows: IntArray) -> Columns:
-        """Read, if a killed run has finished it; computed and kept, if not."""
-        path = self.parts / f"{rows[0]}-{len(rows)}.npz"
+    def _part(self, index: IntArray) -> Columns:
+        """Read if a killed run finished it; else computed and kept."""
+        path = self._parts / f"{index[0]}-{len(index)}.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as found:
-                return dict(found)
-        columns = self._computed(self.dataset.select(rows))
+            with np.load(path, allow_pickle=False) as finished:
+                return dict(finished)
+        columns = self._computed(self.source.select(index))
         content = io.BytesIO()
         np.savez(content, **columns)  # type: ignore[arg-type]  # numpy's own stub is narrower
-        self.parts.mkdir(parents=True, exist_ok=True)
+        self._parts.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, content.getvalue())
         return columns
 
-    def _computed(self, dataset: ELMDataset) -> Columns:
-        features = features_of(dataset, self.measure.needs, self.label)
-        return self.measure.compute(dataset, features, self.settings)
+    def _computed(self, rows: Rows) -> Columns:
+        features = features_from_rows(rows, self.metric.needs, self.label)
+        return self.metric.compute(rows, features, self.settings)
 
 
-def _kept_settings(found: Measure, settings: Section, dataset: ELMDataset, label: str | None) -> dict[str, Any]:
+def _open_stage(
+    config: Config, name: str, found: Measure, settings: Section, split: Split, called: str, label: str | None
+) -> MetricScores:
+    others = [scores.name for scores in open_rows(config, split, with_embeddings=False).source.scores]
+    others = [other for other in others if other != called]
+    rows = open_rows(config, split, with_embeddings="embeddings" in found.needs, scores=others)
+    columns = column_names(found, name, called)
+    if clash := set(columns.values()) & {*rows.names, "embedding"}:
+        raise ConfigError(f"there is a column {', '.join(sorted(clash))} already; give the measure another name (--as)")
+    kept = {"measure": name, **_kept_settings(found, settings, rows, label)}
+    types = dict.fromkeys(columns.values(), pa.float64())
+    output = ScoreOutput.of(rows, config.scores_dir / called, types, kept)
+    return MetricScores(rows, found, settings, label, columns, output)
+
+
+def _kept_settings(found: Measure, settings: Section, rows: Rows, label: str | None) -> dict[str, Any]:
     """All that decides the numbers, beside the texts."""
     made_with, sees = dict(found.identity(settings)), set(found.sees)
-    for scores in dataset.rows.source.scores:
+    for scores in rows.source.scores:
         if set(scores.columns) & set(found.reads(settings)):
             made_with[scores.name] = scores.listed["fingerprint"]
             sees |= set(scores.listed["settings"].get("sees", ()))
     kept: dict[str, Any] = {
-        "parameters": _deciding(settings.model_dump(mode="json")),
+        "parameters": settings.deciding(),
         "made_with": made_with,
         "sees": sorted(sees),
         "gaps": getattr(settings, "unanswered", "error") == "keep",
@@ -208,39 +228,25 @@ def _kept_settings(found: Measure, settings: Section, dataset: ELMDataset, label
     if "labels" in found.needs:
         kept["label"] = label
     if "embeddings" in found.needs:
-        kept["embeddings"] = sha256_of_json(dict(dataset.rows.first_shard.metadata))
+        kept["embeddings"] = sha256_of_json(dict(rows.first_shard.metadata))
     return kept
 
 
-def _deciding(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters without those that only say how it is computed."""
-    return {
-        name: _deciding(value) if isinstance(value, Mapping) else value
-        for name, value in parameters.items()
-        if name not in _HOW_COMPUTED
-    }
-
-
-def _others(config: Config, split: Split, called: str) -> list[str]:
-    """Scores under other names, that belong to these paragraphs."""
-    there = ELMDataset(split=split, load_embeddings=False, config=config).rows.source.scores
-    return [scores.name for scores in there if scores.name != called]
-
-
-def _check_finite(dataset: ELMDataset, rows: IntArray, columns: Columns) -> None:
+def _check_finite(rows: Rows, index: IntArray, columns: Columns) -> None:
     for name, values in columns.items():
         if len(bad := np.flatnonzero(~np.isfinite(values))):
-            row = int(rows[bad[0]])
+            row = int(index[bad[0]])
+            text_id = rows.records(index[bad[:1]], ["text_id"])["text_id"][0].as_py()
             raise SelectionError(
-                f"{name} of row {row} ({dataset[row]['metadata']['text_id']!r}) is {values[bad[0]]}, as are "
-                f"{len(bad) - 1} more: nothing was kept. Look at these texts, or leave them out of the corpus"
+                f"{name} of row {row} ({text_id!r}) is {values[bad[0]]}, as are {len(bad) - 1} more: nothing was kept. "
+                "Look at these texts, or leave them out of the corpus"
             )
 
 
-def _write(stage: ScoreStage, index: int, dataset: ELMDataset, rows: IntArray, columns: Columns) -> None:
-    writer = stage.writer(index)
+def _write(output: ScoreOutput, index: int, rows: Rows, of_rows: IntArray, columns: Columns) -> None:
+    writer = output.writer(index)
     try:
-        writer.write({"text_id": dataset.rows.records(rows, ["text_id"])["text_id"].combine_chunks(), **columns})
+        writer.write({"text_id": rows.records(of_rows, ["text_id"])["text_id"].combine_chunks(), **columns})
         writer.finish()
     except BaseException:
         writer.abandon()

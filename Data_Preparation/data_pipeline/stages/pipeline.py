@@ -1,26 +1,26 @@
 """The order of the stages; the only module that knows it."""
 
-import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import Config
-from data_pipeline.download import Corpus, open_corpus
-from data_pipeline.embeddings import load_embedder, load_tokenizer, tokenizer_sha256
-from data_pipeline.errors import ConfigError, CorruptShard, NotFound, StaleStage, StoreError
-from data_pipeline.preprocess import TokenCounter, load_fast_library
+from data_pipeline.download import open_corpus
+from data_pipeline.embeddings import load_embedder, load_tokenizer
+from data_pipeline.errors import ConfigError, NotFound
+from data_pipeline.stages.base import run_stage
 from data_pipeline.stages.embed import SplitResult, embed_split
-from data_pipeline.stages.preprocess import is_processed_file, preprocess
-from data_pipeline.store import Manifest, ParagraphStore, check_fresh, fingerprint, read_manifest
+from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
+from data_pipeline.store import ParagraphStore
+from data_pipeline.store.manifest import ParagraphManifest
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.user_files import visible
-from data_pipeline.utils import atomic_write_json, exclusive, sha256_of_file
+from data_pipeline.utils import atomic_write_json, exclusive
 from data_pipeline.utils.folders import recover_folder
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Report:
     """What a run did."""
 
     processed_dir: Path
-    manifest: Manifest
-    """Of the paragraphs."""
+    manifest: ParagraphManifest | None
+    """Manifest of the paragraphs; None if an older pipeline wrote them."""
     preprocess_skipped: bool = False
     preprocess_s: float = 0.0
     embedding_s: float = 0.0
@@ -45,8 +45,8 @@ class Report:
             "preprocess_skipped": self.preprocess_skipped,
             "preprocess_s": round(self.preprocess_s, 3),
             "embedding_s": round(self.embedding_s, 3),
-            "counts": self.manifest.get("counts"),
-            "leakage": self.manifest.get("leakage"),
+            "counts": self.manifest["counts"] if self.manifest else None,
+            "leakage": self.manifest.get("leakage") if self.manifest else None,
             "embeddings": {
                 split: {
                     "rows": result.rows,
@@ -85,10 +85,10 @@ def run(config: Config, skip_download: bool = False, skip_embeddings: bool = Fal
 
 
 def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: bool = False) -> Report:
-    """Corpus -> paragraphs, unless they are there already.
+    """Corpus -> paragraphs, unless they exist.
 
     Raises:
-        StaleStage: paragraphs of other settings are there, and not `overwrite`.
+        StaleStage: paragraphs of other settings exist, and not `overwrite`.
     """
     folder = config.processed_dir
     with exclusive(folder):
@@ -96,20 +96,12 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
         if skip_download:
             store = ParagraphStore(folder)
             store.check()
-            return Report(folder, store.manifest or {}, preprocess_skipped=True)
+            return Report(folder, store.manifest, preprocess_skipped=True)
         started = time.monotonic()
-        tokenizer = load_tokenizer(config.embedding)
-        corpus = open_corpus(config.corpus)
-        settings = _preprocess_settings(config, corpus, tokenizer_sha256(tokenizer))
-        finished = _finished_paragraphs(folder, settings, overwrite)
-        if finished is not None:
-            return Report(folder, finished, preprocess_skipped=True)
-        logger.info("reading %s", corpus.description)
-        library = load_fast_library(tokenizer) if config.preprocess.fast_tokens == "auto" else None
-        counter = TokenCounter(tokenizer, library)
-        rows = config.storage.shard_rows
-        manifest = preprocess(corpus, counter, config.preprocess, config.split, rows, folder, settings)
-        return Report(folder, manifest, preprocess_s=time.monotonic() - started)
+        stage = CorpusParagraphs(config, open_corpus(config.corpus), load_tokenizer(config.embedding))
+        prepared = run_stage(stage, overwrite=overwrite)
+        seconds = 0.0 if prepared.skipped else time.monotonic() - started
+        return Report(folder, prepared.manifest, prepared.skipped, seconds)
 
 
 def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None) -> Report:
@@ -127,7 +119,7 @@ def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, repo
     """
     store = ParagraphStore(config.processed_dir)
     store.check()
-    report = report or Report(store.folder, store.manifest or {}, preprocess_skipped=True)
+    report = report or Report(store.folder, store.manifest, preprocess_skipped=True)
     started = time.monotonic()
     with exclusive(config.embeddings_dir):
         embedder = load_embedder(config.embedding)
@@ -167,58 +159,3 @@ def save_run(config: Config, report: Report) -> Path:
     path = config.logs_dir / "runs" / f"{stamp}-{os.getpid()}.json"
     atomic_write_json(path, {"config": config.model_dump(mode="json"), "report": report.to_json()})
     return path
-
-
-def _preprocess_settings(config: Config, corpus: Corpus, tokenizer: str) -> dict[str, Any]:
-    """Everything that decides which rows are written, and in what order."""
-    fields = {"text_field", "id_field", "title_field", "split_field", "metadata_fields"}
-    settings = {
-        "corpus": {
-            "source": config.corpus.source,
-            "identity": dict(corpus.identity),
-            **config.corpus.model_dump(mode="json", include=fields),
-        },
-        "preprocess": config.preprocess.model_dump(mode="json", exclude={"fast_tokens"}),
-        "split": config.split.model_dump(mode="json"),
-        "storage": config.storage.model_dump(mode="json"),
-        "tokenizer": tokenizer,
-    }
-    return dict(json.loads(json.dumps(settings)))
-
-
-def _finished_paragraphs(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> Manifest | None:
-    """The manifest of paragraphs that need not be made again."""
-    try:
-        manifest = read_manifest(folder)
-    except CorruptShard:
-        if not overwrite:
-            raise
-        return None
-    if manifest is None:
-        if any((folder / f"{split}.parquet").exists() for split in SPLITS) and not overwrite:
-            raise StaleStage(
-                f"{folder} holds paragraphs that this version did not make (there is no manifest). "
-                "Pass --overwrite to replace them, --skip-download to use them, or --output-dir to keep both."
-            )
-        return None
-    if not overwrite:
-        check_fresh(manifest, settings, "", folder)
-    if manifest["fingerprint"] != fingerprint(settings, ""):
-        return None
-    try:
-        ParagraphStore(folder).check()
-    except StoreError:
-        if not overwrite:
-            raise
-        return None
-    if overwrite and not _hashes_hold(folder, manifest):
-        return None
-    return manifest
-
-
-def _hashes_hold(folder: Path, manifest: Manifest) -> bool:
-    return all(
-        sha256_of_file(folder / Path(shard["file"]).name) == shard["sha256"]
-        for split in manifest["splits"].values()
-        for shard in split["shards"]
-    )

@@ -1,68 +1,168 @@
-"""Documents -> paragraphs on disk: cut, clean, filter, count, deduplicate, split.
+"""Stage: a corpus -> paragraphs on disk, in `data/<corpus>_processed`.
 
-Everything is written to a new folder that takes the place of the old one when it is whole;
-every paragraph that is not kept is a row of `dropped.parquet` with the stage and the reason.
+Everything is written to a new folder that takes the place of the old one when it is whole.
 """
 
+import json
 import logging
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from data_pipeline.config import PreprocessConfig, SplitConfig
+from data_pipeline.config import Config, PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
-from data_pipeline.errors import SourceError, StoreError
-from data_pipeline.preprocess.filters import count_reason, quality_reason
-from data_pipeline.preprocess.leakage import leakage
-from data_pipeline.preprocess.near import NearIndex
-from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
-from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
-from data_pipeline.preprocess.staging import Staging, StagingWriter
-from data_pipeline.preprocess.tokens import TokenCounter
-from data_pipeline.store import ParagraphStore, ParagraphWriter, fingerprint, write_manifest
-from data_pipeline.store.paragraphs import paragraph_schema
-from data_pipeline.types import SPLITS, Document
-from data_pipeline.utils import progress_bar, sha256_of_file
+from data_pipeline.embeddings import tokenizer_sha256
+from data_pipeline.errors import CorruptShard, SourceError, StaleStage, StoreError
+from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
+from data_pipeline.preprocess.ledger import DropLedger
+from data_pipeline.preprocess.passes import mark_duplicates, stage_candidates, write_splits
+from data_pipeline.preprocess.staging import Staging
+from data_pipeline.stages.base import Advance, Task, TaskResult
+from data_pipeline.store import ParagraphStore, write_manifest
+from data_pipeline.store.manifest import (
+    ParagraphManifest,
+    ParagraphSplit,
+    check_fresh,
+    fingerprint,
+    read_manifest,
+)
+from data_pipeline.types import SPLITS
+from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.folders import new_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
 
 logger = logging.getLogger(__name__)
 
-_DROPPED_SCHEMA = pa.schema(
-    [
-        ("text_id", pa.string()),
-        ("document_id", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("duplicate_of", pa.string()),
-    ]
-)
 _SPLIT = "|".join(SPLITS)
 _PROCESSED_FILE = re.compile(
     rf"manifest\.json|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp|\.cache"
 )
-_ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
-def preprocess(
+@dataclass(frozen=True)
+class ParagraphOutput:
+    """The folder of a corpus's paragraphs."""
+
+    folder: Path
+    """`data/<corpus>_processed`."""
+    settings: Mapping[str, Any]
+    """All that decides which rows are written, and in what order; JSON values."""
+
+    @property
+    def fingerprint(self) -> str:
+        """See `store.manifest.fingerprint`; a corpus has no upstream but its own identity."""
+        return fingerprint(self.settings, "")
+
+    def is_finished(self, overwrite: bool) -> bool:
+        """See `stages.base.Output`."""
+        try:
+            manifest = read_manifest(self.folder, ParagraphManifest)
+        except CorruptShard:
+            if not overwrite:
+                raise
+            return False
+        if manifest is None:
+            if any((self.folder / f"{split}.parquet").exists() for split in SPLITS) and not overwrite:
+                raise StaleStage(
+                    f"{self.folder} holds paragraphs that this version did not make (there is no manifest). "
+                    "Pass --overwrite to replace them, --skip-download to use them, or --output-dir to keep both."
+                )
+            return False
+        if not overwrite:
+            check_fresh(manifest, self.settings, "", self.folder)
+        if manifest["fingerprint"] != self.fingerprint:
+            return False
+        try:
+            ParagraphStore(self.folder).check()
+        except StoreError:
+            if not overwrite:
+                raise
+            return False
+        return not overwrite or self._has_right_bytes(manifest)
+
+    def _has_right_bytes(self, manifest: ParagraphManifest) -> bool:
+        return all(
+            sha256_of_file(self.folder / Path(shard["file"]).name) == shard["sha256"]
+            for split in manifest["splits"].values()
+            for shard in split["shards"]
+        )
+
+
+@dataclass(frozen=True)
+class CorpusParagraphs:
+    """Paragraphs of a corpus. It cannot be cut: a duplicate is known only when all rows have been seen."""
+
+    config: Config
+    corpus: Corpus
+    tokenizer: Any
+    name: str = "Preparing paragraphs"
+    rows: int = 0  # the passes show progress of their own
+    output: ParagraphOutput = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        corpus = config.corpus.deciding()
+        settings = {
+            "corpus": {"source": corpus.pop("source"), "identity": dict(self.corpus.identity), **corpus},
+            "preprocess": config.preprocess.deciding(),
+            "split": config.split.deciding(),
+            "storage": config.storage.deciding(),
+            "tokenizer": tokenizer_sha256(self.tokenizer),
+        }
+        output = ParagraphOutput(config.processed_dir, json.loads(json.dumps(settings)))
+        object.__setattr__(self, "output", output)
+
+    @property
+    def outputs(self) -> list[ParagraphOutput]:
+        """See `Stage`."""
+        return [self.output]
+
+    def fingerprint(self) -> str:
+        """See `Stage`."""
+        return self.output.fingerprint
+
+    def tasks(self) -> list[Task]:
+        """See `Stage`."""
+        return [Task("paragraphs")]
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Write all paragraphs to a new folder, and put it in the place of the old one."""
+        logger.info("reading %s", self.corpus.description)
+        config = self.config
+        library = load_fast_library(self.tokenizer) if config.preprocess.fast_tokens == "auto" else None
+        counter, shard_rows = TokenCounter(self.tokenizer, library), config.storage.shard_rows
+        manifest = write_paragraphs(self.corpus, counter, config.preprocess, config.split, shard_rows, self.output)
+        return TaskResult(task.name, manifest["counts"]["kept"])
+
+    def finish(self, results: Sequence[TaskResult]) -> "PreparedParagraphs":
+        """Read the manifest, which came into place with the folder."""
+        manifest = read_manifest(self.output.folder, ParagraphManifest)
+        assert manifest is not None
+        return PreparedParagraphs(manifest, skipped=not results)
+
+
+@dataclass(frozen=True)
+class PreparedParagraphs:
+    """Result of preparing paragraphs."""
+
+    manifest: ParagraphManifest
+    skipped: bool
+    """An earlier run wrote them."""
+
+
+def write_paragraphs(
     corpus: Corpus,
     counter: TokenCounter,
     config: PreprocessConfig,
     split: SplitConfig,
     shard_rows: int,
-    folder: Path,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
+    output: ParagraphOutput,
+) -> ParagraphManifest:
     """Turn a corpus into the parquet files of a processed folder.
 
     Memory does not grow with the corpus, but for 9 bytes a row while exact duplicates are
@@ -74,8 +174,7 @@ def preprocess(
         config: how to cut, clean and filter.
         split: how to divide.
         shard_rows: most rows in a file.
-        folder: `data/<corpus>_processed`; replaced when everything is written.
-        settings: what the manifest records and its fingerprint covers.
+        output: folder that is replaced when everything is written.
 
     Returns:
         The manifest that was written.
@@ -84,12 +183,12 @@ def preprocess(
         SourceError: the corpus cannot be read, has no paragraphs that pass, or repeats ids.
     """
     started = time.monotonic()
-    new = new_folder(folder)
+    new = new_folder(output.folder)
     if new.exists():
         shutil.rmtree(new)
     new.mkdir(parents=True)
-    dropped = _DroppedWriter(new / "dropped.parquet")
-    documents, paragraphs = _stage(corpus, counter, config, new / "staging", dropped)
+    dropped = DropLedger(new / "dropped.parquet")
+    documents, paragraphs = stage_candidates(corpus, counter, config, new / "staging", dropped)
     if not (new / "staging").exists():
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.most_common())
         raise SourceError(
@@ -97,16 +196,16 @@ def preprocess(
             f"({documents:,} documents; dropped: {reasons or 'nothing, there were none'})"
         )
     staging = Staging(new / "staging")
-    keep = _deduplicate(staging, config, dropped)
-    splits = _write_splits(staging, keep, corpus, split, shard_rows, new)
+    keep = mark_duplicates(staging, config, dropped)
+    splits = write_splits(staging, keep, corpus, split, shard_rows, new)
     (new / "staging").unlink()
     dropped.close()
     kept = int(keep.sum())
     _check_totals(paragraphs, kept, dropped.counts, splits)
-    manifest: dict[str, Any] = {
+    manifest: ParagraphManifest = {
         "stage": "preprocess",
-        "fingerprint": fingerprint(settings, ""),
-        "settings": dict(settings),
+        "fingerprint": output.fingerprint,
+        "settings": dict(output.settings),
         "upstream": "",
         "corpus": corpus.description,
         "counts": {
@@ -129,11 +228,11 @@ def preprocess(
     manifest["leakage"] = leakage(ParagraphStore(new), config.near_threshold)
     write_manifest(new, manifest)
     fsync_path(new)
-    replace_folder(folder, is_processed_file)
+    replace_folder(output.folder, is_processed_file)
     return manifest
 
 
-def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Mapping[str, Any]) -> None:
+def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Mapping[str, ParagraphSplit]) -> None:
     """Check that every paragraph that was cut is in a split or in `dropped.parquet`."""
     written = sum(entry["rows"] for entry in splits.values())
     if paragraphs != kept + dropped.total() or kept != written:
@@ -146,154 +245,3 @@ def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Map
 def is_processed_file(name: str) -> bool:
     """Whether this package (or the older pipeline) writes a file of this name to a processed folder."""
     return _PROCESSED_FILE.fullmatch(name) is not None
-
-
-def _stage(
-    corpus: Corpus, counter: TokenCounter, config: PreprocessConfig, path: Path, dropped: "_DroppedWriter"
-) -> tuple[int, int]:
-    """Cut, clean, filter and count tokens.
-
-    Returns:
-        Numbers of documents, and of their paragraphs; a document without any counts as one.
-    """
-    staging = StagingWriter(path)
-    documents = paragraphs = 0
-    progress = corpus.progress
-    with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
-        for batch in document_batches(corpus.documents()):
-            documents += len(batch)
-            bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
-            rows = extract_paragraphs(batch, config, dict(corpus.metadata))
-            paragraphs += len(rows) + dropped.add_empty_documents(batch, rows["document_id"])
-            if not len(rows):
-                continue
-            reasons = [
-                quality_reason(raw, text, config)
-                for raw, text in zip(rows["raw"].to_list(), rows["text"].to_list(), strict=True)
-            ]
-            rows = dropped.record(rows.drop("raw"), "quality", reasons)
-            counts = counter.count(rows["text"].to_list())
-            rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
-            rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in counts.tolist()])
-            if len(rows):
-                staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    staging.close()
-    return documents, paragraphs
-
-
-def _deduplicate(staging: Staging, config: PreprocessConfig, dropped: "_DroppedWriter") -> NDArray[np.bool_]:
-    """Which staged rows are kept."""
-    keep = np.ones(len(staging), dtype=np.bool_)
-
-    def drop(pairs: Iterator[tuple[int, int]], reason: str) -> None:
-        for row, first in pairs:
-            keep[row] = False
-            dropped.add(
-                staging.value("text_id", row),
-                staging.value("document_id", row),
-                "duplicates",
-                reason,
-                staging.value("text_id", first),
-            )
-
-    if config.exact_dedup:
-        drop(staging.repeats("text"), "exact_duplicate")
-    if config.near_dedup:
-        index = NearIndex(config.near_threshold, lambda row: staging.value("text", row))
-        drop(index.find_and_add(_kept_texts(staging, keep)), "near_duplicate")
-    for row, first in staging.repeats("text_id"):
-        if keep[row] and keep[first]:
-            raise SourceError(
-                f"two documents have the id {staging.value('document_id', row)!r}, but ids must be unique. "
-                "Name another --corpus.id_field, or leave --preprocess.exact_dedup on if they are copies."
-            )
-    return keep
-
-
-def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-    with progress_bar(len(staging), "Looking for near duplicates", "row") as bar:
-        for start, table in staging.batches():
-            for row, text in enumerate(table["text"].to_pylist(), start):
-                if keep[row]:
-                    yield row, text
-            bar.update(table.num_rows)
-
-
-def _write_splits(
-    staging: Staging,
-    keep: NDArray[np.bool_],
-    corpus: Corpus,
-    config: SplitConfig,
-    shard_rows: int,
-    folder: Path,
-) -> dict[str, Any]:
-    schema = paragraph_schema({name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()})
-    writers = {split: ParagraphWriter(folder, split, schema, shard_rows) for split in SPLITS}
-    totals = {split: Counter[str]() for split in SPLITS}
-    shuffled = split_by_shuffle(int(keep.sum()), config) if config.method == "paragraph" else None
-    written = 0
-    for start, staged in staging.batches():
-        rows = staged.filter(pa.array(keep[start : start + staged.num_rows])).select(schema.names).cast(schema)
-        document_ids = rows["document_id"].to_pylist()
-        if shuffled is not None:
-            places = shuffled[written : written + rows.num_rows]
-        elif config.method == "official":
-            places = split_by_source(rows["source_split"].to_pylist(), document_ids)
-        else:
-            places = split_by_document(document_ids, config)
-        written += rows.num_rows
-        for index, split in enumerate(SPLITS):
-            some = rows.filter(pa.array(places == index))
-            writers[split].write(some)
-            totals[split]["rows"] += some.num_rows
-            totals[split]["tokens"] += sum(some["token_count"].to_pylist())
-            totals[split]["characters"] += sum(some["char_count"].to_pylist())
-    return {
-        split: {**totals[split], "shards": [entry.to_json() for entry in writers[split].close()]} for split in SPLITS
-    }
-
-
-class _DroppedWriter:
-    """Writes `dropped.parquet` and counts the reasons."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer = pq.ParquetWriter(path, _DROPPED_SCHEMA, compression="zstd")
-        self._rows: list[tuple[str, str, str, str, str | None]] = []
-        self.counts: Counter[str] = Counter()
-
-    def record(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
-        """Write down the rows that have a reason, and give back the others."""
-        reason = pl.Series("reason", reasons, dtype=pl.String)
-        gone = rows.filter(reason.is_not_null())
-        for text_id, document_id, why in zip(gone["text_id"], gone["document_id"], reason.drop_nulls(), strict=True):
-            self.add(text_id, document_id, stage, why, None)
-        return rows.filter(reason.is_null())
-
-    def add_empty_documents(self, documents: Sequence[Document], with_paragraphs: pl.Series) -> int:
-        """Write down the documents that have no paragraph, such as an empty text; returns their number."""
-        present = set(with_paragraphs)
-        empty = [document.id for document in documents if document.id not in present]
-        for identity in empty:
-            self.add(identity, identity, "quality", "empty_document", None)
-        return len(empty)
-
-    def add(self, text_id: str, document_id: str, stage: str, reason: str, duplicate_of: str | None) -> None:
-        """Write down one row."""
-        self._rows.append((text_id, document_id, stage, reason, duplicate_of))
-        self.counts[reason] += 1
-        if len(self._rows) >= 10_000:
-            self._flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._flush()
-        self._writer.close()
-        fsync_path(self._path)
-
-    def _flush(self) -> None:
-        if self._rows:
-            columns = list(zip(*self._rows, strict=True))
-            arrays = [pa.array(column, pa.string()) for column in columns]
-            self._writer.write_table(pa.Table.from_arrays(arrays, schema=_DROPPED_SCHEMA))
-            self._rows.clear()

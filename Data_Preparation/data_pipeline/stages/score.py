@@ -1,6 +1,6 @@
-"""Scores for a corpus of ours: embeddings on disk -> `data/scores/<head>/{split}.parquet`."""
+"""Stage: embeddings on disk -> `data/scores/<head>/{split}.parquet`, by heads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +9,18 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.config import Config, FolderName
-from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import ConfigError, ModelError
 from data_pipeline.heads.apply import Scorer, column_names
 from data_pipeline.heads.files import head_sha256
 from data_pipeline.heads.identity import check_identity, identity_settings
 from data_pipeline.heads.model import Head
-from data_pipeline.stages.score_files import ScoreStage
-from data_pipeline.store import EmbeddingShard, ParagraphShard, ScoreWriter, open_scores, read_manifest_to_replace
+from data_pipeline.stages.base import Advance, Task, TaskResult, run_stages
+from data_pipeline.stages.score_output import ScoreOutput
+from data_pipeline.store import ScoreWriter, open_scores
+from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
+from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import exclusive, progress_bar
+from data_pipeline.utils import sha256_of_json
 from data_pipeline.utils.system import same_file_names
 
 _BLOCK_ROWS = 8192  # of vectors at a time
@@ -26,12 +28,12 @@ _BLOCK_ROWS = 8192  # of vectors at a time
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """What became of a split."""
+    """Result of scoring one split."""
 
     rows: int
     columns: list[str]
     skipped: bool
-    """All heads were finished before."""
+    """An earlier run finished all heads."""
 
 
 def annotate(
@@ -41,29 +43,131 @@ def annotate(
     overwrite: bool = False,
     device: str = "cpu",
 ) -> dict[Split, ScoredSplit]:
-    """Score a corpus's paragraphs; all heads are applied while the vectors are read once.
+    """Score the paragraphs of a corpus; all heads are applied while the vectors are read once.
 
-    A file that was finished is skipped, so a killed run goes on with the file it was at.
+    A finished file is skipped, so a killed run resumes with the file it was at.
 
     Args:
         config: its folders, corpus and variant.
-        heads: by name; the name is the folder's and the column's.
-        splits: which ones.
+        heads: heads by name, which is also the name of the folder and of the column.
+        splits: splits to score.
         overwrite: replace scores of other heads or other embeddings.
-        device: that scores.
+        device: device that computes the scores.
 
     Raises:
-        ConfigError: a name cannot be a folder's or a column's.
+        ConfigError: a name cannot be that of a folder or a column.
         WrongEmbedder: a head does not belong to these embeddings.
-        StaleStage: other scores are there under the same name, and not `overwrite`.
+        StaleStage: other scores exist under the same name, and not `overwrite`.
         StoreError: there are no embeddings, or they are damaged.
     """
     _check_names(heads)
     scorer = Scorer(heads, device)
-    with exclusive(config.scores_dir):
+
+    def stages() -> Iterator[HeadScores]:
         for name in heads:
-            read_manifest_to_replace(config.scores_dir / name, overwrite)
-        return {split: _annotate_split(config, scorer, split, overwrite) for split in splits}
+            read_manifest_to_replace(config.scores_dir / name, overwrite, ScoreManifest)
+        for split in splits:
+            yield _open_stage(config, scorer, split)
+
+    scored = run_stages(stages(), config.scores_dir, overwrite=overwrite)
+    return dict(zip(splits, scored, strict=True))
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of all rows of a split, by any number of heads."""
+
+    source: Rows
+    scorer: Scorer
+    outputs: Sequence[ScoreOutput]
+    """One a head, in the scorer's order."""
+
+    @property
+    def name(self) -> str:
+        """See `Stage`."""
+        return f"Scoring {self.source.source.split}"
+
+    @property
+    def rows(self) -> int:
+        """See `Stage`."""
+        return len(self.source)
+
+    def fingerprint(self) -> str:
+        """See `Stage`."""
+        return sha256_of_json([output.fingerprint for output in self.outputs])
+
+    def tasks(self) -> list[Task]:
+        """One a paragraph shard."""
+        return self.outputs[0].tasks()
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Score one shard, by the heads whose file is not written yet."""
+        paragraphs = self.source.source.paragraphs[task.index]
+        waiting = [output for output in self.outputs if not output.is_written(task.index)]
+        if not waiting:
+            advance(paragraphs.rows)
+            return TaskResult(task.name, paragraphs.rows, skipped=True)
+        writers: list[ScoreWriter] = []
+        try:
+            writers += [output.writer(task.index) for output in waiting]
+            self._write(task.index, waiting, writers, advance)
+            for writer in writers:
+                writer.finish()
+        except BaseException:
+            for writer in writers:
+                writer.abandon()
+            raise
+        return TaskResult(task.name, paragraphs.rows)
+
+    def finish(self, results: Sequence[TaskResult]) -> ScoredSplit:
+        """Write the manifest of every head."""
+        if results:
+            for output in self.outputs:
+                output.publish()
+        return ScoredSplit(len(self.source), self.scorer.columns, skipped=not results)
+
+    def _write(
+        self, index: int, waiting: Sequence[ScoreOutput], writers: Sequence[ScoreWriter], advance: Advance
+    ) -> None:
+        heads = {output.folder.name: self.scorer.heads[output.folder.name] for output in waiting}
+        scorer = self.scorer if len(heads) == len(self.scorer.heads) else Scorer(heads, str(self.scorer.device))
+        vectors = self.source.source.open_embeddings(index)
+        start = 0
+        for batch in self.source.source.paragraphs[index].batches(["text_id"], _BLOCK_ROWS):
+            try:
+                scores = scorer.score(vectors.vectors(slice(start, start + batch.num_rows)))
+            except ModelError as error:
+                raise ModelError(f"{vectors.path}, counted from row {start}: {error}") from error
+            for output, writer in zip(waiting, writers, strict=True):
+                writer.write({"text_id": batch["text_id"], **{column: scores[column] for column in output.types}})
+            start += batch.num_rows
+            advance(batch.num_rows)
+
+
+def _open_stage(config: Config, scorer: Scorer, split: Split) -> HeadScores:
+    rows = open_rows(config, split, scores=[])
+    source = rows.source
+    taken = {*pq.read_schema(source.open_paragraphs(0).path).names, "embedding"}
+    others = [scores for scores in open_scores(config.scores_dir, split) if scores.name not in scorer.heads]
+    if clash := taken.union(*(scores.columns for scores in others)) & set(scorer.columns):
+        raise ConfigError(
+            f"the paragraphs, or scores of another head, have a column {', '.join(sorted(clash))} already; rename the "
+            "head"
+        )
+    first = rows.first_shard if len(rows) else source.open_embeddings(0)
+    outputs = []
+    for name, head in scorer.heads.items():
+        recorded = {"dim": str(first.dim)} | dict(first.metadata)
+        check_identity(name, head.embedder, head.dim, recorded, str(first.path.parent))
+        settings: dict[str, Any] = {
+            "head": head_sha256(head),
+            "kind": head.kind,
+            "labels": list(head.labels),
+            "embedder": identity_settings(first.metadata),
+            "precision": first.coding.precision,
+        }
+        outputs.append(ScoreOutput.of(rows, config.scores_dir / name, _types(name, head), settings))
+    return HeadScores(rows, scorer, outputs)
 
 
 def _check_names(heads: Mapping[str, Head]) -> None:
@@ -77,95 +181,11 @@ def _check_names(heads: Mapping[str, Head]) -> None:
             other = seen.setdefault(column, name)
             if other != name:
                 raise ConfigError(f"the heads {other} and {name} would both write the column {column}; rename one")
-    for one, other in same_file_names(heads):
+    for first, second in same_file_names(heads):
         raise ConfigError(
-            f"the heads {one} and {other} would share a folder of scores on macOS and Windows, where case does not "
+            f"the heads {first} and {second} would share a folder of scores on macOS and Windows, where case does not "
             "count; rename one"
         )
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One head and one split."""
-
-    name: str
-    head: Head
-    stage: ScoreStage
-
-
-def _annotate_split(config: Config, scorer: Scorer, split: Split, overwrite: bool) -> ScoredSplit:
-    dataset = ELMDataset(split=split, config=config, scores=[])
-    source = dataset.rows.source
-    taken = {*pq.read_schema(source.open_paragraphs(0).path).names, "embedding"}
-    others = [scores for scores in open_scores(config.scores_dir, split) if scores.name not in scorer.heads]
-    if clash := taken.union(*(scores.columns for scores in others)) & set(scorer.columns):
-        raise ConfigError(
-            f"the paragraphs, or scores of another head, have a column {', '.join(sorted(clash))} already; rename the "
-            "head"
-        )
-    first = dataset.rows.first_shard if len(dataset) else source.open_embeddings(0)
-    tasks = []
-    for name, head in scorer.heads.items():
-        known = {"dim": str(first.dim)} | dict(first.metadata)
-        check_identity(name, head.embedder, head.dim, known, str(first.path.parent))
-        settings = {
-            "head": head_sha256(head),
-            "kind": head.kind,
-            "labels": list(head.labels),
-            "embedder": identity_settings(first.metadata),
-            "precision": first.coding.precision,
-        }
-        stage = ScoreStage(
-            config.scores_dir / name, split, _types(name, head), settings, source.fingerprint(), source.corpus,
-            source.paragraphs,
-        )  # fmt: skip
-        tasks.append(_Task(name, head, stage))
-    waiting = [task for task in tasks if not task.stage.is_finished(overwrite)]
-    if waiting:
-        _write(waiting, Scorer({task.name: task.head for task in waiting}, str(scorer.device)), dataset)
-    return ScoredSplit(len(dataset), scorer.columns, skipped=not waiting)
-
-
-def _write(tasks: list[_Task], scorer: Scorer, dataset: ELMDataset) -> None:
-    source = dataset.rows.source
-    with progress_bar(len(dataset), f"scoring {dataset.split}", "row") as bar:
-        for index, paragraphs in enumerate(source.paragraphs):
-            missing = [task for task in tasks if not task.stage.is_written(index)]
-            if missing:
-                writers = {task.name: task.stage.writer(index) for task in missing}
-                _write_shard(missing, writers, scorer, paragraphs, source.open_embeddings(index), bar)
-            else:
-                bar.update(paragraphs.rows)
-    for task in tasks:
-        task.stage.finish()
-
-
-def _write_shard(
-    tasks: list[_Task],
-    writers: Mapping[str, ScoreWriter],
-    scorer: Scorer,
-    paragraphs: ParagraphShard,
-    vectors: EmbeddingShard,
-    bar: Any,
-) -> None:
-    try:
-        start = 0
-        for batch in paragraphs.batches(["text_id"], _BLOCK_ROWS):
-            try:
-                scores = scorer.score(vectors.vectors(slice(start, start + batch.num_rows)))
-            except ModelError as error:
-                raise ModelError(f"{vectors.path}, counted from row {start}: {error}") from error
-            for task in tasks:
-                columns = {column: scores[column] for column in task.stage.types}
-                writers[task.name].write({"text_id": batch["text_id"], **columns})
-            start += batch.num_rows
-            bar.update(batch.num_rows)
-        for writer in writers.values():
-            writer.finish()
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
 
 
 def _types(name: str, head: Head) -> dict[str, pa.DataType]:

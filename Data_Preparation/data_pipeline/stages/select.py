@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import Config
-from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import SelectionError
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.budget import Budget
@@ -15,9 +14,10 @@ from data_pipeline.selection.description import describe
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.ranking import SelectorConfig
 from data_pipeline.selection.selecting import Selection, StrataConfig, configured, select
-from data_pipeline.stages.features import features_of
+from data_pipeline.stages.features import features_from_rows
 from data_pipeline.stages.measure import measure
 from data_pipeline.store import write_selection
+from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import Split
 from data_pipeline.utils import exclusive, sha256_of_json
 
@@ -71,21 +71,21 @@ def select_from(
     selector = configured(name, parameters)
     needs = selector.needs | (strata.needs if strata else frozenset())
     _measure_missing(config, split, needs, label)
-    dataset = ELMDataset(split=split, load_embeddings=_has_vectors(config, split), config=config)
+    rows = open_rows(config, split, with_embeddings=_has_vectors(config, split))
     shown = {"token_counts"} | ({"labels"} if label else set())
-    shown |= {"embeddings"} if dataset.rows.source.with_embeddings else set()
-    features = features_of(dataset, needs | shown, label)
+    shown |= {"embeddings"} if rows.source.with_embeddings else set()
+    features = features_from_rows(rows, needs | shown, label)
     found = select(name, features, budget, seed=seed, parameters=selector, strata=strata)
-    source = dataset.rows.source
+    source = rows.source
     others = None
     if against is not None:
-        others = features_of(ELMDataset(split=against, config=config, scores=[]), {"embeddings"})
+        others = features_from_rows(open_rows(config, against, scores=[]), {"embeddings"})
     about: dict[str, Any] = {"corpus": source.corpus, "paragraphs": source.fingerprint()}
     about |= describe(features, found.rows, others=others, seed=seed)
     with exclusive(config.selections_dir):
         path = write_selection(
             config.selections_dir / found.subset, split, found.ids, found.values, found.settings,
-            _upstream(dataset, found), about, overwrite,
+            _upstream(rows, found), about, overwrite,
         )  # fmt: skip
     return StoredSelection(found, path, about)
 
@@ -94,20 +94,20 @@ def _has_vectors(config: Config, split: Split) -> bool:
     return any(config.embeddings_dir.glob(f"{split}_embeddings*.safetensors"))
 
 
-def _upstream(dataset: ELMDataset, found: Selection) -> str:
+def _upstream(rows: Rows, found: Selection) -> str:
     """Fingerprint of all that was looked at."""
-    looked: dict[str, Any] = {"paragraphs": dataset.rows.source.fingerprint()}
+    looked: dict[str, Any] = {"paragraphs": rows.source.fingerprint()}
     if "embeddings" in found.sees:
-        looked["embeddings"] = dict(dataset.rows.first_shard.metadata)
+        looked["embeddings"] = dict(rows.first_shard.metadata)
     columns = {need.removeprefix("score:") for need in found.sees if need.startswith("score:")}
-    for scores in dataset.rows.source.scores:
+    for scores in rows.source.scores:
         if columns & set(scores.columns):
             looked[scores.name] = scores.listed["fingerprint"]
     return sha256_of_json(looked)
 
 
 def _measure_missing(config: Config, split: Split, needs: frozenset[Need], label: str | None) -> None:
-    there = set(ELMDataset(split=split, load_embeddings=False, config=config).rows.names)
+    there = set(open_rows(config, split, with_embeddings=False).names)
     missing = sorted(need.removeprefix("score:") for need in needs if need.startswith("score:"))
     missing = [column for column in missing if column not in there]
     for name in dict.fromkeys(_measure_of(column) for column in missing):

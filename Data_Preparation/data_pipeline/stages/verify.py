@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -22,6 +21,7 @@ from data_pipeline.store import (
     read_selection,
     score_faults,
 )
+from data_pipeline.store.manifest import EmbeddingManifest, SelectionManifest
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import sha256_of_file
@@ -93,7 +93,7 @@ def _hash_faults(config: Config, store: ParagraphStore) -> tuple[list[str], list
     if not config.embeddings_dir.is_dir():
         return good, bad
     try:
-        manifest = read_manifest(config.embeddings_dir)
+        manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
     except StoreError as error:
         return good, [*bad, str(error)]
     for split in store.splits:
@@ -132,7 +132,8 @@ def _selection_faults(config: Config, store: ParagraphStore, split: Split) -> tu
         path.parent for path in visible(config.selections_dir.glob("*/manifest.json"), config.selections_dir)
     ]:
         try:
-            listed = (read_manifest(folder) or {"splits": {}})["splits"].get(split)
+            manifest = read_manifest(folder, SelectionManifest)
+            listed = manifest["splits"].get(split) if manifest else None
             if listed is None or listed["about"]["corpus"] != config.corpus.name:
                 continue
             ids = read_selection(folder, split, paragraphs)
@@ -144,12 +145,13 @@ def _selection_faults(config: Config, store: ParagraphStore, split: Split) -> tu
 
 
 def _is_embedded(config: Config, split: Split) -> bool:
-    manifest = read_manifest(config.embeddings_dir)
+    manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
     return manifest is not None and split in manifest["splits"]
 
 
 def _count_faults(store: ParagraphStore) -> Iterator[str]:
-    manifest: Any = store.manifest
+    assert store.manifest is not None
+    manifest = store.manifest
     counts = manifest["counts"]
     path = store.folder / "dropped.parquet"
     try:

@@ -19,7 +19,6 @@ from data_pipeline.store.embeddings import (
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import (
     FORMAT_VERSION,
-    Manifest,
     ShardEntry,
     check_fresh,
     entry_of,
@@ -47,7 +46,6 @@ __all__ = [
     "Columns",
     "EmbeddingShard",
     "EmbeddingWriter",
-    "Manifest",
     "ParagraphShard",
     "ParagraphStore",
     "ParagraphWriter",

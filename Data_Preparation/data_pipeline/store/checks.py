@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import StoreError
 from data_pipeline.store.embeddings import check_belongs, open_embedding_shard
 from data_pipeline.store.hashing import column_sha256
-from data_pipeline.store.manifest import Manifest, ShardEntry, fingerprint
+from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ParagraphManifest, ShardEntry, fingerprint
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, shard_name
 from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_file, sha256_of_json
@@ -26,7 +26,8 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
         split: which one.
         seen: hashes of the ids of other splits; those of this one are added.
     """
-    manifest: Any = store.manifest
+    assert store.manifest is not None
+    manifest: ParagraphManifest = store.manifest
     for shard, entry in zip(store.listed(split), manifest["splits"][split]["shards"], strict=True):
         try:
             shard.check()
@@ -61,7 +62,11 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
 
 
 def embedding_faults(
-    folder: Path, manifest: Manifest | None, store: ParagraphStore, split: Split, paths: Sequence[Path] | None = None
+    folder: Path,
+    manifest: EmbeddingManifest | None,
+    store: ParagraphStore,
+    split: Split,
+    paths: Sequence[Path] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Check a split's embedding files from their bytes up.
 
@@ -75,7 +80,7 @@ def embedding_faults(
     Returns:
         What is in order, and what is wrong; one line each.
     """
-    entry = (manifest or {"splits": {}})["splits"].get(split)
+    entry = manifest["splits"].get(split) if manifest else None
     corpus = store.folder.name.removesuffix("_processed")
     if entry is not None and entry["corpus"] != corpus:
         return [], [f"{folder}: the embeddings of {split} are of the corpus {entry['corpus']}, not {corpus}"]
@@ -84,7 +89,7 @@ def embedding_faults(
     if entry is not None and fingerprint(entry["settings"], entry["upstream"]) != entry["fingerprint"]:
         bad.append(f"{folder / 'manifest.json'}: the settings of {split} are not those its fingerprint was made from")
     shards = store.listed(split)
-    calibration = (manifest or {}).get("calibration")
+    calibration = manifest.get("calibration") if manifest else None
     if entry is None or calibration is None or calibration.get("settings_sha256") != sha256_of_json(entry["settings"]):
         calibration = None  # of another split's settings
     for index, paragraphs in enumerate(shards):
@@ -101,7 +106,11 @@ def embedding_faults(
 
 
 def _embedding_shard_faults(
-    path: Path, listed: Any, index: int, paragraphs: ParagraphShard, calibration: Mapping[str, Any] | None
+    path: Path,
+    listed: EmbeddedSplit | None,
+    index: int,
+    paragraphs: ParagraphShard,
+    calibration: Mapping[str, Any] | None,
 ) -> Iterator[str]:
     entry = ShardEntry(**listed["shards"][index]) if listed else None
     try:

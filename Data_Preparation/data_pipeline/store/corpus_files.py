@@ -6,16 +6,14 @@ manifests, its rows against the paragraphs beside it. Nothing is handed out befo
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StoreError
 from data_pipeline.store import (
     EmbeddingShard,
-    Manifest,
     ParagraphShard,
     ParagraphStore,
     RemoteFolder,
@@ -33,6 +31,7 @@ from data_pipeline.store import (
     score_faults,
     shard_name,
 )
+from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 
@@ -50,7 +49,7 @@ class Source:
     split: Split
     store: ParagraphStore
     embeddings_dir: Path
-    manifest: Manifest | None
+    manifest: EmbeddingManifest | None
     """Of the embeddings."""
     with_embeddings: bool
     cache_dir: Path | None
@@ -66,10 +65,9 @@ class Source:
         return self.store.listed(self.split)
 
     @property
-    def listed(self) -> Mapping[str, Any] | None:
+    def listed(self) -> EmbeddedSplit | None:
         """What the embeddings' manifest says of the split."""
-        found: Mapping[str, Any] | None = (self.manifest or {"splits": {}})["splits"].get(self.split)
-        return found
+        return self.manifest["splits"].get(self.split) if self.manifest else None
 
     @property
     def corpus(self) -> str:
@@ -238,8 +236,8 @@ def open_source(
         folder = remote.local(name)
     else:
         folder = Path(data_dir) / name
-    manifest = read_manifest(folder) if with_embeddings else None
-    entry = (manifest or {"splits": {}})["splits"].get(split)
+    manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
+    entry = manifest["splits"].get(split) if manifest else None
     embedded = str(entry["corpus"]) if entry else None
     if remote is not None:
         processed = _corpus_folder(remote.shown, corpus, embedded, remote.names)

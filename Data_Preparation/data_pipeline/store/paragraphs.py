@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShard, NotFound
 from data_pipeline.store.hashing import ColumnHash, column_sha256
-from data_pipeline.store.manifest import Manifest, ShardEntry, entry_of, read_manifest
+from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import sha256_of_json
 from data_pipeline.utils.system import fsync_path
@@ -101,7 +101,7 @@ class ParagraphStore:
 
     def __init__(self, folder: Path, place: Place | None = None) -> None:
         self.folder = folder
-        self.manifest: Manifest | None = read_manifest(folder)
+        self.manifest: ParagraphManifest | None = read_manifest(folder, ParagraphManifest)
         self._shards = {split: self._listed(split, place) for split in SPLITS}
         if not any(self._shards.values()):
             raise NotFound(f"No paragraphs in {folder}. Run `elm run` first.")
@@ -148,7 +148,8 @@ class ParagraphStore:
     def _listed(self, split: Split, place: Place | None) -> list[ParagraphShard]:
         if self.manifest is None:
             return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
-        entries = [ShardEntry(**entry) for entry in self.manifest["splits"].get(split, {"shards": []})["shards"]]
+        listed = self.manifest["splits"].get(split)
+        entries = [ShardEntry(**record) for record in listed["shards"]] if listed else []
         return [
             ParagraphShard(
                 place(entry) if place else self.folder / Path(entry.file).name,

@@ -1,7 +1,7 @@
 """The rows of a split, or a selection of them: texts, metadata and vectors by index, without torch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_pipeline.config import Config
 from data_pipeline.errors import StoreError
 from data_pipeline.store import Columns, EmbeddingShard, Scores, Vectors, unit_length
-from data_pipeline.store.corpus_files import Source
-from data_pipeline.types import IntArray
+from data_pipeline.store.corpus_files import Source, open_source
+from data_pipeline.types import Float32Array, IntArray, Split
 from data_pipeline.utils.missing import without_nan
 
 
@@ -85,6 +86,11 @@ class Rows:
         return [name for name in self.names if name != "text"]
 
     @property
+    def where(self) -> str:
+        """The split and its folder, for messages."""
+        return f"{self.source.split} of {self.source.store.folder}"
+
+    @property
     def first_shard(self) -> EmbeddingShard:
         """The first file of vectors; its metadata say how all were made."""
         return self.stored.first
@@ -128,6 +134,35 @@ class Rows:
         self.stored.prepare(self.of_files(one))
         found: NDArray[Any] = self.vectors(one)[0]
         return found
+
+    def iter_vectors(self, block_rows: int = 16_384) -> Iterator[NDArray[Any]]:
+        """All vectors in order, shape (N, dim), `block_rows` at a time; see `vectors`."""
+        for start in range(0, len(self), block_rows):
+            index = np.arange(start, min(start + block_rows, len(self)))
+            self.prepare(index, 1, texts=False, vectors=True)
+            yield self.vectors(index)
+
+    def all_vectors(self) -> Float32Array:
+        """All vectors as float32, shape (rows, dim), in memory."""
+        vectors = np.empty((len(self), self.dim), np.float32)
+        start = 0
+        for block in self.iter_vectors():
+            vectors[start : start + len(block)] = block
+            start += len(block)
+        return vectors
+
+    def mapped_vectors(self) -> NDArray[Any]:
+        """All vectors as they are stored, shape (rows, dim): the files, read-only, without a copy.
+
+        Raises:
+            StoreError: they are compressed, these are some of the rows only, or the shards cannot lie side by side.
+        """
+        if self.selection is not None:
+            raise StoreError("a selection of rows does not lie in one piece; use to_numpy(), which copies")
+        coding = self.first_shard.coding
+        if not coding.is_float:
+            raise StoreError(f"the vectors are stored as {coding.precision}; use to_numpy(), which decodes them")
+        return self.stored.whole()
 
     def table(self, names: Sequence[str]) -> pa.Table:
         """Some columns of all rows, NaN as null; not copied where all rows are selected, but for numbers."""
@@ -175,3 +210,21 @@ class Rows:
     def __getstate__(self) -> dict[str, Any]:
         """Files are named, not copied: a worker process opens them for itself."""
         return {name: value for name, value in self.__dict__.items() if name not in {"columns", "scores", "stored"}}
+
+
+def open_rows(
+    config: Config, split: Split, *, with_embeddings: bool = True, scores: Sequence[str] | None = None
+) -> Rows:
+    """Open the rows of a split, without torch.
+
+    Args:
+        config: its folders, corpus and variant.
+        split: which one.
+        with_embeddings: open the embeddings beside the paragraphs, and check that they belong together.
+        scores: names of the scores among the columns; None for all that belong to these paragraphs.
+
+    Raises:
+        StoreError: files are missing, damaged, or do not belong together.
+    """
+    name, variant = config.corpus.name, config.embedding.variant
+    return Rows(open_source(config.data_dir, split, name, variant, with_embeddings, config.cache_dir, scores))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import CorruptShard, ShardMismatch
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
-from data_pipeline.store.manifest import Manifest, ShardEntry, fingerprint, read_manifest
+from data_pipeline.store.manifest import ScoredSplit, ScoreManifest, ShardEntry, fingerprint, read_manifest
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.types import IntArray, Split
 from data_pipeline.user_files import visible
@@ -64,7 +64,7 @@ class ScoreFolder:
 
     folder: Path
     split: Split
-    manifest: Manifest
+    manifest: ScoreManifest
 
     @property
     def name(self) -> str:
@@ -72,10 +72,9 @@ class ScoreFolder:
         return self.folder.name
 
     @property
-    def listed(self) -> Mapping[str, Any]:
+    def listed(self) -> ScoredSplit:
         """What the manifest says of the split."""
-        found: Mapping[str, Any] = self.manifest["splits"][self.split]
-        return found
+        return self.manifest["splits"][self.split]
 
     @property
     def columns(self) -> list[str]:
@@ -155,8 +154,8 @@ def open_scores(scores_dir: Path, split: Split, names: Sequence[str] | None = No
     there = [path.parent for path in visible(scores_dir.glob("*/manifest.json"), scores_dir)]
     found = []
     for folder in there if names is None else [scores_dir / name for name in names]:
-        manifest = read_manifest(folder)
-        if manifest is not None and split in manifest.get("splits", {}):
+        manifest = read_manifest(folder, ScoreManifest)
+        if manifest is not None and split in manifest["splits"]:
             found.append(ScoreFolder(folder, split, manifest))
         elif names is not None:
             raise ShardMismatch(f"there are no scores of {split} in {folder}. Make them with: elm annotate")

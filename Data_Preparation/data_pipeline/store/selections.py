@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import (
+    SelectionManifest,
     check_fresh,
     fingerprint,
     read_manifest,
@@ -57,7 +58,8 @@ def write_selection(
     Raises:
         StaleStage: a selection of that name was made with other settings, and not `overwrite`.
     """
-    splits: dict[str, Any] = dict((read_manifest_to_replace(folder, overwrite) or {"splits": {}})["splits"])
+    manifest = read_manifest_to_replace(folder, overwrite, SelectionManifest)
+    splits = dict(manifest["splits"]) if manifest else {}
     if split in splits and not overwrite:
         check_fresh(splits[split], settings, upstream, folder / split)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
         ShardMismatch: it was made from other paragraphs.
         CorruptShard: its file is missing or altered.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, SelectionManifest)
     if manifest is None or split not in manifest["splits"]:
         there = [path.parent.name for path in visible(folder.parent.glob("*/manifest.json"), folder.parent)]
         raise NotFound(

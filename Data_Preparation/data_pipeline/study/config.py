@@ -16,6 +16,7 @@ from data_pipeline.config import (
     SplitConfig,
     project_root,
 )
+from data_pipeline.config.base import setting
 from data_pipeline.config.training import TrainingConfig as HeadTrainingConfig
 from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.selecting import StrataConfig
@@ -44,15 +45,15 @@ class PathsConfig(Section):
 class DataConfig(Section):
     """The labelled texts: a data set of the hub, or two files."""
 
-    name: FolderName = "sst2"
+    name: FolderName = setting("sst2", decides=False)
     """Names the folder <data_dir>/<name>_processed."""
     dataset: str = "stanfordnlp/sst2"
     """On the hub, with the splits train and validation; used where no files are given."""
     revision: str | None = None
     """Commit, tag or branch of it; the commit it stood for is recorded."""
-    train: Path | None = None
+    train: Path | None = setting(None, decides=False)
     """A .tsv (tabs and no quoting, as GLUE has it), .csv, .jsonl or .parquet file."""
-    dev: Path | None = None
+    dev: Path | None = setting(None, decides=False)
     """The rows that models are measured on, and nothing else is done with."""
     text_column: str | None = None
     """None: text, or else sentence."""
@@ -119,9 +120,9 @@ class TrainingConfig(Section):
     """Tokens, special ones included, after which a text is cut. Batches are padded to their longest text."""
     bf16: bool = False
     """Arithmetic in bfloat16 where that is safe, for GPUs that have it."""
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu"] = setting("auto", decides=False)
     """auto: a GPU where there is one."""
-    keep_model: bool = True
+    keep_model: bool = setting(True, decides=False)
     """False: the weights are deleted once the model was measured."""
     probe: ProbeConfig = ProbeConfig()
     """Of the probe. Its kind, where that is auto, goes by the number of classes; it holds `validation_share` of the

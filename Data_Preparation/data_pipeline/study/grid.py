@@ -19,7 +19,7 @@ from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.description import describe, near_rows
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.selecting import Selection, configured, select
-from data_pipeline.stages.features import features_of
+from data_pipeline.stages.features import features_from_dataset
 from data_pipeline.study.config import LABEL, StudyConfig, SweepEntry
 from data_pipeline.study.prepare import prepare
 from data_pipeline.study.probe import fit_probe, probe_probabilities
@@ -116,7 +116,7 @@ def _open(config: StudyConfig, entries: Sequence[SweepEntry]) -> _Opened:
     dataset = ELMDataset(config=config.main_job)
     dev = ELMDataset(split="val", config=config.main_job)
     classes, dev_vectors = classes_of(config), dev.to_numpy()
-    features = features_of(dataset, needs | _KINDS, LABEL)
+    features = features_from_dataset(dataset, needs | _KINDS, LABEL)
     near = near_rows(features.vectors(), dev_vectors)
     return _Opened(dataset, features, classes, dev_vectors, numbered(dev, classes), near)
 

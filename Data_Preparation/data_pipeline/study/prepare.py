@@ -60,6 +60,7 @@ def prepare(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
         source = _write_records(config.data, folder, overwrite)
     job = config.main_job
     report = run(job, overwrite=overwrite)
+    assert report.manifest is not None
     rows = {name: report.manifest["splits"][split]["rows"] for name, split in _SPLITS.items()}
     if rows != source["rows"]:
         raise SourceError(f"{job.processed_dir} has {rows} rows, {folder} has {source['rows']}: some were lost")
@@ -76,7 +77,7 @@ def prepare(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
 
 def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str, Any]:
     """`train.jsonl` and `dev.jsonl`, and last `source.json`, which says what they were made from."""
-    settings = data.model_dump(mode="json", exclude={"name", "train", "dev"})
+    settings = data.deciding()
     for name in _SPLITS:
         path = getattr(data, name)
         if path is not None:
@@ -183,7 +184,7 @@ def _check_unchanged(config: StudyConfig) -> None:
     for name, split in _SPLITS.items():
         path = config.records_dir / f"{name}.jsonl"
         dataset = ELMDataset(split=split, load_embeddings=False, config=config.main_job)
-        stored = zip(Texts(dataset), dataset.metadata[LABEL].to_list(), strict=True)
+        stored = zip(Texts(dataset.rows), dataset.metadata[LABEL].to_list(), strict=True)
         with path.open(encoding="utf-8", newline="\n") as lines:
             for row, (line, kept) in enumerate(zip(lines, stored, strict=True)):
                 record = json.loads(line)

@@ -188,10 +188,10 @@ def run_of(config: StudyConfig, dataset: ELMDataset, subset: Subset) -> Run:
         metadata = dataset.rows.first_shard.metadata
         embeddings = identity_settings(metadata) | {"precision": metadata.get("precision", "")}
         name = f"probe-{embeddings.get('model', config.embedding.model_name)}"
-        study |= {"embeddings": embeddings, "training": training.probe.model_dump(mode="json", exclude={"device"})}
+        study |= {"embeddings": embeddings, "training": training.probe.deciding()}
     else:
         name = config.model.name
-        how = training.model_dump(mode="json", exclude={"probe", "device", "keep_model"})
+        how = {name: value for name, value in training.deciding().items() if name != "probe"}
         study |= {"model": name, "revision": model_files(config.model).revision, "training": how}
     short = fingerprint_of(study, subset, config.seed)[:10]
     folder = config.artifacts_dir / _folder_name(name) / f"{subset.name}-{short}"
@@ -241,14 +241,14 @@ def _fit(config: StudyConfig, dataset: ELMDataset, folder: Path) -> list[dict[st
         return list(head.about["curve"])
     classes = classes_of(config)
     source = model_files(config.model).folder
-    texts, labels = list(Texts(dataset)), numbered(dataset, classes)
+    texts, labels = list(Texts(dataset.rows)), numbered(dataset, classes)
     return finetune(source, texts, labels, classes, config.training, config.seed, folder)
 
 
 def _probabilities(config: StudyConfig, folder: Path, dev: ELMDataset, classes: Sequence[int]) -> NDArray[np.float32]:
     if config.model.kind == "probe":
         return probe_probabilities(load_probe(folder), dev.to_numpy(), classes)
-    return finetuned_probabilities(folder, list(Texts(dev)), config.training)
+    return finetuned_probabilities(folder, list(Texts(dev.rows)), config.training)
 
 
 def _folder_name(name: str) -> str:

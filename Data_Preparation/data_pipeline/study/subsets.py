@@ -18,8 +18,8 @@ from data_pipeline.selection.features import Need
 from data_pipeline.selection.selecting import Selection, configured
 from data_pipeline.stages.measure import measure
 from data_pipeline.stages.select import select_from
-from data_pipeline.store import read_manifest
 from data_pipeline.store.hashing import column_sha256
+from data_pipeline.store.manifest import SelectionManifest, read_manifest
 from data_pipeline.study.config import LABEL, StudyConfig
 from data_pipeline.user_files import visible
 from data_pipeline.utils import publish
@@ -125,7 +125,8 @@ def find_subset(config: StudyConfig) -> Subset:
     """
     wanted = _settings(config)
     for path in visible(config.main_job.selections_dir.glob("*/manifest.json"), config.main_job.selections_dir):
-        listed = (read_manifest(path.parent) or {"splits": {}})["splits"].get("train")
+        manifest = read_manifest(path.parent, SelectionManifest)
+        listed = manifest["splits"].get("train") if manifest else None
         if listed is None:
             continue
         found = {name: value for name, value in listed["settings"].items() if name != "sees"}

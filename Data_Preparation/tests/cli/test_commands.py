@@ -1,3 +1,4 @@
+import argparse
 import importlib.util
 import json
 import os
@@ -11,8 +12,9 @@ import pytest
 
 from data_pipeline import ELMDataset
 from data_pipeline.cli import COMMANDS, main
+from data_pipeline.cli.flags import add_setting_flags, spell_out_switches
 from data_pipeline.config import Config, EmbeddingConfig
-from data_pipeline.config.load import load_config, load_preset, spell_out_switches
+from data_pipeline.config.load import load_config, load_preset
 from data_pipeline.errors import ConfigError
 from data_pipeline.machine import choose_preset, preflight
 
@@ -126,8 +128,8 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
-        (["--embedding.no_such", "1"], "unrecognized arguments: --embedding.no_such"),
+        (["--no-such-flag"], "unknown argument '--no-such-flag'; `elm run --help` lists all"),
+        (["--embedding.no_such", "1"], "unknown argument '--embedding.no_such'"),
         (["--embedding.batch_size", "0"], "batch_size: Input should be greater than or equal to 1 (found '0')"),
         (["--embedding.batch_size", "many"], "embedding.batch_size: Input should be a valid integer"),
         (["--min-tokens", "300", "--max-tokens", "200"], "min_tokens (300) is larger than max_tokens (200)"),
@@ -147,7 +149,7 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
          "(found 'int4')"),
         (["--precision", "int8", "--embedding.precision", "float8"],
          "embedding.precision is given twice, as 'int8' and as 'float8'"),
-        (["--embedding.store_dtype", "float16"], "unrecognized arguments: --embedding.store_dtype"),
+        (["--embedding.store_dtype", "float16"], "'--embedding.store_dtype'; did you mean --embedding.dtype?"),
         (["--embedding.attention", "sdpa"],
          "embedding.attention: Input should be 'auto', 'flash_attention_2', 'varlen', 'segments' or 'padded'"),
         (["--no-flash-attention", "--embedding.attention", "padded"], "embedding.attention is given twice"),
@@ -377,10 +379,40 @@ def test_doctor_needs_no_network(tmp_path):
 def test_every_command_lists_every_field_by_its_dotted_name(command, capsys):
     assert elm(*command.split(), "--help") == 0
     out = capsys.readouterr().out
+    assert "[JSON]" not in out
+    assert "<lambda>" not in out
     for section, field in Config.model_fields.items():
         names = getattr(field.annotation, "model_fields", None)
+        if section in {"data_dir", "logs_dir"}:  # --output-dir and --logs-dir; these stay as hidden spellings
+            assert elm(*command.split(), f"--{section}", "x", "--help") == 0
+            continue
         for name in [f"--{section}.{inner}" for inner in names] if names else [f"--{section}"]:
             assert name in out, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runn"], "unknown command 'runn'; did you mean run?"),
+        (["study", "selct"], "unknown command 'selct'; did you mean select?"),
+        (["embed", "--embeding.dim", "3"], "unknown argument '--embeding.dim'; did you mean --embedding.dim?"),
+        (["run", "--ouput-dir", "x"], "unknown argument '--ouput-dir'; did you mean --output-dir?"),
+    ],
+)
+def test_the_nearest_command_or_flag_is_named(arguments, message, capsys):
+    assert elm(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_metadata_fields_are_pairs_or_json(tmp_path):
+    parser = argparse.ArgumentParser()
+    given = add_setting_flags(parser)
+    flag = "--corpus.metadata_fields"
+    for arguments in (["year:int", "author:str"], ['{"year": "int", "author": "str"}']):
+        settings = given(parser.parse_args([flag, *arguments]))
+        assert settings == {"corpus": {"metadata_fields": {"year": "int", "author": "str"}}}
+    with pytest.raises(ConfigError, match=r"takes KEY:TYPE, such as year:int, found 'year'"):
+        parser.parse_args([flag, "year"])
 
 
 @pytest.mark.parametrize("command", ["run", "embed"])

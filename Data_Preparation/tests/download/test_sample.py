@@ -9,7 +9,7 @@ from data_pipeline.download import open_corpus
 from data_pipeline.download.sample import FOLDER, sample_qrels, sample_queries, sample_subjects
 from data_pipeline.embeddings import load_tokenizer
 from data_pipeline.preprocess import TokenCounter, extract_paragraphs
-from data_pipeline.stages.preprocess import preprocess
+from data_pipeline.stages.preprocess import ParagraphOutput, write_paragraphs
 from data_pipeline.utils.markup import parse_heading
 
 
@@ -41,7 +41,8 @@ def test_at_least_160_paragraphs_pass_with_the_embedded_default_model(tmp_path):
     counter = TokenCounter(load_tokenizer(model))
     corpus = open_corpus(CorpusConfig(source="sample"))
     config = PreprocessConfig(near_dedup=True)
-    manifest = preprocess(corpus, counter, config, SplitConfig(), 1000, tmp_path / "x_processed", {})
+    output = ParagraphOutput(tmp_path / "x_processed", {})
+    manifest = write_paragraphs(corpus, counter, config, SplitConfig(), 1000, output)
     assert manifest["counts"]["kept"] >= 160
     assert all(manifest["splits"][split]["rows"] > 0 for split in ("train", "val", "test"))
 

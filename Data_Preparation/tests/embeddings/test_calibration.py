@@ -21,6 +21,7 @@ from data_pipeline.store import (
     read_manifest,
     write_manifest,
 )
+from data_pipeline.store.manifest import EmbeddingManifest
 from data_pipeline.types import SPLITS
 
 ROWS = {"train": 165, "val": 43, "test": 14}
@@ -59,7 +60,7 @@ def calibrations(config):
 
 def in_manifest(config):
     """What the manifest says, as `Coding.to_json` gives it."""
-    found = read_manifest(config.embeddings_dir)["calibration"]
+    found = read_manifest(config.embeddings_dir, EmbeddingManifest)["calibration"]
     return {name: found[name] for name in ("precision", "low", "high") if name in found}
 
 
@@ -74,7 +75,7 @@ def test_splits_made_one_after_the_other_share_one_calibration(config, paragraph
     found = calibrations(config)
     assert len(found) == 5 + 2 + 1
     assert all(of_file == expected for of_file in found.values())
-    manifest = read_manifest(config.embeddings_dir)
+    manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
     assert (manifest["calibration"]["split"], manifest["calibration"]["rows"]) == ("train", ROWS["train"])
     # The same code is the same value in every file, and rows are encoded with nothing else.
     coding = calibrate(precision, exact(paragraphs, config, "train"))
@@ -110,7 +111,7 @@ def test_the_cosines_that_are_logged_are_those_of_the_stored_vectors(config, par
     said = re.fullmatch(rf"{precision}: cosine of stored to exact vectors ([\d.]+) or more, ([\d.]+) on average", line)
     assert float(said[1]) == pytest.approx(min(cosines), abs=1e-5)
     assert float(said[2]) == pytest.approx(np.mean(cosines), abs=1e-5)
-    recorded = read_manifest(config.embeddings_dir)["calibration"]
+    recorded = read_manifest(config.embeddings_dir, EmbeddingManifest)["calibration"]
     assert recorded["cosine_min"] == pytest.approx(min(cosines), abs=1e-6)
     assert recorded["cosine_mean"] == pytest.approx(np.mean(cosines), abs=1e-6)
     assert 0.99 < min(cosines) < np.mean(cosines) < 1
@@ -127,7 +128,7 @@ def test_what_needs_no_calibration_has_none_and_costs_nothing(config, paragraphs
     embedder = Counting(config.embedding)
     result = write(paragraphs, config, "train", embedder, precision=precision)
     assert embedder.texts == 165
-    assert "calibration" not in read_manifest(config.embeddings_dir)
+    assert "calibration" not in read_manifest(config.embeddings_dir, EmbeddingManifest)
     for path in result.files:
         metadata = open_embedding_shard(path).metadata
         assert metadata["precision"] == precision
@@ -195,7 +196,7 @@ def test_a_large_split_is_sampled_not_read_into_the_model(config, paragraphs, mo
     write(paragraphs, config, "train", embedder, precision="int8")
     sampled = 4 * 4 + 3
     assert embedder.texts == sampled + 165
-    assert read_manifest(config.embeddings_dir)["calibration"]["rows"] == sampled
+    assert read_manifest(config.embeddings_dir, EmbeddingManifest)["calibration"]["rows"] == sampled
 
 
 # Empty splits
@@ -301,7 +302,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(config, paragraphs, p
     calibrated = enough >= 165
     assert ("manifest.json" in files(config)) == calibrated
     if calibrated:
-        manifest = read_manifest(config.embeddings_dir)
+        manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
         assert manifest["splits"] == {}
         assert manifest["calibration"]["rows"] == 165
     embedder = Counting(config.embedding)
@@ -323,7 +324,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(config, paragraphs, p
 )
 def test_a_damaged_calibration_is_refused_and_made_anew_on_request(config, paragraphs, damage):
     write(paragraphs, config, "train", precision="int8")
-    manifest = read_manifest(config.embeddings_dir)
+    manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
     damage(manifest["calibration"])
     write_manifest(config.embeddings_dir, manifest)
     with pytest.raises(CorruptShard, match=r"manifest\.json holds int8.*--overwrite"):

@@ -22,7 +22,7 @@ def dataset(config):
 
 
 def test_a_column_of_the_corpus_labels_its_rows(dataset):
-    data = labelled.labels_of_dataset(dataset, "subject")
+    data = labelled.labels_of_rows(dataset.rows, "subject")
     assert len(data) == len(dataset)
     assert data.labels.tolist() == dataset.metadata["subject"].to_list()
     assert (data.vectors == dataset.to_numpy()).all()
@@ -32,7 +32,7 @@ def test_a_column_of_the_corpus_labels_its_rows(dataset):
 
 def test_a_column_that_is_not_there_is_named(dataset):
     with pytest.raises(SourceError, match="no column 'grade' to be the label; they have text_id"):
-        labelled.labels_of_dataset(dataset, "grade")
+        labelled.labels_of_rows(dataset.rows, "grade")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
@@ -41,7 +41,7 @@ def test_a_table_labels_the_rows_it_names_in_the_stores_order(dataset, tmp_path,
     table = pl.DataFrame({"text_id": [ids[7], "unknown", ids[2]], "grade": ["c", "x", "a"]})
     path = tmp_path / f"labels.{ending}"
     {"parquet": table.write_parquet, "jsonl": table.write_ndjson, "csv": table.write_csv}[ending](path)
-    data = labelled.labels_of_table(dataset, path, "grade")
+    data = labelled.labels_of_table(dataset.rows, path, "grade")
     assert data.labels.tolist() == ["a", "c"]
     assert (data.vectors == dataset.to_numpy()[[2, 7]]).all()
     assert data.documents.tolist() == dataset.metadata["document_id"].gather([2, 7]).to_list()
@@ -50,7 +50,7 @@ def test_a_table_labels_the_rows_it_names_in_the_stores_order(dataset, tmp_path,
 def test_a_table_of_documents_labels_all_their_rows(dataset):
     documents = dataset.metadata["document_id"].to_list()
     table = pl.DataFrame({"document_id": [documents[0]], "grade": [4.5]})
-    data = labelled.labels_of_table(dataset, table, "grade")
+    data = labelled.labels_of_table(dataset.rows, table, "grade")
     assert data.labels.tolist() == [4.5] * documents.count(documents[0])
 
 
@@ -67,7 +67,7 @@ def test_a_table_of_documents_labels_all_their_rows(dataset):
 )
 def test_tables_that_cannot_label_are_refused(dataset, table, message):
     with pytest.raises(SourceError, match=message):
-        labelled.labels_of_table(dataset, pl.DataFrame(table), "grade")
+        labelled.labels_of_table(dataset.rows, pl.DataFrame(table), "grade")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
@@ -144,7 +144,7 @@ def test_several_files_are_one_if_they_are_alike(tmp_path):
 
 
 def test_the_maker_is_loaded_for_the_heads_probes(dataset):
-    data = labelled.labels_of_dataset(dataset, "subject")
+    data = labelled.labels_of_rows(dataset.rows, "subject")
     assert identity_of_maker(data).probes.shape == (3, 256)
     assert identity_of_maker(data, probes=False).probes is None
 
@@ -152,7 +152,7 @@ def test_the_maker_is_loaded_for_the_heads_probes(dataset):
 def test_unreadable_tables_are_named(dataset, tmp_path):
     (tmp_path / "labels.parquet").write_bytes(b"not parquet")
     with pytest.raises(SourceError, match="labels.parquet cannot be read"):
-        labelled.labels_of_table(dataset, tmp_path / "labels.parquet", "grade")
+        labelled.labels_of_table(dataset.rows, tmp_path / "labels.parquet", "grade")
 
 
 def labels_file(tmp_path, dataset, ending, labels):
@@ -166,22 +166,26 @@ def labels_file(tmp_path, dataset, ending, labels):
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_numbers_are_numbers_in_every_format(tmp_path, dataset, ending):
-    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, ending, [0.5, 1.0, 2.0]), "grade")
+    data = labelled.labels_of_table(dataset.rows, labels_file(tmp_path, dataset, ending, [0.5, 1.0, 2.0]), "grade")
     assert (data.labels.dtype.kind, data.labels.tolist()) == ("f", [0.5, 1, 2])
     assert _task(data, "auto").kind == "regression"
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_words_are_classes_in_every_format(tmp_path, dataset, ending):
-    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, ending, ["good", "bad", "good"]), "grade")
+    data = labelled.labels_of_table(
+        dataset.rows, labels_file(tmp_path, dataset, ending, ["good", "bad", "good"]), "grade"
+    )
     assert _task(data, "auto").labels == ("bad", "good")
 
 
 def test_texts_that_spell_numbers_are_numbers_where_a_regression_is_asked_for(tmp_path, dataset):
-    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, "jsonl", ["0.5", "1", "2"]), "grade")
+    data = labelled.labels_of_table(dataset.rows, labels_file(tmp_path, dataset, "jsonl", ["0.5", "1", "2"]), "grade")
     assert _task(data, "regression").targets.ravel().tolist() == [0.5, 1, 2]
     assert _task(data, "auto").kind == "multiclass"
-    data = labelled.labels_of_table(dataset, labels_file(tmp_path, dataset, "jsonl", ["0.5", "high", "2"]), "grade")
+    data = labelled.labels_of_table(
+        dataset.rows, labels_file(tmp_path, dataset, "jsonl", ["0.5", "high", "2"]), "grade"
+    )
     with pytest.raises(ConfigError, match="a regression needs numbers, found the label 'high'"):
         _task(data, "regression")
 
@@ -191,7 +195,7 @@ def test_nan_is_no_label_and_no_class(tmp_path, dataset):
     lines = [json.dumps({"text_id": name, "grade": grade}) for name, grade in zip(ids, grades, strict=True)]
     (tmp_path / "labels.jsonl").write_text("\n".join(lines))
     for table in (tmp_path / "labels.jsonl", pl.DataFrame({"text_id": ids, "grade": grades})):
-        data = labelled.labels_of_table(dataset, table, "grade")
+        data = labelled.labels_of_table(dataset.rows, table, "grade")
         assert data.labels.tolist() == [1, 2]
         assert _task(data, "multiclass").labels == ("1", "2")
 
@@ -200,7 +204,7 @@ def test_labels_of_other_ids_and_rows_without_a_label_are_counted(dataset, caplo
     ids = dataset.metadata["text_id"].to_list()
     table = pl.DataFrame({"text_id": [*ids[:3], "nobody"], "grade": [1.0, None, 2.0, 3.0]})
     with caplog.at_level(logging.INFO):
-        assert len(labelled.labels_of_table(dataset, table, "grade")) == 2
+        assert len(labelled.labels_of_table(dataset.rows, table, "grade")) == 2
     (said,) = [message for message in caplog.messages if message.startswith("the table:")]
     assert (
         said

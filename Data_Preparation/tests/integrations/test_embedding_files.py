@@ -29,9 +29,10 @@ from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import encode, load_embedder
 from data_pipeline.errors import ConfigError, FilesFailed, ModelError, SourceError
-from data_pipeline.execution import local
+from data_pipeline.execution.local import run_local
 from data_pipeline.integrations.ml_filter import run_embedding_pipeline
-from data_pipeline.integrations.ml_filter.parts import device_of
+from data_pipeline.integrations.ml_filter.inputs import File
+from data_pipeline.integrations.ml_filter.stage import FilesStage, device_of
 from data_pipeline.store.hdf5 import EmbeddingFile
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -547,8 +548,7 @@ def test_a_process_that_is_killed_fails_its_files_and_spoils_none(tmp_path):
     os.mkfifo(fifo)
     job = embedding_job(tmp_path, local={"tasks": 2, "workers": 2})
     files = [
-        local.File(tmp_path / "in" / f"{n}.jsonl", str(n), tmp_path / "out" / "embeddings" / f"{n}.h5")
-        for n in range(4)
+        File(tmp_path / "in" / f"{n}.jsonl", str(n), tmp_path / "out" / "embeddings" / f"{n}.h5") for n in range(4)
     ]
     done = [files[number].final for number in (0, 2)]
 
@@ -562,7 +562,8 @@ def test_a_process_that_is_killed_fails_its_files_and_spoils_none(tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    reports = local.run(job, files)
+    stage = FilesStage(job, tuple(files))
+    reports = stage.finish(run_local(stage, job.local_settings))
     killer.join()
     by_name = {Path(report.file).stem: report.error for report in reports}
     assert "was killed" in by_name["1"]

@@ -17,14 +17,13 @@ from support.file_jobs import (
 
 import data_pipeline.integrations.ml_filter as files_package
 from data_pipeline.cli import main
+from data_pipeline.config.execution import LocalSettings, SlurmSettings
 from data_pipeline.errors import ConfigError
 from data_pipeline.integrations.ml_filter.jobs import (
     AnnotationJob,
     AnnotationParameters,
     EmbeddingJob,
     EmbeddingParameters,
-    LocalSettings,
-    SlurmSettings,
     embedding_config,
     read_job,
     stored_dtype,
@@ -386,7 +385,7 @@ def test_ranks_of_this_machine(local):
 def test_no_field_is_accepted_and_forgotten(model, names):
     """A setting that is read and ignored misleads; one that is meant to have no effect says so."""
     package = Path(inspect.getfile(files_package)).parents[2]
-    folders = (package / "integrations" / "ml_filter", package / "execution")
+    folders = (package / "integrations" / "ml_filter", package / "execution", package / "config")
     source = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
     passed_on = re.search(r"_SAME_NAME = \((.*?)\)", source, re.DOTALL).group(1) if model is SlurmSettings else ""
     for name, field in model.model_fields.items():

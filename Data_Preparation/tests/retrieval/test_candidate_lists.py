@@ -12,7 +12,7 @@ from data_pipeline.embeddings import HashingEmbedder
 from data_pipeline.errors import ConfigError, SourceError
 from data_pipeline.retrieval.candidates import Candidate, CandidateConfig, find_candidates, open_finder
 from data_pipeline.retrieval.fusion import min_max, only_bm25, only_dense, reciprocal_ranks, reranked
-from data_pipeline.retrieval.passages import passages_of_dataset, passages_of_lists
+from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows
 from data_pipeline.retrieval.ranked_list import Ranked, nothing
 from data_pipeline.stages.pipeline import run
 
@@ -126,13 +126,13 @@ def test_no_passage_is_embedded_twice(tmp_path, monkeypatch):
 def test_our_own_store_end_to_end(config, tmp_path):
     run(config)
     dataset = ELMDataset(config=config)
-    passages = passages_of_dataset(dataset)
+    passages = passages_of_rows(dataset.rows)
     work = tmp_path / "work"
     finder = open_finder(passages, CandidateConfig(top_k=5), work_dir=work)
     for row in (0, 40, 100):
         assert next(finder.find([dataset[row]["text"]]))[0].row == row
     assert [path.name for path in work.iterdir() if path.is_dir()] == ["bm25"]
-    no_vectors = passages_of_dataset(ELMDataset(config=config, load_embeddings=False))
+    no_vectors = passages_of_rows(ELMDataset(config=config, load_embeddings=False).rows)
     assert next(find_candidates(no_vectors, ["war"], CandidateConfig(fusion="bm25"), work_dir=work))
     with pytest.raises(ConfigError, match="use fusion: bm25"):
         open_finder(no_vectors, work_dir=work)

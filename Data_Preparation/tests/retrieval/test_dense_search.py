@@ -11,7 +11,7 @@ from data_pipeline.embeddings import HashingEmbedder, encode
 from data_pipeline.errors import ConfigError, CorruptShard, ShardMismatch
 from data_pipeline.retrieval.dense import DenseIndex
 from data_pipeline.retrieval.passage_vectors import PassageVectors, vectors_of
-from data_pipeline.retrieval.passages import passages_of_dataset, passages_of_lists
+from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows
 from data_pipeline.stages.pipeline import run
 
 HASHING = EmbeddingConfig(model_name="hashing")
@@ -143,7 +143,7 @@ def test_stores_of_every_precision(config, precision):
     config = config.model_copy(update={"embedding": config.embedding.model_copy(update={"precision": precision})})
     run(config)
     dataset = ELMDataset(config=config)
-    passages = passages_of_dataset(dataset)
+    passages = passages_of_rows(dataset.rows)
     embedder = CountingEmbedder()
     vectors = vectors_of(passages, config.data_dir / "work", embedder=embedder)
     index = DenseIndex(vectors, passages.is_empty, passage_rows=50)
@@ -157,7 +157,7 @@ def test_stores_of_every_precision(config, precision):
 def test_a_view_of_a_store_has_its_rows(config):
     run(config)
     dataset = ELMDataset(config=config).select([9, 4, 60, 2])
-    passages = passages_of_dataset(dataset)
+    passages = passages_of_rows(dataset.rows)
     vectors = vectors_of(passages, config.data_dir)
     query = dataset.to_numpy()[2:3]
     assert DenseIndex(vectors, passages.is_empty).search(query, 1)[0].rows.tolist() == [2]
@@ -166,7 +166,7 @@ def test_a_view_of_a_store_has_its_rows(config):
 
 def test_another_embedder_than_the_stores_is_refused(config):
     run(config)
-    passages = passages_of_dataset(ELMDataset(config=config))
+    passages = passages_of_rows(ELMDataset(config=config).rows)
     with pytest.raises(ShardMismatch, match="were made with dim '256', the embedder for the queries has '64'"):
         vectors_of(passages, config.data_dir, EmbeddingConfig(model_name="hashing", dim=64))
 

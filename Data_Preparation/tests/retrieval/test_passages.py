@@ -13,7 +13,7 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import SourceError
 from data_pipeline.preprocess.chunking import Chunker
 from data_pipeline.retrieval.passage_files import passages_of_documents, passages_of_file
-from data_pipeline.retrieval.passages import passages_of_dataset, passages_of_lists, passages_of_store
+from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows, passages_of_store
 from data_pipeline.stages.pipeline import run
 from data_pipeline.store import ParagraphStore, column_sha256
 from data_pipeline.utils import sha256_of_json
@@ -212,7 +212,7 @@ def test_documents_become_windows_that_know_their_neighbours(tmp_path):
 def test_our_own_stores(config):
     run(config)
     dataset = ELMDataset(config=config)
-    passages = passages_of_dataset(dataset)
+    passages = passages_of_rows(dataset.rows)
     assert len(passages) == len(dataset)
     assert passages[3].text == dataset[3]["text"]
     assert passages[3].id == dataset[3]["metadata"]["text_id"]
@@ -222,7 +222,7 @@ def test_our_own_stores(config):
     store = passages_of_store(ParagraphStore(config.processed_dir), "train")
     assert store.ids() == passages.ids()
     assert store.fingerprint == passages.fingerprint
-    view = passages_of_dataset(dataset.select([5, 2, 9]))
+    view = passages_of_rows(dataset.select([5, 2, 9]).rows)
     assert view.ids() == passages.ids([5, 2, 9])
     assert view[0] == passages[5]
     assert view.row_of(passages[9].id) == 2
@@ -243,7 +243,7 @@ def test_a_store_of_the_older_pipeline_has_no_documents(tmp_path):
     folder.mkdir()
     rows = {"text_id": ["a", "b"], "text": ["one", "two"], "token_count": [1, 1], "char_count": [3, 3]}
     pl.DataFrame(rows).write_parquet(folder / "train.parquet")
-    passages = passages_of_dataset(ELMDataset(tmp_path, load_embeddings=False))
+    passages = passages_of_rows(ELMDataset(tmp_path, load_embeddings=False).rows)
     assert passages[1] == ("b", "two", "b")
     assert passages.neighbours(0) == []
 

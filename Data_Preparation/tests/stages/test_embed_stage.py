@@ -23,6 +23,7 @@ from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreErr
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs
 from data_pipeline.store import ParagraphStore, ParagraphWriter, read_manifest, write_manifest
+from data_pipeline.store.manifest import EmbeddingManifest
 from data_pipeline.store.paragraphs import paragraph_schema
 from data_pipeline.types import SPLITS
 
@@ -106,7 +107,7 @@ def test_the_file_opens_with_safetensors_and_says_everything_as_strings(config, 
 def test_the_manifest_speaks_of_every_split_that_was_made(config, paragraphs):
     write(paragraphs, config, "val")
     write(paragraphs, config, "test")
-    splits = read_manifest(config.embeddings_dir)["splits"]
+    splits = read_manifest(config.embeddings_dir, EmbeddingManifest)["splits"]
     assert {split: (entry["rows"], entry["dim"], entry["corpus"]) for split, entry in splits.items()} == {
         "val": (43, 256, "sample"),
         "test": (14, 256, "sample"),
@@ -310,7 +311,7 @@ def test_vectors_beyond_half_precision_are_refused_not_stored_as_infinite(config
             return super().forward(texts, dtype) * 1e6
 
     settings = config.embedding.model_copy(update={"normalize": False, "precision": "float16"})
-    with pytest.raises(ModelError, match=r"too large for float16.*--embedding.precision float32"):
+    with pytest.raises(ModelError, match=r"too large for float16. Set embedding.precision to float32"):
         write(paragraphs, config, embedder=Large(settings), normalize=False, precision="float16")
 
 
@@ -724,7 +725,9 @@ def test_another_precision_is_another_work(config, paragraphs, precision):
         write(paragraphs, config, "val", precision=precision)
     assert write(paragraphs, config, "val", precision=precision, overwrite=True).rows == 43
     assert write(paragraphs, config, "val", precision=precision).skipped
-    assert read_manifest(config.embeddings_dir)["splits"]["val"]["settings"]["precision"] == precision
+    assert (
+        read_manifest(config.embeddings_dir, EmbeddingManifest)["splits"]["val"]["settings"]["precision"] == precision
+    )
 
 
 @pytest.mark.parametrize("precision", ["float16", "float8", "int8", "ubinary"])

@@ -14,7 +14,7 @@ from data_pipeline.download import Corpus, open_corpus
 from data_pipeline.errors import SourceError, StoreError
 from data_pipeline.preprocess import TokenCounter, staging
 from data_pipeline.stages.pipeline import run
-from data_pipeline.stages.preprocess import preprocess
+from data_pipeline.stages.preprocess import ParagraphOutput, write_paragraphs
 from data_pipeline.store import ParagraphStore
 from data_pipeline.types import SPLITS, Document
 
@@ -31,7 +31,8 @@ def prepare(documents, folder, split=None, shard_rows=1000, metadata=None, **set
     corpus = Corpus("a test", {}, lambda: iter(documents), metadata or {})
     config = PreprocessConfig(**{"min_chars": 0, "min_tokens": 1} | settings)
     folder = folder / "x_processed"
-    return preprocess(corpus, words_counter(), config, split or SplitConfig(), shard_rows, folder, {}), folder
+    output = ParagraphOutput(folder, {})
+    return write_paragraphs(corpus, words_counter(), config, split or SplitConfig(), shard_rows, output), folder
 
 
 def documents_of(*texts):
@@ -282,16 +283,14 @@ def test_documents_without_text_alone_are_said_to_be_that(tmp_path):
 
 
 def test_a_paragraph_that_got_lost_stops_the_run(tmp_path, monkeypatch):
-    import data_pipeline.stages.preprocess as module
-
-    monkeypatch.setattr(module._DroppedWriter, "add_empty_documents", lambda *_: 1)
+    monkeypatch.setattr("data_pipeline.preprocess.ledger.DropLedger.add_empty_documents", lambda *_: 1)
     with pytest.raises(StoreError, match=r"3 paragraphs were read, 2 kept, 2 written and 0 dropped: some were lost"):
         prepare(documents_of("one text", "another"), tmp_path)
     assert not (tmp_path / "x_processed").exists()
 
 
 def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
-    import data_pipeline.stages.preprocess as module
+    from data_pipeline.preprocess import passes as module
 
     bars = []
     real = module.progress_bar
@@ -304,8 +303,7 @@ def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
     path = tmp_path / "in.jsonl"
     path.write_text('{"text": "one text"}\n' * 3 + '{"text": "another"}\n')
     corpus = open_corpus(CorpusConfig(source="jsonl", path=path))
-    preprocess(
-        corpus, words_counter(), PreprocessConfig(min_chars=0, min_tokens=1), SplitConfig(), 10, tmp_path / "x", {}
-    )
+    config, output = PreprocessConfig(min_chars=0, min_tokens=1), ParagraphOutput(tmp_path / "x", {})
+    write_paragraphs(corpus, words_counter(), config, SplitConfig(), 10, output)
     assert bars[0][:3] == ("Reading", path.stat().st_size, "B")
     assert bars[0][3].n == path.stat().st_size

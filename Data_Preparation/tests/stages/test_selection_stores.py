@@ -198,7 +198,7 @@ def test_labels_are_seen_only_where_the_name_says_so(stored):
     assert plain.selection.subset == "random_n5_seed0"
     strata = select_from(stored, "random", Budget(rows=5), label="document_id", strata=StrataConfig(by="labels"))
     assert strata.selection.subset.startswith("random-labels_n5_seed0_")
-    with pytest.raises(SelectionError, match="say which column has them"):
+    with pytest.raises(SelectionError, match="name the column that has them"):
         select_from(stored, "random", Budget(rows=5), strata=StrataConfig(by="labels"))
     with pytest.raises(SelectionError, match="there is no column 'mood' to be the label"):
         select_from(stored, "random", Budget(rows=5), label="mood")
@@ -211,7 +211,7 @@ def test_scores_learnt_from_labels_say_so(stored):
     assert found.selection.subset == "el2n-labels_n5_seed0"
     dataset = ELMDataset(config=stored)
     assert {"el2n", "grand", "forgetting", "margin", "loss"} <= set(dataset.metadata.columns)
-    with pytest.raises(SelectionError, match="say which column has them"):
+    with pytest.raises(SelectionError, match="name the column that has them"):
         select_from(stored, "cleanlab", Budget(rows=5))
     measure(stored, "self_filter", {"column": "el2n", "threshold": float(dataset.metadata["el2n"].median())})
     learnt = select_from(stored, "self_filter", Budget(rows=5))

@@ -12,6 +12,7 @@ from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, Preproce
 from data_pipeline.errors import CorruptShard, NotFound
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs, run
 from data_pipeline.store import open_embedding_shard, read_manifest, write_manifest
+from data_pipeline.store.manifest import EmbeddingManifest
 from data_pipeline.utils import sha256_of_file
 
 
@@ -264,7 +265,7 @@ def test_codes_of_a_row_without_a_direction_are_found_even_where_the_hash_was_ma
 def test_a_calibration_that_is_not_that_of_all_the_others_is_found(small, where):
     path = small.embeddings_dir / where
     if where == "manifest.json":
-        manifest = read_manifest(small.embeddings_dir)
+        manifest = read_manifest(small.embeddings_dir, EmbeddingManifest)
         manifest["calibration"]["high"][0] *= 2
         write_manifest(small.embeddings_dir, manifest)
     else:

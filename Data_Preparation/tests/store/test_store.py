@@ -29,6 +29,7 @@ from data_pipeline.store import (
     shard_name,
     write_manifest,
 )
+from data_pipeline.store.manifest import ParagraphManifest
 from data_pipeline.store.paragraphs import paragraph_schema
 from data_pipeline.utils import folders
 from data_pipeline.utils.folders import recover_folder, replace_folder
@@ -60,15 +61,19 @@ def test_names_of_shards():
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
     write_manifest(tmp_path, {"fingerprint": "f", "settings": {"é": [1, None]}})
-    assert read_manifest(tmp_path) == {"format_version": 1, "fingerprint": "f", "settings": {"é": [1, None]}}
+    assert read_manifest(tmp_path, ParagraphManifest) == {
+        "format_version": 1,
+        "fingerprint": "f",
+        "settings": {"é": [1, None]},
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
-    assert read_manifest(tmp_path / "nowhere") is None
+    assert read_manifest(tmp_path / "nowhere", ParagraphManifest) is None
 
 
 def test_a_manifest_of_a_newer_format_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(StoreError, match=r"has format 2, this version reads up to 1\. Update it") as caught:
-        read_manifest(tmp_path)
+        read_manifest(tmp_path, ParagraphManifest)
     assert not isinstance(caught.value, CorruptShard)
 
 
@@ -79,7 +84,7 @@ def test_a_manifest_of_a_newer_format_is_refused(tmp_path):
 def test_a_broken_manifest_is_corrupt(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(CorruptShard, match=r"manifest\.json .*--overwrite"):
-        read_manifest(tmp_path)
+        read_manifest(tmp_path, ParagraphManifest)
 
 
 def made_with(settings, upstream=""):

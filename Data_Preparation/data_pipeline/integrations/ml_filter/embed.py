@@ -7,8 +7,9 @@ there what is finished. The HDF5 file is written at the end, in one go, from tho
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill
-from data_pipeline.errors import ConfigError, CorruptShard, ModelError, SourceError, StaleStage, StoreError
+from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
+from data_pipeline.errors import ConfigError, CorruptShard, SourceError, StaleStage, StoreError
 from data_pipeline.integrations.ml_filter.jobs import (
     EmbeddingParameters,
     embedding_config,
@@ -24,15 +26,13 @@ from data_pipeline.integrations.ml_filter.jobs import (
     stored_label_dtype,
 )
 from data_pipeline.integrations.ml_filter.records import Record, Source, Survey, open_source, stored_value, survey
-from data_pipeline.store import Coding, EmbeddingShard, EmbeddingWriter, open_embedding_shard
+from data_pipeline.store import Coding, EmbeddingShard, open_embedding_shard
 from data_pipeline.store.hdf5 import Block, EmbeddingFile, Layout, write_embedding_file
 from data_pipeline.utils import batched, exclusive, progress_bar, sha256_of_file, sha256_of_json
 
 logger = logging.getLogger(__name__)
 
-_PLANNED_ROWS = 262_144  # tokenised and sorted together: many for dense packs, few enough for any memory
 _BLOCK_ROWS = 1024  # of HDF5, at a time
-_TOKENIZED_ROWS = 8192  # at a time: enough for all cores
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _embed_file(
         **embedder.identity.to_metadata(),
         "source": name,
         "source_sha256": sha256_of_file(path),
-        "settings": sha256_of_json(_decisive(params)),
+        "settings": sha256_of_json(params.deciding()),
         "package_version": version("elm-data-preparation"),
     }
     known = _finished(final, params.hdf5_dataset_name, attributes, overwrite)
@@ -100,15 +100,6 @@ def _embed_file(
     return FileResult(
         found.rows, False, tally.tokens, tally.truncated, found.without_label if params.save_labels else 0
     )
-
-
-def _decisive(params: EmbeddingParameters) -> dict[str, object]:
-    """What of the settings decides what is in the file, besides the embedder."""
-    names = {
-        "keys_to_index", "text_field", "id_key", "hdf5_dataset_name", "embedding_dtype", "save_labels", "label_key",
-        "label_dtype", "keys_to_keep", "compression",
-    }  # fmt: skip
-    return dict(params.model_dump(mode="json", include=names))
 
 
 def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bool) -> int | None:
@@ -173,21 +164,23 @@ def _vectors(
     engine = Engine(embedder, embedding_config(params).batch_tokens, params.batch_size)
     if path.exists() and _is_complete(path, found.rows, metadata):
         return open_embedding_shard(path), engine
-    writer = EmbeddingWriter(path, found.rows, embedder.identity.dim, coding, metadata, overwrite)
-    try:
-        if writer.done.any():
-            logger.info("%s: %d of %d rows are there already, going on", final.name, writer.done.sum(), found.rows)
-        with progress_bar(found.rows, f"embedding {source.name}", "row") as bar:
-            bar.update(int(writer.done.sum()))
-            try:
-                for start, tokens in _windows(source, embedder, final.parent):
-                    _check_lengths(tokens, start, source, params)
-                    _fill(writer, start, tokens, engine, source, params, bar.update)
-            finally:
-                writer.flush()  # also where something failed: what is finished stays
-        writer.finish()
-    finally:
-        writer.close()
+    file = FilePlan(
+        path,
+        found.rows,
+        coding,
+        metadata,
+        row_name=partial(_name, source),
+        float16_advice="Use embedding_dtype: float32.",
+    )
+    with progress_bar(found.rows, f"Embedding {source.name}", "row") as bar:
+        embed_to_file(
+            file,
+            _windows(source, engine, final.parent, params),
+            engine,
+            advance=bar.update,
+            flush_rows=params.writer_batch_size,
+            overwrite=overwrite,
+        )
     return open_embedding_shard(path), engine
 
 
@@ -210,16 +203,18 @@ def _is_complete(path: Path, rows: int, metadata: dict[str, str]) -> bool:
     return shard.rows == rows and metadata.items() <= shard.metadata.items()
 
 
-def _windows(source: Source, embedder: Embedder, folder: Path) -> Iterator[tuple[int, Tokens]]:
-    """Tokens of all texts, many rows at a time, and the first of those rows."""
-    prompt = embedder.identity.prompt
+def _windows(source: Source, engine: Engine, folder: Path, params: EmbeddingParameters) -> Iterator[Window]:
+    """All texts, many rows at a time."""
+    prompt = engine.embedder.identity.prompt
     records = source.records()
     start = 0
-    while some := list(itertools.islice(records, 1)):
-        window = itertools.chain(some, itertools.islice(records, _PLANNED_ROWS - 1))
-        texts = ([prompt + record.text for record in batch] for batch in batched(window, _TOKENIZED_ROWS))
-        tokens = spill((embedder.tokenize(batch) for batch in texts), folder)
-        yield start, tokens
+    while first := list(itertools.islice(records, 1)):
+        window = itertools.chain(first, itertools.islice(records, PLANNED_ROWS - 1))
+        texts = ([prompt + record.text for record in batch] for batch in batched(window, TOKENIZED_ROWS))
+        tokens = spill((engine.embedder.tokenize(batch) for batch in texts), folder)
+        _check_lengths(tokens, start, source, params)
+        engine.tally.truncated += int(tokens.truncated.sum())
+        yield Window(np.arange(start, start + len(tokens)), partial(make_plan, tokens))
         start += len(tokens)
 
 
@@ -232,31 +227,6 @@ def _check_lengths(tokens: Tokens, start: int, source: Source, params: Embedding
         f"{source.path}: {int(tokens.truncated.sum())} texts are longer than the model takes, the first is {name}, "
         "and truncation is off. Set truncation: true, or cut them yourself."
     )
-
-
-def _fill(
-    writer: EmbeddingWriter,
-    start: int,
-    tokens: Tokens,
-    engine: Engine,
-    source: Source,
-    params: EmbeddingParameters,
-    advance: Callable[[int], object],
-) -> None:
-    """Compute the rows of a window that are not there yet."""
-    done = writer.done[start : start + len(tokens)]
-    engine.tally.truncated += int(tokens.truncated.sum())
-    unsafe = 0
-    for rows, vectors in engine.run(make_plan(tokens), lambda row: _name(source, start + row), done):
-        new = int((~done[rows]).sum())
-        if params.embedding_dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
-            raise ModelError(f"a vector of {source.path} is too large for float16. Use embedding_dtype: float32.")
-        writer.write(rows + start, vectors)
-        advance(new)
-        unsafe += new
-        if unsafe >= params.writer_batch_size:
-            writer.flush()
-            unsafe = 0
 
 
 def _name(source: Source, row: int) -> str:

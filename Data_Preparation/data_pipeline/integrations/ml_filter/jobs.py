@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from data_pipeline.config import EmbeddingConfig, Section, explain
+from data_pipeline.config.base import setting
+from data_pipeline.config.execution import LocalSettings, SlurmSettings
 from data_pipeline.errors import ConfigError
 from data_pipeline.utils import require
 
@@ -42,15 +44,14 @@ ModelDtype = Annotated[Literal["auto", "float16", "bfloat16", "float32"], Before
 StoredDtype = Annotated[Literal["float16", "float32", "bfloat16"], BeforeValidator(_long_name)]
 LabelDtype = Annotated[Literal["int8", "int16", "int32", "float16", "float32", "bfloat16"], BeforeValidator(_long_name)]
 Keys = Annotated[list[str], Field(min_length=1)]
-SlurmArguments = dict[str, str | int | float | bool | None]
 
 
 class EmbeddingParameters(Section):
     """What is embedded, with what, and where it goes."""
 
-    input_dir: Path
+    input_dir: Path = setting(decides=False)
     """Folder with JSON Lines files, also .gz and .zst; searched as `glob_pattern` says."""
-    glob_pattern: str
+    glob_pattern: str = setting(decides=False)
     """Which files of it: `*.jsonl`, or `**/*.jsonl` for those in folders below too."""
     keys_to_index: Keys = Field(default_factory=lambda: ["text"])
     """Keys that every record must have. Without `text_field`, the text is their values, one a line. With it,
@@ -60,27 +61,27 @@ class EmbeddingParameters(Section):
     id_key: str | None = None
     """Key with the document's id. none: see `keys_to_index` and `text_field`; without both, the first of document_id,
     doc_id, id and uuid that the first record has, else file and line."""
-    output_dir: Path
+    output_dir: Path = setting(decides=False)
     """Everything that is made goes here."""
-    embedding_dir: InsideOutput
+    embedding_dir: InsideOutput = setting(decides=False)
     """Folder inside of it for the HDF5 files."""
-    embedding_model: str
+    embedding_model: str = setting(decides=False)
     """A text encoder on the hub, or a folder with one."""
-    embedder: dict[str, Any] = Field(default_factory=dict)
+    embedder: dict[str, Any] = setting(decides=False, default_factory=dict)
     """Further settings of the model, by their names in `EmbeddingConfig`: revision, trust_remote_code, device, ..."""
     hdf5_dataset_name: GroupName = "train"
     """Group in the HDF5 files."""
-    batch_size: int = Field(ge=1)
+    batch_size: int = setting(decides=False, ge=1)
     """Most texts computed together."""
-    writer_batch_size: int = Field(1000, ge=1)
+    writer_batch_size: int = setting(1000, decides=False, ge=1)
     """Vectors after which finished work is made safe on disk."""
-    max_length: int | None = Field(None, ge=2)
+    max_length: int | None = setting(None, decides=False, ge=2)
     """Tokens, special ones included; never more than the model takes."""
-    padding: bool | Literal["longest", "max_length", "do_not_pad"] = True
+    padding: bool | Literal["longest", "max_length", "do_not_pad"] = setting(True, decides=False)
     """Accepted, and without effect: texts are packed without padding, and no vector depends on it."""
-    truncation: bool | Literal["longest_first", "only_first", "do_not_truncate"] = True
+    truncation: bool | Literal["longest_first", "only_first", "do_not_truncate"] = setting(True, decides=False)
     """false or do_not_truncate: a longer text is an error; else it is cut, and counted."""
-    model_dtype: ModelDtype = "auto"
+    model_dtype: ModelDtype = setting("auto", decides=False)
     """Of the model's arithmetic; auto: float32 on a CPU, half precision on a GPU."""
     embedding_dtype: StoredDtype = "float32"
     """Of the stored vectors; HDF5 has no bfloat16, which is stored as float32."""
@@ -96,7 +97,7 @@ class EmbeddingParameters(Section):
     """Further keys that are stored beside the vectors; none: all of them, the text too."""
     compression: Literal["gzip", "lzf"] | None = None
     """HDF5's own, of the vectors; the files remain readable by everything that reads HDF5."""
-    csv_hashmap_path: Path | None = None
+    csv_hashmap_path: Path | None = setting(None, decides=False)
     """Accepted, and without effect: inputs are known by their SHA-256."""
 
     @model_validator(mode="after")
@@ -138,118 +139,6 @@ class AnnotationParameters(Section):
     """Dataset with the labels in HDF5 files of other systems, and another name of theirs in `output_keys`."""
     score_prefix: str = "score_"
     """Put before a head's name in the output."""
-
-
-class LocalSettings(Section):
-    """Processes on this machine, and on others that share the folders."""
-
-    tasks: int = Field(1, ge=1)
-    """Into how many parts the files are divided, over all machines."""
-    local_tasks: int = Field(-1, ge=-1)
-    """How many of the parts this machine does; -1: all from local_rank_offset on."""
-    local_rank_offset: int = Field(0, ge=0)
-    """The first part that this machine does."""
-    workers: int = Field(-1, ge=-1)
-    """Parts done at the same time; -1: all."""
-    logging_dir: Path | None = None
-    """Reports of the run; none: <output_dir>/logs."""
-
-    @property
-    def ranks(self) -> range:
-        """The parts this machine does."""
-        count = self.tasks - self.local_rank_offset if self.local_tasks == -1 else self.local_tasks
-        return range(self.local_rank_offset, self.local_rank_offset + count)
-
-    @model_validator(mode="after")
-    def _parts_are_there(self) -> Self:
-        if self.workers == 0 or self.local_tasks == 0:
-            raise ValueError("workers and local_tasks must be 1 or more, or -1")
-        if self.local_rank_offset + max(1, self.local_tasks) > self.tasks:
-            raise ValueError(
-                f"local_rank_offset + local_tasks = {self.local_rank_offset + max(1, self.local_tasks)} "
-                f"goes beyond tasks = {self.tasks}"
-            )
-        return self
-
-
-# Arguments of sbatch that older files of ML-Filter have beside the settings.
-_SBATCH_ARGUMENTS = ("nodes", "ntasks", "ntasks_per_node", "gres", "mem_per_gpu")
-
-
-class SlurmSettings(Section):
-    """A job array on a Slurm cluster, by datatrove's executor."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_sbatch_arguments(cls, settings: Any) -> Any:
-        if not isinstance(settings, dict):
-            return settings
-        moved = {name: settings[name] for name in _SBATCH_ARGUMENTS if name in settings}
-        others = {name: value for name, value in settings.items() if name not in moved}
-        return {**others, "sbatch_args": {**moved, **(others.get("sbatch_args") or {})}} if moved else settings
-
-    tasks: int = Field(1, ge=1)
-    """Into how many parts the files are divided."""
-    time: str = "00:30:00"
-    """Limit of a part."""
-    partition: str = "default"
-    """Where it runs."""
-    cpus_per_task: int = Field(4, ge=1)
-    """Cores of a part."""
-    mem_per_cpu_gb: int = Field(8, ge=1)
-    """Memory of a core, in GB."""
-    gpus_per_task: int = Field(0, ge=0)
-    """GPUs of a part."""
-    workers: int = Field(-1, ge=-1)
-    """Parts at the same time; -1: as many as Slurm gives."""
-    job_name: str | None = None
-    """none: embedding_pipeline or annotation_pipeline."""
-    qos: str = "normal"
-    """Quality of service; empty for none."""
-    account: str | None = None
-    """Whom the time is charged to."""
-    env_command: str | None = None
-    """Shell line that makes this package available on a node; none: the environment that submits."""
-    condaenv: str | None = None
-    """Instead: a conda environment."""
-    venv_path: str | None = None
-    """Instead: the activate script of a venv."""
-    output: str | None = None
-    """Slurm's log file; none: in logging_dir."""
-    error: str | None = None
-    """Slurm's error file; none: the log file."""
-    sbatch_args: SlurmArguments = Field(default_factory=dict)
-    """Further arguments of sbatch; underscores become hyphens."""
-    srun_args: SlurmArguments = Field(default_factory=dict)
-    """Further arguments of srun; underscores become hyphens."""
-    logging_dir: Path | None = None
-    """Logs and reports; none: <output_dir>/logs."""
-    slurm_logs_folder: Path | None = None
-    """Slurm's log files; none: in logging_dir."""
-    max_array_size: int = Field(1001, ge=-1)
-    """Largest job array of the cluster."""
-    max_array_launch_parallel: bool = False
-    """Several arrays at once, where one is too small."""
-    stagger_max_array_jobs: int = Field(0, ge=0)
-    """Seconds between them."""
-    tasks_per_job: int = Field(1, ge=1)
-    """Parts of one job of the array, one after the other."""
-    randomize_start_duration: int = Field(0, ge=0)
-    """Seconds over which the parts' beginnings are spread."""
-    skip_completed: bool = True
-    """Accepted, and without effect: what is finished is known by file, and always skipped."""
-    depends_job_id: str | None = None
-    """Begin after this job."""
-    run_on_dependency_fail: bool = False
-    """Also if it failed."""
-    requeue: bool = True
-    """Let Slurm start a part again after a failed node."""
-    requeue_signals: list[str] | str | None = "SIGUSR1"
-    """Signals upon which a part asks to be started again."""
-    mail_type: str = "ALL"
-    """What mails are about."""
-    mail_user: str | None = None
-    """Where they go."""
 
 
 class _Job(Section):

@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.execution import local
+from data_pipeline.config.execution import LocalSettings, SlurmSettings
+from data_pipeline.execution.local import run_local
 from data_pipeline.integrations.ml_filter.inputs import File, annotation_files, embedding_files
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob, read_job
-from data_pipeline.integrations.ml_filter.parts import FileReport, Job, check_reports, write_report
+from data_pipeline.integrations.ml_filter.stage import FileReport, FilesStage, Job
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ def _run(job: Job, files: list[File], overwrite: bool) -> JobReport:
     started = time.monotonic()
     if overwrite:
         job = job.model_copy(update={"overwrite": True})
-    settings = job.slurm_settings or job.local_settings
-    logging_dir = (settings.logging_dir if settings else None) or job.params.output_dir / "logs"
-    if job.slurm_settings is not None:
+    settings = job.slurm_settings or job.local_settings or LocalSettings()
+    logging_dir = settings.logging_dir or job.params.output_dir / "logs"
+    stage = FilesStage(job, tuple(files))
+    if isinstance(settings, SlurmSettings):
         from data_pipeline.execution import slurm  # needs datatrove
 
-        job_id = slurm.submit(job, files, job.slurm_settings, logging_dir)
+        job_id = slurm.submit(stage, settings, logging_dir)
         return JobReport([], time.monotonic() - started, job_id, logging_dir)
-    reports = local.run(job, files)
-    write_report(job, reports, logging_dir, time.monotonic() - started)
-    check_reports(reports)
-    return JobReport(reports, time.monotonic() - started, None, logging_dir)
+    results = run_local(stage, settings)
+    stage.write_report(results, logging_dir, time.monotonic() - started)
+    stage.check(results)
+    return JobReport(stage.finish(results), time.monotonic() - started, None, logging_dir)

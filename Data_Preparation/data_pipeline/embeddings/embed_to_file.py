@@ -1,0 +1,130 @@
+"""The one resumable loop that fills an embedding file: every place that stores vectors of texts goes through it.
+
+Vectors are written into their rows as they come. Which rows are on disk is recorded every few seconds, so a killed run
+repeats seconds of work, and the finished file has the bytes of an undisturbed run.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.embeddings.engine import Engine
+from data_pipeline.embeddings.plan import Plan
+from data_pipeline.errors import ModelError
+from data_pipeline.store import Coding, EmbeddingWriter
+from data_pipeline.types import Float32Array, IntArray
+
+logger = logging.getLogger(__name__)
+
+PLANNED_ROWS = 262_144
+"""Rows tokenised and sorted together: many for dense packs, few enough for any memory."""
+TOKENIZED_ROWS = 8192
+"""Rows tokenised at a time: enough for all cores, few enough to be forgotten soon."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of a file that are planned together."""
+
+    rows: IntArray
+    """Their numbers in the file, shape (N,)."""
+    plan: Callable[[], Plan]
+    """Tokenises and plans their texts, in that order; called only if some of the rows are still to be computed."""
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A file of vectors to be filled."""
+
+    path: Path
+    rows: int
+    coding: Coding
+    metadata: Mapping[str, str]
+    """Goes into the header; unfinished work with other metadata is not resumed."""
+    row_name: Callable[[int], str]
+    """Name of a row of the file, for messages."""
+    zero_rows: IntArray | None = None
+    """Rows without a text, shape (N,), which get a vector of zeros."""
+    float16_advice: str = "Set embedding.precision to float32, or embedding.normalize to true."
+    """Ends the message about a vector that does not fit into float16."""
+
+
+def embed_to_file(
+    file: FilePlan,
+    windows: Iterable[Window],
+    engine: Engine,
+    *,
+    advance: Callable[[int], object],
+    flush_s: float = 5.0,
+    flush_rows: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Compute the vectors of a file, resuming where an earlier run stopped.
+
+    Args:
+        file: what is to be written.
+        windows: its rows, in any order, those of `zero_rows` left out.
+        engine: runs the embedder.
+        advance: called with numbers of rows as they are finished, those of the earlier run first.
+        flush_s: seconds of finished work that a crash may cost, at most.
+        flush_rows: rows of finished work that a crash may cost, instead.
+        overwrite: discard unfinished work of other settings.
+
+    Raises:
+        StaleStage: unfinished work of other settings exists, and not `overwrite`.
+        ModelError: a vector cannot be computed, or does not fit into float16.
+    """
+    dim = engine.embedder.identity.dim
+    writer = EmbeddingWriter(file.path, file.rows, dim, file.coding, file.metadata, overwrite)
+    try:
+        if finished := int(writer.done.sum()):
+            logger.info("Resuming %s: %d of %d rows done", file.path.name, finished, file.rows)
+        if file.zero_rows is not None:
+            writer.write(file.zero_rows, np.zeros((len(file.zero_rows), dim), np.float32))
+        advance(int(writer.done.sum()))
+        try:
+            for window in windows:
+                if not writer.done[window.rows].all():
+                    _fill(writer, window, file, engine, advance, flush_s, flush_rows)
+        finally:
+            writer.flush()  # also after an error: what is finished stays
+        writer.finish()
+    finally:
+        writer.close()
+
+
+def _fill(
+    writer: EmbeddingWriter,
+    window: Window,
+    file: FilePlan,
+    engine: Engine,
+    advance: Callable[[int], object],
+    flush_s: float,
+    flush_rows: int | None,
+) -> None:
+    """Write the rows of a window that are not done yet."""
+    last_flush, unsafe = time.monotonic(), 0
+    plan, done = window.plan(), writer.done[window.rows]
+    for positions, vectors in engine.run(plan, lambda position: file.row_name(int(window.rows[position])), done):
+        rows = window.rows[positions]
+        if file.coding.precision == "float16":
+            _check_float16(vectors, rows, file)
+        new = int((~writer.done[rows]).sum())
+        writer.write(rows, vectors)
+        advance(new)
+        unsafe += new
+        due = time.monotonic() - last_flush > flush_s if flush_rows is None else unsafe >= flush_rows
+        if due:
+            writer.flush()
+            last_flush, unsafe = time.monotonic(), 0
+
+
+def _check_float16(vectors: Float32Array, rows: IntArray, file: FilePlan) -> None:
+    outside = np.abs(vectors).max(axis=1, initial=0) > np.finfo(np.float16).max
+    if outside.any():
+        name = file.row_name(int(rows[outside][0]))
+        raise ModelError(f"the vector of {name} is too large for float16. {file.float16_advice}")

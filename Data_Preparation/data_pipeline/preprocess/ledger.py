@@ -1,0 +1,68 @@
+"""The drop ledger `dropped.parquet`: one row for every paragraph that is left out, with the stage and the reason."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.types import Document
+from data_pipeline.utils.system import fsync_path
+
+_SCHEMA = pa.schema(
+    [
+        ("text_id", pa.string()),
+        ("document_id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("duplicate_of", pa.string()),
+    ]
+)
+
+
+class DropLedger:
+    """Writes the drop ledger, and counts the reasons."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
+        self._rows: list[tuple[str, str, str, str, str | None]] = []
+        self.counts: Counter[str] = Counter()
+
+    def record(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
+        """Write down the rows that have a reason, and give back the others."""
+        reason = pl.Series("reason", reasons, dtype=pl.String)
+        gone = rows.filter(reason.is_not_null())
+        for text_id, document_id, why in zip(gone["text_id"], gone["document_id"], reason.drop_nulls(), strict=True):
+            self.add(text_id, document_id, stage, why, None)
+        return rows.filter(reason.is_null())
+
+    def add_empty_documents(self, documents: Sequence[Document], with_paragraphs: pl.Series) -> int:
+        """Write down the documents that have no paragraph, such as an empty text; returns their number."""
+        present = set(with_paragraphs)
+        empty = [document.id for document in documents if document.id not in present]
+        for identity in empty:
+            self.add(identity, identity, "quality", "empty_document", None)
+        return len(empty)
+
+    def add(self, text_id: str, document_id: str, stage: str, reason: str, duplicate_of: str | None) -> None:
+        """Write down one row."""
+        self._rows.append((text_id, document_id, stage, reason, duplicate_of))
+        self.counts[reason] += 1
+        if len(self._rows) >= 10_000:
+            self._flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._flush()
+        self._writer.close()
+        fsync_path(self._path)
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = list(zip(*self._rows, strict=True))
+            arrays = [pa.array(column, pa.string()) for column in columns]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+            self._rows.clear()

@@ -1,0 +1,148 @@
+"""The three passes over a corpus: candidates are staged, duplicates are marked, splits are written.
+
+Whether a row repeats an earlier one is known only when all rows have been seen, so candidates are staged in a file
+between the passes, and memory does not grow with the corpus.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_pipeline.config import PreprocessConfig, SplitConfig
+from data_pipeline.download import Corpus
+from data_pipeline.errors import SourceError
+from data_pipeline.preprocess.filters import count_reason, quality_reason
+from data_pipeline.preprocess.ledger import DropLedger
+from data_pipeline.preprocess.near import NearIndex
+from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
+from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
+from data_pipeline.preprocess.staging import Staging, StagingWriter
+from data_pipeline.preprocess.tokens import TokenCounter
+from data_pipeline.store import ParagraphWriter
+from data_pipeline.store.manifest import ParagraphSplit
+from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.types import SPLITS
+from data_pipeline.utils import progress_bar
+
+_ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+def stage_candidates(
+    corpus: Corpus, counter: TokenCounter, config: PreprocessConfig, path: Path, dropped: DropLedger
+) -> tuple[int, int]:
+    """Cut, clean and filter the documents of a corpus, and count their tokens.
+
+    Returns:
+        Numbers of documents, and of their paragraphs; a document without any counts as one.
+    """
+    staging = StagingWriter(path)
+    documents = paragraphs = 0
+    progress = corpus.progress
+    with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
+        for batch in document_batches(corpus.documents()):
+            documents += len(batch)
+            bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
+            rows = extract_paragraphs(batch, config, dict(corpus.metadata))
+            paragraphs += len(rows) + dropped.add_empty_documents(batch, rows["document_id"])
+            if not len(rows):
+                continue
+            reasons = [
+                quality_reason(raw, text, config)
+                for raw, text in zip(rows["raw"].to_list(), rows["text"].to_list(), strict=True)
+            ]
+            rows = dropped.record(rows.drop("raw"), "quality", reasons)
+            counts = counter.count(rows["text"].to_list())
+            rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
+            rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in counts.tolist()])
+            if len(rows):
+                staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    staging.close()
+    return documents, paragraphs
+
+
+def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLedger) -> NDArray[np.bool_]:
+    """Whether each staged row is kept, shape (N,); those that repeat an earlier row go into the ledger.
+
+    Raises:
+        SourceError: two documents have the same id.
+    """
+    keep = np.ones(len(staging), dtype=np.bool_)
+
+    def drop(pairs: Iterator[tuple[int, int]], reason: str) -> None:
+        for row, first in pairs:
+            keep[row] = False
+            dropped.add(
+                staging.value("text_id", row),
+                staging.value("document_id", row),
+                "duplicates",
+                reason,
+                staging.value("text_id", first),
+            )
+
+    if config.exact_dedup:
+        drop(staging.repeats("text"), "exact_duplicate")
+    if config.near_dedup:
+        index = NearIndex(config.near_threshold, lambda row: staging.value("text", row))
+        drop(index.find_and_add(_kept_texts(staging, keep)), "near_duplicate")
+    for row, first in staging.repeats("text_id"):
+        if keep[row] and keep[first]:
+            raise SourceError(
+                f"two documents have the id {staging.value('document_id', row)!r}, but ids must be unique. "
+                "Name another --corpus.id_field, or leave --preprocess.exact_dedup on if they are copies."
+            )
+    return keep
+
+
+def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
+    with progress_bar(len(staging), "Looking for near duplicates", "row") as bar:
+        for start, table in staging.batches():
+            for row, text in enumerate(table["text"].to_pylist(), start):
+                if keep[row]:
+                    yield row, text
+            bar.update(table.num_rows)
+
+
+def write_splits(
+    staging: Staging,
+    keep: NDArray[np.bool_],
+    corpus: Corpus,
+    config: SplitConfig,
+    shard_rows: int,
+    folder: Path,
+) -> dict[str, ParagraphSplit]:
+    """Divide the kept rows, and write the shards of each split."""
+    schema = paragraph_schema({name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()})
+    writers = {split: ParagraphWriter(folder, split, schema, shard_rows) for split in SPLITS}
+    totals = {split: Counter[str]() for split in SPLITS}
+    shuffled = split_by_shuffle(int(keep.sum()), config) if config.method == "paragraph" else None
+    written = 0
+    for start, staged in staging.batches():
+        rows = staged.filter(pa.array(keep[start : start + staged.num_rows])).select(schema.names).cast(schema)
+        document_ids = rows["document_id"].to_pylist()
+        if shuffled is not None:
+            places = shuffled[written : written + rows.num_rows]
+        elif config.method == "official":
+            places = split_by_source(rows["source_split"].to_pylist(), document_ids)
+        else:
+            places = split_by_document(document_ids, config)
+        written += rows.num_rows
+        for index, split in enumerate(SPLITS):
+            some = rows.filter(pa.array(places == index))
+            writers[split].write(some)
+            totals[split]["rows"] += some.num_rows
+            totals[split]["tokens"] += sum(some["token_count"].to_pylist())
+            totals[split]["characters"] += sum(some["char_count"].to_pylist())
+    return {
+        split: {
+            "rows": totals[split]["rows"],
+            "tokens": totals[split]["tokens"],
+            "characters": totals[split]["characters"],
+            "shards": [entry.to_json() for entry in writers[split].close()],
+        }
+        for split in SPLITS
+    }
