@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,13 +162,25 @@ def runner(readme_session):
     """A process that has imported the package, and forks for every page."""
     process = subprocess.Popen(
         [sys.executable, Path(__file__).parent / "page_runner.py", readme_session[0] / "data"],
-        env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     yield process
     process.stdin.close()
     process.wait(timeout=60)
     process.stdout.close()
+
+
+def answer_of(runner, request):
+    """What became of a page; the runner and its forks are killed if that takes minutes."""
+    watch = threading.Timer(300, os.killpg, (runner.pid, signal.SIGKILL))
+    watch.start()
+    try:
+        runner.stdin.write(json.dumps(request) + "\n")
+        runner.stdin.flush()
+        return json.loads(runner.stdout.readline() or '{"error": "no answer in 300 s", "outputs": []}')
+    finally:
+        watch.cancel()
 
 
 @pytest.mark.slow
@@ -183,9 +197,7 @@ def test_a_page_runs_and_prints_what_it_shows(page, runner, readme_session, tmp_
     shutil.copytree(readme_session[0] / "data", folder / "data")
     # The commands of the README have made that data.
     steps = [step for step in steps_of(page) if page != README or step["language"] == "python"]
-    runner.stdin.write(json.dumps({"folder": str(folder), "steps": steps}) + "\n")
-    runner.stdin.flush()
-    answer = json.loads(runner.stdout.readline())
+    answer = answer_of(runner, {"folder": str(folder), "steps": steps})
     assert not answer["error"], "\n".join([answer["error"], *answer["outputs"]])
     for step, printed in zip(steps, answer["outputs"], strict=True):
         line = missing_line(step["shown"], printed)
