@@ -172,7 +172,7 @@ def runner(readme_session):
 
 
 def answer_of(runner, request):
-    """What became of a page; the runner and its forks are killed if that takes minutes."""
+    """Outputs of the blocks of a page; the runner and its forks are killed if they take more than five minutes."""
     watch = threading.Timer(300, os.killpg, (runner.pid, signal.SIGKILL))
     watch.start()
     try:
