@@ -11,7 +11,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint re
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types layers pytest benchmarks clean
+.PHONY: help run test lint types layers pytest benchmarks docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ pytest: $(VENV)/.for-test ## the tests alone
 
 benchmarks: $(VENV)/.for-test ## every benchmark, small inputs
 	@$(BIN) Data_Preparation/benchmarks/run_benchmarks.py --quick all
+
+docs: $(VENV)/.for-test ## write the generated parts of the documentation
+	@$(BIN) docs/generate.py
 
 clean: ## remove .venv and caches; data and logs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
