@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from data_pipeline.config.training import TrainingConfig
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 SOURCE = CHECKOUT / "Data_Preparation"
 PACKAGE = SOURCE / "data_pipeline"
@@ -59,35 +61,16 @@ def _defined() -> Mapping[str, list[str]]:
     return found
 
 
-def find(name: str, *, beside: str = "") -> Any:
+def find(name: str) -> Any:
     """The object that the package defines under a name.
-
-    Args:
-        name: of a class or a constant.
-        beside: where several modules define it, another name that the right one's folder defines too.
 
     Raises:
         LookupError: no module defines it, or several do.
     """
     modules = _defined().get(name, [])
-    if len(modules) > 1 and beside:
-        folders = {module.rpartition(".")[0] for module in _functions(beside)}
-        modules = [module for module in modules if module.rpartition(".")[0] in folders]
     if len(modules) != 1:
         raise LookupError(f"{name} must be defined by one module, found {', '.join(modules) or 'none'}")
     return getattr(import_module(modules[0]), name)
-
-
-def _functions(name: str) -> list[str]:
-    """Modules that define a function of this name."""
-    return [
-        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == name
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
-        )
-    ]
 
 
 def configuration() -> str:
@@ -99,7 +82,7 @@ def configuration() -> str:
         *_model_parts(find("Config"), flags=True),
         "## Training of heads",
         _HEADS,
-        *_model_parts(find("TrainingConfig", beside="train_head")),
+        *_model_parts(TrainingConfig),
     )
 
 
