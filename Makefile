@@ -11,7 +11,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint re
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types layers pytest benchmarks docs clean
+.PHONY: help run check test lint types layers fast pytest benchmarks docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,8 @@ help: ## list the targets
 
 run: $(VENV)/.for-run ## install, run the main job, print a summary
 	@$(BIN) Data_Preparation/scripts/run_pipeline.py --preset $(PRESET) $(ARGS)
+
+check: lint types layers fast ## lint, types, layers, fast tests: under a minute
 
 test: lint types layers pytest ## install with the dev extra; lint, types, layers, tests
 
@@ -34,6 +36,13 @@ types: $(VENV)/.for-test ## static types
 
 layers: $(VENV)/.for-test ## imports go one way
 	@$(BIN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
+
+# Rooms whose tests need no model, no process and no second
+FAST := config utils user_files preprocess selection test_imports.py test_public_api.py
+
+fast: $(VENV)/.for-test ## tests of the rooms without models
+	@$(BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile -m "not slow" \
+	  $(addprefix Data_Preparation/tests/,$(FAST))
 
 pytest: $(VENV)/.for-test ## the tests alone
 	@$(BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
