@@ -19,7 +19,7 @@ from data_pipeline.metrics.small_head import (
     open_inputs,
     probabilities,
 )
-from data_pipeline.selection.rank_by_score import in_order
+from data_pipeline.selection.ordering import ascending_order
 from data_pipeline.types import IntArray
 from data_pipeline.utils import progress_bar, require
 
@@ -95,6 +95,6 @@ def _folds(classes_of: IntArray, config: ConfidentConfig, groups: Sequence[str] 
         raise SelectionError(f"there are {len(names)} groups for {len(classes_of)} rows; one a row is needed")
     _, first, members = np.unique(names, return_index=True, return_inverse=True)
     dealt = np.empty(len(first), np.int64)
-    order = in_order(classes_of[first].astype(np.float64), np.random.default_rng(config.seed))
+    order = ascending_order(classes_of[first].astype(np.float64), np.random.default_rng(config.seed))
     dealt[order] = np.arange(len(first)) % config.folds
     return dealt[members]

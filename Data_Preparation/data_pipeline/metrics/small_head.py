@@ -14,7 +14,7 @@ from torch.nn import functional
 from data_pipeline.config import Section
 from data_pipeline.embeddings.transformer.loading import choose_device
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.vectors import Vectors
+from data_pipeline.selection.vectors import VectorBlocks
 from data_pipeline.types import IntArray
 from data_pipeline.utils.devices import in_float64
 
@@ -47,7 +47,7 @@ class SmallHeadConfig(Section):
 class Inputs:
     """Embeddings, and what standardises them."""
 
-    vectors: Vectors
+    vectors: VectorBlocks
     mean: Tensor
     """Shape (D,)."""
     scale: Tensor
@@ -87,7 +87,7 @@ def open_inputs(embeddings: Embeddings, device: str) -> Inputs:
     if embeddings.ndim != 2 or not all(embeddings.shape):
         raise SelectionError(f"embeddings must be of shape (rows, dimensions), found {tuple(embeddings.shape)}")
     chosen = embeddings.device if isinstance(embeddings, Tensor) else torch.device(choose_device(device, "device"))
-    vectors = Vectors(embeddings, chosen)
+    vectors = VectorBlocks(embeddings, chosen)
     total = in_float64(torch.zeros(vectors.dim, device=chosen))
     for place, block in vectors.blocks():
         bad = torch.nonzero(~torch.isfinite(block).all(dim=1))

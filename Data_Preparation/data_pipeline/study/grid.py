@@ -18,7 +18,8 @@ from data_pipeline.errors import ConfigError
 from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.description import describe, near_rows
 from data_pipeline.selection.features import Features
-from data_pipeline.selection.selecting import Selection, configured, select
+from data_pipeline.selection.registry import selector_config
+from data_pipeline.selection.selecting import Selection, select
 from data_pipeline.stages.features import features_of
 from data_pipeline.study.config import LABEL, StudyConfig, SweepEntry
 from data_pipeline.study.prepare import prepare
@@ -109,7 +110,7 @@ class _Cut:
 
 def _open(config: StudyConfig, entries: Sequence[SweepEntry]) -> _Opened:
     strata = config.selection.strata.needs if config.selection.strata else frozenset[str]()
-    needs = set(strata).union(*(configured(entry.name, entry.params).needs for entry in entries))
+    needs = set(strata).union(*(selector_config(entry.name, entry.params).needs for entry in entries))
     with taking_turns(config):
         measure_needed(config, needs)
     needs = {need for need in needs if not need.startswith("subset:")}

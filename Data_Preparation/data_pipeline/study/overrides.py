@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from data_pipeline.config import explain
 from data_pipeline.errors import ConfigError
-from data_pipeline.selection.selecting import configured
+from data_pipeline.selection.registry import selector_config
 from data_pipeline.stages.measure import configured_measure
 from data_pipeline.study.config import StudyConfig
 from data_pipeline.utils import require
@@ -49,7 +49,7 @@ def load_study(overrides: Sequence[str] = (), file: Path | None = None) -> Study
         config = StudyConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
-    configured(config.selection.name, config.selection.params)
+    selector_config(config.selection.name, config.selection.params)
     for name, parameters in config.measures.items():
         configured_measure(name, parameters)
     return config

@@ -15,7 +15,8 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import NotFound
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.features import Need
-from data_pipeline.selection.selecting import Selection, configured
+from data_pipeline.selection.registry import selector_config
+from data_pipeline.selection.selecting import Selection
 from data_pipeline.stages.measure import measure
 from data_pipeline.stages.select import select_from
 from data_pipeline.store import read_manifest
@@ -80,7 +81,7 @@ def taking_turns(config: StudyConfig) -> Iterator[None]:
 
 def _choose(config: StudyConfig, overwrite: bool) -> dict[str, Any]:
     chosen = config.selection
-    needs = configured(chosen.name, chosen.params).needs | (chosen.strata.needs if chosen.strata else frozenset())
+    needs = selector_config(chosen.name, chosen.params).needs | (chosen.strata.needs if chosen.strata else frozenset())
     measure_needed(config, needs, overwrite)
     stored = select_from(
         config.main_job, chosen.name, config.subset.budget, seed=config.seed, parameters=chosen.params,
@@ -173,7 +174,7 @@ def _settings(config: StudyConfig) -> dict[str, Any]:
     """As they stand in a selection's manifest, but for what was seen, which nobody knows before it was selected."""
     chosen = config.selection
     none = Selection(
-        chosen.name, configured(chosen.name, chosen.params), config.subset.budget, config.seed, chosen.strata,
+        chosen.name, selector_config(chosen.name, chosen.params), config.subset.budget, config.seed, chosen.strata,
         np.empty(0, np.int64), [], None, frozenset(),
     )  # fmt: skip
     return {name: value for name, value in none.settings.items() if name != "sees"}

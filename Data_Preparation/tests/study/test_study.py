@@ -325,7 +325,7 @@ def test_on_the_command_line(folder, capsys):
     assert "| 10 % | 12 | random | 1 |" in capsys.readouterr().out
     assert json.loads((folder / "table.json").read_text())["files"]
     assert main(["select", *common, "selection.name=nothing"]) == 2
-    assert "there is no selector 'nothing'" in capsys.readouterr().err
+    assert "unknown selector 'nothing'" in capsys.readouterr().err
     assert main(["select", "stage=train", *common]) == 2
     assert main(common) == 2
     assert "say which stage" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_paths_with_odd_signs(path):
     [
         ("selection.nme=x", "selection.nme: no such setting"),
         ("nope.x=1", "nope: no such setting"),
-        ("selection.name=kcentre", "no selector 'kcentre'; there are .*kcenter"),
+        ("selection.name=kcentre", "unknown selector 'kcentre'; expected one of .*kcenter"),
         ("selection.params.p=1", "parameters of random:\np: no such setting"),
         ("measures.perplexty={model: x}", "no measure 'perplexty'"),
         ("seed=many", "seed: .*integer.*'many'"),
