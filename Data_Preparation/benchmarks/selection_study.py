@@ -32,10 +32,11 @@ from data_pipeline.study.config import (
     ModelConfig,
     PathsConfig,
     SelectionConfig,
+    StudyTrainingConfig,
     SubsetConfig,
+    SweepConfig,
     SweepEntry,
 )
-from data_pipeline.study.config import TrainingConfig as StudyTraining
 from data_pipeline.study.figure import write_figure
 from data_pipeline.study.table import Row, write_table
 
@@ -90,7 +91,8 @@ def _probed(
     config: StudyConfig, selectors: Sequence[SweepEntry], fractions: Sequence[float], seeds: Sequence[int]
 ) -> Figures:
     wall, cpu = time.perf_counter(), time.process_time()
-    rows = study_table(run_study(config, selectors, fractions, seeds))
+    sweep = SweepConfig(selectors=tuple(selectors), fractions=tuple(fractions), seeds=tuple(seeds))
+    rows = study_table(run_study(config.model_copy(update={"sweep": sweep})))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     _write(rows, config.data_dir / "probed")
     return {
@@ -152,7 +154,7 @@ def finetune(fractions: Sequence[float]) -> None:
     """MiniLM with all its weights, on a smaller grid; on two cores half a minute a run at 1 %, minutes at 10 %."""
     model = ModelConfig(name=_MINILM, weights="package")
     base = _config(_folder(), shared_data("sst2"), model)
-    base = base.model_copy(update={"training": StudyTraining(keep_model=False)})
+    base = base.model_copy(update={"training": StudyTrainingConfig(keep_model=False)})
     prepare(base)
     records = []
     for fraction in fractions:
