@@ -71,7 +71,7 @@ class DataConfig(Section):
         return self
 
 
-class ModelConfig(Section):
+class StudyModelConfig(Section):
     """Model that is trained."""
 
     kind: Literal["finetune", "probe"] = "finetune"
@@ -228,7 +228,7 @@ class StudyConfig(Section):
     """Size of the subset."""
     measures: dict[str, dict[str, Any]] = Field(default_factory=lambda: deepcopy(_MEASURES))
     """Parameters of measures whose scores a selector needs, by measure; missing scores are computed."""
-    model: ModelConfig = ModelConfig()
+    model: StudyModelConfig = StudyModelConfig()
     """Model that is trained."""
     training: StudyTrainingConfig = StudyTrainingConfig()
     """Training of the model."""

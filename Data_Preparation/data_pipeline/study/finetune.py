@@ -17,7 +17,7 @@ import torch
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ModelError
-from data_pipeline.study.config import ModelConfig, StudyTrainingConfig
+from data_pipeline.study.config import StudyModelConfig, StudyTrainingConfig
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import require
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _EVAL_BATCH = 64
 
 
-def model_files(config: ModelConfig) -> ModelFiles:
+def model_files(config: StudyModelConfig) -> ModelFiles:
     """Folder and revision of the model that is fine-tuned.
 
     Raises:
