@@ -161,9 +161,9 @@ def subset_of(selection: Selection, about: Mapping[str, Any], label: str | None 
 
 
 def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
-    """Rows for other programs: `id` (the row's number), `text_id`, `text`, `label`, every text in quotes.
+    """Write rows as CSV with the columns `id` (position of the row), `text_id`, `text` and `label`, texts in quotes.
 
-    `dataset.subset(path)` reads it. Beware of pandas, which takes the text "null" for nothing unless it is told not to.
+    `dataset.subset(path)` reads it. pandas reads the text "null" as missing unless called with keep_default_na=False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
