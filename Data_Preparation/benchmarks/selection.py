@@ -249,9 +249,9 @@ def _clusters(folder: Path, count: int, first: int) -> Callable[[], float]:
     import torch
 
     from data_pipeline.selection.clusters import cluster
-    from data_pipeline.selection.vectors import Vectors
+    from data_pipeline.selection.vectors import VectorBlocks
 
-    vectors = Vectors(np.load(folder / "vectors.npy"), torch.device("cpu"))
+    vectors = VectorBlocks(np.load(folder / "vectors.npy"), torch.device("cpu"))
     return lambda: cluster(vectors, count, np.random.default_rng(0)).inertia
 
 

@@ -29,13 +29,14 @@ from harness import CHECKOUT, RESULTS, Figure, Figures, shared_data
 from data_pipeline.study import StudyConfig, choose, evaluate, prepare, run_study, study_table, train
 from data_pipeline.study.config import (
     DataConfig,
-    ModelConfig,
     PathsConfig,
     SelectionConfig,
+    StudyModelConfig,
+    StudyTrainingConfig,
     SubsetConfig,
+    SweepConfig,
     SweepEntry,
 )
-from data_pipeline.study.config import TrainingConfig as StudyTraining
 from data_pipeline.study.figure import write_figure
 from data_pipeline.study.table import Row, write_table
 
@@ -76,10 +77,10 @@ def measure(quick: bool) -> Figures:
     """See the top of this file."""
     if quick:
         with tempfile.TemporaryDirectory(dir=os.environ.get("ELM_BENCH_DIR")) as name:
-            config = _config(Path(name), _first_rows(Path(name), 4000), ModelConfig(kind="probe"))
+            config = _config(Path(name), _first_rows(Path(name), 4000), StudyModelConfig(kind="probe"))
             return _probed(config, _SELECTORS[:2], (0.05, 0.1), (42, 43))
     figures = _probed(
-        _config(_folder(), shared_data("sst2"), ModelConfig(kind="probe")), _SELECTORS, _FRACTIONS, _SEEDS
+        _config(_folder(), shared_data("sst2"), StudyModelConfig(kind="probe")), _SELECTORS, _FRACTIONS, _SEEDS
     )
     for path in (_folder() / "probed").iterdir():
         shutil.copy(path, RESULTS / f"{_NAME}{path.suffix}")
@@ -90,7 +91,8 @@ def _probed(
     config: StudyConfig, selectors: Sequence[SweepEntry], fractions: Sequence[float], seeds: Sequence[int]
 ) -> Figures:
     wall, cpu = time.perf_counter(), time.process_time()
-    rows = study_table(run_study(config, selectors, fractions, seeds))
+    sweep = SweepConfig(selectors=tuple(selectors), fractions=tuple(fractions), seeds=tuple(seeds))
+    rows = study_table(run_study(config.model_copy(update={"sweep": sweep})))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     _write(rows, config.data_dir / "probed")
     return {
@@ -114,7 +116,7 @@ def _figures(rows: Sequence[Row]) -> Figures:
     return found
 
 
-def _config(folder: Path, data: Path, model: ModelConfig) -> StudyConfig:
+def _config(folder: Path, data: Path, model: StudyModelConfig) -> StudyConfig:
     return StudyConfig(
         paths=PathsConfig(data_dir=folder),
         data=DataConfig(train=data / "train.tsv", dev=data / "dev.tsv"),
@@ -150,9 +152,9 @@ def _write(rows: Sequence[Row], folder: Path) -> None:
 
 def finetune(fractions: Sequence[float]) -> None:
     """MiniLM with all its weights, on a smaller grid; on two cores half a minute a run at 1 %, minutes at 10 %."""
-    model = ModelConfig(name=_MINILM, weights="package")
+    model = StudyModelConfig(name=_MINILM, weights="package")
     base = _config(_folder(), shared_data("sst2"), model)
-    base = base.model_copy(update={"training": StudyTraining(keep_model=False)})
+    base = base.model_copy(update={"training": StudyTrainingConfig(keep_model=False)})
     prepare(base)
     records = []
     for fraction in fractions:

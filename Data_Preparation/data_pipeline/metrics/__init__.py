@@ -1,1 +1,1 @@
-"""Numbers that texts are ranked by: each measure is a function texts -> columns of float64, one number a text."""
+"""Metrics of texts and embeddings: each is a function to columns of float64, one number per text."""

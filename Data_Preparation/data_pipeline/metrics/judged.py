@@ -1,8 +1,7 @@
-"""A language model's answer about each text, YES or NO to one question, such as whether the text is clear.
+"""Answers of a language model to a YES/NO question about each text, such as whether the text is clear.
 
-Answers are kept in the state file of the weak labels' judge: a run that was stopped resumes, a text that occurs twice
-is asked about once, and a call that failed is no answer. Asking a model to rate single rows: Chen et al., "AlpaGasus"
-(2023), arXiv:2307.08701.
+Answers are stored in a state file as for weak labels: an interrupted run resumes, a duplicate text is asked about once,
+and a failed call is no answer. Rating of single rows by a model: Chen et al., "AlpaGasus" (2023), arXiv:2307.08701.
 """
 
 import hashlib
@@ -31,23 +30,23 @@ _BEST_GRADE = 3
 
 
 class JudgedTextsConfig(Section):
-    """The judge, and its question."""
+    """Settings of the measure `llm_judge`."""
 
     question: str = Field(
         "Is this text clear and unambiguous? A text that is sarcastic or ironic, garbled, cut off, or that careful "
         "readers would understand in different ways is not.",
         min_length=1,
     )
-    """A question that YES or NO answers; YES is the better answer."""
+    """Question to be answered by YES or NO; YES is the better answer."""
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
-    """The model and how failures are met; `passage_...` limits are those of the text."""
+    """Model, and handling of failures; the `passage_...` limits are those of the text."""
 
     @model_validator(mode="after")
-    def _answers_questions(self) -> Self:
+    def _is_binary_llm(self) -> Self:
         if self.judge.judge != "llm" or self.judge.mode != "binary":
             raise ValueError(
-                "judge: a question about a text is answered YES or NO by a language model; leave judge at llm and "
-                "mode at binary"
+                "judge: a question about a text is answered YES or NO by a language model; expected judge llm and "
+                f"mode binary, found {self.judge.judge} and {self.judge.mode}"
             )
         return self
 
@@ -55,22 +54,21 @@ class JudgedTextsConfig(Section):
 def judged_texts(
     texts: Sequence[str], config: JudgedTextsConfig, state_path: Path, *, judge: Judge | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Ask about every text, column `llm_judge`: the probability of YES, or 1 and 0 where the server tells none.
+    """Ask about every text, column `llm_judge`: the probability of YES, or 1 and 0 if the server returns none.
 
-    NaN where there is no answer: the call failed, the model refused or said something else, or max_calls was reached.
-    How many these are is logged; the next run with the same state file asks about them again.
+    NaN means no answer: the call failed, the model refused or replied something else, or max_calls was reached. Their
+    number is logged, and the next run with the same state file asks about them again.
 
     Args:
         texts: N texts.
-        config: see `JudgedTextsConfig`.
-        state_path: SQLite file with the answers; made where there is none.
-        judge: is asked instead of the one that the config names. Its grades are taken as thirds.
+        config: Settings.
+        state_path: SQLite file with the answers; created if it does not exist.
+        judge: Judge to use instead of that of the config; a grade counts as grade / 3.
 
     Raises:
-        JudgeError: the judge cannot be used, fails too often, or answers about no text at all; what was answered is
-            kept.
-        StoreError: the state file cannot be used.
-        ConfigError, MissingExtra: the judge cannot be had.
+        JudgeError: The judge cannot be used, fails too often, or gives no answer at all; answers so far are stored.
+        StoreError: The state file cannot be used.
+        ConfigError, MissingExtra: The judge cannot be created.
     """
     judge = judge or LLMJudge(config.judge, TEXT_PROMPT)
     run = _run_id(config.question, texts)
@@ -78,11 +76,11 @@ def judged_texts(
 
     failures: list[Judgement] = []
 
-    def note(answers: Sequence[Judged]) -> None:
-        for one in answers:
-            values[int(one.passage_id)] = _value(one.judgement)
-            if one.judgement.status != "ok" and not failures:
-                failures.append(one.judgement)
+    def collect(answers: Sequence[Judged]) -> None:
+        for answer in answers:
+            values[int(answer.passage_id)] = _value(answer.judgement)
+            if answer.judgement.status != "ok" and not failures:
+                failures.append(answer.judgement)
 
     state_path.parent.mkdir(parents=True, exist_ok=True)
     with State(state_path) as state:
@@ -90,7 +88,7 @@ def judged_texts(
         state.add_queries(run, [(_QUERY_ID, config.question)])
         state.add_candidates(run, _QUERY_ID, [Candidate(_QUERY_ID, str(row)) for row in range(len(texts))])
         pairs = (Pair(_QUERY_ID, str(row), config.question, text) for row, text in enumerate(texts))
-        summary = run_judge(pairs, judge, state, run, config.judge, total=len(texts), on_recorded=note)
+        summary = run_judge(pairs, judge, state, run, config.judge, total=len(texts), on_recorded=collect)
     if failures and not summary.labels:
         raise no_label_error(judge.name, summary.statuses, failures[0])
     if missing := int(np.isnan(values).sum()):
@@ -98,13 +96,13 @@ def judged_texts(
             name: summary.statuses[name] for name in STATUSES if name != "ok" and summary.statuses[name]
         }
         reasons["not asked"] = missing - sum(reasons.values())
-        told = ", ".join(f"{name}: {count:,}" for name, count in reasons.items() if count)
-        logger.warning("%s of %s texts have no answer (%s); run it again to ask again", missing, len(texts), told)
+        counts = ", ".join(f"{name}: {count:,}" for name, count in reasons.items() if count)
+        logger.warning("%d of %d texts have no answer (%s). Run again to ask about them", missing, len(texts), counts)
     return {"llm_judge": values}
 
 
 def _run_id(question: str, texts: Sequence[str]) -> str:
-    """The same for the same question and texts in the same order: a state has any number of runs."""
+    """Id of a run: SHA-256 of question and texts in order. A state file has any number of runs."""
     digest = hashlib.sha256()
     for text in chain([question], texts):
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())

@@ -1,4 +1,4 @@
-"""Running a transformer over many texts of different lengths, for the measures that need one."""
+"""Transformers for metrics: loading, tokenization, and batches of texts of different lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,69 +25,80 @@ _TEXTS = 4096  # tokenized in one call
 
 
 class ModelConfig(Section):
-    """The model that measures, and how it is run."""
+    """Model of a measure, and how it is run."""
 
     model: str
-    """On the hub, or a folder; its weights are safetensors, and no code that comes with it is run."""
+    """Name on the hub, or folder; weights must be safetensors, and no code that comes with the model is run."""
     revision: str | None = None
     """Commit, tag or branch of the model."""
     max_length: int = Field(512, ge=2)
-    """Tokens, special ones included, after which a text is cut; never more than the model takes."""
+    """Tokens, including special ones, at which a text is truncated; at most the maximum of the model."""
     batch_tokens: int = setting(2_048, decides=False, ge=1)
-    """Tokens computed together, padding counted. A language model's memory is this times its vocabulary."""
+    """Tokens per batch, including padding. Logits of a language model take this times the vocabulary in memory."""
     device: str = setting("auto", decides=False)
-    """auto: a GPU where there is one; or a torch device such as cuda:1."""
+    """Torch device, such as cuda:1; auto: a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the arithmetic; auto: float32 on a CPU, bfloat16 on a GPU that has it."""
+    """Dtype of the computation; auto: float32 on a CPU, bfloat16 on a GPU that has it."""
 
 
-class Tokens(NamedTuple):
-    """A text as a model sees it."""
+class TextTokens(NamedTuple):
+    """Tokens of a text."""
 
     ids: IntArray
-    """Shape (L,), special tokens among them where they were asked for."""
+    """Shape (L,), token ids, including special tokens if they were asked for."""
     own: IntArray
-    """Places of those that are not special; one at least."""
+    """Positions of the tokens that are not special; at least one."""
 
 
 @dataclass(frozen=True)
 class TextModel:
-    """A loaded model with its tokenizer."""
+    """Loaded model with its tokenizer."""
 
     model: Any
+    """Model of transformers, in evaluation mode."""
     tokenizer: Any
-    """Of the tokenizers library; cuts texts to the maximum length."""
+    """Tokenizer of the tokenizers library, which truncates texts to the maximum length."""
     files: ModelFiles
+    """Folder and revision of the model."""
     pad_id: int
+    """Id of the padding token."""
     device: torch.device
+    """Device of the model."""
 
-    def tokenize(self, texts: Sequence[str], special_tokens: bool) -> list[Tokens]:
-        """The tokens of each text.
+    def tokenize(self, texts: Sequence[str], special_tokens: bool) -> list[TextTokens]:
+        """Tokenize texts.
+
+        Args:
+            texts: N texts.
+            special_tokens: Add the special tokens of the model.
 
         Raises:
-            SelectionError: a text has no tokens but special ones.
+            SelectionError: A text has no tokens other than special ones.
         """
-        found = list[Tokens]()
-        for some in batched(texts, _TEXTS):
-            for encoding in self.tokenizer.encode_batch(some, add_special_tokens=special_tokens):
+        tokens = list[TextTokens]()
+        for batch in batched(texts, _TEXTS):
+            for encoding in self.tokenizer.encode_batch(batch, add_special_tokens=special_tokens):
                 own = np.flatnonzero(np.equal(encoding.special_tokens_mask, 0))
                 if not len(own):
-                    raise SelectionError(f"text {len(found)} ({texts[len(found)]!r}) has no tokens; leave it out")
-                found.append(Tokens(np.array(encoding.ids, np.int64), own))
-        return found
+                    raise SelectionError(f"text {len(tokens)} ({texts[len(tokens)]!r}) has no tokens. Leave it out")
+                tokens.append(TextTokens(np.array(encoding.ids, np.int64), own))
+        return tokens
 
     def logits(self, rows: Sequence[IntArray]) -> Tensor:
-        """What the model says of some token ids, in float32; padded on the right to the longest.
+        """Logits of a batch in float32, rows padded on the right to the longest.
+
+        Args:
+            rows: Token ids of each text, shape (L,).
 
         Raises:
-            OutOfMemory: they do not fit into the device's memory together.
+            OutOfMemory: The batch does not fit into the memory of the device.
         """
         tensors = [torch.from_numpy(ids) for ids in rows]
         padded = pad_sequence(tensors, batch_first=True, padding_value=self.pad_id)
         mask = pad_sequence([torch.ones_like(ids) for ids in tensors], batch_first=True)
         try:
             with torch.inference_mode():
-                found: Tensor = self.model(
+                logits: Tensor = self.model(
                     input_ids=padded.to(self.device), attention_mask=mask.to(self.device)
                 ).logits.float()
         except RuntimeError as error:
@@ -97,16 +108,20 @@ class TextModel:
                 f"{len(rows)} texts of up to {padded.shape[1]} tokens do not fit into the memory of {self.device}: "
                 f"{error}. Lower batch_tokens."
             ) from error
-        return found
+        return logits
 
 
 def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
-    """Find and load a model of a kind.
+    """Find and load a model.
+
+    Args:
+        config: Name of the model, and how it is run.
+        kind: Class of transformers that loads it.
 
     Raises:
-        SourceError: the hub can't be reached, or has no such model.
-        ModelError: it cannot be loaded, or lacks the weights of that kind of model.
-        ConfigError: the device is not there.
+        SourceError: The hub cannot be reached, or has no such model.
+        ModelError: The model cannot be loaded, or lacks weights of that kind of model.
+        ConfigError: The device is not available.
     """
     transformers = require("transformers", "selection", "a measure by a model")
     from data_pipeline.embeddings.transformer.loading import choose_device
@@ -115,7 +130,7 @@ def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
     files = find_model(EmbeddingConfig(model_name=config.model, revision=config.revision), setting="model")
     tokenizer, limit, pad_id = _tokenizer(files)
     device = torch.device(choose_device(config.device, "device"))
-    transformers.utils.logging.disable_progress_bar()  # of loading weights: a second, mostly
+    transformers.utils.logging.disable_progress_bar()  # loading weights takes about a second
     automatic = "float32" if device.type == "cpu" else half_or_float32(device)
     dtype = automatic if config.dtype == "auto" else config.dtype
     try:
@@ -127,25 +142,28 @@ def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
         raise ModelError(f"cannot load {config.model} as {kind}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
-            f"{config.model} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} for one: its "
-            "numbers would be random. Choose a model that was trained as one."
+            f"{config.model} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: its "
+            "output would be random. Choose a model that was trained as one."
         )
-    # For the number of tokens it takes, which families count differently; its pooling is not used.
+    # For the maximum length, which model families count differently; the pooling is not used.
     recipe = read_recipe(files.folder, limit, "mean")
     tokenizer.enable_truncation(min(config.max_length, recipe.max_length))
     return TextModel(model.to(device).eval(), tokenizer, files, pad_id, device)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model, of the tokenizers library, that cuts nothing.
+    """Load the tokenizer of a model, of the tokenizers library, without truncation.
+
+    Args:
+        name: Name on the hub, or folder.
+        revision: Commit, tag or branch of the model.
 
     Raises:
-        SourceError: the hub can't be reached, or has no such model.
-        ModelError: it cannot be loaded.
+        SourceError: The hub cannot be reached, or has no such model.
+        ModelError: The tokenizer cannot be loaded.
     """
-    return _tokenizer(find_model(EmbeddingConfig(model_name=name, revision=revision), weights=False, setting="model"))[
-        0
-    ]
+    files = find_model(EmbeddingConfig(model_name=name, revision=revision), weights=False, setting="model")
+    return _tokenizer(files)[0]
 
 
 def _tokenizer(files: ModelFiles) -> tuple[Any, int, int]:
@@ -155,7 +173,12 @@ def _tokenizer(files: ModelFiles) -> tuple[Any, int, int]:
 
 
 def batches(lengths: IntArray, batch_tokens: int) -> Iterator[IntArray]:
-    """Rows that are computed together, longest first; a row longer than `batch_tokens` goes alone."""
+    """Batches of rows by descending length; a row longer than `batch_tokens` is a batch of its own.
+
+    Args:
+        lengths: Shape (N,), tokens of each row.
+        batch_tokens: Tokens per batch, including padding.
+    """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -165,14 +188,19 @@ def batches(lengths: IntArray, batch_tokens: int) -> Iterator[IntArray]:
 
 
 def finite(name: str, values: NDArray[np.float64], model: str) -> dict[str, NDArray[np.float64]]:
-    """The column, checked.
+    """The column by name, after checking that all values are finite.
+
+    Args:
+        name: Name of the column.
+        values: Shape (N,).
+        model: Name of the model, for the message.
 
     Raises:
-        ModelError: a number is NaN or infinite.
+        ModelError: A value is NaN or infinite.
     """
     if len(bad := np.flatnonzero(~np.isfinite(values))):
         raise ModelError(
-            f"{model} gives {values[bad[0]]} as {name} of text {bad[0]}, and no finite number for {len(bad) - 1} more; "
-            "a wider dtype may help"
+            f"{model} returned {values[bad[0]]} as {name} of text {bad[0]}, and NaN or infinity for {len(bad) - 1} "
+            "more. A wider dtype may help"
         )
     return {name: values}

@@ -1,7 +1,7 @@
-"""How surprised a language model is by a text.
+"""Perplexity of texts by a language model.
 
-Perplexity of a causal model: the exponential of the mean negative log-likelihood of the tokens, each given those before
-it (Jelinek et al., 1977). Pseudo-perplexity of a masked model: each given all others, one masked at a time (Salazar et
+Perplexity by a causal model: the exponential of the mean negative log-likelihood of the tokens, each given those before
+it (Jelinek et al., 1977). Pseudo-perplexity by a masked model: each given all others, one masked at a time (Salazar et
 al., "Masked Language Model Scoring", 2020, arXiv:1910.14659).
 """
 
@@ -16,24 +16,28 @@ from data_pipeline.errors import ConfigError, ModelError, SelectionError
 from data_pipeline.metrics.models import ModelConfig, TextModel, batches, finite, load_text_model
 from data_pipeline.utils import progress_bar, refuse_single_text, require
 
-_IGNORED = -100  # a target that counts for nothing
+_IGNORED = -100  # target without a loss
 
 
 class CausalModelConfig(ModelConfig):
-    """The causal model."""
+    """Causal model of the measure `perplexity`."""
 
     start_token: bool = True
-    """Put the model's start token first, or its end token where it has none, so that a text's own first token counts
+    """Prepend the start token of the model, or its end token if it has none, so that the first token of a text counts,
     too. Without it a text of one token has no perplexity."""
 
 
 def perplexity(texts: Sequence[str], config: CausalModelConfig) -> dict[str, NDArray[np.float64]]:
-    """Perplexity by a causal model, column `perplexity`, 1 or more; no special token is counted.
+    """Perplexity by a causal model, column `perplexity`, 1 or more; special tokens are not counted.
+
+    Args:
+        texts: N texts.
+        config: The model.
 
     Raises:
-        SelectionError: a text has no tokens, or one and `start_token` is off.
-        ConfigError: the model has neither start nor end token, and `start_token` is on.
-        ModelError: the model cannot be loaded, or gives no finite number.
+        SelectionError: A text has no tokens, or only one and `start_token` is off.
+        ConfigError: The model has neither start nor end token, and `start_token` is on.
+        ModelError: The model cannot be loaded, or returns NaN or infinity.
     """
     refuse_single_text(texts, "texts")
     model = load_text_model(config, "AutoModelForCausalLM")
@@ -44,17 +48,17 @@ def perplexity(texts: Sequence[str], config: CausalModelConfig) -> dict[str, NDA
     lengths = np.array([len(ids) for ids in rows], np.int64)
     if len(short := np.flatnonzero(lengths < 2)):
         raise SelectionError(
-            f"{len(short)} texts are of one token, text {short[0]} ({texts[short[0]]!r}) for one: nothing comes before "
+            f"{len(short)} texts have one token, first text {short[0]} ({texts[short[0]]!r}): no token comes before "
             "it. Set start_token to true, or leave them out."
         )
     sums = np.zeros(len(rows))
     with progress_bar(int(lengths.sum()), "perplexity", "tokens") as bar:
         for batch in batches(lengths, config.batch_tokens):
-            some = [rows[row] for row in batch.tolist()]
-            logits = model.logits(some)
+            batch_ids = [rows[row] for row in batch.tolist()]
+            logits = model.logits(batch_ids)
             targets = torch.full(logits.shape[:2], _IGNORED)
-            for place, ids in enumerate(some):
-                targets[place, : len(ids) - 1] = torch.from_numpy(ids[1:])
+            for row, ids in enumerate(batch_ids):
+                targets[row, : len(ids) - 1] = torch.from_numpy(ids[1:])
             losses = functional.cross_entropy(
                 logits.flatten(0, 1), targets.flatten().to(logits.device), ignore_index=_IGNORED, reduction="none"
             )
@@ -66,30 +70,34 @@ def perplexity(texts: Sequence[str], config: CausalModelConfig) -> dict[str, NDA
 def pseudo_perplexity(texts: Sequence[str], config: ModelConfig) -> dict[str, NDArray[np.float64]]:
     """Pseudo-perplexity by a masked model, column `pseudo_perplexity`, 1 or more.
 
-    Special tokens are seen, but neither masked nor counted. Computes each text once for each of its tokens.
+    Special tokens are part of the input, but neither masked nor counted. Costs one pass of a text per token.
+
+    Args:
+        texts: N texts.
+        config: The model.
 
     Raises:
-        SelectionError: a text has no tokens.
-        ModelError: the model cannot be loaded, has no mask token, or gives no finite number.
+        SelectionError: A text has no tokens.
+        ModelError: The model cannot be loaded, has no mask token, or returns NaN or infinity.
     """
     refuse_single_text(texts, "texts")
     model = load_text_model(config, "AutoModelForMaskedLM")
     mask_id = _mask_token(model, config.model)
     tokens = model.tokenize(texts, special_tokens=True)
     counts = np.array([len(text.own) for text in tokens], np.int64)
-    # Every masked copy: of which text, and which token.
+    # One masked copy of a text for each of its tokens.
     text_of = np.repeat(np.arange(len(texts)), counts)
-    place_of = np.concatenate([np.zeros(0, np.int64), *(text.own for text in tokens)])
+    position_of = np.concatenate([np.zeros(0, np.int64), *(text.own for text in tokens)])
     lengths = np.array([len(text.ids) for text in tokens], np.int64)[text_of]
     losses = np.zeros(len(text_of))
     with progress_bar(len(text_of), "pseudo-perplexity", "tokens") as bar:
         for batch in batches(lengths, config.batch_tokens):
-            copies, places = [tokens[text].ids.copy() for text in text_of[batch]], place_of[batch]
-            hidden = torch.tensor([ids[place] for ids, place in zip(copies, places, strict=True)])
-            for ids, place in zip(copies, places, strict=True):
-                ids[place] = mask_id
-            guesses = model.logits(copies)[torch.arange(len(batch)), torch.from_numpy(places)]
-            losses[batch] = functional.cross_entropy(guesses, hidden.to(guesses.device), reduction="none").cpu().numpy()
+            copies, positions = [tokens[text].ids.copy() for text in text_of[batch]], position_of[batch]
+            hidden = torch.tensor([ids[position] for ids, position in zip(copies, positions, strict=True)])
+            for ids, position in zip(copies, positions, strict=True):
+                ids[position] = mask_id
+            logits = model.logits(copies)[torch.arange(len(batch)), torch.from_numpy(positions)]
+            losses[batch] = functional.cross_entropy(logits, hidden.to(logits.device), reduction="none").cpu().numpy()
             bar.update(len(batch))
     sums = np.bincount(text_of, losses, minlength=len(texts))
     return finite("pseudo_perplexity", np.exp(sums / counts), config.model)
@@ -97,12 +105,12 @@ def pseudo_perplexity(texts: Sequence[str], config: ModelConfig) -> dict[str, ND
 
 def _start_token(model: TextModel, name: str) -> int:
     for setting in ("bos_token_id", "eos_token_id"):
-        found = getattr(model.model.config, setting, None)
-        if isinstance(found, list):
-            found = found[0]
-        if found is not None:
-            return int(found)
-    raise ConfigError(f"{name} names neither a start token nor an end token in its config; set start_token to false")
+        token_id = getattr(model.model.config, setting, None)
+        if isinstance(token_id, list):
+            token_id = token_id[0]
+        if token_id is not None:
+            return int(token_id)
+    raise ConfigError(f"{name} has neither a start token nor an end token in its config. Set start_token to false")
 
 
 def _mask_token(model: TextModel, name: str) -> int:
@@ -111,5 +119,5 @@ def _mask_token(model: TextModel, name: str) -> int:
         model.files.folder, trust_remote_code=False, local_files_only=True
     )
     if tokenizer.mask_token_id is None:
-        raise ModelError(f"the tokenizer of {name} has no mask token; pseudo-perplexity needs a masked model")
+        raise ModelError(f"the tokenizer of {name} has no mask token. Choose a masked language model")
     return int(tokenizer.mask_token_id)

@@ -1,8 +1,7 @@
-"""What can be counted in a text: its words, their lengths and variety, how easily it reads.
+"""Metrics of a text itself: words, their length and diversity, and readability.
 
-Words are runs of letters and digits, with what apostrophes and hyphens join, in lower case; in scripts without spaces
-between words, single characters. Sentences, syllables and
-Flesch's formula are textstat's.
+Words are runs of letters and digits in lower case, including parts joined by apostrophes and hyphens; in scripts
+without spaces between words, single characters. Sentences, syllables and Flesch's formula are those of textstat.
 """
 
 import re
@@ -23,19 +22,19 @@ _MATTR_WINDOW = 25
 
 
 def mtld(words: Sequence[str]) -> float:
-    """How many words it takes until repetition is felt (McCarthy and Jarvis, 2010); for texts of 100 words or more.
+    """Measure of textual lexical diversity (McCarthy and Jarvis, 2010), for texts of 100 words or more.
 
-    The mean length of runs whose ratio of distinct words falls below 0.72, read forwards and backwards; the rest at the
-    end counts as the part of a run that it is. A text that repeats no word would get infinity: it gets what it would if
-    the next word were a repetition, so that no text of its length gets more.
+    The mean length of runs until their ratio of distinct words falls below 0.72, read forwards and backwards; the rest
+    at the end counts as a fraction of a run. A text that repeats no word, whose diversity would be infinite, gets the
+    value it would have if the next word were a repetition: no text of its length gets more.
 
     Args:
-        words: one at least.
+        words: At least one word.
     """
-    return (_mtld_of(words) + _mtld_of(words[::-1])) / 2
+    return (_mtld_forwards(words) + _mtld_forwards(words[::-1])) / 2
 
 
-def _mtld_of(words: Sequence[str]) -> float:
+def _mtld_forwards(words: Sequence[str]) -> float:
     runs, seen, length = 0.0, set[str](), 0
     for word in words:
         seen.add(word)
@@ -49,12 +48,12 @@ def _mtld_of(words: Sequence[str]) -> float:
 
 
 def mattr(words: Sequence[str]) -> float:
-    """Distinct words by words in a window of 25, the mean over all places of it (Covington and McFall, 2010).
+    """Moving-average type-token ratio: the mean over all windows of 25 words (Covington and McFall, 2010), 0 to 1.
 
     A shorter text is one window.
 
     Args:
-        words: one at least.
+        words: At least one word.
     """
     window = min(_MATTR_WINDOW, len(words))
     inside = Counter(words[:window])
@@ -79,39 +78,39 @@ _BY_WORDS: dict[str, Callable[[list[str]], float]] = {
 _BY_TEXTSTAT = ("flesch_reading_ease", "syllable_count", "sentence_count")
 
 METRICS = ("char_count", *_BY_WORDS, *_BY_TEXTSTAT)
-"""The columns."""
+"""Names of the columns."""
 
 
 def text_metrics(texts: Sequence[str], columns: Sequence[str] = METRICS) -> dict[str, NDArray[np.float64]]:
     """Metrics of English texts.
 
-    `token_count` words, `char_count` characters, `type_token_ratio` distinct words by words, `avg_word_len` characters,
-    `flesch_reading_ease` (Flesch, 1948; 100 is easy, 0 hard, both can be passed), `syllable_count`, `sentence_count`
-    (those of two words or fewer don't count, but one there is), `mtld` and `mattr` (see there). A text without words
-    has 0 in all but `char_count`.
+    `token_count` words, `char_count` characters, `type_token_ratio` distinct words divided by words, `avg_word_len` in
+    characters, `flesch_reading_ease` (Flesch, 1948; from about 100, easy, to about 0, hard), `syllable_count`,
+    `sentence_count` (at least 1; sentences of up to two words are not counted), `mtld` and `mattr` (see there). A text
+    without words has 0 in all columns but `char_count`.
 
     Args:
-        texts: of any length; no metric of one depends on the others.
-        columns: which metrics to compute.
+        texts: Texts of any length; the metrics of one do not depend on the others.
+        columns: Metrics to compute.
 
     Raises:
-        SelectionError: there is no such metric.
+        SelectionError: A metric is unknown.
         MissingExtra: textstat is needed and not installed.
     """
     refuse_single_text(texts, "texts")
     if unknown := [name for name in columns if name not in METRICS]:
-        raise SelectionError(f"there is no text metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+        raise SelectionError(f"unknown text metric {unknown[0]!r}; expected one of {', '.join(METRICS)}")
     textstat = None
     if set(columns) & set(_BY_TEXTSTAT):
         textstat = require("textstat", "selection", "readability")
-    found = {name: np.zeros(len(texts)) for name in columns}
+    values = {name: np.zeros(len(texts)) for name in columns}
     with progress_bar(len(texts), "text metrics", "texts") as bar:
         for row, text in enumerate(texts):
             words = _words(text.lower())
             for name in columns:
-                found[name][row] = _metric(name, text, words, textstat)
+                values[name][row] = _metric(name, text, words, textstat)
             bar.update()
-    return found
+    return values
 
 
 def _words(text: str) -> list[str]:

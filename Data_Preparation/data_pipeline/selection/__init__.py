@@ -1,6 +1,6 @@
-"""Selectors rank rows, budgets cut the ranking: arrays in, row numbers out.
+"""Subset selection: selectors rank rows, and a budget takes the first ones. Arrays in, positions of rows out.
 
-Names are listed in `__init__.pyi` and loaded at their first use: the command line lists its flags without torch.
+Names are listed in `__init__.pyi` and loaded on first use: the command line lists its flags without torch.
 """
 
 import lazy_loader

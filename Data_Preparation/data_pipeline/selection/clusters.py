@@ -1,7 +1,7 @@
-"""k-means, of any number of rows.
+"""k-means for any number of rows.
 
-Lloyd, "Least squares quantization in PCM", 1982, from the start of Arthur & Vassilvitskii, "k-means++", 2007.
-Most of the way is gone on a sample; the last passes, over all rows, put the centroids right.
+Lloyd, "Least squares quantization in PCM", 1982, initialised as in Arthur & Vassilvitskii, "k-means++", 2007. Most
+passes are over a sample; the last ones, over all rows, refine the centroids.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline.selection.vectors import Vectors, squared
+from data_pipeline.selection.vectors import VectorBlocks, squared
 from data_pipeline.types import IntArray
 
 _SEED_ROWS, _SEED_ROWS_PER_CLUSTER = 4096, 8
@@ -19,58 +19,58 @@ _SAMPLE_ROWS_PER_CLUSTER = 128
 
 @dataclass(frozen=True)
 class Clusters:
-    """N rows in k clusters."""
+    """Clustering of N rows into k clusters."""
 
     labels: IntArray
-    """Shape (N,): the nearest centroid of each row."""
+    """Shape (N,), nearest centroid of each row."""
     distances: NDArray[np.float32]
-    """Shape (N,): Euclidean distance to it."""
+    """Shape (N,), Euclidean distance of each row to that centroid."""
     centroids: NDArray[np.float32]
-    """Shape (k, D)."""
+    """Shape (k, D), means of the clusters."""
     inertia: float
     """Sum of the squared distances."""
 
     def members(self) -> list[IntArray]:
-        """The rows of every cluster, in order; some may have none."""
+        """Rows of every cluster in ascending order; a cluster may be empty."""
         order = np.argsort(self.labels, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.labels, minlength=len(self.centroids)))[:-1])
 
 
 def cluster(
-    vectors: Vectors, k: int, rng: np.random.Generator, *, sample_passes: int = 10, full_passes: int = 3
+    vectors: VectorBlocks, k: int, rng: np.random.Generator, *, sample_passes: int = 10, full_passes: int = 3
 ) -> Clusters:
-    """As many clusters as asked for, or as there are rows.
+    """Cluster rows into k clusters, or as many as there are rows.
 
-    A cluster that loses all its rows starts anew at the row farthest off.
+    A cluster that loses all its rows restarts at the row farthest from its centroid.
 
     Args:
         vectors: Shape (N, D).
-        k: Clusters wanted, 1 or more.
-        rng: Chooses the sample and the first centroids.
-        sample_passes: Steps over 128 rows a cluster, drawn at random.
-        full_passes: Steps over all rows.
+        k: Number of clusters, at least 1.
+        rng: Draws the sample and the first centroids.
+        sample_passes: Passes over 128 random rows per cluster.
+        full_passes: Passes over all rows.
     """
     k = min(k, len(vectors))
     sample = _sample(vectors, _SAMPLE_ROWS_PER_CLUSTER * k, rng)
     seeds = _sample(sample, max(_SEED_ROWS, _SEED_ROWS_PER_CLUSTER * k), rng)
-    centroids = _plus_plus(seeds.rows(np.arange(len(seeds))), k, rng)
+    centroids = _choose_seeds(seeds.rows(np.arange(len(seeds))), k, rng)
     centroids = _improve(sample, centroids, sample_passes)
     centroids = _improve(vectors, centroids, full_passes)
     norms = vectors.squared_norms()
-    found = _Pass(vectors, norms, centroids)
-    for place, block in vectors.blocks():
-        found.assign(place, block)
-    inertia = float(found.squared.sum(dtype=np.float64))
-    return Clusters(found.labels, np.sqrt(found.squared), centroids.cpu().numpy(), inertia)
+    assignment = _Assignment(vectors, norms, centroids)
+    for block_slice, block in vectors.blocks():
+        assignment.assign(block_slice, block)
+    inertia = float(assignment.squared.sum(dtype=np.float64))
+    return Clusters(assignment.labels, np.sqrt(assignment.squared), centroids.cpu().numpy(), inertia)
 
 
-def bounded_parts(vectors: Vectors, most: int, rng: np.random.Generator) -> list[IntArray]:
-    """All rows in parts of at most `most`: clusters, the large ones cut at random. Every part has its rows in order."""
-    if len(vectors) <= most:
+def bounded_parts(vectors: VectorBlocks, max_rows: int, rng: np.random.Generator) -> list[IntArray]:
+    """Divide all rows into parts of at most `max_rows`, in ascending order: clusters, large ones split at random."""
+    if len(vectors) <= max_rows:
         return [np.arange(len(vectors))]
     parts = []
-    for members in cluster(vectors, -(-2 * len(vectors) // most), rng).members():
-        pieces = -(-len(members) // most)
+    for members in cluster(vectors, -(-2 * len(vectors) // max_rows), rng).members():
+        pieces = -(-len(members) // max_rows)
         if pieces == 1:
             parts.append(members)
         elif pieces:
@@ -78,68 +78,68 @@ def bounded_parts(vectors: Vectors, most: int, rng: np.random.Generator) -> list
     return parts
 
 
-def _sample(vectors: Vectors, count: int, rng: np.random.Generator) -> Vectors:
+def _sample(vectors: VectorBlocks, count: int, rng: np.random.Generator) -> VectorBlocks:
     if len(vectors) <= count:
         return vectors
     rows = np.sort(rng.choice(len(vectors), count, replace=False))
-    return Vectors(vectors.rows(rows), vectors.device)
+    return VectorBlocks(vectors.rows(rows), vectors.device)
 
 
-def _plus_plus(vectors: torch.Tensor, k: int, rng: np.random.Generator) -> torch.Tensor:
-    """As many rows, each the best of a few drawn with the odds of their squared distance to those before."""
+def _choose_seeds(vectors: torch.Tensor, k: int, rng: np.random.Generator) -> torch.Tensor:
+    """Choose k rows, each the best of a few drawn with odds proportional to squared distance to those so far."""
     norms, tries = squared(vectors), 2 + int(np.log(k))
     chosen = rng.integers(len(vectors), size=1)
-    distances = _from_each(vectors, norms, chosen)[0]
+    distances = _distances_from(vectors, norms, chosen)[0]
     while len(chosen) < k:
         distances[torch.from_numpy(chosen).to(distances.device)] = 0
         heights = distances.cpu().double().cumsum(0).numpy()
         drawn = np.searchsorted(heights, rng.random(tries) * heights[-1], side="right")
-        drawn = np.minimum(drawn, len(vectors) - 1)  # where all are copies of those chosen
-        found = torch.minimum(_from_each(vectors, norms, drawn), distances)
-        best = int(found.sum(dim=1).argmin())
-        chosen, distances = np.append(chosen, drawn[best]), found[best]
+        drawn = np.minimum(drawn, len(vectors) - 1)  # all rows may be copies of the seeds
+        candidates = torch.minimum(_distances_from(vectors, norms, drawn), distances)
+        best = int(candidates.sum(dim=1).argmin())
+        chosen, distances = np.append(chosen, drawn[best]), candidates[best]
     return vectors[torch.from_numpy(chosen).to(vectors.device)]
 
 
-def _from_each(vectors: torch.Tensor, norms: torch.Tensor, rows: IntArray) -> torch.Tensor:
-    """Squared distances from these rows to all, shape (rows, N)."""
+def _distances_from(vectors: torch.Tensor, norms: torch.Tensor, rows: IntArray) -> torch.Tensor:
+    """Squared distances from the given rows to all rows, shape (K, N)."""
     index = torch.from_numpy(rows).to(vectors.device)
     return (norms[index, None] + norms - 2 * (vectors[index] @ vectors.T)).clamp_(min=0)
 
 
-class _Pass:
-    """The nearest of some centroids for every row."""
+class _Assignment:
+    """Nearest centroid of every row, filled block by block."""
 
-    def __init__(self, vectors: Vectors, norms: NDArray[np.float32], centroids: torch.Tensor) -> None:
+    def __init__(self, vectors: VectorBlocks, norms: NDArray[np.float32], centroids: torch.Tensor) -> None:
         self.labels = np.empty(len(vectors), np.int64)
         self.squared = np.empty(len(vectors), np.float32)
         self._norms = norms
         self._centroids = centroids
-        self._lengths = squared(centroids)
+        self._centroid_norms = squared(centroids)
 
-    def assign(self, place: slice, block: torch.Tensor) -> torch.Tensor:
-        """Find and return the labels of some rows."""
-        found, labels = torch.addmm(self._lengths, block, self._centroids.T, alpha=-2).min(dim=1)
-        self.labels[place] = labels.cpu().numpy()
-        self.squared[place] = np.maximum(found.cpu().numpy() + self._norms[place], 0)
+    def assign(self, block_slice: slice, block: torch.Tensor) -> torch.Tensor:
+        """Record and return the labels of a block of rows."""
+        distances, labels = torch.addmm(self._centroid_norms, block, self._centroids.T, alpha=-2).min(dim=1)
+        self.labels[block_slice] = labels.cpu().numpy()
+        self.squared[block_slice] = np.maximum(distances.cpu().numpy() + self._norms[block_slice], 0)
         return labels
 
 
-def _improve(vectors: Vectors, centroids: torch.Tensor, passes: int) -> torch.Tensor:
-    """Lloyd's steps, fewer where nothing moves any more."""
-    norms, before = vectors.squared_norms(), None
+def _improve(vectors: VectorBlocks, centroids: torch.Tensor, passes: int) -> torch.Tensor:
+    """Centroids after passes of Lloyd's algorithm, fewer if the labels converge."""
+    norms, previous = vectors.squared_norms(), None
     for _ in range(passes):
-        found, sums = _Pass(vectors, norms, centroids), np.zeros(centroids.shape)
-        for place, block in vectors.blocks():
-            labels = found.assign(place, block)
+        assignment, sums = _Assignment(vectors, norms, centroids), np.zeros(centroids.shape)
+        for block_slice, block in vectors.blocks():
+            labels = assignment.assign(block_slice, block)
             sums += torch.zeros_like(centroids).index_add_(0, labels, block).cpu().numpy()
-        if before is not None and np.array_equal(found.labels, before):
+        if previous is not None and np.array_equal(assignment.labels, previous):
             break
-        before = found.labels
-        counts = np.bincount(found.labels, minlength=len(centroids))
+        previous = assignment.labels
+        counts = np.bincount(assignment.labels, minlength=len(centroids))
         means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
         if len(empty := np.flatnonzero(counts == 0)):
-            farthest = np.argsort(-found.squared, kind="stable")[: len(empty)]
+            farthest = np.argsort(-assignment.squared, kind="stable")[: len(empty)]
             means[empty] = vectors.rows(farthest).cpu().numpy()
         centroids = torch.from_numpy(means).to(centroids.device)
     return centroids

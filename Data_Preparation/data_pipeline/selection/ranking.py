@@ -1,4 +1,4 @@
-"""What a selector gives, and what it looks like."""
+"""The interface of a selector: its parameters, its ranking, and its entry in the table."""
 
 import sys
 from collections.abc import Callable
@@ -15,50 +15,59 @@ from data_pipeline.types import IntArray
 
 
 class SelectorConfig(Section):
-    """The parameters of a selector."""
+    """Parameters of a selector."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Features that it looks at; it is shown no others."""
+        """Features that the selector reads; it is shown no others."""
         return frozenset()
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Distinct rows, the most wanted first: every smaller budget is a prefix."""
+    """Distinct rows, best first: every smaller budget is a prefix."""
 
     rows: IntArray
-    """Shape (K,), positions among the features' rows."""
+    """Shape (K,), positions among the rows of the features."""
     values: NDArray[np.float64] | None = None
-    """Shape (K,): the number that each was chosen by, such as its distance at that moment."""
+    """Shape (K,), the number that each row was chosen by, such as its distance at that moment."""
 
 
 @dataclass(frozen=True)
 class Selector:
-    """An entry of the registry."""
+    """Entry of the table of selectors."""
 
     rank: Callable[[Features, int, np.random.Generator, Any], Ranking]
-    """(features, rows wanted, rng, config) -> exactly so many rows; never more are wanted than there are. Fewer wanted
-    with the same seed: a prefix of them."""
+    """(features, number of rows, rng, config) -> exactly that many rows, at most as many as there are. A smaller
+    number with the same seed gives a prefix."""
     config: type[SelectorConfig]
+    """Model of the parameters."""
+    about: str = ""
+    """What is selected, and the source; empty: the docstring of the module that defines `rank`."""
 
     @property
     def help(self) -> str:
-        """What it is, in a line, and its source: the top of its file."""
-        return (sys.modules[self.rank.__module__].__doc__ or "").strip()
+        """What is selected in a line, and the source."""
+        return (self.about or sys.modules[self.rank.__module__].__doc__ or "").strip()
 
 
-def checked(name: str, found: Ranking, rows: int, total: int) -> Ranking:
-    """A selector's ranking, if it is what it has to be.
+def validate_ranking(name: str, ranking: Ranking, rows: int, total: int) -> Ranking:
+    """The ranking, with int64 rows, after checking that it has the number of rows that was asked for.
+
+    Args:
+        name: Name of the selector, for the message.
+        ranking: Ranking that the selector returned.
+        rows: Number of rows that was asked for.
+        total: Number of rows there are.
 
     Raises:
-        SelectionError: it is not of so many distinct rows out of `total`.
+        SelectionError: The ranking has another number of distinct rows, or a row out of range.
     """
-    chosen = np.asarray(found.rows, np.int64)
-    inside = np.unique(chosen[(chosen >= 0) & (chosen < total)])
-    if len(chosen) != rows or len(inside) != rows:
+    chosen = np.asarray(ranking.rows, np.int64)
+    distinct = np.unique(chosen[(chosen >= 0) & (chosen < total)])
+    if len(chosen) != rows or len(distinct) != rows:
         raise SelectionError(
-            f"the selector {name} gave {len(chosen):,} rows, {len(inside):,} of them distinct, where {rows:,} of "
-            f"{total:,} were asked for; this is a fault of the selector, not of the data"
+            f"selector {name} returned {len(chosen):,} rows, {len(distinct):,} of them distinct and in range; "
+            f"expected {rows:,} of {total:,}. This is a bug in the selector, not a fault of the data"
         )
-    return replace(found, rows=chosen)
+    return replace(ranking, rows=chosen)

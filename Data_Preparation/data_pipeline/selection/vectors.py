@@ -1,4 +1,4 @@
-"""Embeddings as float32 blocks, wherever they lie: in an array, mapped from a file, on a GPU."""
+"""Embeddings as float32 blocks, whether in an array, memory-mapped from a file, or on a GPU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,75 +17,75 @@ _BLOCK_ROWS, _BLOCK_NUMBERS = 8192, 2**21
 
 
 class VectorSelectorConfig(SelectorConfig):
-    """The parameters of a selector that looks at embeddings."""
+    """Parameters of a selector that reads embeddings."""
 
     device: str = setting("cpu", decides=False)
-    """Where arrays are computed, a torch device; tensors are computed where they are."""
+    """Torch device on which arrays are computed; tensors are computed on their own device."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Embeddings alone."""
+        """Embeddings only."""
         return frozenset({"embeddings"})
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """N vectors of D dimensions, never copied as a whole."""
+class VectorBlocks:
+    """N vectors of D dimensions, read in blocks and never copied as a whole."""
 
     source: NDArray[Any] | torch.Tensor
     """Shape (N, D), floats of any width."""
     device: torch.device
-    """Where the blocks are."""
+    """Device of the blocks."""
     unit: bool = False
-    """Give every row the length 1; a row of zeros stays as it is."""
+    """Scale every row to length 1; a row of zeros stays as it is."""
 
     def __len__(self) -> int:
         return len(self.source)
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Number of dimensions, D."""
         return self.source.shape[1]
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """All rows in order: their place, and float32 of at most 8 MiB. May be the source itself: do not write."""
+        """All rows in order: slices, and float32 blocks of at most 8 MiB, perhaps views of the source: read-only."""
         for start in range(0, len(self), self._block_rows):
-            place = slice(start, min(start + self._block_rows, len(self)))
-            yield place, self._float32(self.source[place])
+            block_slice = slice(start, min(start + self._block_rows, len(self)))
+            yield block_slice, self._float32(self.source[block_slice])
 
     def blocks_of(self, rows: IntArray) -> Iterator[tuple[IntArray, torch.Tensor]]:
-        """Some rows in that order, in blocks of the same size: their numbers, and float32, copied."""
+        """The given rows in order: positions, and float32 copies, in blocks of the same size as `blocks`."""
         for start in range(0, len(rows), self._block_rows):
-            some = rows[start : start + self._block_rows]
-            yield some, self.rows(some)
+            block_rows = rows[start : start + self._block_rows]
+            yield block_rows, self.rows(block_rows)
 
     @property
     def _block_rows(self) -> int:
         return max(1, min(_BLOCK_ROWS, _BLOCK_NUMBERS // self.dim))
 
     def rows(self, rows: IntArray) -> torch.Tensor:
-        """Some rows in that order, float32, copied."""
+        """Float32 copies of the given rows in order, shape (K, D)."""
         if isinstance(self.source, torch.Tensor):
             return self._float32(self.source[torch.from_numpy(rows).to(self.source.device)])
         return self._float32(self.source[rows])
 
     def mean(self) -> NDArray[np.float64]:
-        """Shape (D,)."""
+        """Mean of all rows, shape (D,)."""
         total = np.zeros(self.dim)
         for _, block in self.blocks():
             total += block.sum(dim=0).cpu().numpy()
         return total / len(self)
 
     def squared_norms(self) -> NDArray[np.float32]:
-        """Shape (N,)."""
-        found = np.empty(len(self), np.float32)
-        for place, block in self.blocks():
-            found[place] = squared(block).cpu().numpy()
-        return found
+        """Squared length of every row, shape (N,)."""
+        norms = np.empty(len(self), np.float32)
+        for block_slice, block in self.blocks():
+            norms[block_slice] = squared(block).cpu().numpy()
+        return norms
 
     def _float32(self, part: NDArray[Any] | torch.Tensor) -> torch.Tensor:
         if isinstance(part, np.ndarray):
-            # torch warns of memory that must not be written, such as a map's: that is copied.
+            # torch warns about read-only memory, such as that of a memory map: it is copied.
             part = torch.from_numpy(np.require(part, np.float32, ["C", "W"]))
         part = part.to(self.device, torch.float32)
         if self.unit:
@@ -94,15 +94,20 @@ class Vectors:
         return part
 
 
-def open_vectors(features: Features, config: VectorSelectorConfig, *, unit: bool = False) -> Vectors:
-    """The embeddings on the device where they are to be computed.
+def open_vectors(features: Features, config: VectorSelectorConfig, *, unit: bool = False) -> VectorBlocks:
+    """Open the embeddings on the device on which they are computed.
+
+    Args:
+        features: Features with embeddings.
+        config: Parameters with the device for arrays.
+        unit: Scale every row to length 1.
 
     Raises:
-        SelectionError: there are none, or one is NaN or infinite.
+        SelectionError: The embeddings are missing, or one is NaN or infinite.
     """
     source = features.vectors()
     device = source.device if isinstance(source, torch.Tensor) else torch.device(config.device)
-    return Vectors(source, device, unit)
+    return VectorBlocks(source, device, unit)
 
 
 def squared(vectors: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.description import describe
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.ranking import SelectorConfig
-from data_pipeline.selection.selecting import Selection, StrataConfig, configured, select
+from data_pipeline.selection.registry import selector_config
+from data_pipeline.selection.selecting import Selection, StrataConfig, select
 from data_pipeline.stages.features import features_from_rows
 from data_pipeline.stages.measure import measure
 from data_pipeline.store import write_selection
@@ -68,7 +69,7 @@ def select_from(
         ConfigError, SelectionError, StoreError, ModelError, MissingExtra: it cannot be selected, or not like this.
         StaleStage: a subset of that name was made from other data, and not `overwrite`.
     """
-    selector = configured(name, parameters)
+    selector = selector_config(name, parameters)
     needs = selector.needs | (strata.needs if strata else frozenset())
     _measure_missing(config, split, needs, label)
     rows = open_rows(config, split, with_embeddings=_has_vectors(config, split))

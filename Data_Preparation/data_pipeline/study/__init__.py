@@ -1,7 +1,7 @@
 """Does a subset train as good a classifier as random rows do?
 
 prepare -> select -> train -> eval -> table, each a function of one config; finished work is skipped. Names are listed
-in `__init__.pyi` and loaded at their first use.
+in `__init__.pyi` and loaded on first use.
 """
 
 import lazy_loader

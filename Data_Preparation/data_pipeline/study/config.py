@@ -1,4 +1,4 @@
-"""The study's settings, once: name, default, range, unit. `conf/config.yaml` shows the same defaults."""
+"""Settings of the study: name, default, range and unit. `conf/config.yaml` shows the same defaults."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -17,12 +17,12 @@ from data_pipeline.config import (
     project_root,
 )
 from data_pipeline.config.base import setting
-from data_pipeline.config.training import TrainingConfig as HeadTrainingConfig
+from data_pipeline.config.training import TrainingConfig
 from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.selecting import StrataConfig
 
 LABEL = "label"
-"""Column of the classes in our store."""
+"""Column of the classes in the store."""
 
 _NO_LIMIT = 2**31
 _MEASURES = {
@@ -34,132 +34,132 @@ _SHORT_NAMES = {"sst2": "stanfordnlp/sst2"}
 
 
 class PathsConfig(Section):
-    """Where things go."""
+    """Folders of the study."""
 
     data_dir: Path | None = None
-    """Paragraphs, vectors, scores and selections; none: data/study of the checkout."""
+    """Folder of paragraphs, embeddings, scores and selections; null: data/study of the checkout."""
     artifacts_dir: Path | None = None
-    """Trained models, metrics and tables; none: artifacts in data_dir."""
+    """Folder of trained models, metrics and tables; null: artifacts in data_dir."""
 
 
 class DataConfig(Section):
-    """The labelled texts: a data set of the hub, or two files."""
+    """Labelled texts: a dataset of the hub, or two files."""
 
     name: FolderName = setting("sst2", decides=False)
-    """Names the folder <data_dir>/<name>_processed."""
+    """Name of the corpus, and of its folder <data_dir>/<name>_processed."""
     dataset: str = "stanfordnlp/sst2"
-    """On the hub, with the splits train and validation; used where no files are given."""
+    """Dataset of the hub with the splits train and validation; used when no files are given."""
     revision: str | None = None
-    """Commit, tag or branch of it; the commit it stood for is recorded."""
+    """Commit, tag or branch of the dataset; the commit it resolves to is recorded."""
     train: Path | None = setting(None, decides=False)
-    """A .tsv (tabs and no quoting, as GLUE has it), .csv, .jsonl or .parquet file."""
+    """File with the training rows: .tsv (tabs without quoting, as in GLUE), .csv, .jsonl or .parquet."""
     dev: Path | None = setting(None, decides=False)
-    """The rows that models are measured on, and nothing else is done with."""
+    """File with the rows that models are evaluated on; they are used for nothing else."""
     text_column: str | None = None
-    """None: text, or else sentence."""
+    """Column of the texts; null: text, or else sentence."""
     label_column: str = "label"
-    """Whole numbers from 0."""
+    """Column of the classes, whole numbers from 0."""
 
     @field_validator("dataset")
     @classmethod
-    def _whole_name(cls, name: str) -> str:
+    def _full_name(cls, name: str) -> str:
         return _SHORT_NAMES.get(name, name)
 
     @model_validator(mode="after")
-    def _both_files(self) -> Self:
+    def _has_both_files(self) -> Self:
         if (self.train is None) != (self.dev is None):
-            raise ValueError("train and dev go together: give both files, or neither for a data set of the hub")
+            raise ValueError("train and dev go together: give both files, or neither for a dataset of the hub")
         return self
 
 
-class ModelConfig(Section):
-    """What is trained."""
+class StudyModelConfig(Section):
+    """Model that is trained."""
 
     kind: Literal["finetune", "probe"] = "finetune"
-    """finetune: a transformer with all its weights; probe: a small head over the stored vectors."""
+    """finetune: a transformer with all its weights; probe: a small head over the stored embeddings."""
     name: str = "answerdotai/ModernBERT-base"
-    """finetune: on the hub, or a folder."""
+    """Model that is fine-tuned: a name on the hub, or a folder."""
     revision: str | None = None
     """Commit, tag or branch of the model."""
     weights: Literal["hub", "package"] = "hub"
-    """package: out of an installed Python package, as all-MiniLM-L6-v2 (extra `offline`)."""
+    """Source of the weights. package: an installed Python package, as for all-MiniLM-L6-v2 (extra `offline`)."""
 
 
-class ProbeConfig(HeadTrainingConfig):
-    """How the probe is trained; as `elm heads train` does it."""
+class ProbeConfig(TrainingConfig):
+    """Training of the probe; the settings are those of `elm heads train`."""
 
     hidden: list[NonNegativeInt] = Field(default_factory=lambda: [0])
     """Units of the hidden layers; 0 for none: a linear probe."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Of AdamW. That of `elm heads train` leaves probes of small subsets under-trained: with MiniLM's vectors of 1 % of
-    SST-2 it gives 74.5 % right, this 79.0 %, measured on training rows that were held out."""
+    """Learning rate of AdamW. That of `elm heads train` leaves probes of small subsets under-trained: with MiniLM
+    embeddings of 1 % of SST-2 it gives 74.5 % accuracy, this one 79.0 %, measured on held-out training rows."""
 
     @model_validator(mode="after")
-    def _classifies_by_one_seed(self) -> Self:
+    def _is_classifier_of_one_seed(self) -> Self:
         if self.seeds != [0]:
             raise ValueError("the probe is trained with the study's seed; leave seeds out")
         if self.kind in {"regression", "ordinal"}:
-            raise ValueError(f"the probe is a classifier, and kind {self.kind} is none")
+            raise ValueError(f"the probe must be a classifier, found kind {self.kind}")
         return self
 
 
-class TrainingConfig(Section):
-    """How it is trained: the number of epochs is fixed, and no rows are held out of the subset."""
+class StudyTrainingConfig(Section):
+    """Training: the number of epochs is fixed, and no rows of the subset are held out for fine-tuning."""
 
     epochs: float = Field(4.0, gt=0)
-    """Of finetune, as are all but `probe` and `keep_model`."""
+    """Epochs of fine-tuning. All settings of this section but `probe` and `keep_model` are for fine-tuning."""
     batch_size: int = Field(16, ge=1)
-    """Rows of a step."""
+    """Rows per step."""
     learning_rate: float = Field(2e-5, gt=0)
-    """Of AdamW, at its highest; it falls linearly to 0."""
+    """Peak learning rate of AdamW; it decays linearly to 0."""
     weight_decay: float = Field(0.01, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     warmup_share: float = Field(0.0, ge=0, lt=1)
-    """Of the steps, in which the learning rate rises."""
+    """Fraction of the steps in which the learning rate rises."""
     max_length: int = Field(128, ge=2)
-    """Tokens, special ones included, after which a text is cut. Batches are padded to their longest text."""
+    """Tokens, including special ones, at which a text is truncated. Batches are padded to their longest text."""
     bf16: bool = False
-    """Arithmetic in bfloat16 where that is safe, for GPUs that have it."""
+    """Mixed precision in bfloat16, for GPUs that have it."""
     device: Literal["auto", "cpu"] = setting("auto", decides=False)
-    """auto: a GPU where there is one."""
+    """Device used for training. auto: a GPU if there is one."""
     keep_model: bool = setting(True, decides=False)
-    """False: the weights are deleted once the model was measured."""
+    """Keep the weights after the model is evaluated."""
     probe: ProbeConfig = ProbeConfig()
-    """Of the probe. Its kind, where that is auto, goes by the number of classes; it holds `validation_share` of the
-    subset out, to choose the epoch."""
+    """Training of the probe. The number of classes decides the kind auto; `validation_share` of the subset is held out
+    to choose the epoch."""
 
 
 class SelectionConfig(Section):
-    """Which rows."""
+    """Selector of the subset."""
 
     name: str = "random"
-    """Of the selector: elm selectors lists them."""
+    """Name of the selector; `elm selectors` lists them."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Of the selector."""
+    """Parameters of the selector."""
     strata: StrataConfig | None = None
     """Groups that share the budget."""
     label: str | None = None
-    """What it is called in tables; none: its name and parameters."""
+    """Name in tables; null: name and parameters of the selector."""
 
 
 class SubsetConfig(Section):
-    """How many rows."""
+    """Size of the subset."""
 
     frac: float | None = None
-    """Of the rows, above 0 and at most 1; 0.1 where nothing is given."""
+    """Fraction of the rows, above 0 and at most 1; 0.1 when no size is given."""
     rows: int | None = None
-    """Or so many."""
+    """Number of rows, instead of a fraction."""
     tokens: int | None = None
-    """Or as many as have no more tokens together."""
+    """Number of tokens, instead of a fraction."""
     manifest: bool = False
     """Also write <data_dir>/manifests/<subset>.csv with id, text_id, text and label."""
 
     @property
     def budget(self) -> Budget:
-        """The one that is given.
+        """The size that is given.
 
         Raises:
-            SelectionError: several are given, or one is out of range.
+            SelectionError: Several are given, or one is out of range.
         """
         if self.frac is self.rows is self.tokens is None:
             return Budget(fraction=0.1)
@@ -167,95 +167,95 @@ class SubsetConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Weights & Biases; its key is read by its own library from the environment and never written."""
+    """Weights & Biases. Its own library reads the key from the environment, and it is never written."""
 
     wandb_mode: Literal["disabled", "offline", "online"] = "disabled"
-    """offline: files that can be sent later."""
+    """Tracking mode. offline: files that can be uploaded later."""
     project: str = "data-selection"
-    """There."""
+    """Name of the W&B project."""
     entity: str | None = None
-    """Team or user; none: the account's own."""
+    """Team or user on W&B; null: the default of the account."""
 
 
 class SweepEntry(Section):
-    """A selector of a sweep."""
+    """Selector of a sweep."""
 
     name: str
-    """Of the selector."""
+    """Name of the selector."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Of the selector."""
+    """Parameters of the selector."""
     label: str | None = None
-    """What it is called in tables; none: its name and parameters."""
+    """Name in tables; null: name and parameters of the selector."""
 
 
 class SweepConfig(Section):
-    """All combinations of these."""
+    """Sweep over all combinations of selectors, fractions and seeds."""
 
     selectors: tuple[SweepEntry, ...] = tuple(
         SweepEntry(name=name) for name in ("random", "kcenter", "kmeans", "herding")
     )
-    """Names, or name and params."""
+    """Selectors: names, or name, params and label."""
     fractions: tuple[float, ...] = (0.05, 0.1, 0.2)
-    """Of the rows."""
+    """Budgets as fractions of the rows."""
     seeds: tuple[int, ...] = (42, 43, 44, 45, 46)
-    """At least five say how far the numbers can be trusted."""
+    """Seeds; at least five for meaningful standard errors."""
 
     @field_validator("selectors", mode="before")
     @classmethod
-    def _names_alone(cls, given: Any) -> Any:
+    def _accept_names(cls, given: Any) -> Any:
         return [{"name": entry} if isinstance(entry, str) else entry for entry in given]
 
 
 class StudyConfig(Section):
-    """The whole.
+    """All settings of the study.
 
     Raises:
-        pydantic.ValidationError: an unknown name or a value out of range.
+        pydantic.ValidationError: A name is unknown, or a value is out of range.
     """
 
-    stage: Literal["prepare", "select", "train", "eval", "table"] | None = None
-    """What to do, where the command line does not say it before the settings."""
+    stage: Literal["prepare", "select", "train", "eval", "table", "sweep"] | None = None
+    """Stage to run, when the command line does not name it before the settings."""
     seed: int = Field(42, ge=0, lt=2**32)
-    """Of the selection, of new weights, of the order of the data and of dropout."""
+    """Seed of the selection, of new weights, of the data order and of dropout."""
     paths: PathsConfig = PathsConfig()
-    """Where things go."""
+    """Folders of the study."""
     data: DataConfig = DataConfig()
-    """The labelled texts."""
+    """Labelled texts."""
     embedding: EmbeddingConfig = EmbeddingConfig(model_name="sentence-transformers/all-MiniLM-L6-v2", weights="package")
-    """Vectors that selectors and the probe look at."""
+    """Embeddings that selectors and the probe read."""
     selection: SelectionConfig = SelectionConfig()
-    """Which rows."""
+    """Selector of the subset."""
     subset: SubsetConfig = SubsetConfig()
-    """How many rows."""
+    """Size of the subset."""
     measures: dict[str, dict[str, Any]] = Field(default_factory=lambda: deepcopy(_MEASURES))
-    """Parameters of scores that a selector needs, by measure; they are computed where they are not there yet."""
-    model: ModelConfig = ModelConfig()
-    """What is trained."""
-    training: TrainingConfig = TrainingConfig()
-    """How it is trained."""
+    """Parameters of measures whose scores a selector needs, by measure; missing scores are computed."""
+    model: StudyModelConfig = StudyModelConfig()
+    """Model that is trained."""
+    training: StudyTrainingConfig = StudyTrainingConfig()
+    """Training of the model."""
     tracking: TrackingConfig = TrackingConfig()
     """Weights & Biases."""
     sweep: SweepConfig = SweepConfig()
-    """What workflow/Snakefile runs."""
+    """Runs of `run_study` and of workflow/Snakefile."""
 
     @property
     def data_dir(self) -> Path:
-        """Of our stores."""
+        """Folder of paragraphs, embeddings, scores and selections."""
         return self.paths.data_dir or project_root() / "data" / "study"
 
     @property
     def artifacts_dir(self) -> Path:
-        """Of what is trained."""
+        """Folder of trained models, metrics and tables."""
         return self.paths.artifacts_dir or self.data_dir / "artifacts"
 
     @property
     def records_dir(self) -> Path:
-        """Of the labelled texts as our pipeline reads them."""
+        """Folder of the labelled texts as JSON Lines, the source of the pipeline."""
         return self.data_dir / "records" / self.data.name
 
     @property
-    def main_job(self) -> Config:
-        """The settings of the main job that keep every row as it is: nothing cleaned, dropped or divided."""
+    def pipeline_config(self) -> Config:
+        """Settings of the pipeline that keep every row unchanged: no cleaning, filter, deduplication or new split."""
         return Config(
             data_dir=self.data_dir,
             logs_dir=self.artifacts_dir / "logs",

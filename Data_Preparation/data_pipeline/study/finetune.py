@@ -1,7 +1,7 @@
-"""Fine-tuning a transformer on a subset with the Trainer of transformers.
+"""Fine-tuning of a transformer on a subset with the Trainer of transformers.
 
-Texts are padded to the longest of their batch. The seed is that of the new layer's weights, of the order of the rows
-and of dropout; the number of epochs is fixed, and nothing is held out.
+Texts are padded to the longest of their batch. The seed decides the weights of the new layer, the data order and
+dropout; the number of epochs is fixed, and no rows are held out.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import torch
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ModelError
-from data_pipeline.study.config import ModelConfig, TrainingConfig
+from data_pipeline.study.config import StudyModelConfig, StudyTrainingConfig
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import require
 
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 _EVAL_BATCH = 64
 
 
-def model_files(config: ModelConfig) -> ModelFiles:
-    """The folder of the model that is fine-tuned, and its revision.
+def model_files(config: StudyModelConfig) -> ModelFiles:
+    """Folder and revision of the model that is fine-tuned.
 
     Raises:
-        SourceError, ModelError, MissingExtra: it cannot be had.
+        SourceError, ModelError, MissingExtra: The model cannot be found.
     """
-    named = EmbeddingConfig(model_name=config.name, revision=config.revision, weights=config.weights)
-    return find_model(named, setting="model.name")
+    embedding = EmbeddingConfig(model_name=config.name, revision=config.revision, weights=config.weights)
+    return find_model(embedding, setting="model.name")
 
 
 def finetune(
@@ -41,26 +41,26 @@ def finetune(
     texts: Sequence[str],
     classes_of: IntArray,
     classes: Sequence[int],
-    config: TrainingConfig,
+    config: StudyTrainingConfig,
     seed: int,
     folder: Path,
 ) -> list[dict[str, float]]:
-    """Fine-tune a model, and save it.
+    """Fine-tune a model and save it.
 
     Args:
-        source: folder with a model and a tokenizer.
-        texts: N of them.
-        classes_of: shape (N,), numbers from 0.
-        classes: the labels, by number.
-        config: of the training.
-        seed: of everything random.
-        folder: gets the model as safetensors, its tokenizer, and nothing else.
+        source: Folder with a model and a tokenizer.
+        texts: N texts.
+        classes_of: Shape (N,), class of each text, counted from 0.
+        classes: Label of each class.
+        config: Training settings.
+        seed: Seed of everything random.
+        folder: Folder for the model as safetensors and its tokenizer.
 
     Returns:
-        What the Trainer logged, step by step.
+        Entries that the Trainer logged, step by step.
 
     Raises:
-        ModelError: the folder has no such model, or the loss is not finite.
+        ModelError: The folder has no such model, or the loss is not finite.
         MissingExtra: accelerate is not installed.
     """
     require("accelerate", "study", "fine-tuning")
@@ -71,7 +71,7 @@ def finetune(
         model, tokenizer = _load(source, len(classes))
         model.config.id2label = {number: str(label) for number, label in enumerate(classes)}
         model.config.label2id = {str(label): number for number, label in enumerate(classes)}
-        encoded = _encoded(tokenizer, texts, config.max_length)
+        encoded = _encode(tokenizer, texts, config.max_length)
         rows = [{**row, "labels": int(label)} for row, label in zip(encoded, classes_of, strict=True)]
         steps = config.epochs * -(-len(rows) // config.batch_size)
         trainer = Trainer(
@@ -91,44 +91,49 @@ def finetune(
         trainer.train()
     history = [{name: float(value) for name, value in entry.items()} for entry in trainer.state.log_history]
     if not all(np.isfinite(entry.get("loss", 0)) for entry in history):
-        raise ModelError(f"the loss of {source} is not finite; lower training.learning_rate")
+        raise ModelError(f"the loss of {source} is not finite. Lower training.learning_rate")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return history
 
 
-def finetuned_probabilities(folder: Path, texts: Sequence[str], config: TrainingConfig) -> Float32Array:
-    """Of each class, shape (N, C), by a model that `finetune` saved.
+def finetuned_probabilities(folder: Path, texts: Sequence[str], config: StudyTrainingConfig) -> Float32Array:
+    """Probabilities of the classes, shape (N, C), from a model that `finetune` saved.
+
+    Args:
+        folder: Folder of the model.
+        texts: N texts.
+        config: Training settings, of which the maximum length and the device are used.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: The folder has no such model.
     """
     from transformers import DataCollatorWithPadding
 
     model, tokenizer = _load(folder)
     device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    encoded = _encoded(tokenizer, texts, config.max_length)
+    encoded = _encode(tokenizer, texts, config.max_length)
     order = np.argsort([-len(row["input_ids"]) for row in encoded], kind="stable")
     pad = DataCollatorWithPadding(tokenizer)
-    found = np.empty((len(texts), model.config.num_labels), np.float32)
+    probabilities = np.empty((len(texts), model.config.num_labels), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), _EVAL_BATCH):
-            some = order[start : start + _EVAL_BATCH]
-            batch = pad([encoded[row] for row in some]).to(device)
-            found[some] = model(**batch).logits.float().softmax(dim=-1).cpu().numpy()
-    return found
+            rows = order[start : start + _EVAL_BATCH]
+            batch = pad([encoded[row] for row in rows]).to(device)
+            probabilities[rows] = model(**batch).logits.float().softmax(dim=-1).cpu().numpy()
+    return probabilities
 
 
 def _load(folder: Path, labels: int | None = None) -> tuple[Any, Any]:
     import transformers
 
     messages = transformers.utils.logging
-    messages.disable_progress_bar()  # of loading and saving weights: a second, mostly
-    # A classifier of another number of classes gets a new last layer.
+    messages.disable_progress_bar()  # loading and saving weights takes about a second
+    # A classifier with another number of classes gets a new last layer.
     settings = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
-    before = messages.get_verbosity()
-    messages.set_verbosity_error()  # its report of new weights fills a screen; the line below says the same
+    previous = messages.get_verbosity()
+    messages.set_verbosity_error()  # its report of new weights fills a screen; they are logged in one line below
     try:
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
@@ -136,27 +141,27 @@ def _load(folder: Path, labels: int | None = None) -> tuple[Any, Any]:
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no model that can classify texts: {error}") from error
+        raise ModelError(f"no model for text classification in {folder}: {error}") from error
     finally:
-        messages.set_verbosity(before)
-    other_shape = {found if isinstance(found, str) else found[0] for found in info["mismatched_keys"]}
-    if new := sorted({*info["missing_keys"], *other_shape}):
-        logger.info("%s: new weights, random at first: %s", folder, ", ".join(new))
+        messages.set_verbosity(previous)
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    if new := sorted({*info["missing_keys"], *mismatched}):
+        logger.info("Initializing weights of %s that are not in the checkpoint: %s", folder, ", ".join(new))
     if tokenizer.pad_token is None:
-        raise ModelError(f"the tokenizer in {folder} has no token to pad with; choose a model that has one")
+        raise ModelError(f"the tokenizer in {folder} has no padding token. Choose a model that has one")
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[dict[str, Any]]:
+def _encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[dict[str, Any]]:
     longest = min(max_length, tokenizer.model_max_length)
-    found = tokenizer(list(texts), truncation=True, max_length=longest)
-    return [{name: values[row] for name, values in found.items()} for row in range(len(texts))]
+    encoded = tokenizer(list(texts), truncation=True, max_length=longest)
+    return [{name: values[row] for name, values in encoded.items()} for row in range(len(texts))]
 
 
 @contextlib.contextmanager
 def _random_state() -> Iterator[None]:
-    """What is drawn in here leaves no trace outside."""
+    """Restore the global random states on leaving."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the Trainer seeds it
     try:
         with torch.random.fork_rng():

@@ -1,12 +1,11 @@
-"""The whole study in one process: selectors x budgets x seeds, each measured by the probe.
+"""The whole sweep in one process, with probes.
 
-Vectors are read once, and every selector ranks once for each seed, at the largest budget: smaller budgets are its
-prefixes, as every selector promises. (With strata they are not, and are selected one by one.)
+Embeddings are read once, and every selector ranks once for each seed, at the largest budget: smaller budgets are
+prefixes, as every selector guarantees. (With strata they are not, and each budget is selected on its own.)
 """
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,107 +17,95 @@ from data_pipeline.errors import ConfigError
 from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.description import describe, near_rows
 from data_pipeline.selection.features import Features
-from data_pipeline.selection.selecting import Selection, configured, select
+from data_pipeline.selection.registry import selector_config
+from data_pipeline.selection.selecting import Selection, select
 from data_pipeline.stages.features import features_from_dataset
 from data_pipeline.study.config import LABEL, StudyConfig, SweepEntry
 from data_pipeline.study.prepare import prepare
 from data_pipeline.study.probe import fit_probe, probe_probabilities
-from data_pipeline.study.runs import Run, classes_of, metrics_record, numbered, read_record, run_of
-from data_pipeline.study.subsets import measure_needed, subset_of, taking_turns
+from data_pipeline.study.runs import Run, class_indices, classes_of, metrics_record, read_record, run_of
+from data_pipeline.study.subsets import compute_scores, study_lock, subset_of
+from data_pipeline.study.sweep import sweep_selectors
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_json, progress_bar
 
-logger = logging.getLogger(__name__)
-
-_KINDS = {"embeddings", "labels", "token_counts"}
+_DESCRIBED_FEATURES = {"embeddings", "labels", "token_counts"}
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """What all runs look at."""
+class _Data:
+    """Data that all runs read."""
 
     dataset: ELMDataset
     features: Features
     classes: list[int]
     dev_vectors: NDArray[Any]
-    dev_truth: IntArray
-    near: NDArray[np.bool_]
-    """Training rows that are near duplicates of a dev row."""
+    dev_classes: IntArray
+    near_dev: NDArray[np.bool_]
+    """Shape (N,), training rows that are near duplicates of a dev row."""
 
 
-def run_study(
-    config: StudyConfig,
-    selectors: Sequence[SweepEntry | str],
-    fractions: Sequence[float],
-    seeds: Sequence[int],
-    full: bool = True,
-) -> list[dict[str, Any]]:
-    """Select, train and measure probes for every selector, budget and seed; finished ones are skipped.
+def run_study(config: StudyConfig, full: bool = True) -> list[dict[str, Any]]:
+    """Select, train and evaluate probes for every selector, budget and seed of the sweep. Finished runs are skipped.
 
-    The records are those of `evaluate`, in the same folders, with how long the ranking took (`rank_s`, of the largest
-    budget) and whether the subset is a prefix of a larger one; the probes themselves are not kept. An entry with the
+    Records and folders are those of `evaluate`; a record also has the seconds that ranking the largest budget took
+    (`rank_s`), and the budget that the subset is a prefix of (`prefix_of`). The probes are not saved. An entry with the
     parameter `like` (length_matched_random) names an earlier entry, whose subset of the same seed it is matched to.
 
     Args:
-        config: paths, data, embedding, measures, selection.strata and training.probe; the rest is replaced.
-        selectors: names, or names with parameters and a label.
-        fractions: budgets, of the rows.
-        seeds: five or more say how far the numbers can be trusted.
-        full: also train on all rows.
+        config: Its sections paths, data, embedding, measures and sweep, selection.strata and training.probe.
+        full: Also train on all rows.
 
     Returns:
-        One record a run, see `metrics_record`.
+        One record per run, see `metrics_record`.
 
     Raises:
-        DataPipelineError: something cannot be prepared, measured, selected or trained.
+        ConfigError: The model is no probe, or two selectors have the same name.
+        DataPipelineError: A stage fails.
     """
     if config.model.kind != "probe":
-        raise ConfigError("run_study trains probes (model.kind=probe); for fine-tuning use workflow/Snakefile")
-    entries = [SweepEntry(name=entry) if isinstance(entry, str) else entry for entry in selectors]
-    if twice := {_name(entry) for entry in entries if [_name(other) for other in entries].count(_name(entry)) > 1}:
-        raise ConfigError(f"{', '.join(sorted(twice))} stands there twice; give one of them another label")
+        raise ConfigError(
+            f"model.kind: run_study trains probes, found {config.model.kind}. Set model.kind=probe, or fine-tune with "
+            "workflow/Snakefile"
+        )
+    selectors, fractions = sweep_selectors(config.sweep), config.sweep.fractions
     prepare(config)
-    opened = _open(config, entries)
+    data = _open(config, selectors.values())
     largest = max(fractions)
-    found: list[dict[str, Any]] = []
-    with progress_bar(len(seeds) * (len(entries) * len(fractions) + full), "study", "run") as bar:
-        for seed in seeds:
-            features, ranked = opened.features, dict[str, IntArray]()
-            for entry in entries:
+    records: list[dict[str, Any]] = []
+    runs = len(config.sweep.seeds) * (len(selectors) * len(fractions) + full)
+    with progress_bar(runs, "study", "run") as bar:
+        for seed in config.sweep.seeds:
+            subsets = dict[str, IntArray]()
+            for name, entry in selectors.items():
                 started = time.monotonic()
-                whole = _select(config, replace(features, subsets=ranked), entry, largest, seed)
+                ranking = _select(config, replace(data.features, subsets=subsets), entry, largest, seed)
                 rank_s = time.monotonic() - started
-                ranked[_name(entry)] = whole.rows
+                subsets[name] = ranking.rows
                 for fraction in fractions:
-                    some = _cut(config, features, entry, whole, fraction)
-                    extra = {"rank_s": round(rank_s, 3), "prefix_of": largest if some.prefix else None}
-                    found.append(_measured(config, opened, some.selection, entry.label, extra))
+                    selection, is_prefix = _cut(config, data.features, entry, ranking, fraction)
+                    extra = {"rank_s": round(rank_s, 3), "prefix_of": largest if is_prefix else None}
+                    records.append(_measure(config, data, selection, entry.label, extra))
                     bar.update()
             if full:
-                everything = select("random", features.only([]), Budget(fraction=1.0), seed=seed)
-                found.append(_measured(config, opened, everything, "all rows", {"rank_s": 0.0, "prefix_of": None}))
+                all_rows = select("random", data.features.only([]), Budget(fraction=1.0), seed=seed)
+                records.append(_measure(config, data, all_rows, "all rows", {"rank_s": 0.0, "prefix_of": None}))
                 bar.update()
-    return found
+    return records
 
 
-@dataclass(frozen=True)
-class _Cut:
-    selection: Selection
-    prefix: bool
-
-
-def _open(config: StudyConfig, entries: Sequence[SweepEntry]) -> _Opened:
+def _open(config: StudyConfig, entries: Iterable[SweepEntry]) -> _Data:
     strata = config.selection.strata.needs if config.selection.strata else frozenset[str]()
-    needs = set(strata).union(*(configured(entry.name, entry.params).needs for entry in entries))
-    with taking_turns(config):
-        measure_needed(config, needs)
+    needs = set(strata).union(*(selector_config(entry.name, entry.params).needs for entry in entries))
+    with study_lock(config):
+        compute_scores(config, needs)
     needs = {need for need in needs if not need.startswith("subset:")}
-    dataset = ELMDataset(config=config.main_job)
-    dev = ELMDataset(split="val", config=config.main_job)
+    dataset = ELMDataset(config=config.pipeline_config)
+    dev = ELMDataset(split="val", config=config.pipeline_config)
     classes, dev_vectors = classes_of(config), dev.to_numpy()
-    features = features_from_dataset(dataset, needs | _KINDS, LABEL)
-    near = near_rows(features.vectors(), dev_vectors)
-    return _Opened(dataset, features, classes, dev_vectors, numbered(dev, classes), near)
+    features = features_from_dataset(dataset, needs | _DESCRIBED_FEATURES, LABEL)
+    near_dev = near_rows(features.vectors(), dev_vectors)
+    return _Data(dataset, features, classes, dev_vectors, class_indices(dev, classes), near_dev)
 
 
 def _select(config: StudyConfig, features: Features, entry: SweepEntry, fraction: float, seed: int) -> Selection:
@@ -128,48 +115,47 @@ def _select(config: StudyConfig, features: Features, entry: SweepEntry, fraction
     )  # fmt: skip
 
 
-def _cut(config: StudyConfig, features: Features, entry: SweepEntry, whole: Selection, fraction: float) -> _Cut:
-    """The selection of a smaller budget."""
+def _cut(
+    config: StudyConfig, features: Features, entry: SweepEntry, ranking: Selection, fraction: float
+) -> tuple[Selection, bool]:
+    """The selection of a budget, and whether it is a prefix of a larger one."""
     budget = Budget(fraction=fraction)
-    if budget == whole.budget:
-        return _Cut(whole, prefix=False)
-    if whole.strata is not None:
-        return _Cut(_select(config, features, entry, fraction, whole.seed), prefix=False)
+    if budget == ranking.budget:
+        return ranking, False
+    if ranking.strata is not None:
+        return _select(config, features, entry, fraction, ranking.seed), False
     rows = budget.rows_of(len(features))
-    values = None if whole.values is None else whole.values[:rows]
-    return _Cut(replace(whole, budget=budget, rows=whole.rows[:rows], ids=whole.ids[:rows], values=values), prefix=True)
+    values = None if ranking.values is None else ranking.values[:rows]
+    return replace(ranking, budget=budget, rows=ranking.rows[:rows], ids=ranking.ids[:rows], values=values), True
 
 
-def _measured(
-    config: StudyConfig, opened: _Opened, chosen: Selection, label: str | None, extra: Mapping[str, Any]
+def _measure(
+    config: StudyConfig, data: _Data, selection: Selection, label: str | None, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    config = config.model_copy(update={"seed": chosen.seed})
-    # Cheap to name, costly to describe: what is finished is not described again.
-    bare = subset_of(chosen, {"of": len(opened.features)}, label)
-    run = run_of(config, opened.dataset, bare)
-    done = read_record(run.folder / "metrics.json")
-    if done is not None:
-        return done
-    described = {"of": len(opened.features)}
-    if len(chosen.rows) < len(opened.features):
-        described = describe(opened.features, chosen.rows, seed=chosen.seed)
-    run = Run(run.folder, run.study, replace(bare, about=described), run.seed)
-    record = {**_trained(config, opened, run, chosen), **extra}
+    config = config.model_copy(update={"seed": selection.seed})
+    # A subset is cheap to identify and costly to describe: finished ones are not described again.
+    undescribed = subset_of(selection, {"of": len(data.features)}, label)
+    run = run_of(config, data.dataset, undescribed)
+    existing = read_record(run.folder / "metrics.json")
+    if existing is not None:
+        return existing
+    description = {"of": len(data.features)}
+    if len(selection.rows) < len(data.features):
+        description = describe(data.features, selection.rows, seed=selection.seed)
+    run = replace(run, subset=replace(undescribed, about=description))
+    record = {**_train_and_evaluate(config, data, run, selection), **extra}
     atomic_write_json(run.folder / "metrics.json", record)
     return record
 
 
-def _trained(config: StudyConfig, opened: _Opened, run: Run, chosen: Selection) -> dict[str, Any]:
-    data = opened.dataset.select(chosen.rows)
+def _train_and_evaluate(config: StudyConfig, data: _Data, run: Run, selection: Selection) -> dict[str, Any]:
+    dataset = data.dataset.select(selection.rows)
     started = time.monotonic()
     head = fit_probe(
-        data.to_numpy(), data.metadata[LABEL].to_numpy(), chosen.ids, config.training.probe, config.seed,
-        data.rows.first_shard.metadata,
+        dataset.to_numpy(), dataset.metadata[LABEL].to_numpy(), selection.ids, config.training.probe, config.seed,
+        dataset.rows.first_shard.metadata,
     )  # fmt: skip
     seconds = round(time.monotonic() - started, 3)
-    found = probe_probabilities(head, opened.dev_vectors, opened.classes)
-    return metrics_record(run, opened.dev_truth, found, int(opened.near[chosen.rows].sum()), seconds)
-
-
-def _name(entry: SweepEntry) -> str:
-    return entry.label or entry.name
+    probabilities = probe_probabilities(head, data.dev_vectors, data.classes)
+    near_dev = int(data.near_dev[selection.rows].sum())
+    return metrics_record(run, data.dev_classes, probabilities, near_dev, seconds)

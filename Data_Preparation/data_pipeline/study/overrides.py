@@ -1,7 +1,7 @@
-"""The config of a study: one YAML file composed by Hydra, and overrides in Hydra's words.
+"""The config of a study: one YAML file composed by Hydra, and overrides in the grammar of Hydra.
 
-`key=value`, `+key=value` and `++key=value` are the same here: whether a key is in the file already is the file's
-affair, and a key that does not exist is refused by the models. Words of the older pipeline are understood.
+`key=value`, `+key=value` and `++key=value` are equivalent here: a key need not be in the file, and the models reject
+unknown keys. Names of an older pipeline are translated.
 """
 
 import re
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from data_pipeline.config import explain
 from data_pipeline.errors import ConfigError
-from data_pipeline.selection.selecting import configured
+from data_pipeline.selection.registry import selector_config
 from data_pipeline.stages.measure import configured_measure
 from data_pipeline.study.config import StudyConfig
 from data_pipeline.utils import require
@@ -34,59 +34,59 @@ def load_study(overrides: Sequence[str] = (), file: Path | None = None) -> Study
     """Merge a config file and overrides.
 
     Args:
-        overrides: `section.key=value` in Hydra's grammar, of which `+`, `++` and `~` are known.
-        file: instead of the one that comes with the package; what it leaves out is as in that.
+        overrides: `section.key=value` in the grammar of Hydra, with `+`, `++` and `~`.
+        file: Config file; None for that of the package. Settings it leaves out have their defaults.
 
     Raises:
-        ConfigError: a file that cannot be read, or every bad name and value, each with its path.
+        ConfigError: The file cannot be read, or names or values are invalid; all of them are listed.
         MissingExtra: Hydra is not installed.
     """
     file = (file or CONFIG_FILE).absolute()
     if not file.is_file() or file.suffix != ".yaml":
-        raise ConfigError(f"{file} is no .yaml file; leave it out to use {CONFIG_FILE}")
-    values = _composed(file, as_hydra_reads_them(overrides))
+        raise ConfigError(f"config file: no .yaml file at {file}. Leave it out to use that of the package")
+    values = _composed(file, hydra_overrides(overrides))
     try:
         config = StudyConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
-    configured(config.selection.name, config.selection.params)
+    selector_config(config.selection.name, config.selection.params)
     for name, parameters in config.measures.items():
         configured_measure(name, parameters)
     return config
 
 
 def config_file(file: Path | None, folder: Path | None) -> Path | None:
-    """The file that `--config FILE` or `--config-dir FOLDER` names.
+    """The config file that `--config FILE` or `--config-dir FOLDER` names; None for that of the package.
 
     Raises:
-        ConfigError: both are given.
+        ConfigError: Both are given.
     """
     if file is not None and folder is not None:
-        raise ConfigError("--config and --config-dir both name the config file; leave one out")
+        raise ConfigError("--config and --config-dir both name the config file. Leave one out")
     return folder / "config.yaml" if folder is not None else file
 
 
-def as_hydra_reads_them(overrides: Sequence[str]) -> list[str]:
-    """Overrides of new or older spelling in the words of `conf/config.yaml`, each added or replaced.
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the names of `conf/config.yaml`, as Hydra takes them: each key is added or replaced.
 
     Raises:
-        ConfigError: one is no `key=value`.
+        ConfigError: One is not of the form `key=value`.
     """
-    found = []
+    result = []
     for text in overrides:
         match = _OVERRIDE.fullmatch(text)
         if match is None or (match["rest"] is None and match["sign"] != "~"):
-            raise ConfigError(f"{text!r} is no setting; write section.key=value, such as selection.name=kcenter")
+            raise ConfigError(f"{text!r} is not a setting; expected section.key=value, such as selection.name=kcenter")
         key = _new_name(match["key"])
         if match["sign"] == "~":
-            found.append(f"~{key}{match['rest'] or ''}")
+            result.append(f"~{key}{match['rest'] or ''}")
         else:
-            found.append(f"++{key}{_quoted(match['rest'])}")
-    keys = {text.lstrip("+").partition("=")[0] for text in found}
+            result.append(f"++{key}{_quoted(match['rest'])}")
+    keys = {text.lstrip("+").partition("=")[0] for text in result}
     if "embedding.model_name" in keys and "embedding.weights" not in keys:
-        # The packaged weights belong to the file's model, not to another one.
-        found.append("++embedding.weights=hub")
-    return found
+        # The packaged weights belong to the model in the file, not to another one.
+        result.append("++embedding.weights=hub")
+    return result
 
 
 def _new_name(key: str) -> str:
@@ -96,7 +96,7 @@ def _new_name(key: str) -> str:
 
 
 def _quoted(rest: str) -> str:
-    """A path with signs that mean something to Hydra, such as `it's (1).csv`, as one text."""
+    """Quote a path with characters that Hydra interprets, such as `it's (1).csv`."""
     value = rest.removeprefix("=")
     if "/" in value and value[0] not in "[{'\"" and re.search(r"[^\w./:$@%+\\-]", value) and "${" not in value:
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
@@ -105,7 +105,7 @@ def _quoted(rest: str) -> str:
 
 
 def _composed(file: Path, overrides: list[str]) -> dict[str, Any]:
-    """As nested mappings; leaves no state of Hydra behind."""
+    """Compose the file and the overrides to nested mappings, leaving no state of Hydra behind."""
     hydra = require("hydra", "study", "the config of a study")
     omegaconf = require("omegaconf", "study", "the config of a study")
     from hydra.errors import HydraException

@@ -1,10 +1,9 @@
-"""A labelled data set into our store: every row, as it is, under an id that says where it stood.
+"""The stage `prepare`: store a labelled dataset with embeddings, every row unchanged and in order.
 
-The dev rows become the split `val`. They are embedded like the others, and looked at when a model is measured.
+The dev rows become the split `val`. They are embedded like the others, and read when a model is evaluated.
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from data_pipeline.user_files.tables import Role, read_table
 from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file, shortened, shown
 from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 
-logger = logging.getLogger(__name__)
-
 _SPLITS: dict[str, Split] = {"train": "train", "dev": "val"}
 _HUB_SPLITS = {"train": "train", "dev": "validation"}
 _HUB_TIMEOUT_S = 10.0
@@ -31,73 +28,73 @@ _TEXT_COLUMNS = ("text", "sentence")
 
 
 @dataclass(frozen=True)
-class Table:
-    """Labelled texts in memory."""
+class LabelledTexts:
+    """Texts and labels of a split, in memory."""
 
     texts: Sequence[str]
     labels: Sequence[int]
-    where: str
-    """For messages."""
+    source: str
+    """File or dataset, for messages."""
 
 
 def prepare(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
-    """Put the data set into our store, with vectors. Finished work is skipped.
+    """Store the dataset with its embeddings. Finished work is skipped.
 
     Args:
-        config: its sections paths, data and embedding.
-        overwrite: replace what was made from other data or with another embedder.
+        config: Its sections paths, data and embedding.
+        overwrite: Replace existing results of other data or of another embedder.
 
     Returns:
-        Rows by split (`train`, `dev`), classes, and where it is.
+        Rows by split (`train`, `dev`), classes, and the folders.
 
     Raises:
-        SourceError: the data cannot be read, a text or label is not what it should be, or a row was lost.
-        StaleStage: something else is there, and not `overwrite`.
+        SourceError: The data cannot be read, a text or label is invalid, or a row was lost.
+        StaleStage: The folder was made from other data or with another embedder, and `overwrite` is off.
     """
     folder = config.records_dir
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):
         source = _write_records(config.data, folder, overwrite)
-    job = config.main_job
+    job = config.pipeline_config
     report = run(job, overwrite=overwrite)
     assert report.manifest is not None
     rows = {name: report.manifest["splits"][split]["rows"] for name, split in _SPLITS.items()}
     if rows != source["rows"]:
-        raise SourceError(f"{job.processed_dir} has {rows} rows, {folder} has {source['rows']}: some were lost")
+        raise SourceError(f"rows were lost: {job.processed_dir} has {rows}, expected {source['rows']} as in {folder}")
     if not report.preprocess_skipped:
         _check_unchanged(config)
     return {
         "rows": rows,
         "classes": source["classes"],
-        "skipped": report.preprocess_skipped and all(found.skipped for found in report.embeddings.values()),
+        "skipped": report.preprocess_skipped and all(result.skipped for result in report.embeddings.values()),
         "paragraphs": str(job.processed_dir),
         "embeddings": str(job.embeddings_dir),
     }
 
 
 def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str, Any]:
-    """`train.jsonl` and `dev.jsonl`, and last `source.json`, which says what they were made from."""
+    """Write `train.jsonl` and `dev.jsonl`, and last `source.json`, which records the data they were made from."""
     settings = data.deciding()
     for name in _SPLITS:
         path = getattr(data, name)
         if path is not None:
-            settings[name] = sha256_of_file(_there(path))
+            settings[name] = sha256_of_file(_existing_file(path))
     about = folder / "source.json"
     if about.is_file() and not overwrite:
-        found: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
-        if found["settings"] != settings:
+        existing: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        if existing["settings"] != settings:
             raise StaleStage(
-                f"{folder} was made from other data:\n  was {found['settings']}\n  now {settings}\n"
-                "Pass --overwrite to replace it, or another data.name to keep both."
+                f"{folder} was made from other data:\n  was {existing['settings']}\n  now {settings}\n"
+                "Replace it with overwrite, or set another data.name to keep both."
             )
-        return found
+        return existing
     commit = None
     if data.train is None:
         commit = resolve_commit(data.dataset, "dataset", data.revision, _HUB_TIMEOUT_S)
     tables = {name: _read(data, name, commit) for name in _SPLITS}
     classes = sorted(set(tables["train"].labels))
     if unknown := sorted(set(tables["dev"].labels) - set(classes)):
-        raise SourceError(f"{tables['dev'].where} has labels that no training row has: {unknown}; they have {classes}")
+        raise SourceError(f"{tables['dev'].source} has labels that no training row has: {unknown}; expected {classes}")
     about.unlink(missing_ok=True)
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
@@ -108,7 +105,7 @@ def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str,
     return written
 
 
-def _write_jsonl(path: Path, name: str, table: Table) -> None:
+def _write_jsonl(path: Path, name: str, table: LabelledTexts) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
@@ -116,27 +113,27 @@ def _write_jsonl(path: Path, name: str, table: Table) -> None:
     publish(temporary, path)
 
 
-def _read(data: DataConfig, name: str, commit: str | None) -> Table:
+def _read(data: DataConfig, name: str, commit: str | None) -> LabelledTexts:
     path: Path | None = getattr(data, name)
-    wanted = (data.text_column,) if data.text_column else _TEXT_COLUMNS
-    # Texts as they stand there: "null", "n/a" and "1984" are texts like any other.
-    roles: dict[str, Role] = {**dict.fromkeys(wanted, "text"), data.label_column: "value"}
-    table = read_table(_of_hub(data, name, commit) if path is None else path, roles)
+    text_columns = (data.text_column,) if data.text_column else _TEXT_COLUMNS
+    # Texts are read verbatim: "null", "n/a" and "1984" are texts like any other.
+    roles: dict[str, Role] = {**dict.fromkeys(text_columns, "text"), data.label_column: "value"}
+    table = read_table(_load_from_hub(data, name, commit) if path is None else path, roles)
     where = f"{data.dataset} {_HUB_SPLITS[name]}" if path is None else table.where
-    text = next((column for column in wanted if column in table.names), None)
+    text = next((column for column in text_columns if column in table.names), None)
     if text is None or data.label_column not in table.names:
         raise SourceError(
-            f"{where} must have the columns {' or '.join(wanted)}, and {data.label_column}; it has "
+            f"{where} must have the columns {' or '.join(text_columns)}, and {data.label_column}; it has "
             f"{shortened(', '.join(table.names))}. Name them with data.text_column and data.label_column"
         )
     texts, labels = table.frame[text].to_list(), table.frame[data.label_column].to_list()
-    for row, (found, label) in enumerate(zip(texts, labels, strict=True)):
-        place = table.place(row) if path is not None else f"{where}, row {row + 1}"
-        _check_text(found, place)
-        labels[row] = _whole_number(label, place)
+    for row, (content, label) in enumerate(zip(texts, labels, strict=True)):
+        location = table.place(row) if path is not None else f"{where}, row {row + 1}"
+        _check_text(content, location)
+        labels[row] = _whole_number(label, location)
     if not texts:
         raise SourceError(f"{where} has no rows")
-    return Table([encodable(found) for found in texts], labels, where)
+    return LabelledTexts([encodable(content) for content in texts], labels, where)
 
 
 def _check_text(text: Any, where: str) -> None:
@@ -144,7 +141,7 @@ def _check_text(text: Any, where: str) -> None:
         raise SourceError(f"{where}: expected a text, found {shown(text)}")
     if any(not line.strip() for line in text.split("\n")):
         raise SourceError(
-            f"{where}: {text[:60]!r} has a blank line, or nothing but white space; a row is one text without such lines"
+            f"{where}: {text[:60]!r} has a blank line, or only white space. A row must be one text without such lines"
         )
 
 
@@ -154,42 +151,44 @@ def _whole_number(label: Any, where: str) -> int:
     except (TypeError, ValueError):
         number = -1
     if number < 0 or str(label).strip() not in {str(number), f"{number}.0"}:
-        raise SourceError(f"{where}: a label is a whole number from 0, found {shown(label)}; leave unlabelled rows out")
+        raise SourceError(
+            f"{where}: a label must be a whole number from 0, found {shown(label)}. Leave unlabelled rows out"
+        )
     return number
 
 
-def _there(path: Path) -> Path:
+def _existing_file(path: Path) -> Path:
     if not path.is_file():
         raise SourceError(f"data.train, data.dev: no such file: {path}")
     return path
 
 
-def _of_hub(data: DataConfig, name: str, commit: str | None) -> pl.DataFrame:
-    # Not at the top: `datasets` takes a second to import, and files need none of it.
+def _load_from_hub(data: DataConfig, name: str, commit: str | None) -> pl.DataFrame:
+    # Imported here: `datasets` takes a second to import, and files do not need it.
     import datasets
 
     try:
-        found = datasets.load_dataset(data.dataset, split=_HUB_SPLITS[name], revision=commit or data.revision)
+        split = datasets.load_dataset(data.dataset, split=_HUB_SPLITS[name], revision=commit or data.revision)
     except ValueError as error:
         raise SourceError(f"{data.dataset} has no split {_HUB_SPLITS[name]!r}: {error}") from error
     except TRANSPORT_ERRORS as error:
         raise SourceError(
             f"could not download {data.dataset}: {error}. {WAYS_OUT}, or give files: data.train=... data.dev=..."
         ) from error
-    return pl.DataFrame({column: found[column][:] for column in found.column_names})
+    return pl.DataFrame({column: split[column][:] for column in split.column_names})
 
 
 def _check_unchanged(config: StudyConfig) -> None:
-    """Every text and label in the store is the one that was read, in order."""
+    """Check that every text and label in the store is the one that was read, in order."""
     for name, split in _SPLITS.items():
         path = config.records_dir / f"{name}.jsonl"
-        dataset = ELMDataset(split=split, load_embeddings=False, config=config.main_job)
+        dataset = ELMDataset(split=split, load_embeddings=False, config=config.pipeline_config)
         stored = zip(Texts(dataset.rows), dataset.metadata[LABEL].to_list(), strict=True)
         with path.open(encoding="utf-8", newline="\n") as lines:
-            for row, (line, kept) in enumerate(zip(lines, stored, strict=True)):
+            for row, (line, stored_pair) in enumerate(zip(lines, stored, strict=True)):
                 record = json.loads(line)
-                if (record["text"], record[LABEL]) != kept:
+                if (record["text"], record[LABEL]) != stored_pair:
                     raise SourceError(
-                        f"{path}, line {row + 1}: {record['text']!r} was stored as {kept[0]!r}. This is a fault of "
-                        "this program; please report it with the text."
+                        f"{path}, line {row + 1}: {record['text']!r} was stored as {stored_pair[0]!r}. This is a bug; "
+                        "please report it with the text."
                     )

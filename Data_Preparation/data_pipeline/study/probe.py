@@ -1,4 +1,4 @@
-"""The probe: a small head over the stored vectors, in seconds where a transformer takes minutes."""
+"""The probe: a small head over the stored embeddings, trained in seconds where a transformer takes minutes."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,52 +36,58 @@ def fit_probe(
     """Train the probe.
 
     Args:
-        vectors: shape (N, D).
-        labels: shape (N,), as they stand in the store.
-        ids: of the rows; each is a document of its own.
-        config: of the training.
-        seed: of its weights, the order of the rows, and those held out to choose the epoch.
-        embedder: metadata of the vectors' file.
+        vectors: Shape (N, D), embeddings.
+        labels: Shape (N,), labels as in the store.
+        ids: Ids of the rows; each row is a document of its own.
+        config: Training settings.
+        seed: Seed of the weights, the data order, and the rows held out to choose the epoch.
+        embedder: Metadata of the file of the embeddings.
 
     Raises:
-        ConfigError: all rows have one label.
-        SourceError: a label is only in the rows held out.
+        ConfigError: All rows have the same label.
+        SourceError: A label occurs only in the held-out rows.
     """
-    known = identity_settings(embedder)
-    data = Labelled(vectors, labels.astype(np.float64), np.array(ids, np.str_), known, "the subset")
+    identity = identity_settings(embedder)
+    data = Labelled(vectors, labels.astype(np.float64), np.array(ids, np.str_), identity, "the subset")
     kind = ("binary" if len(np.unique(labels)) == 2 else "multiclass") if config.kind == "auto" else config.kind
-    asked = config.model_copy(update={"kind": kind, "seeds": [seed]})
+    training = config.model_copy(update={"kind": kind, "seeds": [seed]})
     with _one_thread():
-        return train_head(data, asked, EmbedderIdentity(known)).head
+        return train_head(data, training, EmbedderIdentity(identity)).head
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Products this small are slower on several, and the head would depend on how many there are."""
-    before = torch.get_num_threads()
+    """Use one thread: more are slower for products this small, and the head would depend on their number."""
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
 def probe_probabilities(head: Head, vectors: NDArray[Any], classes: Sequence[int]) -> Float32Array:
-    """Of each class, shape (N, C); 0 for a class that the subset has no row of."""
-    known = probabilities(head, Scorer({"head": head}).outputs(vectors)[0])
-    places = {name: place for place, name in enumerate(head.labels)}
-    found = np.zeros((len(vectors), len(classes)), np.float32)
-    for number, label in enumerate(classes):
-        if (place := places.get(label_name(label))) is not None:
-            found[:, number] = known[:, place]
-    return found
+    """Probabilities of the classes, shape (N, C); 0 for a class without rows in the subset.
+
+    Args:
+        head: A trained probe.
+        vectors: Shape (N, D), embeddings.
+        classes: Labels of the training split, C of them.
+    """
+    head_probabilities = probabilities(head, Scorer({"head": head}).outputs(vectors)[0])
+    outputs = {name: index for index, name in enumerate(head.labels)}
+    result = np.zeros((len(vectors), len(classes)), np.float32)
+    for column, label in enumerate(classes):
+        if (output := outputs.get(label_name(label))) is not None:
+            result[:, column] = head_probabilities[:, output]
+    return result
 
 
 def save_probe(head: Head, folder: Path) -> None:
-    """As a head that `elm annotate` takes too."""
+    """Save the probe as a head that `elm annotate` accepts, too."""
     save_head(head, folder, overwrite=True)
 
 
 def load_probe(folder: Path) -> Head:
-    """The head that `save_probe` wrote."""
+    """Load the head that `save_probe` wrote."""
     return load_head(str(folder))

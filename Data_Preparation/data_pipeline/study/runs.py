@@ -1,11 +1,12 @@
-"""A run: one model trained on one subset, and measured once on the dev rows.
+"""The stages `train` and `eval`: a run is one model trained on one subset, and evaluated once on the dev rows.
 
     <artifacts_dir>/<model>/<subset>-<hash>/
         model/              weights
-        train_metrics.json  written last by `train`: a run without it never ended, and is done again
+        train_metrics.json  written last by `train`: a run without it is incomplete, and starts again
         metrics.json        written by `evaluate`
 
-The hash is of all that decides the numbers: rows, labels, model, training and seed. Other settings are another folder.
+The hash covers everything that decides the numbers: rows, labels, model, training and seed. Other settings get another
+folder.
 """
 
 import json
@@ -40,42 +41,47 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run is, and what decides its numbers."""
+    """Folder of a run, and everything that decides its numbers."""
 
     folder: Path
+    """Folder of weights and records."""
     study: Mapping[str, Any]
-    """Model, training and data: alike for all runs that may be compared."""
+    """Model, training and data: equal for all runs that may be compared."""
     subset: Subset
+    """Subset to train on."""
     seed: int
+    """Seed of the training."""
 
     @property
     def fingerprint(self) -> str:
-        """Of everything."""
+        """SHA-256 of everything that decides the numbers."""
         return fingerprint_of(self.study, self.subset, self.seed)
 
 
 def train(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
-    """Train a model on the subset that `choose` made. Finished runs are skipped; dev rows are not opened.
+    """Train a model on the subset that `choose` selected. Finished runs are skipped; dev rows are not read.
 
     Args:
-        config: its sections model, training, selection, subset and seed.
-        overwrite: train again.
+        config: Its sections model, training, selection, subset and seed.
+        overwrite: Train again.
 
     Returns:
-        What `train_metrics.json` has: seconds, what was logged, the subset, the whole config.
+        The content of `train_metrics.json`: seconds, logged values, the subset and the whole config.
 
     Raises:
-        StoreError: there is no such subset, or another process is training this very run.
-        ModelError, SourceError, ConfigError, MissingExtra: the model cannot be trained.
+        StoreError: There is no such subset, or another process is training the same run.
+        ModelError, SourceError, ConfigError, MissingExtra: The model cannot be trained.
     """
     subset = find_subset(config)
-    dataset = ELMDataset(subset=subset.name, load_embeddings=config.model.kind == "probe", config=config.main_job)
+    dataset = ELMDataset(
+        subset=subset.name, load_embeddings=config.model.kind == "probe", config=config.pipeline_config
+    )
     run = run_of(config, dataset, subset)
     with exclusive(run.folder):
-        done = read_record(run.folder / "train_metrics.json")
-        if done is not None and not overwrite:
-            logger.info("%s is trained already", run.folder)
-            return done
+        existing = read_record(run.folder / "train_metrics.json")
+        if existing is not None and not overwrite:
+            logger.info("Skipping training: %s is finished", run.folder)
+            return existing
         if run.folder.exists():
             shutil.rmtree(run.folder)
         run.folder.mkdir(parents=True)
@@ -98,46 +104,48 @@ def train(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
 
 
 def evaluate(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
-    """Measure a trained model on the dev rows, once.
+    """Evaluate a trained model on the dev rows, once.
 
     Args:
-        config: that of `train`.
-        overwrite: measure again.
+        config: The config of `train`.
+        overwrite: Evaluate again.
 
     Returns:
-        What `metrics.json` has, see `metrics_record`.
+        The content of `metrics.json`, see `metrics_record`.
 
     Raises:
-        StoreError: it is not trained yet.
+        StoreError: The model is not trained yet, or its weights were deleted.
     """
     subset = find_subset(config)
-    dataset = ELMDataset(subset=subset.name, config=config.main_job)
+    dataset = ELMDataset(subset=subset.name, config=config.pipeline_config)
     run = run_of(config, dataset, subset)
     with exclusive(run.folder):
         trained = read_record(run.folder / "train_metrics.json")
         if trained is None:
-            raise NotFound(f"{run.folder} has no trained model. Train it first: elm study train, with these settings")
-        done = read_record(run.folder / "metrics.json")
-        if done is not None and not overwrite:
-            logger.info("%s is measured already", run.folder)
-            _tidy(config, run)
-            return done
+            raise NotFound(f"no trained model in {run.folder}. Run `elm study train` with the same settings first")
+        existing = read_record(run.folder / "metrics.json")
+        if existing is not None and not overwrite:
+            logger.info("Skipping evaluation: %s is finished", run.folder)
+            _delete_model_if_unwanted(config, run)
+            return existing
         if not (run.folder / "model").is_dir():
-            raise StoreError(f"the weights of {run.folder} were deleted. Train again: elm study train --overwrite")
-        dev = ELMDataset(split="val", config=config.main_job)
+            raise StoreError(
+                f"the weights of {run.folder} were deleted. Train it again: `elm study train` with overwrite"
+            )
+        dev = ELMDataset(split="val", config=config.pipeline_config)
         classes = classes_of(config)
-        truth = numbered(dev, classes)
-        found = _probabilities(config, run.folder / "model", dev, classes)
+        truth = class_indices(dev, classes)
+        probabilities = _dev_probabilities(config, run.folder / "model", dev, classes)
         near = near_rows(dataset.to_numpy(), dev.to_numpy())
-        record = metrics_record(run, truth, found, int(near.sum()), trained["seconds"])
+        record = metrics_record(run, truth, probabilities, int(near.sum()), trained["seconds"])
         with tracked(config, "eval", run.folder.name) as log:
             log({name: value for name, value in record.items() if isinstance(value, float)})
         atomic_write_json(run.folder / "metrics.json", record)
-        _tidy(config, run)
+        _delete_model_if_unwanted(config, run)
     return record
 
 
-def _tidy(config: StudyConfig, run: Run) -> None:
+def _delete_model_if_unwanted(config: StudyConfig, run: Run) -> None:
     if not config.training.keep_model:
         shutil.rmtree(run.folder / "model", ignore_errors=True)
 
@@ -145,14 +153,14 @@ def _tidy(config: StudyConfig, run: Run) -> None:
 def metrics_record(
     run: Run, truth: IntArray, probabilities: Float32Array, near_dev: int, train_s: float
 ) -> dict[str, Any]:
-    """What is known of a measured run, JSON values.
+    """Record of an evaluated run, as JSON values.
 
     Args:
-        run: the run.
-        truth: shape (N,), classes of the dev rows.
-        probabilities: shape (N, C).
-        near_dev: rows of the subset that are near duplicates of a dev row.
-        train_s: seconds of the training.
+        run: The run.
+        truth: Shape (N,), classes of the dev rows, counted from 0.
+        probabilities: Shape (N, C), probabilities of the classes.
+        near_dev: Number of rows of the subset that are near duplicates of a dev row.
+        train_s: Seconds of training.
     """
     subset = run.subset
     return {
@@ -175,12 +183,15 @@ def metrics_record(
 
 
 def run_of(config: StudyConfig, dataset: ELMDataset, subset: Subset) -> Run:
-    """The run of a subset: what decides its numbers, and so its folder.
+    """The run of a subset, whose folder is named by everything that decides its numbers.
 
     Args:
-        config: its model, training and seed.
-        dataset: rows of the training split, with vectors for a probe.
-        subset: the rows to train on.
+        config: Its sections model, training and seed.
+        dataset: The training split, with embeddings for a probe.
+        subset: Subset to train on.
+
+    Raises:
+        SourceError, ModelError, MissingExtra: The model to fine-tune cannot be found.
     """
     training = config.training
     study: dict[str, Any] = {"paragraphs": dataset.rows.source.fingerprint(), "kind": config.model.kind}
@@ -191,43 +202,49 @@ def run_of(config: StudyConfig, dataset: ELMDataset, subset: Subset) -> Run:
         study |= {"embeddings": embeddings, "training": training.probe.deciding()}
     else:
         name = config.model.name
-        how = {name: value for name, value in training.deciding().items() if name != "probe"}
-        study |= {"model": name, "revision": model_files(config.model).revision, "training": how}
-    short = fingerprint_of(study, subset, config.seed)[:10]
-    folder = config.artifacts_dir / _folder_name(name) / f"{subset.name}-{short}"
+        settings = {name: value for name, value in training.deciding().items() if name != "probe"}
+        study |= {"model": name, "revision": model_files(config.model).revision, "training": settings}
+    digest = fingerprint_of(study, subset, config.seed)[:10]
+    folder = config.artifacts_dir / _folder_name(name) / f"{subset.name}-{digest}"
     return Run(folder, study, subset, config.seed)
 
 
 def fingerprint_of(study: Mapping[str, Any], subset: Subset, seed: int) -> str:
-    """SHA-256 of all that decides the numbers of a run."""
+    """SHA-256 of everything that decides the numbers of a run."""
     return sha256_of_json([study, subset.settings, subset.ids_sha256, seed])
 
 
 def classes_of(config: StudyConfig) -> list[int]:
     """The labels of the training split, sorted."""
-    dataset = ELMDataset(load_embeddings=False, config=config.main_job)
-    found: list[int] = dataset.metadata[LABEL].unique().sort().to_list()
-    return found
+    dataset = ELMDataset(load_embeddings=False, config=config.pipeline_config)
+    classes: list[int] = dataset.metadata[LABEL].unique().sort().to_list()
+    return classes
 
 
-def numbered(dataset: ELMDataset, classes: Sequence[int]) -> IntArray:
-    """The rows' classes as numbers from 0, shape (N,).
+def class_indices(dataset: ELMDataset, classes: Sequence[int]) -> IntArray:
+    """Index of the class of each row, shape (N,).
+
+    Args:
+        dataset: N rows with labels.
+        classes: Labels of the training split, sorted.
 
     Raises:
-        SourceError: a row has a label that no training row has.
+        SourceError: A row has a label that no training row has.
     """
     labels = dataset.metadata[LABEL].to_numpy()
     if len(unknown := np.setdiff1d(labels, classes)):
-        raise SourceError(f"{dataset.split} has labels that no training row has: {unknown.tolist()}, not in {classes}")
+        raise SourceError(
+            f"{dataset.split} has labels that no training row has: {unknown.tolist()}; expected {classes}"
+        )
     return np.searchsorted(np.array(classes), labels).astype(np.int64)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The JSON of a finished run; None where there is none."""
+    """JSON record of a finished run; None if the file does not exist."""
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def _fit(config: StudyConfig, dataset: ELMDataset, folder: Path) -> list[dict[str, float]]:
@@ -241,17 +258,19 @@ def _fit(config: StudyConfig, dataset: ELMDataset, folder: Path) -> list[dict[st
         return list(head.about["curve"])
     classes = classes_of(config)
     source = model_files(config.model).folder
-    texts, labels = list(Texts(dataset.rows)), numbered(dataset, classes)
+    texts, labels = list(Texts(dataset.rows)), class_indices(dataset, classes)
     return finetune(source, texts, labels, classes, config.training, config.seed, folder)
 
 
-def _probabilities(config: StudyConfig, folder: Path, dev: ELMDataset, classes: Sequence[int]) -> NDArray[np.float32]:
+def _dev_probabilities(
+    config: StudyConfig, folder: Path, dev: ELMDataset, classes: Sequence[int]
+) -> NDArray[np.float32]:
     if config.model.kind == "probe":
         return probe_probabilities(load_probe(folder), dev.to_numpy(), classes)
     return finetuned_probabilities(folder, list(Texts(dev.rows)), config.training)
 
 
 def _folder_name(name: str) -> str:
-    """`answerdotai/ModernBERT-base` -> `ModernBERT-base`; of a probe, its embedder's."""
+    """Folder of a model: `answerdotai/ModernBERT-base` -> `ModernBERT-base`; for a probe, `probe-` and its embedder."""
     kind, dash, rest = name.partition("-") if name.startswith("probe-") else ("", "", name)
     return kind + dash + re.sub(r"[^\w.-]+", "_", rest.rstrip("/").rsplit("/", 1)[-1])

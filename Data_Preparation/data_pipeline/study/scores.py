@@ -1,4 +1,4 @@
-"""How good a classifier is on the dev rows."""
+"""Scores of a classifier on the dev rows."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,19 @@ def classification_scores(truth: IntArray, probabilities: Float32Array) -> dict[
     """Accuracy, F1, precision, recall and mean cross-entropy.
 
     With two classes F1, precision and recall are those of class 1; with more, means over the classes. A class that is
-    never found has precision 0.
+    never predicted has precision 0.
 
     Args:
-        truth: shape (N,), classes from 0.
-        probabilities: shape (N, C).
+        truth: Shape (N,), classes counted from 0.
+        probabilities: Shape (N, C).
     """
-    found = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     classes = probabilities.shape[1]
-    of_class = [_of_class(truth == number, found == number) for number in range(classes)]
-    precision, recall, f1 = of_class[1] if classes == 2 else tuple(np.mean(of_class, axis=0).tolist())
+    by_class = [_precision_recall_f1(truth == index, predicted == index) for index in range(classes)]
+    precision, recall, f1 = by_class[1] if classes == 2 else tuple(np.mean(by_class, axis=0).tolist())
     likelihood = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return {
-        "accuracy": float((truth == found).mean()),
+        "accuracy": float((truth == predicted).mean()),
         "f1": f1,
         "precision": precision,
         "recall": recall,
@@ -32,6 +32,6 @@ def classification_scores(truth: IntArray, probabilities: Float32Array) -> dict[
     }
 
 
-def _of_class(true: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[float, float, float]:
-    hits, said, there = int((true & found).sum()), int(found.sum()), int(true.sum())
-    return hits / max(1, said), hits / max(1, there), 2 * hits / max(1, said + there)
+def _precision_recall_f1(true: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> tuple[float, float, float]:
+    hits, positives, relevant = int((true & predicted).sum()), int(predicted.sum()), int(true.sum())
+    return hits / max(1, positives), hits / max(1, relevant), 2 * hits / max(1, positives + relevant)

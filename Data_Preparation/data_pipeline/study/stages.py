@@ -1,12 +1,20 @@
-"""The stages by name, and one command line for all of them."""
+"""The stages of the study by name, and one command line for all of them.
+
+    prepare -> select -> train -> eval     for every subset
+    table                                  all evaluated runs
+    sweep                                  the runs to do, for a workflow
+
+Importing this module loads neither torch nor Hydra; a stage loads its function when it runs.
+"""
 
 import argparse
 import json
-import logging
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import (
     ConfigError,
@@ -17,46 +25,41 @@ from data_pipeline.errors import (
     StaleStage,
 )
 from data_pipeline.study.arguments import add_arguments
-from data_pipeline.study.config import StudyConfig
-from data_pipeline.study.figure import write_figure
-from data_pipeline.study.overrides import config_file, load_study
-from data_pipeline.study.prepare import prepare
-from data_pipeline.study.runs import evaluate, train
-from data_pipeline.study.subsets import choose
-from data_pipeline.study.table import find_runs, markdown, study_table, write_table
 from data_pipeline.utils import atomic_write_json, configure_logging
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from data_pipeline.study.config import StudyConfig
 
 _FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
-_LONG = {"history", "study", "config"}
+_NOT_PRINTED = {"history", "study", "config"}
 
 
-def tabulate(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
-    """Gather all measured runs into a table and, where matplotlib is installed, a figure.
+@dataclass(frozen=True)
+class StudyStage:
+    """Stage of the study."""
 
-    Returns:
-        The files, and the table as Markdown.
+    about: str
+    """Effect, in a line."""
+    function: str
+    """Module and name of the function (config, overwrite) -> JSON values."""
 
-    Raises:
-        StoreError: nothing was measured yet.
-    """
-    del overwrite  # it is always made anew
-    rows = study_table(find_runs(config.artifacts_dir))
-    files = write_table(rows, config.artifacts_dir)
-    try:
-        files += write_figure(rows, config.artifacts_dir)
-    except MissingExtra as error:
-        logger.warning("no figure: %s", error)
-    return {"files": [str(path) for path in files], "table": markdown(rows)}
+    def run(self, config: "StudyConfig", overwrite: bool) -> dict[str, Any]:
+        """Run the stage.
+
+        Raises:
+            DataPipelineError: The stage fails.
+        """
+        function: Callable[[StudyConfig, bool], dict[str, Any]] = pkgutil.resolve_name(self.function)
+        return function(config, overwrite)
 
 
-STAGES: Mapping[str, Callable[[StudyConfig, bool], dict[str, Any]]] = {
-    "prepare": prepare,
-    "select": choose,
-    "train": train,
-    "eval": evaluate,
-    "table": tabulate,
+STAGES: Mapping[str, StudyStage] = {
+    "prepare": StudyStage("store a labelled dataset with its embeddings", "data_pipeline.study.prepare:prepare"),
+    "select": StudyStage("select the subset", "data_pipeline.study.subsets:choose"),
+    "train": StudyStage("train a model on the subset", "data_pipeline.study.runs:train"),
+    "eval": StudyStage("evaluate the model on the dev rows, once", "data_pipeline.study.runs:evaluate"),
+    "table": StudyStage("compare all evaluated runs with random rows", "data_pipeline.study.results:tabulate"),
+    "sweep": StudyStage("list the runs of the sweep", "data_pipeline.study.sweep:list_sweep"),
 }
 
 
@@ -67,44 +70,49 @@ def run_stage(
     overwrite: bool = False,
     record: Path | None = None,
 ) -> str:
-    """Run a stage; the one that `stage=` in the overrides names, where none is given.
+    """Run a stage.
 
     Args:
-        stage: one of `STAGES`.
-        overrides: settings, see `load_study`.
-        file: config file instead of the package's.
-        overwrite: replace what was made from something else.
-        record: JSON file for what the stage gives back, written when it is finished.
+        stage: Name of the stage; None for the one that `stage=` in the overrides names.
+        overrides: Settings, see `load_study`.
+        file: Config file; None for that of the package.
+        overwrite: Replace existing results of other data or settings.
+        record: JSON file for the result of the stage, written when it is finished.
 
     Returns:
-        What it did, for people.
+        The result, for people.
 
     Raises:
-        ConfigError: no stage is named, or two.
-        DataPipelineError: the stage fails.
+        ConfigError: No stage is named, or two different ones.
+        DataPipelineError: The stage fails.
     """
+    from data_pipeline.study.overrides import load_study
+
     config = load_study(overrides, file)
     if stage is not None and config.stage not in {None, stage}:
-        raise ConfigError(f"which stage, {stage} or {config.stage} (stage={config.stage})? Leave one out")
+        raise ConfigError(f"two stages are named: {stage}, and stage={config.stage} in the settings. Leave one out")
     name = stage or config.stage
     if name is None:
-        raise ConfigError(f"say which stage: {', '.join(STAGES)}")
-    found = STAGES[name](config, overwrite)
+        raise ConfigError(f"no stage is named; expected one of {', '.join(STAGES)}")
+    result = STAGES[name].run(config, overwrite)
     if record is not None:
-        atomic_write_json(record, found)
+        atomic_write_json(record, result)
     if name == "table":
-        return "\n".join([found["table"], "", *found["files"]])
-    return json.dumps({key: value for key, value in found.items() if key not in _LONG}, indent=2, ensure_ascii=False)
+        return "\n".join([result["table"], "", *result["files"]])
+    printed = {key: value for key, value in result.items() if key not in _NOT_PRINTED}
+    return json.dumps(printed, indent=2, ensure_ascii=False)
 
 
 def run_parsed(stage: str | None, parsed: argparse.Namespace) -> str:
     """Run a stage with the arguments of `add_arguments`."""
+    from data_pipeline.study.overrides import config_file
+
     file = config_file(parsed.config, parsed.config_dir)
     return run_stage(stage, parsed.overrides, file, parsed.overwrite, parsed.record)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m data_pipeline.study STAGE KEY=VALUE ...`; exit code 0 done, 1 failed, 2 bad input."""
+    """`python -m data_pipeline.study STAGE KEY=VALUE ...`; exit code 0 done, 1 failed, 2 bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m data_pipeline.study",
         description=f"Does a subset train as good a classifier as random rows do? Stages: {', '.join(STAGES)}.",
@@ -117,14 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.write(run_parsed(stage, parsed) + "\n")
     except (ConfigError, SourceError, MissingExtra, SelectionError, StaleStage) as error:
-        return _complain(error, _BAD_INPUT)
+        return _report_error(error, _BAD_INPUT)
     except (DataPipelineError, OSError) as error:
-        return _complain(error, _FAILED)
+        return _report_error(error, _FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; run the same command again", _INTERRUPTED)
+        return _report_error("interrupted; run the same command again to resume", _INTERRUPTED)
     return 0
 
 
-def _complain(error: object, code: int) -> int:
+def _report_error(error: object, code: int) -> int:
     sys.stderr.write(f"error: {error}\n")
     return code

@@ -1,8 +1,7 @@
-"""The subset of a study: selecting it, and finding it again by what it was asked for."""
+"""The stage `select`: select the subset, and find it again by its settings."""
 
 import contextlib
 import csv
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import NotFound
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.features import Need
-from data_pipeline.selection.selecting import Selection, configured
+from data_pipeline.selection.registry import selector_config
+from data_pipeline.selection.selecting import Selection
 from data_pipeline.stages.measure import measure
 from data_pipeline.stages.select import select_from
 from data_pipeline.store.hashing import column_sha256
@@ -24,113 +24,122 @@ from data_pipeline.study.config import LABEL, StudyConfig
 from data_pipeline.user_files import visible
 from data_pipeline.utils import publish
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows to train on, and how they were chosen."""
+    """Subset to train on, and how it was selected."""
 
     name: str
+    """Name of the selection in the store."""
     settings: Mapping[str, Any]
-    """Selector, parameters, budget, seed, and what was seen; JSON values."""
+    """Selector, parameters, budget, seed and the features that were read, as JSON values."""
     rows: int
+    """Number of rows."""
     ids_sha256: str
-    """Of the ids, in order."""
+    """SHA-256 of the ids in order."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Its description, see `data_pipeline.selection.describe`."""
+    """Description, see `data_pipeline.selection.describe`."""
     label: str | None = None
-    """What its selector is called in tables; None: name and parameters."""
+    """Name in tables; None: name and parameters of the selector."""
 
     @property
     def method(self) -> str:
-        """Selector and parameters for people; whether labels were seen."""
+        """Name in tables: the label, or selector, parameters and whether labels were read."""
         if self.label is not None:
             return self.label
         parameters = ", ".join(f"{name}={value}" for name, value in sorted(self.settings["parameters"].items()))
-        seen = " +labels" if "labels" in self.settings["sees"] else ""
-        return self.settings["selector"] + (f"({parameters})" if parameters else "") + seen
+        suffix = " +labels" if "labels" in self.settings["sees"] else ""
+        return self.settings["selector"] + (f"({parameters})" if parameters else "") + suffix
 
 
 def choose(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
-    """Select the subset, with the scores that its selector needs. Dev rows are not opened.
+    """Select the subset, after computing the scores that its selector needs. Dev rows are not read.
 
     Args:
-        config: its sections selection, subset, measures and seed.
-        overwrite: replace a subset or scores of the same name that were made from other data or settings.
+        config: Its sections selection, subset, measures and seed.
+        overwrite: Replace an existing subset or scores of other data or settings.
 
     Returns:
-        The subset's name, its file, its manifest in CSV if that was asked for, and its description.
+        Name, file and description of the subset, the features that were read, and the CSV manifest if asked for.
 
     Raises:
-        ConfigError, SelectionError, StoreError, ModelError, MissingExtra: it cannot be selected.
-        StaleStage: a subset or score of that name was made from something else, and not `overwrite`.
+        ConfigError, SelectionError, StoreError, ModelError, MissingExtra: The subset cannot be selected.
+        StaleStage: A subset or score of that name was made from other data or settings, and `overwrite` is off.
     """
-    with taking_turns(config):
+    with study_lock(config):
         return _choose(config, overwrite)
 
 
 @contextlib.contextmanager
-def taking_turns(config: StudyConfig) -> Iterator[None]:
-    """Wait until no other process of this study writes to the stores: a sweep selects several subsets at once."""
+def study_lock(config: StudyConfig) -> Iterator[None]:
+    """Lock the stores of the study: a sweep selects several subsets at once.
+
+    Waits until no other process holds the lock.
+    """
     config.data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(config.data_dir / ".study.lock"):
         yield
 
 
 def _choose(config: StudyConfig, overwrite: bool) -> dict[str, Any]:
-    chosen = config.selection
-    needs = configured(chosen.name, chosen.params).needs | (chosen.strata.needs if chosen.strata else frozenset())
-    measure_needed(config, needs, overwrite)
+    selection = config.selection
+    needs = selector_config(selection.name, selection.params).needs
+    compute_scores(config, needs | (selection.strata.needs if selection.strata else frozenset()), overwrite)
     stored = select_from(
-        config.main_job, chosen.name, config.subset.budget, seed=config.seed, parameters=chosen.params,
-        strata=chosen.strata, label=LABEL, overwrite=overwrite,
+        config.pipeline_config, selection.name, config.subset.budget, seed=config.seed, parameters=selection.params,
+        strata=selection.strata, label=LABEL, overwrite=overwrite,
     )  # fmt: skip
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "subset": stored.selection.subset,
         "file": str(stored.path),
         "looked_at": sorted(stored.selection.sees),
         "description": {name: value for name, value in stored.about.items() if name not in {"paragraphs", "corpus"}},
     }
     if config.subset.manifest:
-        dataset = ELMDataset(load_embeddings=False, config=config.main_job)
+        dataset = ELMDataset(load_embeddings=False, config=config.pipeline_config)
         path = config.data_dir / "manifests" / f"{stored.selection.subset}.csv"
         write_csv(dataset, stored.selection.rows.tolist(), path)
-        found["manifest"] = str(path)
-    return found
+        result["manifest"] = str(path)
+    return result
 
 
-def measure_needed(config: StudyConfig, needs: Iterable[Need], overwrite: bool = False) -> None:
-    """Compute the scores among `needs`, with the config's parameters of their measures.
+def compute_scores(config: StudyConfig, needs: Iterable[Need], overwrite: bool = False) -> None:
+    """Compute the scores among `needs`, with the parameters of their measures in the config.
 
-    A score whose measure the config does not speak of is kept however it was made, and else computed with defaults.
+    An existing score of a measure that is not in the config is used as it is; a missing one is computed with defaults.
+
+    Args:
+        config: Its section measures.
+        needs: Features, of which only scores are computed.
+        overwrite: Replace existing scores of other parameters.
 
     Raises:
-        ConfigError: a measure has no defaults, and the config does not speak of it.
-        StaleStage: a score was computed with other parameters than the config's, and not `overwrite`.
+        ConfigError: A measure has required parameters, and is not in the config.
+        StaleStage: A score was computed with other parameters than those of the config, and `overwrite` is off.
     """
     columns = {need.removeprefix("score:") for need in needs if need.startswith("score:")}
-    there = set(ELMDataset(load_embeddings=False, config=config.main_job).rows.names)
-    for name, found in MEASURES.items():
-        wanted = columns & set(found.columns)
-        if wanted and (name in config.measures or not wanted <= there):
-            measure(config.main_job, name, config.measures.get(name), label=LABEL, overwrite=overwrite)
+    existing = set(ELMDataset(load_embeddings=False, config=config.pipeline_config).rows.names)
+    for name, entry in MEASURES.items():
+        needed = columns & set(entry.columns)
+        if needed and (name in config.measures or not needed <= existing):
+            measure(config.pipeline_config, name, config.measures.get(name), label=LABEL, overwrite=overwrite)
 
 
 def find_subset(config: StudyConfig) -> Subset:
-    """The subset that `choose` made for these settings.
+    """Find the subset that `choose` selected with these settings.
 
     Raises:
-        StoreError: there is none.
+        NotFound: There is no such subset.
     """
-    wanted = _settings(config)
-    for path in visible(config.main_job.selections_dir.glob("*/manifest.json"), config.main_job.selections_dir):
+    settings = _selection_settings(config)
+    for path in visible(
+        config.pipeline_config.selections_dir.glob("*/manifest.json"), config.pipeline_config.selections_dir
+    ):
         manifest = read_manifest(path.parent, SelectionManifest)
         listed = manifest["splits"].get("train") if manifest else None
         if listed is None:
             continue
-        found = {name: value for name, value in listed["settings"].items() if name != "sees"}
-        if found == wanted:
+        if {name: value for name, value in listed["settings"].items() if name != "sees"} == settings:
             about = {name: value for name, value in listed["about"].items() if name not in {"paragraphs", "corpus"}}
             return Subset(
                 path.parent.name,
@@ -141,21 +150,21 @@ def find_subset(config: StudyConfig) -> Subset:
                 config.selection.label,
             )
     raise NotFound(
-        f"{config.main_job.selections_dir} has no subset with {wanted}. Make it first: elm study select with the same "
-        "settings"
+        f"No subset in {config.pipeline_config.selections_dir} with {settings}. Run `elm study select` with the same "
+        "settings first"
     )
 
 
 def subset_of(selection: Selection, about: Mapping[str, Any], label: str | None = None) -> Subset:
-    """A selection that need not be on disk."""
+    """The subset of a selection in memory."""
     ids = column_sha256(selection.ids)
     return Subset(selection.subset, selection.settings, len(selection.ids), ids, about, label)
 
 
 def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
-    """Rows for other programs: `id` (the row's number), `text_id`, `text`, `label`, every text in quotes.
+    """Write rows as CSV with the columns `id` (position of the row), `text_id`, `text` and `label`, texts in quotes.
 
-    `dataset.subset(path)` reads it. Beware of pandas, which takes the text "null" for nothing unless it is told not to.
+    `dataset.subset(path)` reads it. pandas reads the text "null" as missing unless called with keep_default_na=False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -164,17 +173,17 @@ def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(["id", "text_id", "text", LABEL])
         for start in range(0, len(rows), 4096):
-            some = rows[start : start + 4096]
-            texts = dataset.get_batch(some)["text"]
-            writer.writerows((row, ids[row], text, labels[row]) for row, text in zip(some, texts, strict=True))
+            batch = rows[start : start + 4096]
+            texts = dataset.get_batch(batch)["text"]
+            writer.writerows((row, ids[row], text, labels[row]) for row, text in zip(batch, texts, strict=True))
     publish(temporary, path)
 
 
-def _settings(config: StudyConfig) -> dict[str, Any]:
-    """As they stand in a selection's manifest, but for what was seen, which nobody knows before it was selected."""
-    chosen = config.selection
-    none = Selection(
-        chosen.name, configured(chosen.name, chosen.params), config.subset.budget, config.seed, chosen.strata,
+def _selection_settings(config: StudyConfig) -> dict[str, Any]:
+    """Settings as in the manifest of a selection, except the features that were read: they are known afterwards."""
+    section = config.selection
+    empty = Selection(
+        section.name, selector_config(section.name, section.params), config.subset.budget, config.seed, section.strata,
         np.empty(0, np.int64), [], None, frozenset(),
     )  # fmt: skip
-    return {name: value for name, value in none.settings.items() if name != "sees"}
+    return {name: value for name, value in empty.settings.items() if name != "sees"}

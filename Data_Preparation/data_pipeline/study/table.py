@@ -1,7 +1,7 @@
-"""All measured runs as a table: each selector and budget beside random rows, with errors over seeds.
+"""All evaluated runs as a table: each selector and budget compared with random rows, with errors over seeds.
 
-A difference to random has the standard error of the difference of two independent means. All runs are measured on the
-same dev rows: their sampling error is common to them, and not in these numbers.
+A difference to random has the standard error of the difference of two independent means. All runs are evaluated on the
+same dev rows: their sampling error is common to all, and not part of these numbers.
 """
 
 import csv
@@ -31,29 +31,43 @@ class Row:
     """A selector at a budget: means over its seeds."""
 
     model: str
+    """Folder name of the model."""
     study: str
-    """Short hash of model, training and data: only rows with the same one are compared."""
+    """Short hash of model, training and data: only rows of the same study are compared."""
     method: str
+    """Name of the selector in tables."""
     budget: str
+    """Label of the budget, such as p10."""
     fraction: float
+    """Fraction of all rows."""
     subset_rows: float
+    """Rows of the subset."""
     runs: int
+    """Number of runs."""
     accuracy: float
+    """Accuracy on dev, 0 to 1."""
     accuracy_se: float | None
     """Standard error of the mean over seeds; None for a single run."""
     accuracy_min: float
+    """Accuracy of the worst seed."""
     accuracy_max: float
+    """Accuracy of the best seed."""
     f1: float
+    """F1 on dev, 0 to 1."""
     loss: float
+    """Mean cross-entropy on dev, in nats."""
     minus_random: float | None
-    """Accuracy less that of random rows of the same budget; None where there are none."""
+    """Accuracy minus that of random rows of the same budget; None if there are none."""
     minus_random_se: float | None
+    """Standard error of that difference."""
     train_s: float
+    """Seconds of training."""
     rank_s: float | None = None
-    """Seconds that ranking the largest budget took, where that is known."""
+    """Seconds that ranking the largest budget took, if recorded."""
     seeds: tuple[int, ...] = ()
+    """Seeds of the runs."""
     about: Mapping[str, float] = field(default_factory=dict)
-    """Means of the subsets' descriptions, see `data_pipeline.selection.describe`."""
+    """Means of the descriptions of the subsets, see `data_pipeline.selection.describe`."""
 
     @property
     def band(self) -> tuple[float, float] | None:
@@ -64,52 +78,52 @@ class Row:
 
 
 def find_runs(artifacts: Path) -> list[dict[str, Any]]:
-    """Every `metrics.json` below a folder.
+    """Read every `metrics.json` below a folder.
 
     Raises:
-        StoreError: there is none.
+        NotFound: There is none.
     """
     paths = sorted(artifacts.rglob("metrics.json"))
     if not paths:
-        raise NotFound(f"{artifacts} holds no metrics.json. Measure a model first: elm study eval")
+        raise NotFound(f"No metrics.json below {artifacts}. Run `elm study eval` first")
     return [{**json.loads(path.read_text(encoding="utf-8")), "path": str(path)} for path in paths]
 
 
 def study_table(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Rows by model and budget; random comes first, then the most accurate.
+    """Aggregate runs to rows, sorted by model and budget; random first, then by descending accuracy.
 
     Args:
-        runs: records of `evaluate` or `run_study`.
+        runs: Records of `evaluate` or `run_study`.
 
     Raises:
-        StoreError: two runs have the same method, budget and seed, and are not the same.
+        StoreError: Two different runs have the same method, budget and seed.
     """
     groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
         key = run["model"], sha256_of_json(run["study"])[:8], run["budget"], run["method"]
         groups.setdefault(key, []).append(run)
-    rows = [_row(key, _one_a_seed(group)) for key, group in groups.items()]
+    rows = [_row(key, _one_per_seed(group)) for key, group in groups.items()]
     randoms = {(row.model, row.study, row.budget): row for row in rows if row.method == _RANDOM}
-    rows = [_beside(row, randoms.get((row.model, row.study, row.budget))) for row in rows]
+    rows = [_compare_with_random(row, randoms.get((row.model, row.study, row.budget))) for row in rows]
     return sorted(
         rows, key=lambda row: (row.model, row.study, row.fraction, row.method != _RANDOM, -row.accuracy, row.method)
     )
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and its standard error: deviation with n - 1, over the root of n; None for a single value."""
+    """Mean and its standard error, the sample standard deviation over the root of n; None for a single value."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return float(np.mean(values)), error
 
 
-def _one_a_seed(runs: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _one_per_seed(runs: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     by_seed: dict[int, Mapping[str, Any]] = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
-        other = by_seed.setdefault(run["seed"], run)
-        if other["fingerprint"] != run["fingerprint"]:
+        previous = by_seed.setdefault(run["seed"], run)
+        if previous["fingerprint"] != run["fingerprint"]:
             raise StoreError(
-                f"two runs of {run['method']} at {run['budget']} have the seed {run['seed']}, and different rows or "
-                f"settings: {other.get('path')} and {run.get('path')}. Move one of them away"
+                f"two runs of {run['method']} at {run['budget']} have the seed {run['seed']}, but different rows or "
+                f"settings: {previous.get('path')} and {run.get('path')}. Move one of them away"
             )
     return list(by_seed.values())
 
@@ -120,14 +134,14 @@ def _row(key: tuple[str, str, str, str], runs: list[Mapping[str, Any]]) -> Row:
     mean, error = mean_and_error(accuracies)
 
     def average(name: str) -> float:
-        # Rounded, so that equal fractions stay equal.
+        # Rounded: means of equal fractions must stay equal.
         return float(f"{np.mean([run[name] for run in runs]):.12g}")
 
-    described = [run["description"] for run in runs]
+    descriptions = [run["description"] for run in runs]
     about = {
-        name: float(np.mean([found[name] for found in described]))
+        name: float(np.mean([description[name] for description in descriptions]))
         for name in _DESCRIBED
-        if all(found.get(name) is not None for found in described)
+        if all(description.get(name) is not None for description in descriptions)
     }
     return Row(
         model, study, method, budget, average("fraction"), average("subset_rows"), len(runs), mean, error,
@@ -137,7 +151,7 @@ def _row(key: tuple[str, str, str, str], runs: list[Mapping[str, Any]]) -> Row:
     )  # fmt: skip
 
 
-def _beside(row: Row, random: Row | None) -> Row:
+def _compare_with_random(row: Row, random: Row | None) -> Row:
     if random is None or row is random:
         return row
     error = None
@@ -157,11 +171,11 @@ def write_table(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table for people, in points of accuracy (0 to 100); a table for each model."""
+    """The table as Markdown, in per cent; one table for each model."""
     parts = []
     for model, study in dict.fromkeys((row.model, row.study) for row in rows):
-        some = [row for row in rows if (row.model, row.study) == (model, study)]
-        parts.append(f"**{model}** (settings {study})\n\n" + "\n".join(_lines(some)))
+        compared = [row for row in rows if (row.model, row.study) == (model, study)]
+        parts.append(f"**{model}** (settings {study})\n\n" + "\n".join(_lines(compared)))
     return "\n\n".join(parts) + (
         "\n\nAccuracy on dev in per cent, ± its standard error over seeds; vs random: the difference of the means, ± "
         "its standard error. tokens: of a row, mean; near dev: rows with a cosine of 0.95 or more to a dev row."
@@ -186,7 +200,7 @@ def _lines(rows: Sequence[Row]) -> list[str]:
 
 
 def percent(fraction: float) -> str:
-    """`0.00999` -> `1 %`: a share of whole rows is hardly ever a round number."""
+    """`0.00999` -> `1 %`: a fraction of whole rows is rarely a round number."""
     return f"{round(100 * fraction, 2):g} %"
 
 

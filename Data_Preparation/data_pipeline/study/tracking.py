@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases, where somebody asks for it."""
+"""Tracking of runs on Weights & Biases, off by default."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +12,17 @@ Log = Callable[[Mapping[str, Any]], None]
 
 @contextlib.contextmanager
 def tracked(config: StudyConfig, stage: str, name: str) -> Iterator[Log]:
-    """Somewhere to log numbers to; nowhere, and wandb is not even imported, where tracking is disabled.
+    """Open a run and yield a function that logs numbers to it. With tracking disabled wandb is not even imported.
 
-    Its key comes from the environment (`WANDB_API_KEY`) or its own login, and never through this program.
+    The key comes from the environment (`WANDB_API_KEY`) or the login of wandb, and never through this program.
 
     Args:
-        config: the study; all of it is recorded with the run.
+        config: Settings of the study, all of which are recorded with the run.
         stage: train or eval.
-        name: of the run.
+        name: Name of the run.
 
     Raises:
-        MissingExtra: wandb is wanted and not installed.
+        MissingExtra: Tracking is enabled and wandb is not installed.
     """
     tracking = config.tracking
     if tracking.wandb_mode == "disabled":

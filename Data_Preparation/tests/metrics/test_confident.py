@@ -90,7 +90,7 @@ def test_rows_of_one_group_stay_together():
     assert (found.reshape(-1, 4) == found[::4, None]).all()
     assert set(found) == set(range(5))
     assert out_of_fold_probabilities(vectors, labels, DEFAULT, groups).shape == (200, 3)
-    with pytest.raises(SelectionError, match="there are 199 groups for 200 rows"):
+    with pytest.raises(SelectionError, match="groups: expected 200, one per row, found 199"):
         out_of_fold_probabilities(vectors, labels, DEFAULT, groups[1:])
 
 
@@ -98,7 +98,7 @@ def test_a_class_that_no_head_could_learn_is_named():
     vectors, labels = three_classes(60)
     labels = labels + 10
     labels[7] = 99
-    with pytest.raises(SelectionError, match="all rows with the label 99 are in one part of 5"):
+    with pytest.raises(SelectionError, match="all rows with the label 99 are in one fold of 5"):
         out_of_fold_probabilities(vectors, labels, DEFAULT)
     labels[8] = 99
     assert out_of_fold_probabilities(vectors, labels, DEFAULT).shape == (60, 4)

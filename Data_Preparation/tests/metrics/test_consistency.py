@@ -90,5 +90,5 @@ def test_an_empty_text_has_no_copy_that_differs():
 
 @pytest.mark.parametrize("wrong", [lambda some: np.zeros((len(some), 2), int), lambda some: np.zeros(len(some))])
 def test_a_classifier_must_give_numbers_of_classes(wrong):
-    with pytest.raises(ModelError, match="one whole number a text"):
+    with pytest.raises(ModelError, match="expected one whole number per text"):
         consistency(["a b"], wrong, DEFAULT)

@@ -48,7 +48,7 @@ def test_without_a_start_token_the_first_token_counts_for_nothing(causal_model):
     texts = [text for text in TEXTS if len(text) > 1]
     found = perplexity(texts, CausalModelConfig(model=causal_model, device="cpu", start_token=False))["perplexity"]
     np.testing.assert_allclose(found, [by_hand(causal_model, text, []) for text in texts], rtol=1e-5)
-    with pytest.raises(SelectionError, match=r"1 texts are of one token, text 2 \('x'\).*start_token to true"):
+    with pytest.raises(SelectionError, match=r"1 texts have one token, first text 2 \('x'\).*start_token to true"):
         perplexity(TEXTS, CausalModelConfig(model=causal_model, device="cpu", start_token=False))
 
 
@@ -133,5 +133,5 @@ def test_a_model_that_overflows_is_named(tmp_path):
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][:] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"gives nan as perplexity of text 0.*5 more"):
+    with pytest.raises(ModelError, match=r"returned nan as perplexity of text 0.*5 more"):
         perplexity(TEXTS, CausalModelConfig(model=str(folder), device="cpu"))

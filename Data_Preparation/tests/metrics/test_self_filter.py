@@ -53,7 +53,7 @@ def test_the_threshold_says_what_is_good():
 
 def test_too_little_to_learn_from_is_said():
     vectors, _, grades = judged_rows()
-    with pytest.raises(SelectionError, match="of 0 judged rows 0 have .* 5 of each are needed .* Judge more rows"):
+    with pytest.raises(SelectionError, match="of 0 judged rows 0 have .* expected at least 5 of each. Judge more rows"):
         self_filter(vectors, np.full(400, np.nan), DEFAULT)
     few = np.full(400, np.nan)
     few[:30] = [1] * 26 + [0] * 4
@@ -62,7 +62,7 @@ def test_too_little_to_learn_from_is_said():
     with pytest.raises(SelectionError, match=r"400 rows, found shape \(399,\)"):
         self_filter(vectors, grades[1:], DEFAULT)
     grades[3] = np.inf
-    with pytest.raises(SelectionError, match="and 1 infinite ones"):
+    with pytest.raises(SelectionError, match="and 1 infinite values"):
         self_filter(vectors, grades, DEFAULT)
     with pytest.raises(ValidationError):
         SelfFilterMeasureConfig(threshold=np.nan)

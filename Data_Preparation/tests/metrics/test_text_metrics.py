@@ -86,7 +86,7 @@ def test_every_text_gets_finite_numbers_of_its_own(texts):
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(SelectionError, match="no text metric 'readability'; there are char_count"):
+    with pytest.raises(SelectionError, match="unknown text metric 'readability'; expected one of char_count"):
         text_metrics(["a"], ["readability"])
 
 

@@ -25,7 +25,7 @@ def test_texts_are_not_cut(tokenizer):
 
 
 def test_a_text_without_words_is_named(tokenizer):
-    with pytest.raises(SelectionError, match="2 texts have no word, text 1 for one"):
+    with pytest.raises(SelectionError, match="2 texts have no word, first text 1"):
         wordpiece_ratio(["a", "", " "], tokenizer)
 
 

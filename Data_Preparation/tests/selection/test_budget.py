@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection import Budget, interleaved, quotas
-from data_pipeline.selection.budget import within_tokens
+from data_pipeline.selection.budget import rows_within_tokens
 
 
 @pytest.mark.parametrize(
     "wrong", [{}, {"rows": 1, "tokens": 1}, {"rows": 0}, {"tokens": -3}, {"fraction": 0}, {"fraction": 1.01}]
 )
 def test_a_budget_is_one_thing_in_range(wrong):
-    with pytest.raises(SelectionError, match="a budget|a fraction"):
+    with pytest.raises(SelectionError, match="budget: "):
         Budget(**wrong)
 
 
@@ -21,7 +21,7 @@ def test_fractions_round_to_the_nearest_row_and_give_one_at_least():
     assert Budget(fraction=0.001).rows_of(10) == 1
     assert Budget(fraction=1).rows_of(7) == 7
     assert Budget(rows=7).rows_of(7) == 7
-    with pytest.raises(SelectionError, match="the budget is 8 rows, and there are 7"):
+    with pytest.raises(SelectionError, match="the budget is 8 rows, and there are only 7"):
         Budget(rows=8).rows_of(7)
     with pytest.raises(SelectionError, match="no rows to select from"):
         Budget(fraction=0.5).rows_of(0)
@@ -73,10 +73,10 @@ def test_tokens_are_those_of_the_longest_prefix_that_fits():
         return order[:rows]
 
     asked = []
-    assert within_tokens(rank, counts, 15) == 3
-    assert within_tokens(rank, counts, 14) == 2
-    assert within_tokens(rank, counts, 10_000) == 7
+    assert rows_within_tokens(rank, counts, 15) == 3
+    assert rows_within_tokens(rank, counts, 14) == 2
+    assert rows_within_tokens(rank, counts, 10_000) == 7
     with pytest.raises(SelectionError, match="the first row of the ranking has 9"):
-        within_tokens(rank, counts, 8)
+        rows_within_tokens(rank, counts, 8)
     long_first = np.array([6, 0, 1, 2, 3, 4, 5])
-    assert within_tokens(lambda rows: long_first[:rows], counts, 115) == 4  # 100 + 5 + 1 + 9
+    assert rows_within_tokens(lambda rows: long_first[:rows], counts, 115) == 4  # 100 + 5 + 1 + 9

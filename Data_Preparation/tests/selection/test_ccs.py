@@ -62,7 +62,8 @@ def test_the_hardest_are_left_out():
     assert max(ranked(scores, 70, beta=0.3)) == 69
     assert min(ranked(scores, 70, beta=0.3, hardest="lowest")) == 30
     with pytest.raises(
-        SelectionError, match="71 rows are wanted, and 70 of 100 are left .* 30% are dropped; lower beta"
+        SelectionError,
+        match="71 rows exceeds the remaining rows: 70 of 100 remain .* 30% are dropped. Lower beta",
     ):
         ranked(scores, 71, beta=0.3)
 

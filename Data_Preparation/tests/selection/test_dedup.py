@@ -50,7 +50,7 @@ def test_copies_come_last_and_a_budget_that_reaches_them_is_told(caplog):
         more = ranked(dedup, vectors, 14, DedupConfig(keep="first", cluster_rows=4)).rows
     assert more[:10].tolist() == found.tolist()
     assert len(set(more.tolist())) == 14
-    assert "4 of the 14 rows selected are duplicates" in caplog.text
+    assert "4 of the 14 selected rows are duplicates" in caplog.text
 
 
 def test_rows_of_zeros_are_like_nothing():

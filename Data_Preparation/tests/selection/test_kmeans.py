@@ -9,11 +9,11 @@ from data_pipeline.selection import clusters as module
 from data_pipeline.selection import vectors as blocks
 from data_pipeline.selection.clusters import bounded_parts, cluster
 from data_pipeline.selection.selectors.kmeans import KMeansConfig, kmeans
-from data_pipeline.selection.vectors import Vectors
+from data_pipeline.selection.vectors import VectorBlocks
 
 
 def clustered(values, k, seed=0):
-    return cluster(Vectors(values, torch.device("cpu")), k, np.random.default_rng(seed))
+    return cluster(VectorBlocks(values, torch.device("cpu")), k, np.random.default_rng(seed))
 
 
 def test_clusters_that_lie_far_apart_are_found(monkeypatch):
@@ -69,7 +69,7 @@ def test_seeds_and_maps(tmp_path):
 @settings(max_examples=30, deadline=None)
 def test_parts_hold_every_row_once_and_no_more_than_allowed(rows, most, seed, copies):
     values = np.ones((rows, 2), np.float32) if copies else gaussian_clusters(rows)
-    parts = bounded_parts(Vectors(values, torch.device("cpu")), most, np.random.default_rng(seed))
+    parts = bounded_parts(VectorBlocks(values, torch.device("cpu")), most, np.random.default_rng(seed))
     assert all(0 < len(part) <= most for part in parts)
     assert sorted(np.concatenate(parts).tolist()) == list(range(rows))
 

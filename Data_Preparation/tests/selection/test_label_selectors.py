@@ -6,14 +6,20 @@ from pydantic import ValidationError
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features
-from data_pipeline.selection.selectors.cleanlab import CleanlabConfig, cleanlab
-from data_pipeline.selection.selectors.el2n import El2nConfig, el2n
-from data_pipeline.selection.selectors.forgetting import ForgettingConfig, forgetting
-from data_pipeline.selection.selectors.grand import GrandConfig, grand
-from data_pipeline.selection.selectors.llm_judge import LlmJudgeConfig, llm_judge
-from data_pipeline.selection.selectors.self_filter import SelfFilterConfig, self_filter
+from data_pipeline.selection.registry import SELECTORS
+from data_pipeline.selection.selectors.by_score import (
+    CleanlabConfig,
+    El2nConfig,
+    ForgettingConfig,
+    GrandConfig,
+    LlmJudgeConfig,
+    SelfFilterConfig,
+)
 
-DIFFICULTY = [(el2n, El2nConfig, "el2n"), (grand, GrandConfig, "grand"), (forgetting, ForgettingConfig, "forgetting")]
+cleanlab, el2n, llm_judge, self_filter = (
+    SELECTORS[name].rank for name in ("cleanlab", "el2n", "llm_judge", "self_filter")
+)
+DIFFICULTY = [("el2n", El2nConfig), ("grand", GrandConfig), ("forgetting", ForgettingConfig)]
 NAN = float("nan")
 
 
@@ -35,8 +41,10 @@ def is_prefix_ordered(selector, table, config, seed):
     return whole
 
 
-@pytest.mark.parametrize(("selector", "config", "column"), DIFFICULTY)
-def test_the_hardest_come_last_whatever_the_direction(selector, config, column):
+@pytest.mark.parametrize(("column", "config"), DIFFICULTY)
+def test_the_hardest_come_last_whatever_the_direction(column, config):
+    selector = SELECTORS[column].rank
+    assert SELECTORS[column].config is config
     table = features(**{column: [0.5, 9, 3, 1, 7, 2, 8, 4, 6, 5]}, other=np.zeros(10))
     assert config().needs == {f"score:{column}"}
     assert chosen(selector, table, 10, config()) == [6, 4, 8, 9, 7, 2, 5, 3, 0, 1]
@@ -88,7 +96,9 @@ def test_clear_rows_come_first():
 
 def test_rows_without_an_answer_are_an_error_or_last():
     table = features(llm_judge=[NAN, 0.9, NAN, 0.1])
-    with pytest.raises(SelectionError, match=r"2 of 4 rows have no answer in llm_judge, row 0 \('r0'\).*set unjudged"):
+    with pytest.raises(
+        SelectionError, match=r"2 of 4 rows have no answer in llm_judge, first row 0 \('r0'\).*set unjudged"
+    ):
         chosen(llm_judge, table, 1, LlmJudgeConfig())
     config = LlmJudgeConfig(unjudged="last")
     found = {tuple(chosen(llm_judge, table, 4, config, seed)) for seed in range(20)}
@@ -96,7 +106,7 @@ def test_rows_without_an_answer_are_an_error_or_last():
     ranking = llm_judge(table, 3, np.random.default_rng(0), config)
     assert ranking.values[:2].tolist() == [0.9, 0.1]
     assert np.isnan(ranking.values[2])
-    with pytest.raises(SelectionError, match="needs the feature 'score:llm_judge'"):
+    with pytest.raises(SelectionError, match="missing feature 'score:llm_judge'"):
         llm_judge(features(other=[1.0]), 1, np.random.default_rng(0), config)
 
 

@@ -71,7 +71,9 @@ def test_distinct_exact_prefixes_and_never_a_nearer_row_left(counts, seed, rando
 
 
 def test_more_rows_than_there_are_to_match_is_an_error():
-    with pytest.raises(SelectionError, match="3 rows are wanted, and the selection 'other' has 2 to be matched"):
+    with pytest.raises(
+        SelectionError, match="budget of 3 rows exceeds the selection 'other', which has 2 rows to match"
+    ):
         matched([1, 2, 3, 4], [0, 1], 3)
     with pytest.raises(SelectionError, match="subset:other"):
         length_matched_random(Features(["a"], token_counts=np.array([1])), 1, np.random.default_rng(0), LIKE)

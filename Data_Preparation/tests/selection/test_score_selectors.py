@@ -6,18 +6,17 @@ from pydantic import ValidationError
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features
-from data_pipeline.selection.rank_by_score import (
-    ByScoreConfig,
-    by_score,
-    distance_to_band,
-    places_in_groups,
-    rank_shares,
+from data_pipeline.selection.ordering import distance_to_band, fractional_ranks, ranks_within_groups
+from data_pipeline.selection.registry import SELECTORS
+from data_pipeline.selection.selectors.by_score import (
+    ConsistencyConfig,
+    PredictiveEntropyConfig,
+    RankByScoreConfig,
+    TextMetricConfig,
+    WordpieceRatioConfig,
+    rank_by_score,
 )
-from data_pipeline.selection.selectors.consistency import ConsistencyConfig, consistency
 from data_pipeline.selection.selectors.perplexity import PerplexityConfig, perplexity
-from data_pipeline.selection.selectors.predictive_entropy import PredictiveEntropyConfig, predictive_entropy
-from data_pipeline.selection.selectors.text_metric import TextMetricConfig, text_metric
-from data_pipeline.selection.selectors.wordpiece_ratio import WordpieceRatioConfig, wordpiece_ratio
 
 
 def features(**columns):
@@ -30,16 +29,18 @@ def chosen(selector, table, rows, config, seed=0):
     return selector(table.only(config.needs), rows, np.random.default_rng(seed), config).rows.tolist()
 
 
-SELECTORS = [
-    (text_metric, TextMetricConfig, "flesch_reading_ease"),
-    (predictive_entropy, PredictiveEntropyConfig, "predictive_entropy"),
-    (wordpiece_ratio, WordpieceRatioConfig, "wordpiece_ratio"),
-    (consistency, ConsistencyConfig, "consistency"),
+BY_SCORE = [
+    ("text_metric", TextMetricConfig, "flesch_reading_ease"),
+    ("predictive_entropy", PredictiveEntropyConfig, "predictive_entropy"),
+    ("wordpiece_ratio", WordpieceRatioConfig, "wordpiece_ratio"),
+    ("consistency", ConsistencyConfig, "consistency"),
 ]
 
 
-@pytest.mark.parametrize(("selector", "config", "column"), SELECTORS)
-def test_one_column_and_its_direction(selector, config, column):
+@pytest.mark.parametrize(("name", "config", "column"), BY_SCORE)
+def test_one_column_and_its_direction(name, config, column):
+    selector = SELECTORS[name].rank
+    assert SELECTORS[name].config is config
     table = features(**{column: [3, 1, 4, 1.5, 9, 2]}, other=[0] * 6)
     assert config().needs == {f"score:{column}"}
     assert chosen(selector, table, 3, config()) == [4, 2, 0]
@@ -57,23 +58,23 @@ def test_one_column_and_its_direction(selector, config, column):
 )
 @settings(max_examples=150, deadline=None)
 def test_exactly_so_many_distinct_rows_and_fewer_are_a_prefix(scores, direction, seed):
-    table, config = features(s=scores), ByScoreConfig(score="s", direction=direction)
-    whole = chosen(by_score, table, len(scores), config, seed)
+    table, config = features(s=scores), RankByScoreConfig(score="s", direction=direction)
+    whole = chosen(rank_by_score, table, len(scores), config, seed)
     assert sorted(whole) == list(range(len(scores)))
     for rows in range(len(scores)):
-        assert chosen(by_score, table, rows, config, seed) == whole[:rows]
+        assert chosen(rank_by_score, table, rows, config, seed) == whole[:rows]
 
 
 def test_equal_scores_are_in_random_order():
-    table, config = features(s=[1.0] * 50), ByScoreConfig(score="s")
-    assert chosen(by_score, table, 50, config, 0) != chosen(by_score, table, 50, config, 1)
-    assert chosen(by_score, table, 50, config, 0) == chosen(by_score, table, 50, config, 0)
+    table, config = features(s=[1.0] * 50), RankByScoreConfig(score="s")
+    assert chosen(rank_by_score, table, 50, config, 0) != chosen(rank_by_score, table, 50, config, 1)
+    assert chosen(rank_by_score, table, 50, config, 0) == chosen(rank_by_score, table, 50, config, 0)
 
 
-def test_rank_shares_know_no_outliers_and_average_equal_scores():
-    assert rank_shares(np.array([5.0, 1e12, -7])).tolist() == [0.5, 5 / 6, 1 / 6]
-    assert rank_shares(np.array([2.0, 2, 1, 3])).tolist() == [0.5, 0.5, 0.125, 0.875]
-    assert rank_shares(np.array([4.0])).tolist() == [0.5]
+def test_fractional_ranks_ignore_outliers_and_average_equal_scores():
+    assert fractional_ranks(np.array([5.0, 1e12, -7])).tolist() == [0.5, 5 / 6, 1 / 6]
+    assert fractional_ranks(np.array([2.0, 2, 1, 3])).tolist() == [0.5, 0.5, 0.125, 0.875]
+    assert fractional_ranks(np.array([4.0])).tolist() == [0.5]
 
 
 @given(st.integers(1, 60), st.floats(0, 0.45), st.floats(0.55, 1))
@@ -86,22 +87,22 @@ def test_a_band_of_distinct_scores_has_its_share_of_the_rows(count, low, high):
     np.testing.assert_array_equal(distance_to_band(logarithms, low, high), distance_to_band(scores, low, high))
 
 
-def test_places_in_groups_by_hand():
+def test_ranks_within_groups_by_hand():
     groups, order = np.array([0, 1, 0, 1, 1]), np.array([4, 2, 0, 1, 3])
-    assert places_in_groups(groups, order).tolist() == [1, 1, 0, 2, 0]
+    assert ranks_within_groups(groups, order).tolist() == [1, 1, 0, 2, 0]
 
 
 @pytest.mark.parametrize("wrong", [{"low": 0.5, "high": 0.5}, {"low": -1}, {"high": 1.1}, {"direction": "up"}])
 def test_impossible_directions_are_refused(wrong):
     with pytest.raises(ValidationError):
-        ByScoreConfig(score="s", **wrong)
+        RankByScoreConfig(score="s", **wrong)
 
 
 def test_a_missing_or_broken_score_is_named():
-    with pytest.raises(SelectionError, match="needs the feature 'score:s'"):
-        chosen(by_score, features(other=[1]), 1, ByScoreConfig(score="s"))
+    with pytest.raises(SelectionError, match="missing feature 'score:s'"):
+        chosen(rank_by_score, features(other=[1]), 1, RankByScoreConfig(score="s"))
     with pytest.raises(SelectionError, match="row 1"):
-        chosen(by_score, features(s=[1, np.nan]), 1, ByScoreConfig(score="s"))
+        chosen(rank_by_score, features(s=[1, np.nan]), 1, RankByScoreConfig(score="s"))
 
 
 # The perplexity band
@@ -126,7 +127,9 @@ def test_more_rows_than_the_band_has_is_never_silently_fewer():
     assert len(set(chosen(perplexity, table, 1200, PerplexityConfig()))) == 1200
     strict = PerplexityConfig(outside="error")
     assert len(chosen(perplexity, table, 800, strict)) == 800
-    with pytest.raises(SelectionError, match="1200 rows are wanted, and 800 of 2000 have a perplexity between"):
+    with pytest.raises(
+        SelectionError, match="budget of 1200 rows exceeds the band: 800 of 2000 rows have a perplexity between"
+    ):
         chosen(perplexity, table, 1200, strict)
 
 

@@ -68,7 +68,7 @@ def test_no_selector_sees_what_its_record_does_not_name(name):
     needs = SELECTORS[name].config.model_validate(parameters(name)).needs
     assert needs <= found.sees
     for need in needs:
-        with pytest.raises(SelectionError, match=f"this needs the feature '{need}'"):
+        with pytest.raises(SelectionError, match=f"missing feature '{need}'"):
             select(name, FEATURES.only(needs - {need}), Budget(rows=5), parameters=parameters(name))
     assert ("labels" in found.sees) == ("-labels_" in found.subset)
 
@@ -123,17 +123,17 @@ def test_every_group_is_ranked_for_itself():
 
 
 def test_what_cannot_be_is_named():
-    with pytest.raises(ConfigError, match="there is no selector 'best'; there are .*kcenter"):
+    with pytest.raises(ConfigError, match="unknown selector 'best'; expected one of .*kcenter"):
         select("best", FEATURES, Budget(rows=1))
     with pytest.raises(ConfigError, match="parameters of kcenter:\n.*speed"):
         select("kcenter", FEATURES, Budget(rows=1), parameters={"speed": 3})
-    with pytest.raises(ConfigError, match="kmeans takes a KMeansConfig, found a KCenterConfig"):
+    with pytest.raises(ConfigError, match="selector kmeans takes a KMeansConfig, found a KCenterConfig"):
         select("kmeans", FEATURES, Budget(rows=1), parameters=SELECTORS["kcenter"].config())
-    with pytest.raises(SelectionError, match="the budget is 61 rows, and there are 60"):
+    with pytest.raises(SelectionError, match="the budget is 61 rows, and there are only 60"):
         select("random", FEATURES, Budget(rows=61))
-    with pytest.raises(SelectionError, match="the id 'a' is there twice"):
+    with pytest.raises(SelectionError, match="duplicate id 'a'"):
         Features(ids=["a", "b", "a"])
-    with pytest.raises(SelectionError, match="labels has 2 rows, and there are 3 ids"):
+    with pytest.raises(SelectionError, match="labels has 2 rows, expected 3"):
         Features(ids=["a", "b", "c"], labels=np.array([0, 1]))
     broken = FEATURES.embeddings.copy()
     broken[17, 2] = np.nan
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_named():
             select("kcenter", Features(FEATURES.ids, vectors), Budget(rows=3))
     scores = FEATURES.scores["mtld"].copy()
     scores[[4, 5]] = np.nan
-    with pytest.raises(SelectionError, match=r"the score 'mtld' of row 4 .* as are 1 more"):
+    with pytest.raises(SelectionError, match=r"score 'mtld' of row 4 .* and 1 more"):
         select(
             "text_metric", Features(FEATURES.ids, scores={"mtld": scores}), Budget(rows=3), parameters={"score": "mtld"}
         )
@@ -156,7 +156,7 @@ def test_a_selector_that_breaks_the_rules_is_found_out(monkeypatch):
         broken = Selector(lambda features, count, rng, config, rows=rows: Ranking(np.array(rows)), Nothing)
         monkeypatch.setattr(registry, "SELECTORS", {"broken": broken})
         monkeypatch.setitem(SELECTORS, "broken", broken)
-        with pytest.raises(SelectionError, match="this is a fault of the selector"):
+        with pytest.raises(SelectionError, match="This is a bug in the selector"):
             select("broken", FEATURES, Budget(rows=3))
 
 

@@ -10,7 +10,7 @@ from data_pipeline.selection.selectors.facility_location import FacilityLocation
 from data_pipeline.selection.selectors.herding import HerdingConfig, herding
 from data_pipeline.selection.selectors.kcenter import KCenterConfig, kcenter
 from data_pipeline.selection.selectors.kmeans import KMeansConfig, kmeans
-from data_pipeline.selection.vectors import Vectors, squared
+from data_pipeline.selection.vectors import VectorBlocks, squared
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def kinds(values, folder):
 def test_any_array_gives_the_same_float32_blocks(tmp_path, dtype):
     values = gaussian_clusters(20).astype(dtype)
     for source in kinds(values, tmp_path):
-        vectors = Vectors(source, CPU)
+        vectors = VectorBlocks(source, CPU)
         places, blocks = zip(*vectors.blocks(), strict=True)
         assert [(place.start, place.stop) for place in places] == [(0, 7), (7, 14), (14, 20)]
         assert all(block.dtype == torch.float32 for block in blocks)
@@ -49,13 +49,13 @@ def test_bfloat16_of_numpy_and_of_torch():
     values = gaussian_clusters(20)
     expected = torch.from_numpy(values).bfloat16()
     for source in (expected, values.astype(ml_dtypes.bfloat16)):
-        found = torch.cat([block for _, block in Vectors(source, CPU).blocks()])
+        found = torch.cat([block for _, block in VectorBlocks(source, CPU).blocks()])
         assert torch.equal(found, expected.float())
 
 
 def test_mean_and_norms():
     values = gaussian_clusters(50)
-    vectors = Vectors(values, CPU)
+    vectors = VectorBlocks(values, CPU)
     assert vectors.mean() == pytest.approx(values.mean(axis=0, dtype=float), rel=1e-5)
     assert vectors.squared_norms() == pytest.approx((values.astype(float) ** 2).sum(axis=1), rel=1e-5)
     assert squared(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist() == [25, 0]
@@ -65,7 +65,7 @@ def test_unit_rows_have_length_1_and_zero_rows_stay():
     values = gaussian_clusters(20)
     values[3] = 0
     before = values.copy()
-    vectors = Vectors(values, CPU, unit=True)
+    vectors = VectorBlocks(values, CPU, unit=True)
     lengths = np.ones(20)
     lengths[3] = 0
     assert np.sqrt(vectors.squared_norms()) == pytest.approx(lengths, abs=1e-6)
@@ -75,9 +75,9 @@ def test_unit_rows_have_length_1_and_zero_rows_stay():
 
 def test_wide_rows_make_blocks_of_bounded_size(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK_NUMBERS", 100)
-    wide = Vectors(np.zeros((5, 40), np.float32), CPU)
+    wide = VectorBlocks(np.zeros((5, 40), np.float32), CPU)
     assert [len(block) for _, block in wide.blocks()] == [2, 2, 1]
-    wider = Vectors(np.zeros((2, 400), np.float32), CPU)
+    wider = VectorBlocks(np.zeros((2, 400), np.float32), CPU)
     assert [len(block) for _, block in wider.blocks()] == [1, 1]
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features
-from data_pipeline.selection.rank_by_score import rank_shares
+from data_pipeline.selection.ordering import fractional_ranks
 from data_pipeline.selection.selectors import semantic_lexical as module
 from data_pipeline.selection.selectors.semantic_lexical import SemanticLexicalConfig, semantic_lexical
 
@@ -38,7 +38,7 @@ def test_each_is_the_best_of_all(monkeypatch, candidates, alpha):
     monkeypatch.setattr(module, "_BLOCK_ROWS", 37)
     rng = np.random.default_rng(1)
     vectors, scores = rng.standard_normal((200, 6)).astype(np.float32), rng.permutation(200)
-    expected = step_by_step(vectors, rank_shares(scores.astype(float)) ** alpha, 120)
+    expected = step_by_step(vectors, fractional_ranks(scores.astype(float)) ** alpha, 120)
     assert ranked(vectors, scores, 120, alpha=alpha).rows.tolist() == expected
 
 

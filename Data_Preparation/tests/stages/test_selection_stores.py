@@ -362,7 +362,7 @@ def test_the_commands(stored, tmp_path, capsys):
     assert "kcenter: k-center" in said
     assert "start_token" in said
     for arguments, message in (
-        (["select", "--name", "best", "--rows", "1"], "there is no selector 'best'"),
+        (["select", "--name", "best", "--rows", "1"], "unknown selector 'best'"),
         (["select", "--name", "random", "--rows", "100000"], "the budget is 100,000 rows"),
         (["select", "--name", "kcenter", "--rows", "1", "--set", "metric"], "--set takes key=value, found 'metric'"),
         (["select", "--name", "kcenter", "--rows", "1", "--set", "metric=red"], "parameters of kcenter"),

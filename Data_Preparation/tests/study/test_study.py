@@ -15,7 +15,7 @@ from support.tiny_text_models import classifier
 
 from data_pipeline.errors import ConfigError, MissingExtra, StaleStage, StoreError
 from data_pipeline.study import choose, evaluate, prepare, run_study, study_table, train
-from data_pipeline.study.config import SweepEntry
+from data_pipeline.study.config import SweepConfig, SweepEntry
 from data_pipeline.study.stages import main
 from data_pipeline.study.subsets import find_subset
 
@@ -163,7 +163,7 @@ def test_small_budgets_parameters_and_models_do_not_collide(folder):
 
 def test_dev_is_not_opened_before_it_is_measured(folder):
     config = config_of(folder, "probe", "selection.name=kcenter", "subset.manifest=true")
-    job = config.main_job
+    job = config.pipeline_config
     hidden = [*job.processed_dir.glob("val*"), *job.embeddings_dir.glob("val*"), config.records_dir / "dev.jsonl"]
     hidden += [folder / "dev.tsv"]
     assert len(hidden) == 4
@@ -258,9 +258,14 @@ def test_labels_that_were_seen_are_in_the_name(folder):
 
 def test_the_whole_in_one_process_is_the_same_as_stage_by_stage(folder):
     config = config_of(folder, "probe")
+
+    def sweep(*selectors):
+        runs = SweepConfig(selectors=selectors, fractions=(0.1, 0.2), seeds=(1, 2))
+        return config.model_copy(update={"sweep": runs})
+
     kcenter = SweepEntry(name="kcenter", params={"metric": "cosine"}, label="far")
     like = SweepEntry(name="length_matched_random", params={"like": "far"})
-    found = run_study(config, ["random", kcenter, like], (0.1, 0.2), (1, 2))
+    found = run_study(sweep("random", kcenter, like))
     assert len(found) == 3 * 2 * 2 + 2
     assert [run["prefix_of"] for run in found[:2]] == [0.2, None]
     by_key = {(run["method"], run["budget"], run["seed"]): run for run in found}
@@ -275,12 +280,12 @@ def test_the_whole_in_one_process_is_the_same_as_stage_by_stage(folder):
         assert record["description"] == by_key[key]["description"]
     methods = {row.method for row in study_table(found)}
     assert methods == {"random", "far", "length_matched_random(like=far)", "all rows"}
-    again = run_study(config, ["random", kcenter, like], (0.1, 0.2), (1, 2))
+    again = run_study(sweep("random", kcenter, like))
     assert again == found
     with pytest.raises(ConfigError, match="kind=probe"):
-        run_study(config_of(folder, "finetune"), ["random"], (0.1,), (1,))
-    with pytest.raises(ConfigError, match="random stands there twice"):
-        run_study(config, ["random", "random"], (0.1,), (1,))
+        run_study(config_of(folder, "finetune"))
+    with pytest.raises(ConfigError, match="two selectors have the same name: random"):
+        run_study(sweep("random", "random"))
 
 
 def test_tracking_is_off_unless_asked_for(folder, monkeypatch):
@@ -325,10 +330,10 @@ def test_on_the_command_line(folder, capsys):
     assert "| 10 % | 12 | random | 1 |" in capsys.readouterr().out
     assert json.loads((folder / "table.json").read_text())["files"]
     assert main(["select", *common, "selection.name=nothing"]) == 2
-    assert "there is no selector 'nothing'" in capsys.readouterr().err
+    assert "unknown selector 'nothing'" in capsys.readouterr().err
     assert main(["select", "stage=train", *common]) == 2
     assert main(common) == 2
-    assert "say which stage" in capsys.readouterr().err
+    assert "no stage is named; expected one of prepare" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("clean_logging")

@@ -15,7 +15,7 @@ pytest.importorskip("hydra", reason="the study's config needs the extra study")
 
 
 def stored(config, split="train"):
-    dataset = ELMDataset(split=split, config=config.main_job)
+    dataset = ELMDataset(split=split, config=config.pipeline_config)
     return list(zip(dataset.get_batch(range(len(dataset)))["text"], dataset.metadata["label"].to_list(), strict=True))
 
 
@@ -25,7 +25,7 @@ def test_every_row_as_it_is(tmp_path):
     found = prepare(config)
     assert found["rows"] == {"train": 120, "dev": 40}
     assert stored(config)[: len(ODD)] == [(text + " ", label) for text, label in ODD]
-    assert ELMDataset(config=config.main_job).metadata["text_id"][0] == "train-0000000#s0"
+    assert ELMDataset(config=config.pipeline_config).metadata["text_id"][0] == "train-0000000#s0"
     assert prepare(config)["skipped"]
 
 
@@ -50,7 +50,7 @@ def test_the_same_from_other_files(tmp_path, ending):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ([("a", 0), ("b", -1)], "line 3: a label is a whole number from 0, found -1"),
+        ([("a", 0), ("b", -1)], "line 3: a label must be a whole number from 0, found -1"),
         ([("a", 0), ("b", "pos")], "found 'pos'"),
         ([("a", 0), (" ", 1)], "line 3: .*blank line"),
         ([("a", 0)], "labels that no training row has: .1."),
@@ -85,9 +85,9 @@ def test_the_manifest_is_read_back_row_by_row(tmp_path):
     config = study(tmp_path, "subset.frac=1.0", "subset.manifest=true")
     prepare(config)
     path = choose(config)["manifest"]
-    dataset = ELMDataset(config=config.main_job)
+    dataset = ELMDataset(config=config.pipeline_config)
     by_manifest = dataset.subset(path)
-    by_name = ELMDataset(config=config.main_job, subset="random_p100_seed42")
+    by_name = ELMDataset(config=config.pipeline_config, subset="random_p100_seed42")
     assert by_manifest.metadata["text_id"].to_list() == by_name.metadata["text_id"].to_list()
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
@@ -123,7 +123,11 @@ def test_from_the_hub(tmp_path, monkeypatch):
             r"train\.tsv, line 3: 3 columns, expected 2",
         ),
         ("train.tsv", "sentence\tlabel\na fine film\t1\na cut line\n", r"train\.tsv, line 3: 1 columns, expected 2"),
-        ("train.csv", "text,label\nfine,1\nbad,NaN\n", r"train\.csv, line 3: a label is a whole number .* found None"),
+        (
+            "train.csv",
+            "text,label\nfine,1\nbad,NaN\n",
+            r"train\.csv, line 3: a label must be a whole number .* found None",
+        ),
         (
             "train.jsonl",
             '{"text": "a", "label": 1}\n\n{"text": "b", "label": NaN}\n',

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("snakemake", reason="the sweep needs snakemake")
+from data_pipeline.study import load_study
+from data_pipeline.study.config import SweepConfig
+from data_pipeline.study.sweep import sweep_runs
 
+pytest.importorskip("snakemake", reason="the sweep needs snakemake")
+pytest.importorskip("hydra", reason="the study's config needs the extra study")
+
+OverridesParser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser
 SNAKEFILE = Path(__file__).parents[2] / "workflow" / "Snakefile"
 
 
@@ -28,6 +34,38 @@ def counts(result):
         line.split() for line in lines if line.split()[:1] and line.split()[0] in {"select", "train", "eval", "total"}
     ]
     return {line[0]: int(line[1]) for line in found if len(line) == 2 and line[1].isdigit()}
+
+
+def test_overrides_of_a_run_give_its_settings():
+    parameters = {
+        "like": "it's {a}, b",
+        "steps": [{"selector": "full", "keep": 0.5}],
+        "strict": True,
+        "spread": None,
+    }
+    sweep = SweepConfig(
+        selectors=({"name": "ccs", "params": {"score": "el2n", "strict": False}, "label": "it's far"},),
+        fractions=(0.005, 1),
+        seeds=(3,),
+    )
+    assert [(run.method, run.fraction, run.seed) for run in sweep_runs(sweep)] == [
+        ("it's far", "0.005", "3"), ("it's far", "1", "3"),
+    ]  # fmt: skip
+    config = load_study(sweep_runs(sweep)[0].overrides)
+    assert (config.selection.name, config.selection.label) == ("ccs", "it's far")
+    assert config.selection.params == {"score": "el2n", "strict": False}
+    assert (config.subset.frac, config.seed) == (0.005, 3)
+    odd = SweepConfig(selectors=({"name": "random", "params": parameters},), fractions=(1,), seeds=(0,))
+    texts = [text for text in sweep_runs(odd)[0].overrides if text.startswith("selection.params")]
+    assert compose(texts) == parameters
+
+
+def compose(overrides):
+    """Parameters of the selection, as Hydra reads them."""
+    composed = {}
+    for override in OverridesParser.create().parse_overrides(overrides):
+        composed[override.key_or_group.removeprefix("selection.params.")] = override.value()
+    return composed
 
 
 def test_the_packages_own_sweep(tmp_path):
@@ -59,4 +97,4 @@ def test_two_of_one_name(tmp_path):
     (tmp_path / "study.yaml").write_text("sweep: {selectors: [random, random]}\n")
     result = dry_run(tmp_path, "--config", "study=study.yaml")
     assert result.returncode != 0
-    assert "two selectors of the sweep have the same name" in result.stdout + result.stderr
+    assert "two selectors have the same name: random" in result.stdout + result.stderr

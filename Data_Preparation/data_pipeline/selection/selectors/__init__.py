@@ -1,1 +1,1 @@
-"""One file a selector, with its paper."""
+"""The selectors: one file each with its source, except those that only rank by a score."""

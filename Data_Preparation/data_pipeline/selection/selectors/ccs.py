@@ -1,4 +1,4 @@
-"""Coverage-centric selection: rows of every difficulty, but for the hardest.
+"""Coverage-centric selection: rows of every difficulty except the hardest.
 
 Zheng et al., "Coverage-centric Coreset Selection for High Pruning Rates" (ICLR 2023), arXiv:2210.15809.
 """
@@ -10,58 +10,59 @@ from pydantic import Field
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features, Need
-from data_pipeline.selection.rank_by_score import Scores, in_order, places_in_groups
+from data_pipeline.selection.ordering import Scores, ascending_order, ranks_within_groups
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 from data_pipeline.types import IntArray
 
 
 class CcsConfig(SelectorConfig):
-    """The strata."""
+    """Settings of `ccs`."""
 
     score: str
-    """Column that says how hard a row is."""
+    """Column of the difficulty of a row."""
     hardest: Literal["highest", "lowest"] = "highest"
-    """Which scores are of the hardest rows."""
+    """End of the scores that belongs to the hardest rows."""
     beta: float = Field(0.1, ge=0, lt=1)
-    """Share of the rows that is dropped, the hardest: noise and wrong labels. The smaller the budget, the more."""
+    """Fraction of the rows that is dropped, the hardest: noise and wrong labels. Smaller budgets need a larger one."""
     strata: int = Field(50, ge=1)
-    """Equal parts of the remaining scores' range."""
+    """Number of parts of equal width that the range of the remaining scores is divided into."""
     strict: bool = True
-    """When more rows are wanted than are kept, that is an error; else the dropped ones follow, the easiest first."""
+    """When the budget exceeds the remaining rows: raise an error, or let the dropped rows follow, easiest first."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The scores."""
+        """The score column."""
         return frozenset({f"score:{self.score}"})
 
 
 def ccs(features: Features, rows: int, rng: np.random.Generator, config: CcsConfig) -> Ranking:
-    """Rows of all strata in turn, at random within each.
+    """Rank rows of all strata in turn, in random order within each.
 
-    One row of each stratum that has any left, the largest stratum first, then again: after any number of rows each
-    stratum has given what the paper's algorithm allots it for that budget.
+    One row of each stratum that has any left, largest stratum first, then again: after any number of rows each stratum
+    has contributed what the algorithm of the paper allots to it for that budget.
 
     Raises:
-        SelectionError: more rows are wanted than are kept, and `strict`; or the scores are missing or no numbers.
+        SelectionError: The budget exceeds the remaining rows and `strict` is set; the score is missing, or a value is
+            NaN or infinite.
     """
     scores = features.score(config.score)
     difficulty = scores if config.hardest == "highest" else -scores
-    easiest_first = in_order(difficulty, rng)
-    kept, dropped = np.split(easiest_first, [len(features) - int(config.beta * len(features))])
-    if config.strict and rows > len(kept):
+    easiest_first = ascending_order(difficulty, rng)
+    remaining, dropped = np.split(easiest_first, [len(features) - int(config.beta * len(features))])
+    if config.strict and rows > len(remaining):
         raise SelectionError(
-            f"{rows} rows are wanted, and {len(kept)} of {len(features)} are left when the hardest {config.beta:.0%} "
-            "are dropped; lower beta, ask for fewer, or set strict to false"
+            f"budget of {rows} rows exceeds the remaining rows: {len(remaining)} of {len(features)} remain after the "
+            f"hardest {config.beta:.0%} are dropped. Lower beta, ask for fewer rows, or set strict to false"
         )
-    strata = _strata(scores[kept], config.strata)
-    places = places_in_groups(strata, rng.permutation(len(kept)))
+    strata = _strata(scores[remaining], config.strata)
+    ranks = ranks_within_groups(strata, rng.permutation(len(remaining)))
     sizes = np.bincount(strata)[strata]
-    chosen = np.concatenate([kept[np.lexsort((strata, -sizes, places))], dropped])[:rows]
+    chosen = np.concatenate([remaining[np.lexsort((strata, -sizes, ranks))], dropped])[:rows]
     return Ranking(chosen, scores[chosen])
 
 
 def _strata(scores: Scores, count: int) -> IntArray:
-    """The part of the range that each score is in, from 0; the parts are equally wide."""
+    """Part of the range that each score lies in, from 0; all parts have the same width."""
     if not len(scores) or np.ptp(scores) == 0:
         return np.zeros(len(scores), np.int64)
     parts = (scores - scores.min()) / np.ptp(scores) * count

@@ -1,4 +1,4 @@
-"""Semantic deduplication: copies in meaning come last.
+"""Semantic deduplication: near duplicates come last.
 
 Abbas et al., "SemDeDup: data-efficient learning at web-scale through semantic deduplication", 2023.
 """
@@ -14,7 +14,7 @@ from pydantic import Field
 from data_pipeline.selection.clusters import cluster
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.ranking import Ranking
-from data_pipeline.selection.vectors import Vectors, VectorSelectorConfig, open_vectors
+from data_pipeline.selection.vectors import VectorBlocks, VectorSelectorConfig, open_vectors
 from data_pipeline.types import IntArray
 
 log = logging.getLogger(__name__)
@@ -23,65 +23,74 @@ _BLOCK = 1024
 
 
 class DedupConfig(VectorSelectorConfig):
-    """What counts as a duplicate, and which one stays."""
+    """Settings of `dedup`."""
 
     threshold: float = Field(0.95, ge=-1, le=1)
-    """A row with a larger cosine than this to one that is kept is its duplicate."""
+    """Cosine above which a row is a duplicate of a retained row."""
     keep: Literal["farthest", "nearest", "first"] = "farthest"
-    """Which of several duplicates is kept: the one farthest from its cluster's centroid (the paper's), the one
-    nearest to it, or the one of the lowest row."""
+    """Which of several duplicates is retained: the one farthest from the centroid of its cluster (as in the paper), the
+    one nearest to it, or the one in the lowest row."""
     cluster_rows: int = Field(1024, ge=1)
-    """Rows a cluster has on average; duplicates are looked for within clusters alone."""
+    """Mean number of rows in a cluster; duplicates are searched for within clusters only."""
 
 
 def dedup(features: Features, rows: int, rng: np.random.Generator, config: DedupConfig) -> Ranking:
-    """The rows without duplicates in random order, then the duplicates, also in random order.
+    """Rank the retained rows in random order, then the duplicates, also in random order.
 
-    Logs a warning where the budget reaches into the duplicates. A row of zeros is nobody's duplicate.
+    Logs a warning when the budget includes duplicates. A row of zeros is never a duplicate.
 
     Raises:
-        SelectionError: there are no embeddings, or one is NaN or infinite.
+        SelectionError: The embeddings are missing, or one is NaN or infinite.
     """
     vectors = open_vectors(features, config, unit=True)
-    kept = np.zeros(len(vectors), bool)
-    found = cluster(vectors, -(-len(vectors) // config.cluster_rows), rng)
-    for members in found.members():
-        kept[_without_duplicates(vectors, _ordered(members, found.distances, config), config.threshold)] = True
-    count = int(kept.sum())
+    retained = np.zeros(len(vectors), bool)
+    clusters = cluster(vectors, -(-len(vectors) // config.cluster_rows), rng)
+    for members in clusters.members():
+        order = _order_members(members, clusters.distances, config)
+        retained[_drop_duplicates(vectors, order, config.threshold)] = True
+    count = int(retained.sum())
     if rows > count:
         log.warning(
-            "%d of the %d rows selected are duplicates: only %d of all %d rows have a cosine of at most %g to those "
-            "kept before; ask for fewer rows, or raise the threshold",
+            "%d of the %d selected rows are duplicates: only %d of %d rows have a cosine of at most %g to the rows "
+            "retained before them. Ask for fewer rows, or raise the threshold",
             rows - count, rows, count, len(vectors), config.threshold,
         )  # fmt: skip
     order = rng.permutation(len(vectors))
-    return Ranking(np.concatenate([order[kept[order]], order[~kept[order]]])[:rows])
+    return Ranking(np.concatenate([order[retained[order]], order[~retained[order]]])[:rows])
 
 
-def _ordered(members: IntArray, distances: NDArray[np.float32], config: DedupConfig) -> IntArray:
+def _order_members(members: IntArray, distances: NDArray[np.float32], config: DedupConfig) -> IntArray:
     if config.keep == "first":
         return members
     sign = 1 if config.keep == "nearest" else -1
     return members[np.argsort(sign * distances[members], kind="stable")]
 
 
-def _without_duplicates(vectors: Vectors, rows: IntArray, threshold: float) -> IntArray:
-    """The rows, the first always, that are like no row kept before them."""
-    kept = rows[:0]
+def _drop_duplicates(vectors: VectorBlocks, rows: IntArray, threshold: float) -> IntArray:
+    """Rows that are no duplicate of a row retained before them; the first row always is one."""
+    retained = rows[:0]
     for start in range(0, len(rows), _BLOCK):
-        some = rows[start : start + _BLOCK]
-        block = vectors.rows(some)
-        like_kept = torch.zeros(len(some), dtype=torch.bool, device=block.device)
-        for first in range(0, len(kept), _BLOCK):
-            like_kept |= (block @ vectors.rows(kept[first : first + _BLOCK]).T > threshold).any(dim=1)
-        alike = torch.triu(block @ block.T > threshold, diagonal=1).cpu().numpy()
-        kept = np.concatenate([kept, some[_kept_of(alike, like_kept.cpu().numpy())]])
-    return kept
+        block_rows = rows[start : start + _BLOCK]
+        block = vectors.rows(block_rows)
+        duplicates = torch.zeros(len(block_rows), dtype=torch.bool, device=block.device)
+        for first in range(0, len(retained), _BLOCK):
+            duplicates |= (block @ vectors.rows(retained[first : first + _BLOCK]).T > threshold).any(dim=1)
+        similar = torch.triu(block @ block.T > threshold, diagonal=1).cpu().numpy()
+        retained = np.concatenate([retained, block_rows[~_duplicates_in_block(similar, duplicates.cpu().numpy())]])
+    return retained
 
 
-def _kept_of(alike: NDArray[np.bool_], dropped: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which rows of a block stay; `alike`: a row, and a later one; `dropped`: what is known not to stay."""
-    for row in np.flatnonzero(alike.any(axis=1)):
-        if not dropped[row]:
-            dropped = dropped | alike[row]
-    return ~dropped
+def _duplicates_in_block(similar: NDArray[np.bool_], duplicates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Duplicates among the rows of a block.
+
+    Args:
+        similar: Shape (B, B), whether a row is similar to a later one.
+        duplicates: Shape (B,), duplicates of rows in earlier blocks.
+
+    Returns:
+        Shape (B,).
+    """
+    for row in np.flatnonzero(similar.any(axis=1)):
+        if not duplicates[row]:
+            duplicates = duplicates | similar[row]
+    return duplicates

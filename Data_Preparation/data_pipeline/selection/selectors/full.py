@@ -1,4 +1,4 @@
-"""The rows as they come: the whole set, or its first ones."""
+"""Rows in their own order: all of them, or the first ones."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from data_pipeline.selection.ranking import Ranking, SelectorConfig
 
 
 class FullConfig(SelectorConfig):
-    """It has no parameters."""
+    """Settings of `full`: none."""
 
 
 def full(features: Features, rows: int, rng: np.random.Generator, config: FullConfig) -> Ranking:
-    """The first rows, in order."""
+    """Rank rows in their own order."""
     return Ranking(np.arange(rows))

@@ -1,4 +1,4 @@
-"""k-means: every cluster gives its share."""
+"""k-means: every cluster contributes its share of the rows."""
 
 from typing import Literal
 
@@ -13,34 +13,34 @@ from data_pipeline.types import IntArray
 
 
 class KMeansConfig(VectorSelectorConfig):
-    """The clusters, and who comes first in one."""
+    """Settings of `kmeans`."""
 
     clusters: int = Field(128, ge=1)
-    """How many; fewer where there are fewer rows."""
+    """Number of clusters; fewer when there are fewer rows."""
     order: Literal["random", "nearest", "farthest"] = "random"
-    """Who comes first in a cluster: anyone, or the rows nearest to, or farthest from, its centroid."""
+    """Order within a cluster: random, or by distance to its centroid."""
 
 
 def kmeans(features: Features, rows: int, rng: np.random.Generator, config: KMeansConfig) -> Ranking:
-    """Rows of all clusters in turn, so that every prefix has of each the share that it has of all rows.
+    """Rank rows of all clusters in turn, so that in every prefix each cluster has its share of all rows.
 
-    A row's value is the share of its cluster that comes before it, itself counted half; the smallest come first,
-    equal ones in random order.
+    The value of a row is the fraction of its cluster that comes before it, itself counted half; the smallest value
+    comes first, equal values in random order.
 
     Raises:
-        SelectionError: there are no embeddings, or one is NaN or infinite.
+        SelectionError: The embeddings are missing, or one is NaN or infinite.
     """
     vectors = open_vectors(features, config)
-    found = cluster(vectors, config.clusters, rng)
+    clusters = cluster(vectors, config.clusters, rng)
     shares = np.empty(len(vectors))
-    for members in found.members():
-        shares[_ordered(members, found, rng, config)] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
-    picks = np.lexsort((rng.random(len(vectors)), shares))[:rows]
-    return Ranking(picks, shares[picks])
+    for members in clusters.members():
+        shares[_order_members(members, clusters, rng, config)] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+    chosen = np.lexsort((rng.random(len(vectors)), shares))[:rows]
+    return Ranking(chosen, shares[chosen])
 
 
-def _ordered(members: IntArray, found: Clusters, rng: np.random.Generator, config: KMeansConfig) -> IntArray:
+def _order_members(members: IntArray, clusters: Clusters, rng: np.random.Generator, config: KMeansConfig) -> IntArray:
     if config.order == "random":
         return rng.permutation(members)
     sign = 1 if config.order == "nearest" else -1
-    return members[np.argsort(sign * found.distances[members], kind="stable")]
+    return members[np.argsort(sign * clusters.distances[members], kind="stable")]

@@ -1,4 +1,4 @@
-"""Random rows as long as those of another selection: what that one has to beat by more than its lengths.
+"""Random rows of the same lengths as another selection: a control for gains that come from length alone.
 
 A matched control in the sense of Cochran, "Matching in Analytical Studies" (1953).
 """
@@ -9,71 +9,72 @@ import numpy as np
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features, Need
-from data_pipeline.selection.rank_by_score import in_order
+from data_pipeline.selection.ordering import ascending_order
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 from data_pipeline.types import IntArray
 
 
 class LengthMatchedRandomConfig(SelectorConfig):
-    """What it resembles."""
+    """Settings of `length_matched_random`."""
 
     like: str
-    """Name of an earlier selection."""
+    """Name of the existing selection whose lengths are matched."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Token counts, and the earlier selection."""
+        """Token counts and the existing selection."""
         return frozenset({"token_counts", f"subset:{self.like}"})
 
 
 def length_matched_random(
     features: Features, rows: int, rng: np.random.Generator, config: LengthMatchedRandomConfig
 ) -> Ranking:
-    """A random row for each of the earlier selection's, in its order, with as many tokens.
+    """Draw a random row with as many tokens for each row of the existing selection, in its order.
 
-    Where no row of that length is left, it is of the nearest one. Rows of the earlier selection may be drawn too.
+    When no row of that length is left, a row of the nearest length is drawn. Rows of the existing selection may be
+    drawn too.
 
     Raises:
-        SelectionError: the earlier selection has fewer rows than are wanted.
+        SelectionError: The existing selection has fewer rows than the budget.
     """
     like, counts = features.subset(config.like), features.need_token_counts()
     if rows > len(like):
         raise SelectionError(
-            f"{rows} rows are wanted, and the selection {config.like!r} has {len(like)} to be matched; ask for fewer, "
-            "or select more there first"
+            f"budget of {rows} rows exceeds the selection {config.like!r}, which has {len(like)} rows to match. Ask "
+            "for fewer rows, or make that selection larger"
         )
-    waiting = _Lengths(counts, rng)
-    chosen = np.array([waiting.draw(count) for count in counts[like[:rows]].tolist()], np.int64)
+    pool = _RowsByLength(counts, rng)
+    chosen = np.array([pool.draw(count) for count in counts[like[:rows]].tolist()], np.int64)
     return Ranking(chosen, counts[chosen].astype(np.float64))
 
 
-class _Lengths:
-    """Rows that were not drawn yet, by length."""
+class _RowsByLength:
+    """Rows that have not been drawn yet, by length."""
 
     def __init__(self, counts: IntArray, rng: np.random.Generator) -> None:
-        order = in_order(counts.astype(np.float64), rng)
-        found, starts = np.unique(counts[order], return_index=True)
-        self._lengths = found.tolist()
+        order = ascending_order(counts.astype(np.float64), rng)
+        lengths, starts = np.unique(counts[order], return_index=True)
+        self._lengths = lengths.tolist()
         parts = np.split(order, starts[1:])
         self._rows = {length: part.tolist() for length, part in zip(self._lengths, parts, strict=True)}
         self._rng = rng
 
-    def draw(self, wanted: int) -> int:
-        """A random row of the nearest length."""
-        place = self._nearest(wanted)
-        rows = self._rows[self._lengths[place]]
+    def draw(self, length: int) -> int:
+        """Remove and return a random row of the nearest length."""
+        index = self._nearest(length)
+        rows = self._rows[self._lengths[index]]
         row: int = rows.pop()
         if not rows:
-            del self._lengths[place]
+            del self._lengths[index]
         return row
 
-    def _nearest(self, wanted: int) -> int:
-        above = bisect_left(self._lengths, wanted)
+    def _nearest(self, length: int) -> int:
+        above = bisect_left(self._lengths, length)
         if above == 0:
             return 0
         if above == len(self._lengths):
             return above - 1
-        further = (self._lengths[above] - wanted) - (wanted - self._lengths[above - 1])
+        further = (self._lengths[above] - length) - (length - self._lengths[above - 1])
         if further == 0:
             return above - int(self._rng.integers(2))
         return above - (further > 0)

@@ -10,27 +10,27 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features, Need
-from data_pipeline.selection.rank_by_score import distance_to_band, rank_shares
+from data_pipeline.selection.ordering import distance_to_band, fractional_ranks
 from data_pipeline.selection.ranking import Ranking, SelectorConfig
 
 
 class PerplexityConfig(SelectorConfig):
-    """The band, and what decides within it."""
+    """The band of perplexities, and the order within it."""
 
     score: str = "perplexity"
-    """Column of the perplexities: perplexity, or pseudo_perplexity."""
+    """Column of the perplexities: perplexity or pseudo_perplexity."""
     p_low: float = Field(0.3, ge=0, le=1)
-    """Share of the rows below the band."""
+    """Lower end of the band, as a fraction of the rows."""
     p_high: float = Field(0.7, ge=0, le=1)
-    """Share of the rows up to the band's upper end."""
+    """Upper end of the band, as a fraction of the rows."""
     rank_by: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """Weights of other columns, whose ranks, as shares of the rows, are added up; within the band the highest sum
-    comes first. Negative: little of it comes first. None: random order."""
+    """Weights of other columns, whose fractional ranks are added up; within the band the highest sum comes first.
+    A negative weight puts low values first. Empty: random order."""
     outside: Literal["nearest", "error"] = "nearest"
-    """When more rows are wanted than the band has: the ones nearest to it follow, or that is an error."""
+    """When the budget exceeds the band: rows nearest to the band follow, or an error is raised."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _is_ordered(self) -> Self:
         if self.p_low >= self.p_high:
             raise ValueError(f"p_low ({self.p_low}) must be below p_high ({self.p_high})")
         return self
@@ -42,23 +42,25 @@ class PerplexityConfig(SelectorConfig):
 
 
 def perplexity(features: Features, rows: int, rng: np.random.Generator, config: PerplexityConfig) -> Ranking:
-    """Rows of a band of perplexities first.
+    """Rank rows of a band of perplexities first.
 
     The band is one of ranks: perplexity and its logarithm give the same.
 
     Raises:
-        SelectionError: the band has too few rows and `outside` is `error`; a column is missing or has no number.
+        SelectionError: The band has too few rows and `outside` is `error`; a column is missing, or a value is NaN or
+            infinite.
     """
     scores = features.score(config.score)
     distances = distance_to_band(scores, config.p_low, config.p_high)
-    within = int(np.count_nonzero(distances == 0))
-    if config.outside == "error" and rows > within:
+    inside = int(np.count_nonzero(distances == 0))
+    if config.outside == "error" and rows > inside:
         raise SelectionError(
-            f"{rows} rows are wanted, and {within} of {len(features)} have a {config.score} between the quantiles "
-            f"{config.p_low} and {config.p_high}; widen the band, ask for fewer, or set outside to nearest"
+            f"budget of {rows} rows exceeds the band: {inside} of {len(features)} rows have a {config.score} between "
+            f"the quantiles {config.p_low} and {config.p_high}. Widen the band, ask for fewer rows, or set outside to "
+            "nearest"
         )
-    wanted = np.zeros(len(features))
+    weighted_ranks = np.zeros(len(features))
     for column, weight in config.rank_by.items():
-        wanted += weight * rank_shares(features.score(column))
-    chosen = np.lexsort((rng.permutation(len(features)), -wanted, distances))[:rows]
+        weighted_ranks += weight * fractional_ranks(features.score(column))
+    chosen = np.lexsort((rng.permutation(len(features)), -weighted_ranks, distances))[:rows]
     return Ranking(chosen, scores[chosen])

@@ -1,4 +1,4 @@
-"""Uniformly at random: what every other selector has to beat."""
+"""Uniformly random rows: the baseline that every other selector has to beat."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from data_pipeline.selection.ranking import Ranking, SelectorConfig
 
 
 class RandomConfig(SelectorConfig):
-    """It has no parameters."""
+    """Settings of `random`: none."""
 
 
 def random(features: Features, rows: int, rng: np.random.Generator, config: RandomConfig) -> Ranking:
-    """Rows in random order."""
+    """Rank rows in random order."""
     return Ranking(rng.permutation(len(features))[:rows])
