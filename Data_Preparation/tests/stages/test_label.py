@@ -20,12 +20,12 @@ from data_pipeline.config.labels import LabelConfig, PrefilterConfig, QueriesCon
 from data_pipeline.errors import ConfigError, JudgeError, SourceError, StoreError
 from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
 from data_pipeline.judge.scripted import failing
-from data_pipeline.judge.state import State
 from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
 from data_pipeline.stages.label import label
 from data_pipeline.stages.label_inputs import read_gold, read_queries
 from data_pipeline.stages.pipeline import run
 from data_pipeline.weak_labels.prefilter import Prefilter
+from data_pipeline.weak_labels.state import State
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
 

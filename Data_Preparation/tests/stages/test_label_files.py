@@ -5,15 +5,18 @@ import pytest
 
 from data_pipeline.config.labels import NegativesConfig
 from data_pipeline.judge.base import Judgement
-from data_pipeline.judge.state import Candidate, JudgedPair
 from data_pipeline.weak_labels import export
 from data_pipeline.weak_labels.negatives import mine
+from data_pipeline.weak_labels.state import JudgedPair, SampledCandidate
 
 
 def pair(query_id, passage_id, grade=None, status="ok", dense=0.5):
     judgement = None if status is None else Judgement(status, grade, reason="" if status == "ok" else "no answer")
     return JudgedPair(
-        query_id, f"text of {query_id}", Candidate(query_id, passage_id, {"dense": dense}, {"dense": 1}), judgement
+        query_id,
+        f"text of {query_id}",
+        SampledCandidate(query_id, passage_id, {"dense": dense}, {"dense": 1}),
+        judgement,
     )
 
 
