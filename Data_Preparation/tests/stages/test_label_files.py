@@ -112,7 +112,7 @@ def test_a_file_that_could_not_be_written_whole_is_not_there(tmp_path):
 
 
 def test_long_tables_are_written_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_ROWS", 3)
+    monkeypatch.setattr(export, "_ROWS_AT_ONCE", 3)
     assert export.write_judgements(tmp_path / "judgements.parquet", PAIRS) == 8
     table = pq.read_table(tmp_path / "judgements.parquet")
     assert table["passage_id"].to_pylist() == [one.candidate.passage_id for one in PAIRS]
