@@ -306,7 +306,7 @@ def test_altered_weights_are_refused(tmp_path):
     weights = load_file(tmp_path / "head.safetensors")
     weights["layers.0.bias"][0] += 1
     save_file(weights, tmp_path / "head.safetensors")
-    with pytest.raises(ModelError, match="checksum mismatch: .*head.safetensors is not the file that .*head.json describes"):
+    with pytest.raises(ModelError, match=r"checksum mismatch: .*head\.safetensors is not the file that .*head\.json"):
         load_head(tmp_path)
 
 
