@@ -6,7 +6,7 @@ dropped from the runs before they are scored. Scored by ir-measures.
 
 Speed of BM25: made-up passages whose words are as frequent as in texts (Zipf), the queries' words likewise. The
 peer is bm25s's own `retrieve`, over the same index held in memory, all queries in one call; both ways tokenise
-with the same tokeniser. In turns, the fastest counting. Scores must be equal, and rows wherever a score is the
+with the same tokenizer. In turns, the fastest counting. Scores must be equal, and rows wherever a score is the
 only one of its kind.
 
 Lookups: the ids of 200 candidates -> their rows among a million, beside `id in list` and `list.index` of each,
@@ -96,7 +96,7 @@ def _bm25(folder: Path, count: int, turns: int) -> dict[str, Any]:
 
     from data_pipeline.retrieval.bm25 import open_bm25
     from data_pipeline.retrieval.passages import passages_of_lists
-    from data_pipeline.retrieval.tokenizer import Tokeniser
+    from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
 
     rng = np.random.default_rng(0)
     texts = _zipf_texts(rng, count, _PASSAGE_WORDS)
@@ -106,10 +106,10 @@ def _bm25(folder: Path, count: int, turns: int) -> dict[str, Any]:
     indexing = time.perf_counter() - started
     backend = "numba" if _has_numba() else "numpy"
     peer = bm25s.BM25.load(folder, backend=backend, show_progress=False)
-    tokeniser = Tokeniser()
+    tokenizer = Bm25Tokenizer()
 
     def bare() -> Any:
-        return peer.retrieve([tokeniser.tokens(query) for query in queries], k=_K, show_progress=False)
+        return peer.retrieve([tokenizer.tokens(query) for query in queries], k=_K, show_progress=False)
 
     ways: dict[str, Callable[[], Any]] = {"ours": lambda: list(index.search(queries, _K)), "peer": bare}
     best = dict.fromkeys(ways, float("inf"))

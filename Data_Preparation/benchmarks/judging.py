@@ -17,10 +17,10 @@ from pathlib import Path
 from harness import Figure
 
 from data_pipeline.config.judge import JudgeConfig
-from data_pipeline.judge import Pair, load_judge
+from data_pipeline.judge import load_judge
 from data_pipeline.judge.pool import run_judge
-from data_pipeline.judge.state import Candidate, State
 from data_pipeline.testing import misbehaving_server
+from data_pipeline.weak_labels.state import Pair, RunRecorder, SampledCandidate, State
 
 _LATENCY_S, _SLOTS, _PER_QUERY = 0.3, 20, 25
 _RUN = "benchmark"
@@ -34,7 +34,7 @@ def measure_slot_use(quick: bool) -> dict[str, Figure]:
         config = JudgeConfig(base_url=base_url, model="tiny-judge", slots=_SLOTS)
         with State(Path(folder) / "state.db") as state:
             _fill(state, pairs)
-            summary = run_judge(pairs, load_judge(config), state, _RUN, config, total=len(pairs))
+            summary = run_judge(pairs, load_judge(config), RunRecorder(state, _RUN), config, total=len(pairs))
         if summary.labels != len(pairs) or summary.calls != len(pairs):
             raise SystemExit(f"expected {len(pairs)} labels from as many calls, got {summary}")
         by_query_s = asyncio.run(_query_by_query(pairs, config))
@@ -75,7 +75,7 @@ def _fill(state: State, pairs: list[Pair]) -> None:
     state.add_queries(_RUN, {pair.query_id: pair.query for pair in pairs}.items())
     for first in range(0, len(pairs), _PER_QUERY):
         some = pairs[first : first + _PER_QUERY]
-        state.add_candidates(_RUN, some[0].query_id, [Candidate(one.query_id, one.passage_id) for one in some])
+        state.add_candidates(_RUN, some[0].query_id, [SampledCandidate(one.query_id, one.passage_id) for one in some])
 
 
 @contextmanager

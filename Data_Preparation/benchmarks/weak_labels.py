@@ -29,11 +29,11 @@ from scipy.stats import kendalltau
 from data_pipeline.config.labels import LabelConfig
 from data_pipeline.embeddings import Embedder
 from data_pipeline.judge import ScriptedJudge
-from data_pipeline.judge.state import State
 from data_pipeline.retrieval.candidates import CandidateConfig, find_candidates
 from data_pipeline.stages.label import LabelReport, label
 from data_pipeline.testing import misbehaving_server
 from data_pipeline.weak_labels.qrels import read_qrels
+from data_pipeline.weak_labels.state import State
 
 _DOCUMENTS, _QUICK_DOCUMENTS = 1400, 250
 _SENSITIVITY, _SPECIFICITY = 0.9, 0.95

@@ -1,4 +1,4 @@
-"""Heads on disk: a folder with `head.safetensors` (numbers) and `head.json` (what they mean)."""
+"""Heads on disk: a folder with `head.safetensors` (weights) and `head.json` (their meaning)."""
 
 import hashlib
 import json
@@ -22,38 +22,38 @@ _WEIGHTS, _MEANING = "head.safetensors", "head.json"
 
 
 def save_head(head: Head, folder: Path, overwrite: bool = False) -> None:
-    """Write a head; `head.json` last, with the hash of the numbers.
+    """Write a head; `head.json` is written last, with the checksum of the weights.
 
     Args:
-        head: what to write.
-        folder: is made.
-        overwrite: replace another head that is there.
+        head: head to write.
+        folder: folder to write to; it is made if it does not exist.
+        overwrite: replace another head in the folder.
 
     Raises:
-        StaleStage: another head is there, and not `overwrite`.
+        StaleStage: the folder holds another head, and `overwrite` is not set.
     """
     meaning, content = _meaning(head), save(_tensors(head))
     meaning["weights_sha256"] = _sha256(content)
-    json.dumps(meaning, allow_nan=False)  # fails, if it does, before anything is touched
-    if (folder / _MEANING).exists() and not overwrite and not _same(folder, meaning):
-        raise StaleStage(f"{folder} holds another head. Choose another folder, or pass --overwrite to replace it.")
+    json.dumps(meaning, allow_nan=False)  # fails before any file is changed
+    if (folder / _MEANING).exists() and not overwrite and not _is_same_head(folder, meaning):
+        raise StaleStage(f"{folder} holds another head. Choose another folder, or set overwrite to replace it.")
     if (folder / _MEANING).exists():
-        # Numbers of one head under the meaning of another must not be seen, not even after a crash.
+        # Weights of one head beside the meaning of another must not be readable, not even after a crash.
         (folder / _MEANING).unlink()
     atomic_write_bytes(folder / _WEIGHTS, content)
     atomic_write_json(folder / _MEANING, meaning)
 
 
 def load_head(source: str | Path) -> Head:
-    """A head from a folder of ours, from a file or folder of another system, or by its name on the hub.
+    """Load a head from a folder of this package, a file or folder of another system, or by its name on the hub.
 
     Args:
         source: a folder with `head.json`; a Lightning `.ckpt`, a `.pt` or a Hugging Face folder (see `foreign`); or
             one of `NAMED_HEADS`.
 
     Raises:
-        ModelError: it is damaged, or is not a head.
-        SourceError: there is none, or the hub cannot be reached.
+        ModelError: the head is damaged, or the source is not a head.
+        SourceError: the source does not exist, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if (path / _MEANING).is_file():
@@ -69,7 +69,7 @@ def load_head(source: str | Path) -> Head:
 
 
 def head_sha256(head: Head) -> str:
-    """SHA-256 of everything that decides a head's scores."""
+    """Compute the SHA-256 of everything that decides a head's scores."""
     meaning = _meaning(head)
     meaning.pop("about")
     return sha256_of_json([meaning, _sha256(save(_tensors(head)))])
@@ -101,22 +101,25 @@ def _meaning(head: Head) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> Head:
-    where = folder / _MEANING
+    path = folder / _MEANING
     try:
-        meaning = json.loads(where.read_bytes())
+        meaning = json.loads(path.read_bytes())
         content = (folder / _WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
         raise ModelError(f"the head in {folder} cannot be read: {error}") from error
     if not isinstance(meaning, dict) or meaning.get("format") != _FORMAT:
-        raise ModelError(f"{where} is not a head of format {_FORMAT}; it was written by another version")
+        raise ModelError(f"{path} is not a head of format {_FORMAT}; it was written by another version of this package")
     if _sha256(content) != meaning.get("weights_sha256"):
-        raise ModelError(f"{folder / _WEIGHTS} is not the file that {where} speaks of: it was altered or exchanged")
+        raise ModelError(
+            f"checksum mismatch: {folder / _WEIGHTS} is not the file that {path} describes. "
+            "It was changed after it was written."
+        )
     try:
         return _head(meaning, load(content))
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{where} is not what a head has: {error!r}") from error
+        raise ModelError(f"{path} does not describe a head: {error!r}") from error
 
 
 def _head(meaning: dict[str, Any], tensors: dict[str, Float32Array]) -> Head:
@@ -125,7 +128,7 @@ def _head(meaning: dict[str, Any], tensors: dict[str, Float32Array]) -> Head:
         for number in range(len(meaning["layers"]))
     )
     embedder = meaning["embedder"]
-    # Vectors of other sentences cannot be compared.
+    # Probe vectors of other sentences cannot be compared.
     probes = tensors.get("probes") if meaning["probe_sentences"] == list(PROBE_SENTENCES) else None
     return Head(
         kind=meaning["kind"],
@@ -140,7 +143,7 @@ def _head(meaning: dict[str, Any], tensors: dict[str, Float32Array]) -> Head:
     )
 
 
-def _same(folder: Path, meaning: dict[str, Any]) -> bool:
+def _is_same_head(folder: Path, meaning: dict[str, Any]) -> bool:
     try:
         return bool(json.loads((folder / _MEANING).read_bytes()) == json.loads(json.dumps(meaning)))
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """Heads of other systems: Lightning checkpoints, state dicts and Hugging Face head folders.
 
-Nothing in a file is run: pickles go through torch's restricted reader, which makes tensors and plain values only.
+No code in a file is run: pickles are read by torch's restricted reader, which makes tensors and plain values only.
 """
 
 import argparse
@@ -31,90 +31,90 @@ _SAFETENSORS = ".safetensors"
 _CONFIG = "config.json"
 _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _NESTED = ("state_dict", "model_state_dict")
-_MOST_TENSORS = 64  # an embedder's folder has hundreds, and gigabytes of them
+_MAX_TENSORS = 64  # the folder of an embedder has hundreds of tensors, gigabytes in size
 
 _EXPECTED = (
     "expected linear layers in order, with ReLU between them: layer1.weight [H, D], layer1.bias [H], "
     "layer2.weight [T, H], layer2.bias [T]; or 0, 2, ... instead of layer1, layer2, ..., with any prefix"
 )
 
-# Of a file of which torch can make nothing; every byte of it may be wrong.
-_DAMAGE = (
+# Errors of torch for a damaged file, any byte of which may be wrong.
+_DAMAGE_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
     UnpicklingError, ValueError, struct.error,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a file holds, before anything is checked."""
+class _HeadFile:
+    """Content of a file, before it is checked."""
 
     format: str
     tensors: Mapping[Any, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Hyper-parameters, or a folder's config."""
+    """Hyper-parameters of a checkpoint, or the config of a folder."""
     checked: tuple[str, ...] = ()
-    """Facts that must agree with the weights."""
+    """Names of facts that must agree with the weights."""
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether there is a file or folder that `load_foreign` can try, by its name."""
+    """Whether a file or folder exists that `load_foreign` may be able to read, by its name."""
     if path.is_dir():
         return any((path / name).is_file() for name in (_CONFIG, *_FOLDER_WEIGHTS))
     return path.is_file() and path.suffix.lower() in (*_PICKLES, _SAFETENSORS)
 
 
 def load_foreign(path: Path) -> Head:
-    """A regression head from a file or folder of another system.
+    """Load a regression head from a file or folder of another system.
 
-    | what | whose |
+    | source | system |
     |---|---|
     | `.ckpt` | JQL: a Lightning checkpoint |
-    | `.pt`, `.pth`, `.bin` | anyone's: `torch.save` of a state dict |
+    | `.pt`, `.pth`, `.bin` | any: `torch.save` of a state dict |
     | `.safetensors` | the same tensors |
     | folder with `config.json` and `model.safetensors` | ML-Filter: a Hugging Face model |
 
     Args:
-        path: of the file or folder. Weights of any float dtype become float32.
+        path: file or folder. Weights of any float dtype become float32.
 
     Raises:
-        ModelError: it is damaged, is no head, is a classifier, or could only be read by running code that it brings.
+        ModelError: the file is damaged, is not a head, is a classifier, or can only be read by running code in it.
     """
-    found = _read(path)
-    layers = tuple(_layers(path, found.tensors))
+    content = _read(path)
+    layers = tuple(_layers(path, content.tensors))
     outputs, dim = int(layers[-1].weight.shape[0]), int(layers[0].weight.shape[1])
-    _check_meaning(path, found.facts, outputs)
+    _check_meaning(path, content.facts, outputs)
     sizes = {"input_dim": dim, "embedding_dim": dim, "num_tasks": outputs}
     if len(layers) > 1:
         sizes["hidden_dim"] = int(layers[0].weight.shape[0])
-    _check_sizes(path, {name: sizes[name] for name in found.checked if name in sizes}, found.facts)
-    about: dict[str, Any] = {"source": path.name, "format": found.format}
-    if isinstance(scales := found.facts.get("num_targets_per_task"), list):
+    _check_sizes(path, {name: sizes[name] for name in content.checked if name in sizes}, content.facts)
+    about: dict[str, Any] = {"source": path.name, "format": content.format}
+    if isinstance(scales := content.facts.get("num_targets_per_task"), list):
         about["num_targets_per_task"] = scales
-    labels = _labels(path, found.facts, outputs)
+    labels = _labels(path, content.facts, outputs)
     try:
-        return Head("regression", labels, layers, embedder=_embedder(found.facts, dim), about=about)
+        return Head("regression", labels, layers, embedder=_embedder(content.facts, dim), about=about)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> _Found:
+def _read(path: Path) -> _HeadFile:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
         raise SourceError(f"there is no head at {path}: no such file or folder")
     if path.suffix.lower() == _SAFETENSORS:
-        return _Found("safetensors", _read_safetensors(path))
+        return _HeadFile("safetensors", _read_safetensors(path))
     if path.suffix.lower() in _PICKLES:
         return _read_pickle(path)
     raise ModelError(f"{path} is no head: expected a folder or a file *{', *'.join((*_PICKLES, _SAFETENSORS))}")
 
 
-def _read_folder(folder: Path) -> _Found:
+def _read_folder(folder: Path) -> _HeadFile:
     weights = next((folder / name for name in _FOLDER_WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
-        inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
-        raise ModelError(f"{folder} has no weights: expected {' or '.join(_FOLDER_WEIGHTS)}, found {inside}")
+        entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+        raise ModelError(f"{folder} has no weights: expected {' or '.join(_FOLDER_WEIGHTS)}, found {entries}")
     facts: Any = {}
     if (folder / _CONFIG).is_file():
         try:
@@ -124,33 +124,33 @@ def _read_folder(folder: Path) -> _Found:
     if not isinstance(facts, dict):
         raise ModelError(f"{folder / _CONFIG} must hold an object, found {type(facts).__name__}")
     tensors = _read_safetensors(weights) if weights.suffix == _SAFETENSORS else _read_pickle(weights).tensors
-    return _Found("huggingface", tensors, facts, ("embedding_dim", "hidden_dim", "num_tasks"))
+    return _HeadFile("huggingface", tensors, facts, ("embedding_dim", "hidden_dim", "num_tasks"))
 
 
 def _read_safetensors(path: Path) -> dict[str, "Tensor"]:
     if (path.parent / "head.json").is_file():
         raise ModelError(f"{path} is part of a head of this package, whose meaning is beside it: name {path.parent}")
     try:
-        # By torch: numpy has no bfloat16.
+        # By torch, since numpy has no bfloat16.
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            if len(names) > _MOST_TENSORS:
+            if len(names) > _MAX_TENSORS:
                 raise ModelError(f"{path} has {len(names)} tensors, a head has a few layers. Is this an embedder?")
             return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. It is damaged or cut short: fetch it again.") from error
+        raise ModelError(f"{path} cannot be read: {error}. It is damaged or cut short: download it again.") from error
 
 
-def _read_pickle(path: Path) -> _Found:
+def _read_pickle(path: Path) -> _HeadFile:
     content = _unpickle(path)
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds one {type(content).__name__}, expected a state dict; {_EXPECTED}")
     nested = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), None)
     facts = content.get("hyper_parameters")
     facts = vars(facts) if isinstance(facts, argparse.Namespace) else facts
-    lightning = path.suffix.lower() == ".ckpt" or "pytorch-lightning_version" in content
-    return _Found(
-        "lightning" if lightning else "state_dict",
+    is_lightning = path.suffix.lower() == ".ckpt" or "pytorch-lightning_version" in content
+    return _HeadFile(
+        "lightning" if is_lightning else "state_dict",
         content if nested is None else nested,
         facts if nested is not None and isinstance(facts, Mapping) else {},
         ("input_dim", "hidden_dim"),
@@ -162,9 +162,9 @@ def _unpickle(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
             raise ModelError(
@@ -176,21 +176,21 @@ def _unpickle(path: Path) -> Any:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise ModelError(
             f"{path} cannot be read: {reason[0]}. It is damaged, cut short, or not written by torch.save: "
-            "fetch it again."
+            "download it again."
         ) from error
 
 
-def _harmless() -> list[Any]:
-    """What Lightning's hyper-parameters are made of besides plain values; to make one of these does nothing.
+def _safe_globals() -> list[Any]:
+    """List the classes in Lightning's hyper-parameters besides plain values; making one of them has no effect.
 
-    Paths become pure ones, which can be made on any system and touch no disk.
+    Paths become pure paths, which exist on every system and do not touch the disk.
     """
-    modules = ("pathlib", "pathlib._local")  # their home has changed with Python's version
+    modules = ("pathlib", "pathlib._local")  # the module depends on the version of Python
     pure = {
         "PosixPath": pathlib.PurePosixPath, "PurePosixPath": pathlib.PurePosixPath,
         "WindowsPath": pathlib.PureWindowsPath, "PureWindowsPath": pathlib.PureWindowsPath,
     }  # fmt: skip
-    return [argparse.Namespace, *((kind, f"{home}.{name}") for home in modules for name, kind in pure.items())]
+    return [argparse.Namespace, *((kind, f"{module}.{name}") for module in modules for name, kind in pure.items())]
 
 
 def _layers(path: Path, tensors: Mapping[Any, Any]) -> Iterator[Layer]:
@@ -203,9 +203,9 @@ def _layers(path: Path, tensors: Mapping[Any, Any]) -> Iterator[Layer]:
         else:
             unknown.append(f"{key} ({_describe(value)})")
     if unknown or not parts:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
-        raise ModelError(f"{path} is no head that can be applied: it has {shown or 'no tensors'}; {_EXPECTED}")
-    for module in _in_order(path, list(parts)):
+        listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
+        raise ModelError(f"{path} is no head that can be applied: it has {listed or 'no tensors'}; {_EXPECTED}")
+    for module in _order_layers(path, list(parts)):
         prefix = f"{module}." if module else ""
         missing = {"weight", "bias"} - parts[module].keys()
         if missing:
@@ -213,13 +213,13 @@ def _layers(path: Path, tensors: Mapping[Any, Any]) -> Iterator[Layer]:
                 f"{path} has no {prefix}{missing.pop()}; {_EXPECTED}. A layer without a bias has one of zeros."
             )
         yield Layer(
-            _numbers(path, f"{prefix}weight", parts[module]["weight"], 2),
-            _numbers(path, f"{prefix}bias", parts[module]["bias"], 1),
+            _to_float32(path, f"{prefix}weight", parts[module]["weight"], 2),
+            _to_float32(path, f"{prefix}bias", parts[module]["bias"], 1),
         )
 
 
-def _in_order(path: Path, modules: list[str]) -> list[str]:
-    """Names of layers from first to last: files do not keep an order, numbers in the names do."""
+def _order_layers(path: Path, modules: list[str]) -> list[str]:
+    """Order the names of layers by their numbers: the order in the file is not reliable."""
     if len(modules) == 1:
         return modules
     numbered = {int(match[2]): match for module in modules if (match := re.fullmatch(r"(.*?)(\d+)", module))}
@@ -238,13 +238,13 @@ def _in_order(path: Path, modules: list[str]) -> list[str]:
     return [numbered[number][0] for number in numbers]
 
 
-def _numbers(path: Path, name: str, tensor: "Tensor", dimensions: int) -> Float32Array:
-    plain = tensor.is_floating_point() and tensor.device.type == "cpu" and str(tensor.layout) == "torch.strided"
-    if not plain or tensor.ndim != dimensions:
+def _to_float32(path: Path, name: str, tensor: "Tensor", dimensions: int) -> Float32Array:
+    is_plain = tensor.is_floating_point() and tensor.device.type == "cpu" and str(tensor.layout) == "torch.strided"
+    if not is_plain or tensor.ndim != dimensions:
         raise ModelError(
             f"{path}: {name} is {_describe(tensor)}, expected {'a matrix' if dimensions == 2 else 'a vector'} of floats"
         )
-    # A copy: a view would keep the whole file in memory.
+    # A copy, since a view would keep the whole file in memory.
     return np.array(tensor.detach().float().numpy(), np.float32, order="C")
 
 
@@ -261,21 +261,21 @@ def _check_sizes(path: Path, sizes: Mapping[str, int], facts: Mapping[str, Any])
         if facts.get(name) is not None and facts[name] != size
     ]
     if wrong:
-        raise ModelError(f"{path} contradicts itself: {'; '.join(wrong)}. Fetch it again, or ask whoever made it.")
+        raise ModelError(f"{path} contradicts itself: {'; '.join(wrong)}. Download it again, or ask its author.")
 
 
 def _check_meaning(path: Path, facts: Mapping[str, Any], outputs: int) -> None:
-    """Refuse a head whose numbers would not be scores."""
+    """Refuse a head whose outputs are not scores."""
     signs = {
         "is_regression": facts.get("is_regression") is False,
         "problem_type": "classification" in str(facts.get("problem_type", "")),
         "num_classes": facts.get("num_classes") == outputs and outputs > 1,
         "n_classes": facts.get("n_classes") == outputs and outputs > 1,
     }
-    found = ", ".join(f"{name} is {facts[name]!r}" for name, sign in signs.items() if sign)
-    if found:
+    evidence = ", ".join(f"{name} is {facts[name]!r}" for name, sign in signs.items() if sign)
+    if evidence:
         raise ModelError(
-            f"{path} is a classifier ({found}), and how its {outputs} outputs are to be read is not in the file; "
+            f"{path} is a classifier ({evidence}), and how its {outputs} outputs are to be read is not in the file; "
             "expected a regression head. Train one on the same labels with: elm heads train"
         )
     for name in ("activation", "activation_function", "hidden_act"):
@@ -284,9 +284,9 @@ def _check_meaning(path: Path, facts: Mapping[str, Any], outputs: int) -> None:
 
 
 def _labels(path: Path, facts: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
-    """One a task: ML-Filter regresses each task's grade by one number, however many grades its scale has."""
+    """Name the outputs, one per task: ML-Filter predicts a grade by one number, whatever its scale."""
     scales = facts.get("num_targets_per_task")
-    # [1] is what its config holds where nobody chose.
+    # [1] is the default of its config.
     if isinstance(scales, list) and scales != [1] and len(scales) != outputs:
         raise ModelError(f"{path} has num_targets_per_task {scales}, but its weights give {outputs} scores")
     names = next((facts[name] for name in ("task_names", "target_names") if facts.get(name)), None)
@@ -298,7 +298,7 @@ def _labels(path: Path, facts: Mapping[str, Any], outputs: int) -> tuple[str, ..
 
 
 def _embedder(facts: Mapping[str, Any], dim: int) -> EmbedderIdentity | None:
-    """Whose vectors the head takes, where the file says so."""
+    """Read the identity of the embedder; None if the file does not name it."""
     names = ("embedding_model", "embedding_model_name", "embedder_model_id", "embedder")
     model = next((facts[name] for name in names if isinstance(facts.get(name), str) and facts[name]), None)
     return None if model is None else EmbedderIdentity({"model": model, "dim": str(dim)})

@@ -1,7 +1,9 @@
-"""How good scores are: rank and error of numbers, hits of labels, calibration, thresholds, intervals.
+"""Measures of scores: rank correlation, errors, F1, calibration, thresholds and bootstrap intervals.
 
-All take arrays of shape (N,) and give a float; NaN where the measure is not defined on these rows.
+All take arrays of shape (N,) and return a float; NaN if the measure is not defined on these rows.
 """
+# Not from scipy and scikit-learn: these belong to extras, and heads are evaluated without any. Besides, scikit-learn
+# gives a label without rows another F1 than NaN, and has no calibration error.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ Numbers = NDArray[Any]
 
 
 def spearman(truth: Numbers, scores: Numbers) -> float:
-    """Rank correlation, ties at their mean rank (Spearman, 1904); -1 to 1."""
+    """Compute the rank correlation, with mean ranks of ties, -1 to 1 (Spearman, 1904)."""
     ranks = [pl.Series(values).rank("average").to_numpy().astype(np.float64) for values in (truth, scores)]
     first, second = (rank - rank.mean() for rank in ranks)
     spread = math.sqrt(float((first**2).sum() * (second**2).sum()))
@@ -24,121 +26,135 @@ def spearman(truth: Numbers, scores: Numbers) -> float:
 
 
 def mean_absolute_error(truth: Numbers, scores: Numbers) -> float:
-    """In the labels' unit."""
+    """Compute the mean absolute error, in the unit of the labels."""
     return float(np.abs(truth - scores).mean())
 
 
 def mean_squared_error(truth: Numbers, scores: Numbers) -> float:
-    """In the labels' unit, squared."""
+    """Compute the mean squared error, in the squared unit of the labels."""
     return float(np.square(truth - scores).mean())
 
 
-def accuracy(truth: Numbers, found: Numbers) -> float:
-    """Share of labels that are right, 0 to 1."""
-    return float((truth == found).mean())
+def accuracy(truth: Numbers, predicted: Numbers) -> float:
+    """Compute the share of correct labels, 0 to 1."""
+    return float((truth == predicted).mean())
 
 
-def f1_by_label(truth: Numbers, found: Numbers, labels: Sequence[Any]) -> dict[Any, float]:
-    """F1 of each label, by its name: never by its place, so that nothing can be misaligned.
+def f1_by_label(truth: Numbers, predicted: Numbers, labels: Sequence[Any]) -> dict[Any, float]:
+    """Compute F1 of each label, keyed by label so that nothing can be misaligned.
 
-    NaN for a label that is neither among the true nor among the found ones.
+    F1 is NaN for a label that occurs neither among the true nor among the predicted labels.
     """
     scores = {}
     for label in labels:
-        hits = int(((truth == label) & (found == label)).sum())
-        wrong = int(((truth == label) ^ (found == label)).sum())
+        hits = int(((truth == label) & (predicted == label)).sum())
+        wrong = int(((truth == label) ^ (predicted == label)).sum())
         scores[label] = 2 * hits / (2 * hits + wrong) if hits or wrong else math.nan
     return scores
 
 
-def f1_macro(truth: Numbers, found: Numbers, labels: Sequence[Any]) -> float:
-    """Mean of `f1_by_label` over the labels that occur."""
-    known = [score for score in f1_by_label(truth, found, labels).values() if not math.isnan(score)]
-    return sum(known) / len(known) if known else math.nan
+def f1_macro(truth: Numbers, predicted: Numbers, labels: Sequence[Any]) -> float:
+    """Compute the mean of `f1_by_label` over the labels that occur."""
+    defined = [score for score in f1_by_label(truth, predicted, labels).values() if not math.isnan(score)]
+    return sum(defined) / len(defined) if defined else math.nan
 
 
-def f1_micro(truth: Numbers, found: Numbers, labels: Sequence[Any]) -> float:
-    """F1 over all labels' hits and misses together; with one label a row it is the accuracy."""
-    hits = sum(int(((truth == label) & (found == label)).sum()) for label in labels)
-    wrong = sum(int(((truth == label) ^ (found == label)).sum()) for label in labels)
+def f1_micro(truth: Numbers, predicted: Numbers, labels: Sequence[Any]) -> float:
+    """Compute F1 from the hits and misses of all labels together; with one label per row it is the accuracy."""
+    hits = sum(int(((truth == label) & (predicted == label)).sum()) for label in labels)
+    wrong = sum(int(((truth == label) ^ (predicted == label)).sum()) for label in labels)
     return 2 * hits / (2 * hits + wrong) if hits or wrong else math.nan
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose probabilities are in one range."""
+    """Rows whose probabilities lie in one range."""
 
     low: float
+    """Lower end of the range."""
     high: float
+    """Upper end of the range."""
     rows: int
+    """Number of rows in the range."""
     predicted: float
     """Mean probability."""
     observed: float
-    """Share of rows where it came true."""
+    """Share of positive rows."""
 
 
 def reliability(true: NDArray[np.bool_], probability: Numbers, bins: int = 10) -> list[Bin]:
-    """Predicted against observed, in equally wide ranges of probability; empty ones are left out."""
-    places = np.minimum((probability * bins).astype(int), bins - 1)
+    """Compare predicted and observed probabilities in equally wide ranges; empty ranges are left out."""
+    indices = np.minimum((probability * bins).astype(int), bins - 1)
     return [
         Bin(
-            low=place / bins,
-            high=(place + 1) / bins,
+            low=index / bins,
+            high=(index + 1) / bins,
             rows=int(mask.sum()),
             predicted=float(probability[mask].mean()),
             observed=float(true[mask].mean()),
         )
-        for place in range(bins)
-        if (mask := places == place).any()
+        for index in range(bins)
+        if (mask := indices == index).any()
     ]
 
 
 def expected_calibration_error(true: NDArray[np.bool_], probability: Numbers, bins: int = 10) -> float:
-    """Mean distance of predicted from observed (Naeini et al., 2015); 0 to 1."""
-    found = reliability(true, probability, bins)
-    return sum(abs(some.predicted - some.observed) * some.rows for some in found) / len(true)
+    """Compute the mean distance of predicted and observed probability, 0 to 1 (Naeini et al., 2015)."""
+    ranges = reliability(true, probability, bins)
+    return sum(abs(part.predicted - part.observed) * part.rows for part in ranges) / len(true)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The lowest score from which a wanted precision is reached."""
+    """Lowest score from which a wanted precision is reached."""
 
     wanted: float
+    """Wanted precision, 0 to 1."""
     score: float
+    """Lowest score that counts as positive."""
     precision: float
+    """Precision on the rows, 0 to 1."""
     recall: float
+    """Recall on the rows, 0 to 1."""
     rows: int
-    """With that score or more."""
+    """Number of rows with that score or more."""
 
 
 def threshold_for(true: NDArray[np.bool_], scores: Numbers, precision: float) -> Threshold | None:
-    """The threshold of highest recall at which `scores >= threshold` has a precision.
+    """Find the threshold of highest recall at which `scores >= threshold` has a precision.
+
+    Args:
+        true: whether each row is positive, shape (N,).
+        scores: score of each row, shape (N,).
+        precision: wanted precision, 0 to 1.
 
     Returns:
-        None where no threshold has it.
+        Threshold; None if no threshold reaches the precision.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     hits = np.cumsum(true[order])
-    # Rows with one score cannot be divided: only the last of them can be a threshold.
-    ends = np.append(ranked[1:] != ranked[:-1], True)
+    # A threshold cannot separate rows of equal score: only the last of them is a candidate.
+    is_last = np.append(ranked[1:] != ranked[:-1], True)
     counts = np.arange(1, len(scores) + 1)
-    good = np.flatnonzero(ends & (hits / counts >= precision) & (hits > 0))
-    if not len(good):
+    candidates = np.flatnonzero(is_last & (hits / counts >= precision) & (hits > 0))
+    if not len(candidates):
         return None
-    place = int(good[np.argmax(hits[good])])
-    return _threshold(precision, float(ranked[place]), true, scores)
+    position = int(candidates[np.argmax(hits[candidates])])
+    return _measure_threshold(precision, float(ranked[position]), true, scores)
 
 
-def apply_threshold(found: Threshold, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
-    """What a threshold that was found on other rows gives on these."""
-    return _threshold(found.wanted, found.score, true, scores)
+def apply_threshold(threshold: Threshold, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
+    """Measure a threshold that was chosen on other rows."""
+    return _measure_threshold(threshold.wanted, threshold.score, true, scores)
 
 
-def _threshold(wanted: float, score: float, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
-    kept = scores >= score
-    hits, rows, all_true = int((kept & true).sum()), int(kept.sum()), int(true.sum())
-    return Threshold(wanted, score, hits / rows if rows else math.nan, hits / all_true if all_true else math.nan, rows)
+def _measure_threshold(wanted: float, score: float, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
+    is_above = scores >= score
+    hits, rows, positives = int((is_above & true).sum()), int(is_above.sum()), int(true.sum())
+    return Threshold(
+        wanted, score, hits / rows if rows else math.nan, hits / positives if positives else math.nan, rows
+    )
 
 
 def bootstrap(
@@ -148,24 +164,27 @@ def bootstrap(
     rng: np.random.Generator,
     confidence: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of measures, by drawing rows with replacement (Efron, 1979).
+    """Compute percentile intervals of measures by drawing rows with replacement (Efron, 1979).
 
     Args:
-        measures: from row numbers, with repeats, to a value.
-        rows: how many there are.
-        rounds: of drawing.
-        rng: draws.
-        confidence: of the intervals, 0 to 1.
+        measures: functions of row numbers, which may repeat, by name.
+        rows: number of rows.
+        rounds: number of samples.
+        rng: generator that the rows are drawn from.
+        confidence: confidence of the intervals, 0 to 1.
+
+    Returns:
+        Lower and upper end of the interval of each measure; NaN if the measure is defined on no sample.
     """
     drawn: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
-        some = rng.integers(0, rows, rows)
+        sample = rng.integers(0, rows, rows)
         for name, measure in measures.items():
-            drawn[name].append(measure(some))
+            drawn[name].append(measure(sample))
     edges = ((1 - confidence) / 2, (1 + confidence) / 2)
     intervals = {}
     for name, values in drawn.items():
-        known = np.array([value for value in values if not math.isnan(value)])
-        low, high = np.quantile(known, edges) if len(known) else (math.nan, math.nan)
+        defined = np.array([value for value in values if not math.isnan(value)])
+        low, high = np.quantile(defined, edges) if len(defined) else (math.nan, math.nan)
         intervals[name] = float(low), float(high)
     return intervals

@@ -1,4 +1,4 @@
-"""A head: a few small layers that turn a text's vector into scores, and what they mean."""
+"""Heads: small networks that turn vectors of texts into scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,26 +16,26 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One linear layer: `weight @ x + bias`."""
+    """Linear layer `weight @ x + bias`."""
 
     weight: Float32Array
-    """Shape (outputs, inputs)."""
+    """Weights, shape (outputs, inputs)."""
     bias: Float32Array
-    """Shape (outputs,)."""
+    """Biases, shape (outputs,)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Layers with ReLU between them, and what their outputs mean.
+    """Layers with ReLU between them, and the meaning of their outputs.
 
     | kind | outputs of the last layer | labels |
     |---|---|---|
-    | regression | one a target | names of the targets |
-    | binary | one logit, of the second label | the two labels |
-    | multiclass | one logit a class | the classes |
-    | ordinal | one number, compared with `cutpoints` | the grades, lowest first |
+    | regression | one per target | names of the targets |
+    | binary | logit of the second label | the two labels |
+    | multiclass | logit of each class | the classes |
+    | ordinal | number that is compared with `cutpoints` | the grades, lowest first |
 
-    An ordinal head is a proportional-odds model (McCullagh, 1980): the probability of more than grade k is
+    An ordinal head is a proportional-odds model (McCullagh, 1980): the probability of a grade above k is
     `sigmoid(output - cutpoints[k])`.
 
     Raises:
@@ -46,37 +46,37 @@ class Head:
     labels: tuple[str, ...]
     layers: tuple[Layer, ...]
     embedder: EmbedderIdentity | None = None
-    """Whose vectors it was trained on; None where a foreign file does not say."""
+    """Identity of the embedder that the head was trained on; None if a foreign file does not name it."""
     cutpoints: Float32Array | None = None
-    """Of an ordinal head, ascending, one fewer than labels."""
+    """Ascending cutpoints of an ordinal head, one fewer than labels; None for other kinds."""
     temperature: float = 1.0
-    """Logits are divided by it (Guo et al., 2017); fitted on held-out data."""
+    """Divisor of the logits (Guo et al., 2017), fitted on held-out data."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """How it was trained or where it came from, for people; JSON."""
+    """How the head was trained or where it comes from, for people; plain JSON."""
 
     def __post_init__(self) -> None:
-        problem = _problem(self)
+        problem = _find_problem(self)
         if problem:
-            raise ModelError(f"this is no {self.kind} head: {problem}")
+            raise ModelError(f"not a valid {self.kind} head: {problem}")
 
     @property
     def dim(self) -> int:
-        """Width of the vectors it takes."""
+        """Width of the vectors that the head takes."""
         return int(self.layers[0].weight.shape[1])
 
     @property
     def grades(self) -> Float32Array:
-        """Of an ordinal head, its labels as numbers; 0, 1, 2, ... where they are not."""
+        """Labels of an ordinal head as numbers; 0, 1, 2, ... if they are not numbers."""
         try:
             return np.array([float(label) for label in self.labels], np.float32)
         except ValueError:
             return np.arange(len(self.labels), dtype=np.float32)
 
     def bound_to(self, embedder: EmbedderIdentity) -> "Head":
-        """The same head, for the vectors of this embedder.
+        """Bind the head to an embedder.
 
         Raises:
-            WrongEmbedder: its vectors have another width.
+            WrongEmbedder: vectors of the embedder have another width.
         """
         if embedder.settings.get("dim", str(self.dim)) != str(self.dim):
             raise WrongEmbedder(
@@ -87,17 +87,17 @@ class Head:
 
 
 def outputs_of(kind: Kind, labels: int) -> int:
-    """Outputs of the last layer of a head with so many labels."""
+    """Number of outputs of the last layer of a head with this number of labels."""
     return labels if kind in {"regression", "multiclass"} else 1
 
 
-def _problem(head: Head) -> str | None:
-    """What is wrong with a head."""
-    checks = (_shape_problem, _label_problem, _cutpoint_problem)
-    return next((found for check in checks if (found := check(head))), None)
+def _find_problem(head: Head) -> str | None:
+    """Find out what is wrong with a head; None if nothing is."""
+    checks = (_find_shape_problem, _find_label_problem, _find_cutpoint_problem)
+    return next((problem for check in checks if (problem := check(head))), None)
 
 
-def _shape_problem(head: Head) -> str | None:
+def _find_shape_problem(head: Head) -> str | None:
     if head.kind not in KINDS:
         return f"kind must be one of {', '.join(KINDS)}, found {head.kind!r}"
     if not head.layers:
@@ -121,7 +121,7 @@ def _shape_problem(head: Head) -> str | None:
     )
 
 
-def _label_problem(head: Head) -> str | None:
+def _find_label_problem(head: Head) -> str | None:
     if len(set(head.labels)) != len(head.labels) or "" in head.labels:
         return f"its labels must be distinct and not empty, found {head.labels}"
     least = {"regression": 1, "binary": 2, "multiclass": 2, "ordinal": 2}[head.kind]
@@ -132,7 +132,7 @@ def _label_problem(head: Head) -> str | None:
     return None
 
 
-def _cutpoint_problem(head: Head) -> str | None:
+def _find_cutpoint_problem(head: Head) -> str | None:
     if (head.cutpoints is not None) != (head.kind == "ordinal"):
         return "only an ordinal head has cutpoints, and it needs them"
     if head.cutpoints is None:

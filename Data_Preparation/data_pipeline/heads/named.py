@@ -1,4 +1,4 @@
-"""Published heads, by name: downloaded from the hub, and bound to the embedder they were trained on."""
+"""Published heads by name, downloaded from the hub and bound to the embedder they were trained on."""
 
 import logging
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class NamedHead:
     repo: str
     file: str
     embedder: Mapping[str, str]
-    """Settings of the embedder it was trained on; see `identity.FIELDS`."""
+    """Settings of the embedder that the head was trained on; see `identity.FIELDS`."""
 
 
 NAMED_HEADS: Mapping[str, NamedHead] = {
@@ -52,14 +52,14 @@ NAMED_HEADS: Mapping[str, NamedHead] = {
 
 @lru_cache
 def load_named(name: str) -> Head:
-    """A head of `NAMED_HEADS`; downloaded at most once, and asked for once a process.
+    """Load a head of `NAMED_HEADS`; downloaded at most once, and loaded once per process.
 
     Raises:
-        ModelError: the file is not the head it should be.
-        SourceError: no head has that name, or the hub cannot be reached or has no such head.
+        ModelError: the file is not the expected head.
+        SourceError: no head has that name, or the hub cannot be reached or lacks the head.
     """
     if name not in NAMED_HEADS:
-        raise SourceError(f"no head is called {name!r}; there are {', '.join(NAMED_HEADS)}")
+        raise SourceError(f"no head is called {name!r}; expected one of {', '.join(NAMED_HEADS)}")
     named = NAMED_HEADS[name]
     path, commit = _download(named)
     head = load_foreign(path)
@@ -73,16 +73,16 @@ def load_named(name: str) -> Head:
 
 
 def _download(named: NamedHead) -> tuple[Path, str]:
-    """A head's file in the hub's own cache, and the commit it is of."""
-    # Asked first for its errors, which say more than those of a download.
+    """Download a head's file to the hub's own cache; also return its commit."""
+    # Called first for its errors, which say more than those of a download.
     resolve_commit(named.repo, "model", None, _HUB_TIMEOUT_S)
     try:
-        # By branch: of what was fetched by commit, the cache does not know offline which commit the branch stood for.
+        # By branch: offline, the cache cannot resolve a branch whose files were downloaded by commit.
         path = Path(hf_hub_download(named.repo, named.file))
     except TRANSPORT_ERRORS as error:
         raise SourceError(
             f"could not download the head {named.file} of {named.repo}: {error}. {WAYS_OUT} "
-            "A head's file that is on this machine can be named by its path."
+            "If the file is on this machine, give its path instead."
         ) from error
     # The hub's cache names a snapshot's folder by its commit.
     return path, path.parents[len(Path(named.file).parts) - 1].name

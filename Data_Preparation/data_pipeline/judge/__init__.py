@@ -1,13 +1,13 @@
-"""Judges of the relevance of passages to queries."""
+"""Judges that grade passages for queries, or texts for a question."""
 
 from data_pipeline.judge.base import (
     RELEVANT,
     STATUSES,
     CallFailed,
     Judge,
+    Judgeable,
     JudgeIdentity,
     Judgement,
-    Pair,
     Status,
     judgement_key,
 )
@@ -22,8 +22,8 @@ __all__ = [
     "CallFailed",
     "Judge",
     "JudgeIdentity",
+    "Judgeable",
     "Judgement",
-    "Pair",
     "ScriptedJudge",
     "SimilarityJudge",
     "Status",

@@ -1,14 +1,14 @@
-"""Judges, the pairs they grade, and their judgements.
+"""Judges, the texts they grade, and their judgements.
 
-A judgement is a label only where its status is `ok`. Everything else says why there is none:
+A judgement is a label only if its status is `ok`. Every other status says why there is no label:
 
     ok            the judge gave a grade
-    parse_failed  it answered something that is not a grade
-    refused       it would not answer
-    failed        no answer this time: time-outs, overload, a broken reply
-    failed_final  the server will not take this pair: too long, malformed
+    parse_failed  the judge answered something that is not a grade
+    refused       the judge refused to answer
+    failed        no answer this time: time-out, overload, broken reply
+    failed_final  the server does not accept this item: too long, malformed
 
-None of the failures is ever read as a label; each is tried again in the next run.
+A failure is never read as a label, and is tried again in the next run.
 """
 
 from collections.abc import Mapping
@@ -25,30 +25,30 @@ RELEVANT = 2
 """The lowest grade that counts as relevant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A query and a passage to be judged."""
+class Judgeable(Protocol):
+    """An item to be judged: a passage for a query, or a text for a question. Callers' own types add ids to it."""
 
-    query_id: str
-    passage_id: str
-    query: str
-    """The whole text."""
-    passage: str
-    """The whole text; the judge decides how much of it is shown."""
+    @property
+    def query(self) -> str:
+        """Whole text of the query or question."""
+
+    @property
+    def passage(self) -> str:
+        """Whole text of the passage; the judge decides how much of it is shown to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeIdentity:
-    """Everything about a judge that an answer may depend on."""
+    """Everything about a judge that may change an answer."""
 
     model: str
-    """Name of the model in the request."""
+    """Model name in the request."""
     served_model: str
-    """Name of the model in the reply."""
+    """Model name in the reply."""
     prompt: str
-    """Version of the prompt, and hash of its text."""
+    """Version of the prompt and hash of its text."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of the request and the limit of the passage; plain JSON."""
+    """Request parameters and passage limit; plain JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """The identity as JSON, for the record of a run."""
@@ -67,22 +67,23 @@ class JudgeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Grade of one pair, or the reason why there is none."""
+    """Grade of one item, or the reason why there is none."""
 
     status: Status
     grade: int | None = None
-    """0 to 3; only with status ok. YES is 3, NO is 0."""
+    """Grade from 0 to 3, only with status `ok`; YES is 3 and NO is 0."""
     p: float | None = None
-    """Probability that the passage is relevant (grade 2 or 3), among the labels; None if the server gives none."""
+    """Probability of a relevant grade (2 or 3) among the labels; None if the server reports no probabilities."""
     confidence: float | None = None
-    """Probability of the grade among the labels; None if the server gives none."""
+    """Probability of the grade among the labels; None if the server reports no probabilities."""
     outside: float | None = None
-    """Probability of all answers that are no labels."""
+    """Probability of all answers that are not labels."""
     answer: str | None = None
-    """The text of the reply."""
+    """Text of the reply."""
     reason: str = ""
-    """Why there is no grade."""
+    """Why there is no grade; empty with status `ok`."""
     tries: int = 1
+    """Number of calls, including the last one."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_s: float = 0.0
@@ -90,25 +91,27 @@ class Judgement:
     passage_chars: int | None = None
     """Length of the passage in characters."""
     shown_chars: int | None = None
-    """Characters of the passage that the judge was shown; fewer only if a limit is set."""
+    """Characters of the passage that were shown to the model; fewer than `passage_chars` only if a limit is set."""
     reasoning: str = ""
-    """Reasoning of a model before its answer; kept apart, and never read as an answer."""
+    """Reasoning of the model before its answer; stored separately and never read as an answer."""
 
     def __post_init__(self) -> None:
         if (self.status == "ok") != (self.grade is not None):
-            raise ValueError(f"a judgement has a grade if and only if it is ok; got {self.status}, grade {self.grade}")
+            raise ValueError(
+                f"a judgement has a grade if and only if its status is ok; got {self.status}, grade {self.grade}"
+            )
         if self.grade is not None and self.grade not in range(4):
-            raise ValueError(f"a grade is 0, 1, 2 or 3; got {self.grade}")
+            raise ValueError(f"grade must be 0, 1, 2 or 3; got {self.grade}")
 
 
 class CallFailed(Exception):
-    """A call to the judge gave no answer; the pool handles it.
+    """A call to the judge that gave no answer; the pool decides whether to try again.
 
     Args:
-        reason: for the record; holds no secrets.
+        reason: cause of the failure, as it is stored; must hold no secrets.
         final: whether the same call can never succeed.
-        limited: whether the server asked to slow down, which is no failure of it.
-        retry_after_s: how long it asked to wait, in seconds.
+        limited: whether the server asked to slow down, which does not count as a failure.
+        retry_after_s: wait that the server asked for, in seconds.
     """
 
     def __init__(
@@ -117,34 +120,34 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.reason, self.final, self.limited, self.retry_after_s = reason, final, limited, retry_after_s
 
-    def add_to_reason(self, more: str) -> None:
+    def add_to_reason(self, sentence: str) -> None:
         """Append a sentence to the reason."""
-        self.reason = f"{self.reason}. {more}"
+        self.reason = f"{self.reason}. {sentence}"
 
 
 class Judge(Protocol):
-    """Grades passages for queries. A judge of your own implements these five names."""
+    """Grades passages for queries. A custom judge implements these five names."""
 
     name: str
-    """Name for messages: the address of a server, or a description."""
+    """Name in messages: the address of a server, or a description."""
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Identity of the judge; available once it is open."""
+        """Identity of the judge; available after `open`."""
 
     async def open(self) -> None:
         """Connect, and find out which model answers.
 
         Raises:
-            JudgeError: it cannot be used.
+            JudgeError: the judge cannot be used.
         """
 
     async def judge(self, query: str, passage: str) -> Judgement:
         """Grade one passage; called from several tasks at the same time.
 
         Raises:
-            CallFailed: there was no answer; the caller decides whether to try again.
-            JudgeError: there will be none for any pair, so that the run must stop.
+            CallFailed: the call gave no answer; the caller decides whether to try again.
+            JudgeError: no call can give an answer, so the run must stop.
         """
 
     async def close(self) -> None:
@@ -152,11 +155,11 @@ class Judge(Protocol):
 
 
 def judgement_key(identity: JudgeIdentity, query: str, passage: str) -> bytes:
-    """Key of a cached answer: 32 bytes that differ if judge, prompt, parameters or one of the texts differ."""
+    """Key of a cached answer: 32 bytes that change with the judge, its prompt, its parameters and both texts."""
     digest = blake2b(digest_size=32)
     for part in (identity.sha256, query, passage):
         content = part.encode("utf-8", "surrogatepass")
-        # Lengths first, so that no two pairs of texts run together into the same bytes.
+        # Each text follows its length: without it, ("ab", "c") and ("a", "bc") would have the same bytes.
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
     return digest.digest()

@@ -1,37 +1,43 @@
-"""The SQLite file under the state: opened with care, written in whole transactions."""
+"""SQLite file with judgements: opened with checks, written in whole transactions."""
 
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import NotFound, StoreError
-from data_pipeline.judge.tables import REASONINGS, SCHEMA
 from data_pipeline.utils import exclusive
 
 FORMAT_VERSION = 1
-_APPLICATION_ID = 0x454C4D57  # "ELMW", so that another program's database is not taken for one of ours
+"""Version of the tables, in the header of the file."""
+_APPLICATION_ID = 0x454C4D57  # "ELMW", so that another program's database is not mistaken for one of ours
 _BUSY_S = 30.0
 
 
 class Database:
-    """An open file. May be used from any thread; the threads take turns.
+    """An open SQLite file. May be used from any thread; the threads take turns.
 
     Args:
-        path: of the file; made where there is none.
-        read_only: for looking at it, also while another process writes.
+        path: of the file; it is made if it does not exist.
+        content: what the file holds, for messages.
+        tables: statement that makes each table, by name; a file that lacks one of them is refused.
+        later_tables: statements that make tables which files of earlier versions lack.
+        read_only: open for reading, also while another process writes.
 
     Raises:
-        StoreError: it is damaged, of another program or of a newer version, or another process writes to it.
+        NotFound: the file does not exist, and `read_only` is set.
+        StoreError: the file is damaged or of another program or a newer version, or another process writes to it.
     """
 
-    def __init__(self, path: Path, read_only: bool) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, content: str, tables: Mapping[str, str], later_tables: Sequence[str], read_only: bool
+    ) -> None:
+        self.path, self._content, self._tables = path, content, tables
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         if read_only and not path.is_file():
-            raise NotFound(f"there is no state of weak labels at {path}")
+            raise NotFound(f"{path}: no such file; expected {content}")
         try:
             if not read_only:
                 # Two processes would pay for the same judgements.
@@ -39,6 +45,8 @@ class Database:
             self._db = self._connect(read_only)
             self._stack.callback(self._db.close)
             self._check(read_only)
+            if not read_only:
+                self._prepare_writing(later_tables)
         except BaseException:
             self._stack.close()
             raise
@@ -50,22 +58,22 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """For a few statements that only look.
+        """Give the connection for a few statements that only read.
 
         Raises:
-            StoreError: whatever SQLite does not like.
+            StoreError: SQLite reports an error.
         """
-        with self._lock, self._guard():
+        with self._lock, self._convert_errors():
             yield self._db
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: safe on disk when the block has ended, and undone where it fails.
+        """Give the connection for one transaction: safe on disk after the block, and undone if the block fails.
 
         Raises:
-            StoreError: whatever SQLite does not like.
+            StoreError: SQLite reports an error.
         """
-        with self._lock, self._guard():
+        with self._lock, self._convert_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -75,47 +83,65 @@ class Database:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def verify(self) -> None:
+        """Read the whole file, and check its integrity.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with self.read() as db:
+            faults = [row[0] for row in db.execute("PRAGMA integrity_check(5)")]
+            faults += [f"{row[0]} row {row[1]}" for row in db.execute("PRAGMA foreign_key_check")]
+        if faults != ["ok"]:
+            raise StoreError(f"{self.path} is damaged: {'; '.join(map(str, faults))}")
+
     def _connect(self, read_only: bool) -> sqlite3.Connection:
         uri = self.path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-        with self._guard():
+        with self._convert_errors():
             db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA trusted_schema = OFF")
             return db
 
     def _check(self, read_only: bool) -> None:
-        with self._guard():
+        with self._convert_errors():
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            names = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
         if version > FORMAT_VERSION and application == _APPLICATION_ID:
-            raise StoreError(f"{self.path} has format {version}; this package reads up to {FORMAT_VERSION}; update it.")
-        if tables == 0 and application == 0 and not read_only:
-            self._make()
-        elif application != _APPLICATION_ID or version != FORMAT_VERSION or tables == 0:
-            raise StoreError(f"{self.path} is a database, but not the state of a run of weak labels; name another file")
-        if not read_only:
-            with self._guard():
-                # Readers and the writer do not block one another.
-                self._db.execute("PRAGMA journal_mode = WAL")
-                # FULL: a commit survives a power cut, not only a kill. A judgement may have been paid for, and
-                # commits hold hundreds of them, so that the wait for the disk is not felt.
-                self._db.execute("PRAGMA synchronous = FULL")
-                self._db.execute("PRAGMA foreign_keys = ON")
-                self._db.execute(REASONINGS)
+            raise StoreError(
+                f"{self.path} has format {version}; this version of the package reads formats up to {FORMAT_VERSION}. "
+                "Update the package."
+            )
+        if not names and application == 0 and not read_only:
+            self._make_tables()
+        elif application != _APPLICATION_ID or version != FORMAT_VERSION or not self._tables.keys() <= names:
+            raise StoreError(f"{self.path} is a database, but not {self._content}; name another file")
 
-    def _make(self) -> None:
+    def _make_tables(self) -> None:
         with self.write() as db:
-            for statement in SCHEMA:
+            for statement in self._tables.values():
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
+    def _prepare_writing(self, later_tables: Sequence[str]) -> None:
+        with self._convert_errors():
+            # Readers and the writer do not block one another.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # FULL: a commit survives a power cut, not only a kill. A judgement may have been paid for, and a commit
+            # holds hundreds of them, so that the wait for the disk does not matter.
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            for statement in later_tables:
+                self._db.execute(statement)
+
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _convert_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise StoreError(
-                f"{self.path}: SQLite says: {error}. If the file is damaged, put back a copy, or move it away to begin "
-                "anew; if the disk is full or the folder cannot be written, cure that and run the same command again."
+                f"{self.path}: SQLite reports: {error}. If the file is damaged, restore a copy, or move it away to "
+                "start anew; if the disk is full or the folder cannot be written, fix that and run the same command "
+                "again."
             ) from error

@@ -1,4 +1,4 @@
-"""Limit of the text that a judge is shown of a passage: none, or the one in the config."""
+"""Limit on the part of a passage that is shown to the judge: none, or the one in the config."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ Cut = Callable[[str], str]
 
 
 def passage_limit(config: JudgeConfig) -> tuple[Cut, dict[str, Any]]:
-    """The function that cuts a passage, and its description for the record of a run.
+    """Make the function that cuts a passage, and its description for the record of a run.
 
     Raises:
-        ConfigError: the tokenizer cannot be loaded, or cannot tell where its tokens stand in a text.
+        ConfigError: the tokenizer cannot be loaded, or does not report the positions of tokens in a text.
     """
     if config.passage_chars is not None:
         chars = config.passage_chars
@@ -24,20 +24,22 @@ def passage_limit(config: JudgeConfig) -> tuple[Cut, dict[str, Any]]:
     return _token_cut(config.tokenizer, config.passage_tokens), limit
 
 
-def _token_cut(name: str, most: int) -> Cut:
+def _token_cut(name: str, max_tokens: int) -> Cut:
     # Not at the top: transformers takes seconds to import.
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"tokenizer: {name} cannot be loaded: {error}") from error
+        raise ConfigError(f"judge.tokenizer: cannot load {name}: {error}") from error
     if not tokenizer.is_fast:
-        raise ConfigError(f"tokenizer: {name} has no fast tokenizer, which alone knows where its tokens stand")
+        raise ConfigError(
+            f"judge.tokenizer: {name} has no fast tokenizer; others do not report the positions of tokens"
+        )
 
     def cut(passage: str) -> str:
-        places = tokenizer(passage, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ends = [end for _, end in places["offset_mapping"]]
-        return passage if len(ends) <= most else passage[: ends[most - 1]]
+        encoding = tokenizer(passage, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ends = [end for _, end in encoding["offset_mapping"]]
+        return passage if len(ends) <= max_tokens else passage[: ends[max_tokens - 1]]
 
     return cut

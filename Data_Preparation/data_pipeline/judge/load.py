@@ -6,12 +6,12 @@ from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.embeddings import Embedder, encode
 from data_pipeline.errors import ConfigError
 from data_pipeline.judge.base import Judge
-from data_pipeline.judge.similarity import Remembered, SimilarityJudge, Thresholds
+from data_pipeline.judge.similarity import CachedEncoder, SimilarityJudge, Thresholds
 from data_pipeline.utils import sha256_of_json
 
 
 def _load_llm(config: JudgeConfig, embedder: Embedder | None, thresholds: Thresholds | None) -> Judge:
-    # Not at the top: its package is optional.
+    # Not at the top: the package openai is optional.
     from data_pipeline.judge.openai import LLMJudge
 
     return LLMJudge(config)
@@ -20,13 +20,13 @@ def _load_llm(config: JudgeConfig, embedder: Embedder | None, thresholds: Thresh
 def _load_similarity(config: JudgeConfig, embedder: Embedder | None, thresholds: Thresholds | None) -> Judge:
     if embedder is None or thresholds is None:
         raise ConfigError(
-            "the judge `similarity` needs an embedder, and thresholds that were calibrated on gold labels"
+            "judge.judge: `similarity` needs an embedder, and thresholds that were calibrated on gold labels"
         )
     if not embedder.identity.normalized:
-        raise ConfigError("the judge `similarity` needs vectors of length 1; set embedding.normalize: true")
+        raise ConfigError("judge.judge: `similarity` needs vectors of length 1; set embedding.normalize: true")
     return SimilarityJudge(
-        Remembered(lambda texts: encode(embedder, texts, query=True)),
-        Remembered(lambda texts: encode(embedder, texts)),
+        CachedEncoder(lambda texts: encode(embedder, texts, query=True)),
+        CachedEncoder(lambda texts: encode(embedder, texts)),
         thresholds,
         sha256_of_json([embedder.identity.to_metadata(), embedder.query_prompt]),
     )
@@ -48,7 +48,7 @@ def load_judge(config: JudgeConfig, embedder: Embedder | None = None, thresholds
         thresholds: for `similarity` only; see `calibrate`.
 
     Raises:
-        ConfigError: the judge lacks an embedder, thresholds or normalized vectors.
+        ConfigError: the judge `similarity` lacks an embedder, thresholds or normalized vectors.
         MissingExtra: an optional package is not installed.
     """
     return JUDGES[config.judge](config, embedder, thresholds)

@@ -10,27 +10,27 @@ from typing import Any
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.errors import ConfigError, JudgeError
 from data_pipeline.judge.base import CallFailed, JudgeIdentity, Judgement
-from data_pipeline.judge.formats import FormatSearch, RequestFormat, hints_of
+from data_pipeline.judge.formats import FormatSearch, RequestFormat, read_hints
 from data_pipeline.judge.limits import passage_limit
 from data_pipeline.judge.parsing import first_logprobs
 from data_pipeline.judge.prompts import PROMPTS, Prompt
-from data_pipeline.judge.reply import MOST_SHOWN, Completion, read_completion, to_judgement
+from data_pipeline.judge.reply import MAX_QUOTED_CHARS, Completion, read_completion, to_judgement
 from data_pipeline.judge.retry import FORBIDDEN, is_retryable, parse_retry_after
 from data_pipeline.utils import require
 
 logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = "no-key-needed"
-_SHORTEST_KEY = 8
-"""Shorter keys are placeholders such as `none`, or words that occur in answers."""
-_MOST_KEPT = 2000
-"""Characters of an answer that are kept; a label has a few, a server that ignores the token limit sends any number."""
+_MIN_KEY_CHARS = 8
+"""Length of a key from which it is removed from texts: shorter ones are placeholders such as `none`."""
+_MAX_STORED_CHARS = 2000
+"""Characters of an answer that are stored: a label has a few, but a server may ignore the token limit."""
 _PROBE = ("What is the capital of France?", "Paris has been the capital of France for most of its history.")
-# Of a request's body: what providers call an answer that they do not let through.
+# Error codes of providers for an answer that their content filter withholds.
 _FILTERED = {"content_filter", "content_policy_violation"}
 _FORBIDDEN, _NOT_FOUND = 403, 404
-_MODELS_SHOWN, _FORMATS_SHOWN = 10, 2
-_SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
+_MAX_MODELS, _MAX_FORMATS = 10, 2
+_BUDGET_SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class _Failure:
     status: int
     code: str
     parameter: str
-    """The parameter of the request that the server names."""
+    """Name of the request's parameter that the server complains about."""
     text: str
     retry_after: str | None
 
 
-class _Refused(CallFailed):
-    """A request that the server will not take; the same one cannot succeed."""
+class _Rejected(CallFailed):
+    """A request that the server does not accept; the same request cannot succeed."""
 
     def __init__(self, reason: str, failure: _Failure) -> None:
         super().__init__(reason, final=True)
@@ -54,14 +54,14 @@ class _Refused(CallFailed):
 
 
 class LLMJudge:
-    """Asks a model for the grade of one pair per call. See `base.Judge`.
+    """Judge that asks a model for the grade of one item per call. See `base.Judge`.
 
     Args:
         config: address, model and limits.
-        prompt: replaces the prompt of the config's mode.
+        prompt: used instead of the prompt of the config's mode.
 
     Raises:
-        ConfigError: the variable with the key is not set, or the tokenizer cannot be loaded.
+        ConfigError: the environment variable with the key is not set, or the tokenizer cannot be loaded.
         MissingExtra: the package openai is not installed.
     """
 
@@ -79,90 +79,91 @@ class LLMJudge:
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Identity of the judge; available once it is open."""
+        """Identity of the judge; available after `open`."""
         if self._identity is None:
             raise RuntimeError("the judge is not open; call open() first")
         return self._identity
 
     async def open(self) -> None:
-        """Connect, and find a request format that gives a label; see `formats`. Resumes the search when called again.
+        """Connect, and find a request format that gives a label; see `formats`. Another call resumes the search.
 
         Raises:
-            JudgeError: the server refuses the key, lacks the model, or gives no label in any format.
-            CallFailed: the server cannot be reached, or is overloaded; worth another try.
+            JudgeError: the server rejects the key, lacks the model, or gives no label in any format.
+            CallFailed: the server cannot be reached or is overloaded; another try may succeed.
         """
         if self._client is None:
             self._client = self._openai.AsyncOpenAI(
                 base_url=self._config.base_url,
                 api_key=self._key or _PLACEHOLDER,
                 timeout=self._config.timeout_s,
-                max_retries=0,  # the pool tries again: it knows the budget and the breaker
+                max_retries=0,  # the pool retries: it knows the budget and the breaker
             )
         if not self._model:
-            self._model = await self._only_model()
+            self._model = await self._find_only_model()
             self.name = f"{self._config.base_url} (model {self._model})"
         while (asked := self._search.next()) is not None:
             try:
-                found = await self._probe(asked)
+                is_label = await self._probe(asked)
             except CallFailed as error:
-                # A long answer may break a server whose short ones were no labels: both are said.
+                # A long answer may break a server whose short answers were not labels: the message has both.
                 if self._search.tried:
-                    error.add_to_reason(f"Before that: {self._outcomes()}")
+                    error.add_to_reason(f"Before that: {self._describe_replies()}")
                 raise
-            if found:
+            if is_label:
                 return
             logger.info("Judge %s: no label with %s: %s", self.name, asked, self._search.tried[asked])
         raise JudgeError(
             f"{self.name} gave no label in any of the {len(self._search.tried)} request formats that were tried. "
-            f"{self._outcomes()}. Check base_url (it ends with /v1), the name of the model, and whether it answers "
-            "with one word. Parts of the request are fixed by judge.temperature, judge.system_role, judge.logprobs, "
-            "judge.limit_name, judge.reasoning_tokens and judge.extra_body."
+            f"{self._describe_replies()}. Check base_url (it ends with /v1), the name of the model, and whether it "
+            "answers with one word. Parts of the request are fixed by judge.temperature, judge.system_role, "
+            "judge.logprobs, judge.limit_name, judge.reasoning_tokens and judge.extra_body."
         )
 
     async def _probe(self, asked: RequestFormat) -> bool:
-        """Ask a harmless question in a request format; returns whether the answer is a label."""
+        """Ask a harmless question in a request format; return whether the answer is a label."""
         try:
             completion = await self._call(*_PROBE, asked)
-        except _Refused as error:
-            hints = hints_of(error.failure.text, error.failure.parameter, asked)
+        except _Rejected as error:
+            hints = read_hints(error.failure.text, error.failure.parameter, asked)
             if error.failure.status == _NOT_FOUND and not hints and "parameter" not in error.failure.text:
-                raise await self._not_found(error.reason) from None
-            self._search.refused(asked, error.reason, hints)
+                raise await self._not_found_error(error.reason) from None
+            self._search.add_rejection(asked, error.reason, hints)
             return False
         if completion.refusal:
-            raise CallFailed(f"refused a harmless question: {completion.refusal[:MOST_SHOWN]}")
-        fault = self._fault(completion, asked)
+            raise CallFailed(f"refused a harmless question: {completion.refusal[:MAX_QUOTED_CHARS]}")
+        fault = self._reason_for_no_label(completion, asked)
         if fault:
-            self._search.no_label(asked, self._clean(fault), bool(completion.reasoning) and completion.is_cut_off)
+            needs_more_tokens = bool(completion.reasoning) and completion.is_cut_off
+            self._search.add_reply_without_label(asked, self._clean(fault), needs_more_tokens)
             return False
-        self._found(asked, completion)
+        self._use_format(asked, completion)
         return True
 
-    def _fault(self, completion: Completion, asked: RequestFormat) -> str:
-        """Reason why a reply to the probe holds no label in this format; empty if it holds one."""
+    def _reason_for_no_label(self, completion: Completion, asked: RequestFormat) -> str:
+        """Give the reason why a reply to the probe holds no label; empty if it holds one."""
         try:
             if asked.top_logprobs and not completion.is_cut_off and not first_logprobs(completion.choice):
-                return "logprobs were asked for and not given"
-            found = to_judgement(completion, self._prompt.labels, asked.top_logprobs > 0)
+                return "logprobs were requested and not reported"
+            judgement = to_judgement(completion, self._prompt.labels, asked.top_logprobs > 0)
         except (CallFailed, ValueError) as error:
             return str(error)
-        return found.reason
+        return judgement.reason
 
-    def _outcomes(self) -> str:
-        """Replies to all formats that were tried; equal replies once."""
+    def _describe_replies(self) -> str:
+        """List the replies to all formats that were tried; equal replies once."""
         formats: dict[str, list[str]] = {}
-        for asked, said in self._search.tried.items():
-            formats.setdefault(said, []).append(f"[{asked}]")
-        return "; ".join(f"{' '.join(some[:_FORMATS_SHOWN])}: {said}" for said, some in formats.items())
+        for tried, reply in self._search.tried.items():
+            formats.setdefault(reply, []).append(f"[{tried}]")
+        return "; ".join(f"{' '.join(tried[:_MAX_FORMATS])}: {reply}" for reply, tried in formats.items())
 
-    async def _not_found(self, said: str) -> JudgeError:
+    async def _not_found_error(self, reply: str) -> JudgeError:
         try:
-            listed = self._clean(", ".join((await self._models())[:_MODELS_SHOWN]))
+            models = self._clean(", ".join((await self._list_models())[:_MAX_MODELS]))
         except (CallFailed, JudgeError):
-            listed = ""
-        known = f" The server lists: {listed}." if listed else ""
+            models = ""
+        hint = f" The server lists: {models}." if models else ""
         return JudgeError(
-            f"{self.name}: the server has no such model, or nothing at this address: {said}.{known} Check base_url (it "
+            f"{self.name}: the server has no such model, or nothing at this address: {reply}.{hint} Check base_url (it "
             "ends with /v1) and the name of the model."
         )
 
@@ -177,12 +178,12 @@ class LLMJudge:
                 f"answered by the model {self._clean(completion.model)!r}, not by {self.identity.served_model!r} as at "
                 "the start; if a router serves several models under one name, set judge.model to one of them"
             )
-        found = to_judgement(completion, self._prompt.labels, self._format.top_logprobs > 0)
+        judgement = to_judgement(completion, self._prompt.labels, self._format.top_logprobs > 0)
         return replace(
-            found,
-            answer=self._clean(found.answer or "")[:_MOST_KEPT],
-            reason=self._clean(found.reason)[:_MOST_KEPT],
-            reasoning=self._clean(found.reasoning)[:_MOST_KEPT],
+            judgement,
+            answer=self._clean(judgement.answer or "")[:_MAX_STORED_CHARS],
+            reason=self._clean(judgement.reason)[:_MAX_STORED_CHARS],
+            reasoning=self._clean(judgement.reasoning)[:_MAX_STORED_CHARS],
             latency_s=latency_s,
             passage_chars=len(passage),
             shown_chars=len(shown),
@@ -194,36 +195,36 @@ class LLMJudge:
             await self._client.close()
             self._client = None
 
-    def _found(self, asked: RequestFormat, completion: Completion) -> None:
+    def _use_format(self, asked: RequestFormat, completion: Completion) -> None:
         self._format = asked
         served = self._clean(completion.model)
         parameters = {**asked.identity, "extra_body": self._config.extra_body, **self._limit}
         self._identity = JudgeIdentity(self._model, served, self._prompt.identity, parameters)
         logger.info("Judge: %s, served as %r, asked with %s", self.name, served, asked)
 
-    async def _only_model(self) -> str:
-        listed = await self._models()
-        if len(listed) != 1:
+    async def _find_only_model(self) -> str:
+        models = await self._list_models()
+        if len(models) != 1:
             raise JudgeError(
-                f"{self._config.base_url} serves {len(listed)} models "
-                f"({self._clean(', '.join(listed[:_MODELS_SHOWN]))}); set judge.model to the one that is to judge"
+                f"{self._config.base_url} serves {len(models)} models "
+                f"({self._clean(', '.join(models[:_MAX_MODELS]))}); set judge.model to the one that is to judge"
             )
-        return listed[0]
+        return models[0]
 
-    async def _models(self) -> list[str]:
+    async def _list_models(self) -> list[str]:
         try:
             return [str(model.id) async for model in self._client.models.list()]
         except self._openai.APIStatusError as error:
-            raise self._failed(_failure(error), None) from None
+            raise self._to_error(_read_failure(error), None) from None
         except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise CallFailed(f"cannot list the models: {self._clean(str(error))}") from None
 
     async def _call(self, query: str, passage: str, asked: RequestFormat) -> Completion:
         messages = self._prompt.messages(query, passage, asked.system_role)
         try:
-            # The library's own limit begins anew with every byte that trickles in.
+            # The library's own time-out starts anew with every byte that arrives.
             async with asyncio.timeout(self._config.timeout_s):
-                # Raw: the body is read here, strictly, and not as whatever the library can make of it.
+                # Raw: the body is parsed strictly here; the library accepts bodies of another structure.
                 reply = await self._client.chat.completions.with_raw_response.create(
                     model=self._model,
                     messages=messages,
@@ -234,47 +235,47 @@ class LLMJudge:
         except CallFailed as error:
             raise CallFailed(self._clean(error.reason)) from None
         except self._openai.APIStatusError as error:
-            failure = _failure(error)
+            failure = _read_failure(error)
             if failure.code in _FILTERED:
-                return Completion(self._served_or_empty(), {}, "", failure.text or failure.code, None, None)
-            raise self._failed(failure, asked) from None
+                return Completion(self._served_model_or_empty(), {}, "", failure.text or failure.code, None, None)
+            raise self._to_error(failure, asked) from None
         except (self._openai.APITimeoutError, TimeoutError):
-            longer = "; a model that reasons may need a longer judge.timeout_s" if asked.reasoning_tokens else ""
-            raise CallFailed(f"no answer within {self._config.timeout_s:g} s{longer}") from None
+            hint = "; a model that reasons may need a longer judge.timeout_s" if asked.reasoning_tokens else ""
+            raise CallFailed(f"no answer within {self._config.timeout_s:g} s{hint}") from None
         except self._openai.OpenAIError as error:
             cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
-            raise CallFailed(self._clean(f"{error}{cause}")[:MOST_SHOWN]) from None
+            raise CallFailed(self._clean(f"{error}{cause}")[:MAX_QUOTED_CHARS]) from None
         except UnicodeEncodeError:
-            raise CallFailed("the text holds half of a surrogate pair, which cannot be sent", final=True) from None
+            raise CallFailed("the text holds a lone surrogate, which cannot be sent", final=True) from None
 
-    def _served_or_empty(self) -> str:
+    def _served_model_or_empty(self) -> str:
         return self._identity.served_model if self._identity else ""
 
-    def _failed(self, failure: _Failure, asked: RequestFormat | None) -> Exception:
-        said = self._clean(f"HTTP {failure.status}: {failure.text}")[:MOST_SHOWN]
-        # "You are not allowed to request logprobs" is about the request, and not about the key.
-        about_format = failure.status == _FORBIDDEN and asked and hints_of(failure.text, failure.parameter, asked)
-        if (failure.status in FORBIDDEN and not about_format) or failure.code in _SPENT:
+    def _to_error(self, failure: _Failure, asked: RequestFormat | None) -> Exception:
+        reply = self._clean(f"HTTP {failure.status}: {failure.text}")[:MAX_QUOTED_CHARS]
+        # "You are not allowed to request logprobs" is about the request, not about the key.
+        about_format = failure.status == _FORBIDDEN and asked and read_hints(failure.text, failure.parameter, asked)
+        if (failure.status in FORBIDDEN and not about_format) or failure.code in _BUDGET_SPENT:
             source = self._config.api_key_env
             key = f"the key in ${source}" if source else "a call without a key (api_key_env is not set)"
             return JudgeError(
-                f"{self.name} refuses {key}: {said}. Judgements made so far are kept. "
+                f"{self.name} refuses {key}: {reply}. Judgements made so far are stored. "
                 "Check the key, its rights and its budget, then run the same command again."
             )
         if is_retryable(failure.status):
-            wait = parse_retry_after(failure.retry_after)
-            return CallFailed(said, limited=failure.status == 429, retry_after_s=wait)
-        return _Refused(said, failure)
+            retry_after_s = parse_retry_after(failure.retry_after)
+            return CallFailed(reply, limited=failure.status == 429, retry_after_s=retry_after_s)
+        return _Rejected(reply, failure)
 
     def _clean(self, text: str) -> str:
-        """The text without the key, which servers may repeat, and without what UTF-8 cannot hold."""
-        if len(self._key) >= _SHORTEST_KEY:
+        """Remove the key, which servers may repeat, and what UTF-8 cannot encode."""
+        if len(self._key) >= _MIN_KEY_CHARS:
             text = text.replace(self._key, "[key]")
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _failure(error: Any) -> _Failure:
-    """Failure of an `openai.APIStatusError`, whose message repeats the body."""
+def _read_failure(error: Any) -> _Failure:
+    """Read the failure from an `openai.APIStatusError`, whose message repeats the body."""
     return _Failure(
         int(error.status_code),
         str(error.code or ""),
@@ -289,7 +290,9 @@ def _read_key(variable: str | None) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f"api_key_env: the environment variable {variable} is not set; put the judge's key into it")
+        raise ConfigError(
+            f"judge.api_key_env: the environment variable {variable} is not set; set it to the key of the judge"
+        )
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"api_key_env: the key in {variable} has characters that no HTTP header can carry")
+        raise ConfigError(f"judge.api_key_env: the key in {variable} has characters that an HTTP header cannot hold")
     return key

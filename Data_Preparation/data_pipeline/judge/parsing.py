@@ -1,4 +1,4 @@
-"""Grades from answers and log-probabilities; an answer that is not clearly a grade is none."""
+"""Grades from answers and log-probabilities; an answer that is not clearly a grade has none."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 
 from data_pipeline.judge.base import RELEVANT
 
-MOST_OUTSIDE = 0.5
+MAX_OUTSIDE = 0.5
 """Probability of other answers above which an answer does not count as a label."""
 
-# Spaces as SentencePiece and byte-level tokenizers write them, where a server hands out raw tokens.
+# Spaces as SentencePiece and byte-level tokenizers write them: some servers report raw tokens.
 _SPACES = "\u2581\u0120\u010a"
-_AROUND = " \t\r\n.,;:!*_`'\"()[]{}<>\u201c\u201d\u2018\u2019\u3002" + _SPACES
+_IGNORED = " \t\r\n.,;:!*_`'\"()[]{}<>\u201c\u201d\u2018\u2019\u3002" + _SPACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,41 +25,41 @@ class Reading:
     confidence: float
     """Probability of the grade, among the labels."""
     outside: float
-    """Probability of all tokens that are no labels."""
+    """Probability of all tokens that are not labels."""
 
 
 def parse_answer(answer: str, labels: Mapping[str, int]) -> int | None:
-    """The grade that an answer consists of; None if it is anything else, or holds more.
+    """Read the grade that an answer consists of; None if the answer is or holds anything else.
 
-    The whole answer must be one label, white space and punctuation around it aside. An answer that says more cannot be
-    read by its first word, nor by the words in it: "No. YES would be wrong" holds both.
+    The whole answer must be one label, apart from white space and punctuation around it. A longer answer cannot be read
+    by its first word, nor by the words in it: "No. YES would be wrong" holds both.
 
     Args:
-        answer: as the server gave it.
+        answer: text of the reply.
         labels: answer in lower case -> grade.
     """
-    return labels.get(answer.strip(_AROUND).casefold())
+    return labels.get(answer.strip(_IGNORED).casefold())
 
 
 def read_logprobs(top: Sequence[tuple[str, float]], labels: Mapping[str, int]) -> Reading | None:
-    """Probabilities of the grades from those of the first token.
+    """Compute the probabilities of the grades from those of the first token.
 
-    Spellings of one label (" YES", "Yes", "yes") are added up. Among the labels this is the softmax over their logits;
-    what is left over, tokens the server did not list included, is the mass outside.
+    The probabilities of all spellings of a label (" YES", "Yes", "yes") are added. Among the labels this is the softmax
+    over their logits; the rest, including tokens that the server did not list, is the probability outside.
 
     Args:
-        top: (token, natural logarithm of its probability), the likeliest tokens.
+        top: likeliest tokens, each with the natural logarithm of its probability.
         labels: answer in lower case -> grade.
 
     Returns:
-        None where no label has any probability.
+        Grade and probabilities; None if no label has any probability.
 
     Raises:
-        ValueError: these are no logarithms of probabilities.
+        ValueError: the numbers are not logarithms of probabilities.
     """
     mass = dict.fromkeys(sorted(set(labels.values())), 0.0)
     for token, logprob in top:
-        # Rounded numbers may end up a little above 0.
+        # Rounding may give numbers a little above 0.
         if math.isnan(logprob) or logprob > 1e-3:
             raise ValueError(f"the logprob of {token!r} is {logprob}; expected a number of at most 0")
         grade = parse_answer(token, labels)
@@ -76,10 +76,10 @@ def read_logprobs(top: Sequence[tuple[str, float]], labels: Mapping[str, int]) -
 
 
 def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The likeliest first tokens of a choice; empty if the server gives none.
+    """Read the likeliest first tokens of a choice; empty if the server reports none.
 
     Raises:
-        ValueError: there are some, but not in the form of the API.
+        ValueError: the log-probabilities do not have the form of the API.
     """
     logprobs = choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -89,4 +89,4 @@ def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
         top = content[0].get("top_logprobs") or [content[0]]
         return [(str(item["token"]), float(item["logprob"])) for item in top]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"logprobs of an unknown form: {str(content)[:200]}") from error
+        raise ValueError(f"logprobs have an unknown form: {str(content)[:200]}") from error

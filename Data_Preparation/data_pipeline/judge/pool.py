@@ -1,140 +1,86 @@
-"""Judging of pairs: a fixed number of calls in flight over all queries, with results written to disk as they come.
+"""Judging of many items: a fixed number of calls in flight, with judgements stored as they come.
 
-    pairs --(a thread)--> answered before? --no--> queue --> slots: call, try again --> one transaction --> report
+    items --(a thread)--> answered before? --no--> queue --> slots: call, try again --> one transaction --> report
 
-Pairs are taken from their iterator only as fast as they are judged, so it may compute candidates while calls are in
-flight. Nothing is reported before it is safe, and nothing reported is judged again.
+Items are taken from their iterator only as fast as they are judged, so it may compute candidates while calls are in
+flight. Nothing is reported before it is safe on disk, and nothing reported is judged again.
 """
 
 import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Generic
 
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.errors import DataPipelineError, JudgeError
-from data_pipeline.judge.base import STATUSES, CallFailed, Judge, Judgement, Pair, judgement_key
+from data_pipeline.judge.base import CallFailed, Judge, Judgement, judgement_key
 from data_pipeline.judge.breaker import Breaker
-from data_pipeline.judge.reply import MOST_SHOWN
+from data_pipeline.judge.recorder import ItemT, Judged, Recorder
 from data_pipeline.judge.retry import RetryPolicy
-from data_pipeline.judge.state import Judged, State
+from data_pipeline.judge.summary import JudgeSummary
 from data_pipeline.utils import progress_bar
 
-_PAIRS_AT_ONCE = 64
-
-Report = Callable[[Sequence[Judged]], None]
-
-
-@dataclass
-class JudgeSummary:
-    """Counts of the pairs and calls of one run."""
-
-    statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
-    """Pairs by status, including those with an answer from an earlier call."""
-    known: int = 0
-    """Pairs with an answer from an earlier call."""
-    calls: int = 0
-    """Calls for pairs, including retries."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    wall_s: float = 0.0
-    slot_use: float = 0.0
-    """Share of the slots' time, from first call to last, that a call was in flight; 0 to 1."""
-    stopped: str = ""
-    """Reason why pairs were left over: max_calls, or empty."""
-
-    @property
-    def labels(self) -> int:
-        """Number of pairs with a grade."""
-        return self.statuses["ok"]
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary as JSON, for the record of a run."""
-        return asdict(self)
-
-
-def no_label_error(name: str, statuses: Mapping[str, int], example: Judgement | None) -> JudgeError:
-    """The error of a run whose judge gave no label at all.
-
-    Args:
-        name: name of the judge.
-        statuses: pairs by status; none of them is `ok`.
-        example: one of the failures.
-    """
-    failures = ", ".join(f"{statuses[status]:,} {status}" for status in STATUSES if statuses.get(status))
-    shown = ""
-    if example is not None:
-        answer = "" if example.answer is None else f", answer {example.answer[:MOST_SHOWN]!r}"
-        shown = f" For example: {example.reason[:MOST_SHOWN]}{answer}."
-    return JudgeError(
-        f"{name} gave no label at all ({failures}), so no output was written; outputs of an earlier run stay as they "
-        f"are.{shown} Check the model and the settings of the judge, then run the same command again: all these pairs "
-        "are asked about again."
-    )
+_ITEMS_AT_ONCE = 64
 
 
 def run_judge(
-    pairs: Iterable[Pair],
+    items: Iterable[ItemT],
     judge: Judge,
-    state: State,
-    run_id: str,
+    recorder: Recorder[ItemT],
     config: JudgeConfig,
     *,
     total: int | None = None,
-    on_recorded: Report | None = None,
+    on_recorded: Callable[[Sequence[Judged[ItemT]]], None] | None = None,
 ) -> JudgeSummary:
-    """Run `judge_pairs` in an event loop of its own."""
-    work = judge_pairs(pairs, judge, state, run_id, config, total=total, on_recorded=on_recorded)
-    return asyncio.run(work)
+    """Run `judge_items` in an event loop of its own."""
+    return asyncio.run(judge_items(items, judge, recorder, config, total=total, on_recorded=on_recorded))
 
 
-async def judge_pairs(
-    pairs: Iterable[Pair],
+async def judge_items(
+    items: Iterable[ItemT],
     judge: Judge,
-    state: State,
-    run_id: str,
+    recorder: Recorder[ItemT],
     config: JudgeConfig,
     *,
     total: int | None = None,
-    on_recorded: Report | None = None,
+    on_recorded: Callable[[Sequence[Judged[ItemT]]], None] | None = None,
 ) -> JudgeSummary:
-    """Judge pairs, and keep the judgements.
+    """Judge items, and store the judgements.
 
-    Memory does not grow with the number of pairs. Two pairs with the same texts are judged once.
+    Memory does not grow with the number of items. Two items with the same texts are judged once.
 
     Args:
-        pairs: to be judged; read in a thread, a few at a time. Their candidates are in the state.
+        items: to be judged; read in a thread, a few at a time.
         judge: opened and closed here.
-        state: open for writing.
-        run_id: the run they belong to.
-        config: slots, tries, budget, breaker.
-        total: how many pairs there are, for the progress bar.
-        on_recorded: called with pairs whose judgement is safe on disk, failures included.
+        recorder: open for writing; looks up earlier judgements and stores new ones.
+        config: slots, tries, budget and breaker.
+        total: number of items, for the progress bar.
+        on_recorded: called with items whose judgement is safe on disk, failures included.
 
     Returns:
-        How many pairs ended how. Pairs that failed are tried again by the next run.
+        Number of items by status. Items that failed are tried again by the next run.
 
     Raises:
-        JudgeError: the judge cannot be used, or failed too often; what was judged before is kept.
-        StoreError: the state cannot be written.
+        JudgeError: the judge cannot be used, or failed too often; earlier judgements are stored.
+        StoreError: the judgements cannot be stored.
     """
     policy = RetryPolicy(config.tries, config.backoff_s, config.max_backoff_s, config.max_retry_after_s)
     rng = random.Random(config.seed)
     try:
         await _open(judge, policy, rng)
-        state.set_judge(run_id, judge.identity)
+        recorder.start(judge.identity)
         with progress_bar(total, "judging", "pair") as bar:
 
-            def report(judged: Sequence[Judged]) -> None:
+            def report(judged: Sequence[Judged[ItemT]]) -> None:
                 bar.update(len(judged))
                 if on_recorded is not None:
                     on_recorded(judged)
 
-            return await _Pool(judge, state, run_id, config, policy, rng, report).run(iter(pairs))
+            return await _Pool(judge, recorder, config, policy, rng, report).run(iter(items))
     finally:
         await judge.close()
 
@@ -154,124 +100,123 @@ async def _open(judge: Judge, policy: RetryPolicy, rng: random.Random) -> None:
 
 
 class _BudgetSpent(Exception):
-    """No further call is allowed, and the pair was not tried."""
+    """No further call is allowed, and the item was not tried."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(Generic[ItemT]):
     key: bytes
-    pair: Pair
+    item: ItemT
 
 
-class _Pool:
-    """One run of `judge_pairs`."""
+class _Pool(Generic[ItemT]):
+    """One run of `judge_items`."""
 
     def __init__(
         self,
         judge: Judge,
-        state: State,
-        run_id: str,
+        recorder: Recorder[ItemT],
         config: JudgeConfig,
         policy: RetryPolicy,
         rng: random.Random,
-        report: Report,
+        report: Callable[[Sequence[Judged[ItemT]]], None],
     ) -> None:
-        self._judge, self._state, self._run_id, self._config = judge, state, run_id, config
+        self._judge, self._recorder, self._config = judge, recorder, config
         self._policy, self._rng, self._report = policy, rng, report
         self._breaker = Breaker(judge.name, config.breaker_window, config.breaker_share)
-        self._queue: asyncio.Queue[_Work | None] = asyncio.Queue(2 * config.slots)
-        self._waiting: dict[bytes, list[Pair]] = {}
-        """Pairs whose judgement is not safe yet, by key."""
+        self._queue: asyncio.Queue[_Work[ItemT] | None] = asyncio.Queue(2 * config.slots)
+        self._waiting: dict[bytes, list[ItemT]] = {}
+        """Items whose judgement is not stored yet, by key."""
         self._unsaved: dict[bytes, Judgement] = {}
-        self._known: list[Judged] = []
-        self._full = asyncio.Event()
-        # Held from looking up to queueing, and while saving: a pair is always known, waiting or new.
-        self._books = asyncio.Lock()
+        self._answered_before: list[Judged[ItemT]] = []
+        self._buffer_full = asyncio.Event()
+        # Held while looking up and queueing, and while saving: an item is always stored, waiting or new.
+        self._bookkeeping = asyncio.Lock()
         self._not_before = 0.0
-        """When the server wants the next call, by the loop's clock."""
+        """Earliest time of the next call that the server allows, by the loop's clock."""
         self._busy_s = 0.0
         self._summary = JudgeSummary()
 
-    async def run(self, pairs: Iterator[Pair]) -> JudgeSummary:
-        """Judge them all, or as many as the budget allows."""
+    async def run(self, items: Iterator[ItemT]) -> JudgeSummary:
+        """Judge all items, or as many as the budget allows."""
         started = time.perf_counter()
-        # One thread, the same all the time, and none that reads on when this is over.
-        puller = ThreadPoolExecutor(1, "pairs")
+        # A single thread: the iterator is not thread-safe, and must not be read any further when the run has ended.
+        reader = ThreadPoolExecutor(1, "pairs")
         try:
             async with asyncio.TaskGroup() as tasks:
-                saver = tasks.create_task(self._save_now_and_then())
+                saver = tasks.create_task(self._save_periodically())
                 async with asyncio.TaskGroup() as workers:
-                    workers.create_task(self._feed(pairs, puller))
+                    workers.create_task(self._fill_queue(items, reader))
                     for _ in range(self._config.slots):
-                        workers.create_task(self._slot())
+                        workers.create_task(self._work())
                 saver.cancel()
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise _most_informative(group) from None
         finally:
-            # Also after an error or Ctrl-C, and not in a thread: nothing can come between.
+            # Also after an error or Ctrl-C, and not in a thread: nothing can interrupt it.
             try:
                 self._save()
             finally:
-                puller.shutdown(cancel_futures=True)
+                reader.shutdown(cancel_futures=True)
         self._summary.wall_s = time.perf_counter() - started
         self._summary.slot_use = self._busy_s / (self._summary.wall_s * self._config.slots)
-        self._state.finish_run(self._run_id, self._summary.to_json())
+        self._recorder.finish(self._summary.to_json())
         return self._summary
 
-    async def _feed(self, pairs: Iterator[Pair], puller: ThreadPoolExecutor) -> None:
-        """Look pairs up, and queue those without an answer."""
+    async def _fill_queue(self, items: Iterator[ItemT], reader: ThreadPoolExecutor) -> None:
+        """Look items up, and queue those without an answer."""
         loop = asyncio.get_running_loop()
 
-        def pull() -> asyncio.Future[list[Pair]]:
-            return loop.run_in_executor(puller, lambda: list(itertools.islice(pairs, _PAIRS_AT_ONCE)))
+        def read_next() -> asyncio.Future[list[ItemT]]:
+            return loop.run_in_executor(reader, lambda: list(itertools.islice(items, _ITEMS_AT_ONCE)))
 
-        coming = pull()
-        while not self._summary.stopped and (some := await coming):
-            # While these are judged, the next are made.
-            coming = pull()
-            for work in await self._new(some):
+        upcoming = read_next()
+        while not self._summary.stopped and (batch := await upcoming):
+            # Read the next batch while this one is judged.
+            upcoming = read_next()
+            for work in await self._without_answer(batch):
                 await self._queue.put(work)
-        coming.cancel()
+        upcoming.cancel()
         for _ in range(self._config.slots):
             await self._queue.put(None)
 
-    async def _new(self, pairs: Sequence[Pair]) -> list[_Work]:
+    async def _without_answer(self, items: Sequence[ItemT]) -> list[_Work[ItemT]]:
         new = []
         identity = self._judge.identity
-        keys = [judgement_key(identity, pair.query, pair.passage) for pair in pairs]
-        async with self._books:
-            found = await asyncio.to_thread(self._state.lookup, keys)
-            for key, pair in zip(keys, pairs, strict=True):
-                if key in found:
-                    self._known.append(Judged(pair.query_id, pair.passage_id, key, found[key]))
+        keys = [judgement_key(identity, item.query, item.passage) for item in items]
+        async with self._bookkeeping:
+            answers = await asyncio.to_thread(self._recorder.lookup, keys)
+            for key, item in zip(keys, items, strict=True):
+                if key in answers:
+                    self._answered_before.append(Judged(item, key, answers[key]))
                 elif key in self._waiting:
-                    self._waiting[key].append(pair)
+                    self._waiting[key].append(item)
                 else:
-                    self._waiting[key] = [pair]
-                    new.append(_Work(key, pair))
-        self._wake_if_full()
+                    self._waiting[key] = [item]
+                    new.append(_Work(key, item))
+        self._wake_saver_if_full()
         return new
 
-    async def _slot(self) -> None:
+    async def _work(self) -> None:
         while (work := await self._queue.get()) is not None:
             if self._summary.stopped:
                 continue
             try:
-                self._unsaved[work.key] = await self._answer(work.pair)
+                self._unsaved[work.key] = await self._judge_item(work.item)
             except _BudgetSpent:
                 continue
-            self._wake_if_full()
+            self._wake_saver_if_full()
 
-    async def _answer(self, pair: Pair) -> Judgement:
-        """Call until there is an answer, or no hope of one."""
+    async def _judge_item(self, item: ItemT) -> Judgement:
+        """Call until there is an answer, or further calls are useless."""
         failure = ""
         for tries in itertools.count(1):
             try:
-                found = await self._call(pair, tries)
+                judgement = await self._call(item, tries)
             except CallFailed as error:
-                given_up = self._give_up(error, tries)
-                if given_up is not None:
-                    return given_up
+                final_failure = self._final_failure(error, tries)
+                if final_failure is not None:
+                    return final_failure
                 failure = error.reason
                 await self._wait(error, tries)
             except _BudgetSpent:
@@ -280,94 +225,91 @@ class _Pool:
                     raise
                 return Judgement("failed", reason=f"{failure}; max_calls is spent", tries=tries - 1)
             else:
-                self._breaker.note(f"not a label: {found.reason}" if found.status == "parse_failed" else "")
-                self._summary.prompt_tokens += found.prompt_tokens or 0
-                self._summary.completion_tokens += found.completion_tokens or 0
-                return found
+                self._breaker.count(f"not a label: {judgement.reason}" if judgement.status == "parse_failed" else "")
+                self._summary.prompt_tokens += judgement.prompt_tokens or 0
+                self._summary.completion_tokens += judgement.completion_tokens or 0
+                return judgement
         raise AssertionError("unreachable")
 
     async def _wait(self, error: CallFailed, failures: int) -> None:
         if error.retry_after_s is not None:
-            # The server means all callers, not the one that happened to be told.
+            # The server means all callers, not only the one that got the reply.
             self._not_before = max(self._not_before, asyncio.get_running_loop().time() + error.retry_after_s)
         await asyncio.sleep(self._policy.wait_s(failures, error.retry_after_s, self._rng))
 
-    async def _call(self, pair: Pair, tries: int) -> Judgement:
+    async def _call(self, item: ItemT, tries: int) -> Judgement:
         loop = asyncio.get_running_loop()
         while (pause_s := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause_s)
-        if self._spent():
+        if self._is_budget_spent():
             raise _BudgetSpent
         self._summary.calls += 1
         started = time.perf_counter()
         try:
-            # Whatever the judge itself may promise: a call that never ends would hold its slot for ever.
+            # Whatever the judge itself promises: a call that never ends would block its slot for ever.
             async with asyncio.timeout(self._config.timeout_s):
-                found = await self._judge.judge(pair.query, pair.passage)
+                judgement = await self._judge.judge(item.query, item.passage)
         except TimeoutError:
             raise CallFailed(f"no answer within {self._config.timeout_s:g} s") from None
         finally:
             self._busy_s += time.perf_counter() - started
-        return replace(found, tries=tries)
+        return replace(judgement, tries=tries)
 
-    def _give_up(self, error: CallFailed, tries: int) -> Judgement | None:
-        """The failure to keep, or None where the call shall be tried again."""
+    def _final_failure(self, error: CallFailed, tries: int) -> Judgement | None:
+        """Make the failure to be stored; None if the call is to be tried again."""
         too_long = (error.retry_after_s or 0) > self._policy.max_retry_after_s
-        last = error.final or too_long or tries >= self._policy.tries
-        # A server that asks to slow down works; it counts only when that did not help.
-        if last or not error.limited:
-            self._breaker.note(error.reason)
-        if not last:
+        is_last = error.final or too_long or tries >= self._policy.tries
+        # A server that asks to slow down works; this counts as a failure only if waiting did not help.
+        if is_last or not error.limited:
+            self._breaker.count(error.reason)
+        if not is_last:
             return None
-        asked = f"; the server asks to wait {error.retry_after_s:.0f} s" if too_long else ""
-        return Judgement("failed_final" if error.final else "failed", reason=error.reason + asked, tries=tries)
+        note = f"; the server asks to wait {error.retry_after_s:.0f} s" if too_long else ""
+        return Judgement("failed_final" if error.final else "failed", reason=error.reason + note, tries=tries)
 
-    def _spent(self) -> bool:
+    def _is_budget_spent(self) -> bool:
         return self._config.max_calls is not None and self._summary.calls >= self._config.max_calls
 
-    def _wake_if_full(self) -> None:
-        if len(self._unsaved) + len(self._known) >= self._config.flush_answers:
-            self._full.set()
+    def _wake_saver_if_full(self) -> None:
+        if len(self._unsaved) + len(self._answered_before) >= self._config.flush_answers:
+            self._buffer_full.set()
 
-    async def _save_now_and_then(self) -> None:
+    async def _save_periodically(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._config.flush_s):
-                    await self._full.wait()
+                    await self._buffer_full.wait()
             except TimeoutError:
                 pass
-            self._full.clear()
-            async with self._books:
+            self._buffer_full.clear()
+            async with self._bookkeeping:
                 self._save()
 
     def _save(self) -> None:
-        """One transaction, then the report. Not awaited anywhere inside, so that no cancellation can split it."""
-        if not self._unsaved and not self._known:
+        """Store one transaction, then report it. Without `await`, so that no cancellation can split it."""
+        if not self._unsaved and not self._answered_before:
             return
-        fresh, known = self._unsaved, self._known
-        self._unsaved, self._known = {}, []
-        done = [
-            Judged(pair.query_id, pair.passage_id, key, judgement)
-            for key, judgement in fresh.items()
-            for pair in self._waiting[key]
-        ]
-        self._state.record(self._run_id, [*known, *done], fresh)
-        for key in fresh:
+        new, answered_before = self._unsaved, self._answered_before
+        self._unsaved, self._answered_before = {}, []
+        judged = [*answered_before]
+        judged += [Judged(item, key, judgement) for key, judgement in new.items() for item in self._waiting[key]]
+        self._recorder.record(judged, new)
+        for key in new:
             del self._waiting[key]
-        for one in (*known, *done):
-            self._summary.statuses[one.judgement.status] += 1
-        self._summary.known += len(known)
-        self._report([*known, *done])
+        for result in judged:
+            self._summary.statuses[result.judgement.status] += 1
+        self._summary.known += len(answered_before)
+        self._report(judged)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to show: tasks that failed together mostly have the same."""
-    flat: list[BaseException] = []
-    todo: list[BaseException] = [group]
-    while todo:
-        error = todo.pop(0)
+def _most_informative(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Choose the error to show: tasks that failed together mostly have the same one."""
+    errors: list[BaseException] = []
+    queue: list[BaseException] = [group]
+    while queue:
+        error = queue.pop(0)
         if isinstance(error, BaseExceptionGroup):
-            todo += error.exceptions
+            queue += error.exceptions
         else:
-            flat.append(error)
-    return next((error for error in flat if isinstance(error, DataPipelineError)), flat[0])
+            errors.append(error)
+    return next((error for error in errors if isinstance(error, DataPipelineError)), errors[0])

@@ -1,8 +1,8 @@
-"""The prompts of the judge. A prompt is never edited in place: another wording is another version.
+"""Prompts of the judge. A released prompt is never edited: another wording is another version.
 
 The graded prompt follows the idea of UMBRELA (Upadhyay et al. 2024, arXiv:2406.06519): one passage at a time, four
-grades, intent and trust weighed before the grade. The words are ours. The query comes first and the passage last, so
-that the calls of one query share their beginning, which servers keep computed.
+grades, intent and trust weighed before the grade. The wording is our own. The query comes first and the passage last,
+so that the calls of one query share a prefix, which servers cache.
 """
 
 from collections.abc import Mapping
@@ -57,41 +57,41 @@ _USER_ABOUT_TEXT = (
 )
 
 
-_BETWEEN = "\n\n"
-"""Stands between instructions and the rest where both are one message."""
+_SEPARATOR = "\n\n"
+"""Text between the instructions and the rest if both are one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Instructions, the form of the user's message, and the answers that are labels."""
+    """Instructions, template of the user's message, and the answers that are labels."""
 
     version: str
     system: str
     labels: Mapping[str, int]
     """Answer in lower case -> grade."""
     user: str = _USER
-    """Template with placeholders for query, passage and their fences."""
+    """Template of the user's message, with placeholders for query, passage and their fences."""
 
     @property
     def identity(self) -> str:
-        """Version, and hash of the whole prompt, so that an edit without a new version is another prompt too."""
+        """Version and hash of the whole prompt, so that an edit without a new version is another prompt too."""
         words = {"system": self.system, "user": self.user, "labels": dict(self.labels)}
         return f"{self.version}:{sha256_of_json(words)[:16]}"
 
     def messages(self, query: str, passage: str, system_role: bool = True) -> list[Message]:
-        """The chat to send.
+        """Make the chat to send.
 
         Args:
-            query: the whole text.
-            passage: the text that is shown of the passage.
-            system_role: whether the instructions are a message of their own; they stand in front of the user's
-                message otherwise, for models without a system role.
+            query: whole text of the query.
+            passage: part of the passage that is shown.
+            system_role: whether the instructions are a system message; otherwise they precede the user's message, for
+                models without a system role.
         """
         user = self.user.format(
             query_fence=_fence("query", query), query=query, passage_fence=_fence("passage", passage), passage=passage
         )
         if not system_role:
-            return [{"role": "user", "content": f"{self.system}{_BETWEEN}{user}"}]
+            return [{"role": "user", "content": f"{self.system}{_SEPARATOR}{user}"}]
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 
@@ -102,7 +102,7 @@ PROMPTS: dict[Mode, Prompt] = {
 """Released prompts by mode."""
 
 TEXT_PROMPT = Prompt("text-1", _ABOUT_TEXT, {"no": 0, "yes": 3}, _USER_ABOUT_TEXT)
-"""A question that YES or NO answers takes the place of the query, any text that of the passage."""
+"""Prompt for a question about a text that is answered YES or NO: the query is the question, the passage the text."""
 
 _OPENINGS = (
     ("Query, between fences ", "Question, between fences "),
@@ -111,38 +111,38 @@ _OPENINGS = (
 
 
 def read_messages(messages: list[Message]) -> tuple[str, str]:
-    """Query and passage of a chat that `Prompt.messages` made: for simulated judges.
+    """Read query and passage from a chat that `Prompt.messages` made; for simulated judges.
 
     Raises:
-        ValueError: it is not such a chat.
+        ValueError: the chat was not made by `Prompt.messages`.
     """
     _, user = split_instructions(messages)
-    found = []
+    texts = []
     for openings in _OPENINGS:
-        opening = next((one for one in openings if user.startswith(one)), None)
+        opening = next((opening for opening in openings if user.startswith(opening)), None)
         if opening is None:
             raise ValueError(f"not a prompt of this package: {user[:80]!r}")
         fence, _, rest = user.removeprefix(opening).partition(":\n")
         text, closed, user = rest.removeprefix(f"{fence}\n").partition(f"\n{fence}")
         if not closed:
             raise ValueError(f"the fence {fence} is not closed")
-        found.append(text)
+        texts.append(text)
         user = user.lstrip("\n")
-    return found[0], found[1]
+    return texts[0], texts[1]
 
 
 def split_instructions(messages: list[Message]) -> tuple[str, str]:
-    """Instructions and the rest of a chat, whether they are two messages or one; empty where there are none."""
+    """Split a chat of one or two messages into instructions and the rest; no instructions are an empty text."""
     user = messages[-1]["content"]
     system = next((message["content"] for message in messages[:-1] if message.get("role") == "system"), "")
     if len(messages) == 1:
         released = (prompt.system for prompt in (*PROMPTS.values(), TEXT_PROMPT))
-        system = next((words for words in released if user.startswith(words + _BETWEEN)), "")
-        user = user.removeprefix(system + _BETWEEN) if system else user
+        system = next((words for words in released if user.startswith(words + _SEPARATOR)), "")
+        user = user.removeprefix(system + _SEPARATOR) if system else user
     return system, user
 
 
 def _fence(name: str, text: str) -> str:
-    """A line that the text cannot hold: a text that holds its own hash cannot be found."""
+    """Make a line that the text cannot hold: nobody can construct a text that contains its own hash."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return f"=={name}-{digest}=="

@@ -1,8 +1,9 @@
-"""When a failed call is tried again.
+"""Retries of failed calls.
 
 Waits are drawn at random below a limit that doubles ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS
-Architecture Blog 2015), so that callers that failed together do not come back together.
+Architecture Blog 2015), so that callers that failed together do not call again together.
 """
+# Not tenacity's waits: they draw from Python's global generator, and the seeded jitter would be lost.
 
 import math
 import random
@@ -11,32 +12,36 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 RETRYABLE = frozenset({408, 409, 425, 429})
-"""HTTP statuses, besides all from 500 on, that another try may cure."""
+"""HTTP statuses, besides those from 500, after which another try may succeed."""
 FORBIDDEN = frozenset({401, 402, 403})
-"""HTTP statuses about the key and its budget, which every further call would get too."""
+"""HTTP statuses about the key and its budget, which every further call would get."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and after what waits."""
+    """Number of tries and the waits between them."""
 
     tries: int = 6
+    """Number of calls for an item, including the first."""
     backoff_s: float = 0.5
+    """Limit of the first wait, in seconds; it doubles with each failure."""
     max_backoff_s: float = 30.0
+    """Limit of every wait, in seconds."""
     max_retry_after_s: float = 300.0
+    """Longest wait that a server may ask for, in seconds; after a longer one the item fails."""
 
     def wait_s(self, failures: int, retry_after_s: float | None, rng: random.Random) -> float:
-        """Seconds until the next try; never less than the server asked for.
+        """Draw the seconds until the next try; never less than the server asked for.
 
         Args:
-            failures: so far, 1 or more.
-            retry_after_s: what the server asked for.
-            rng: where the wait is drawn from.
+            failures: number of failed calls so far, 1 or more.
+            retry_after_s: wait that the server asked for, in seconds; None if it asked for none.
+            rng: generator that the wait is drawn from.
         """
-        # The exponent is bounded so that no number of tries overflows.
+        # The exponent is bounded, so that no number of tries overflows.
         limit = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(failures - 1, 60))
         drawn = rng.uniform(0, limit)
-        # The draw is added: callers that got the same Retry-After would else come back at the same moment.
+        # The draw is added: callers that got the same Retry-After would otherwise call again at the same moment.
         return drawn if retry_after_s is None else retry_after_s + min(drawn, 0.1 * retry_after_s)
 
 
@@ -46,14 +51,14 @@ def is_retryable(status: int) -> bool:
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds of a Retry-After header, which has seconds or an HTTP date (RFC 9110, 10.2.3).
+    """Read the seconds from a Retry-After header, which holds seconds or an HTTP date (RFC 9110, 10.2.3).
 
     Args:
-        value: of the header.
-        now: with a time zone; None for this moment.
+        value: value of the header; None if the reply has none.
+        now: current time, with a time zone; None for the system's.
 
     Returns:
-        None where there is no header, or none that can be understood.
+        Seconds, 0 or more; None if there is no header or it cannot be read.
     """
     if value is None:
         return None

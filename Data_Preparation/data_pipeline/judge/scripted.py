@@ -1,4 +1,4 @@
-"""Scripted judge, for tests of this package and of your own code."""
+"""Scripted judge, for tests of this package and of users' code."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,15 +9,15 @@ Script = Callable[[str, str], int | Judgement | Exception]
 
 
 class ScriptedJudge:
-    """Judge whose grades a function gives. See `base.Judge`.
+    """Judge whose grades come from a function. See `base.Judge`.
 
         judge = ScriptedJudge(lambda query, passage: 3 if query in passage else 0)
 
     Args:
-        script: (query, passage) -> a grade; or a whole judgement; or an error to raise, such as `CallFailed` for a
-            call that may be tried again and `JudgeError` for the end of the run.
-        delay_s: how long each call takes, in seconds.
-        version: part of the identity; another one is another judge, whose answers are not found again.
+        script: (query, passage) -> a grade, a whole judgement, or an error to raise, such as `CallFailed` for a call
+            that may be tried again and `JudgeError` for one that ends the run.
+        delay_s: duration of each call in seconds.
+        version: part of the identity; a judge of another version does not reuse stored answers.
     """
 
     name = "scripted judge"
@@ -28,8 +28,8 @@ class ScriptedJudge:
         self.calls: list[tuple[str, str]] = []
         """Query and passage of every call, in order."""
         self.most_at_once = 0
-        """Calls that were in flight at the same time, at most."""
-        self._now = 0
+        """Highest number of calls in flight at the same time."""
+        self._in_flight = 0
 
     @property
     def identity(self) -> JudgeIdentity:
@@ -45,34 +45,34 @@ class ScriptedJudge:
     async def judge(self, query: str, passage: str) -> Judgement:
         """See `base.Judge`."""
         self.calls.append((query, passage))
-        self._now += 1
-        self.most_at_once = max(self.most_at_once, self._now)
+        self._in_flight += 1
+        self.most_at_once = max(self.most_at_once, self._in_flight)
         try:
             await asyncio.sleep(self._delay_s)
-            found = self._script(query, passage)
+            result = self._script(query, passage)
         finally:
-            self._now -= 1
-        if isinstance(found, Exception):
-            raise found
-        if isinstance(found, Judgement):
-            return found
-        return Judgement("ok", grade=found, answer=str(found), passage_chars=len(passage), shown_chars=len(passage))
+            self._in_flight -= 1
+        if isinstance(result, Exception):
+            raise result
+        if isinstance(result, Judgement):
+            return result
+        return Judgement("ok", grade=result, answer=str(result), passage_chars=len(passage), shown_chars=len(passage))
 
 
 def failing(reason: str = "scripted failure", times: int | None = None, then: Script | None = None) -> Script:
     """Make a script whose first `times` calls fail, or all of them.
 
     Args:
-        reason: of each failure.
-        times: how many calls fail; None for all.
-        then: what the others say; without it, grade 0.
+        reason: reason of each failure.
+        times: number of calls that fail; None for all.
+        then: script for the other calls; None for grade 0.
     """
-    left = times
+    remaining = times
 
     def script(query: str, passage: str) -> int | Judgement | Exception:
-        nonlocal left
-        if left is None or left > 0:
-            left = None if left is None else left - 1
+        nonlocal remaining
+        if remaining is None or remaining > 0:
+            remaining = None if remaining is None else remaining - 1
             return CallFailed(reason)
         return then(query, passage) if then else 0
 

@@ -1,28 +1,11 @@
-"""The tables of the state file, and how judgements and hostile texts get into them and out again."""
+"""Tables of judgements in SQLite, and the conversion of judgements and of arbitrary texts to columns and back."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.judge.base import Judgement
 
-SCHEMA = (
-    """CREATE TABLE runs (
-        run_id TEXT PRIMARY KEY,
-        settings TEXT NOT NULL,
-        judge TEXT,
-        summary TEXT,
-        started REAL NOT NULL,
-        finished REAL
-    ) WITHOUT ROWID""",
-    """CREATE TABLE queries (
-        run_id TEXT NOT NULL REFERENCES runs,
-        query_id TEXT NOT NULL,
-        place INTEGER NOT NULL,
-        text TEXT NOT NULL,
-        PRIMARY KEY (run_id, query_id),
-        UNIQUE (run_id, place)
-    ) WITHOUT ROWID""",
-    """CREATE TABLE judgements (
+JUDGEMENTS = """CREATE TABLE judgements (
         key BLOB PRIMARY KEY,
         status TEXT NOT NULL CHECK (status IN ('ok', 'parse_failed', 'refused', 'failed', 'failed_final')),
         grade INTEGER CHECK ((status = 'ok') = (grade IS NOT NULL)),
@@ -38,59 +21,49 @@ SCHEMA = (
         passage_chars INTEGER,
         shown_chars INTEGER,
         judged_at REAL NOT NULL
-    ) WITHOUT ROWID""",
-    """CREATE TABLE pairs (
-        run_id TEXT NOT NULL,
-        query_id TEXT NOT NULL,
-        place INTEGER NOT NULL,
-        passage_id TEXT NOT NULL,
-        scores TEXT NOT NULL,
-        ranks TEXT NOT NULL,
-        provenance TEXT NOT NULL,
-        key BLOB REFERENCES judgements,
-        PRIMARY KEY (run_id, query_id, place),
-        UNIQUE (run_id, query_id, passage_id),
-        FOREIGN KEY (run_id, query_id) REFERENCES queries
-    ) WITHOUT ROWID""",
-)
-"""One statement a table."""
+    ) WITHOUT ROWID"""
+"""Statement that makes the table of judgements by key."""
 
 REASONINGS = "CREATE TABLE IF NOT EXISTS reasonings (key BLOB PRIMARY KEY, reasoning TEXT NOT NULL) WITHOUT ROWID"
-"""Table with the reasoning behind judgements; state files of earlier versions get it when they are opened."""
+"""Statement that makes the table of the reasoning behind judgements; files of earlier versions lack it."""
 
-NAMES = (
+JUDGES = "CREATE TABLE IF NOT EXISTS judges (sha256 TEXT PRIMARY KEY, identity TEXT NOT NULL) WITHOUT ROWID"
+"""Statement that makes a cache's table of judges; files of earlier versions lack it."""
+
+COLUMNS = (
     "status", "grade", "p", "confidence", "outside", "answer", "reason", "tries", "prompt_tokens", "completion_tokens",
     "latency_s", "passage_chars", "shown_chars",
 )  # fmt: skip
 """Columns of a judgement, in the order of `to_row` and `from_row`."""
-_TEXTS = {"answer", "reason"}
+_TEXT_COLUMNS = {"answer", "reason"}
 
-COLUMNS = ", ".join(NAMES)
-"""The same for a statement."""
+SELECT_ANSWERS = f"SELECT key, {', '.join(COLUMNS)} FROM judgements WHERE status = 'ok' AND key IN "  # noqa: S608
+"""Query for answers; a list of keys follows."""
 
 UPSERT = (
-    f"INSERT INTO judgements (key, {COLUMNS}, judged_at) VALUES (?{', ?' * (len(NAMES) + 1)}) "  # noqa: S608
-    f"ON CONFLICT (key) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in (*NAMES, 'judged_at'))} "
-    # The last word on a pair that was answered is its answer.
+    f"INSERT INTO judgements (key, {', '.join(COLUMNS)}, judged_at) "  # noqa: S608
+    f"VALUES (?{', ?' * (len(COLUMNS) + 1)}) "
+    f"ON CONFLICT (key) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in (*COLUMNS, 'judged_at'))} "
     "WHERE judgements.status != 'ok'"
 )
-"""Keeps a judgement, unless there is an answer already."""
+"""Statement that stores a judgement; it replaces a failure, and never an answer."""
 
 
-def to_row(one: Judgement) -> list[Any]:
-    """The columns of a judgement."""
-    values = [(name, getattr(one, name)) for name in NAMES]
-    return [text_in(value) if name in _TEXTS else value for name, value in values]
+def to_row(judgement: Judgement) -> list[Any]:
+    """Convert a judgement to the values of `COLUMNS`."""
+    values = [(name, getattr(judgement, name)) for name in COLUMNS]
+    return [encode_text(value) if name in _TEXT_COLUMNS else value for name, value in values]
 
 
 def from_row(row: Sequence[Any]) -> Judgement:
-    """The judgement that `to_row` made columns of."""
-    values = dict(zip(NAMES, row, strict=True))
-    return Judgement(**(values | {name: text_out(values[name]) for name in _TEXTS if values[name] is not None}))
+    """Convert the values of `COLUMNS` back to a judgement, without its reasoning."""
+    values = dict(zip(COLUMNS, row, strict=True))
+    texts = {name: decode_text(values[name]) for name in _TEXT_COLUMNS if values[name] is not None}
+    return Judgement(**(values | texts))
 
 
-def text_in(text: str | None) -> str | bytes | None:
-    """A text as SQLite can keep it: as text, or as bytes where it holds halves of surrogate pairs."""
+def encode_text(text: str | None) -> str | bytes | None:
+    """Convert a text to what SQLite can store: the text, or bytes if it holds lone surrogates."""
     if text is None:
         return None
     try:
@@ -100,6 +73,6 @@ def text_in(text: str | None) -> str | bytes | None:
     return text
 
 
-def text_out(value: str | bytes) -> str:
-    """The text that `text_in` was given."""
+def decode_text(value: str | bytes) -> str:
+    """Convert the result of `encode_text` back to the text."""
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value

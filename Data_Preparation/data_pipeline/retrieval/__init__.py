@@ -1,1 +1,1 @@
-"""Passages, and the search among them: BM25, dense, fused, reranked."""
+"""Search of passages: BM25, dense search, fusion and reranking."""

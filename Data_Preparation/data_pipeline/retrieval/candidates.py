@@ -1,4 +1,4 @@
-"""Queries -> the passages worth judging: BM25 and dense search over all passages, fused."""
+"""Candidates of queries: BM25 and dense search over all passages, fused."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_pipeline.retrieval.dense import DenseIndex
 from data_pipeline.retrieval.fusion import Candidate
 from data_pipeline.retrieval.passage_vectors import vectors_of
 from data_pipeline.retrieval.passages import Passages
-from data_pipeline.retrieval.ranked_list import Ranked, nothing
+from data_pipeline.retrieval.ranked_list import RankedList
 from data_pipeline.utils import batched, encodable, refuse_single_text
 
 __all__ = ["Candidate", "CandidateConfig", "Finder", "PassagesConfig", "find_candidates", "open_finder"]
@@ -26,17 +26,17 @@ def find_candidates(
     work_dir: Path,
     embedder: Embedder | None = None,
 ) -> Iterator[list[Candidate]]:
-    """Each query's candidates, best first, in the queries' order; computed as they are taken.
+    """Find the candidates of each query, best first, in the order of the queries; computed lazily.
 
-    The BM25 index and, for passages without any, the vectors are made once and kept in `work_dir`. Same
-    passages, queries and config: the same candidates.
+    The BM25 index, and the vectors of passages that have none, are made once and kept in `work_dir`. The same passages,
+    queries and config give the same candidates.
 
     Args:
-        passages: what is searched.
-        queries: texts, any number: `config.query_rows` are held at a time.
+        passages: passages to search.
+        queries: texts of the queries; `config.query_rows` of them are searched for at a time.
         config: see `CandidateConfig`.
-        work_dir: for indexes; can be deleted at any time.
-        embedder: is used instead of loading the one that config or store name.
+        work_dir: folder for indexes; can be deleted at any time.
+        embedder: used instead of the one that the config or the store names.
 
     Raises:
         SourceError: a query is empty, or there are no passages.
@@ -48,10 +48,10 @@ def find_candidates(
 def open_finder(
     passages: Passages, config: CandidateConfig | None = None, *, work_dir: Path, embedder: Embedder | None = None
 ) -> "Finder":
-    """Open what `config` needs, once for many calls; see `find_candidates`."""
+    """Open the indexes that `config` needs, once for many calls; see `find_candidates`."""
     config = config or CandidateConfig()
     if not len(passages):
-        raise SourceError(f"{passages.where} has no passages; expected one or more to search")
+        raise SourceError(f"{passages.where} has no passages; expected at least one to search")
     bm25 = open_bm25(passages, work_dir / "bm25", config) if config.needs_bm25 else None
     dense = None
     if config.needs_vectors:
@@ -61,58 +61,58 @@ def open_finder(
 
 
 class Finder:
-    """Open indexes over some passages; see `open_finder`. Not for several threads at once."""
+    """Open indexes over passages; see `open_finder`. Not safe for use by several threads at once."""
 
     def __init__(self, config: CandidateConfig, bm25: Bm25Index | None, dense: DenseIndex | None) -> None:
         self.config, self.bm25, self.dense = config, bm25, dense
 
     def find(self, queries: Sequence[str]) -> Iterator[list[Candidate]]:
-        """See `find_candidates`."""
+        """Find the candidates of each query; see `find_candidates`."""
         refuse_single_text(queries, "queries")
-        for number, query in enumerate(queries):
+        for position, query in enumerate(queries):
             if not query.strip():
-                raise SourceError(f"query {number} (counted from 0) is empty; leave it out, or give it a text")
+                raise SourceError(f"query {position} (counted from 0) is empty; leave it out, or give it a text")
         return self._find(queries)
 
     def reason_for_none(self, query: str) -> str:
-        """Why a query has no candidates: it has no words to search for, or no passage matches them."""
+        """Give the reason why a query has no candidates: it has no words to search for, or no passage matches."""
         if self.bm25 is not None and not self.bm25.has_tokens(query):
             return "no_words_to_search"
         return "no_passage_matches"
 
     def _find(self, queries: Sequence[str]) -> Iterator[list[Candidate]]:
-        for some in batched(map(encodable, queries), self.config.query_rows):
-            lexical = [nothing()] * len(some)
+        for batch in batched(map(encodable, queries), self.config.query_rows):
+            bm25_lists = [RankedList.empty()] * len(batch)
             if self.bm25 is not None:
-                found = self.bm25.search(some, self.config.bm25_k)
-                lexical = [_better(one, self.config.bm25_percentile) for one in found]
-            for bm25, dense in zip(lexical, self._dense(some, lexical), strict=True):
+                searched = self.bm25.search(batch, self.config.bm25_k)
+                bm25_lists = [_drop_last(ranked, self.config.bm25_percentile) for ranked in searched]
+            for bm25, dense in zip(bm25_lists, self._search_dense(batch, bm25_lists), strict=True):
                 yield self._fuse(bm25, dense)
 
-    def _dense(self, queries: list[str], lexical: list[Ranked]) -> list[Ranked]:
+    def _search_dense(self, queries: list[str], bm25_lists: list[RankedList]) -> list[RankedList]:
         if self.dense is None:
-            return [nothing()] * len(queries)
+            return [RankedList.empty()] * len(queries)
         vectors = self.dense.encode(queries)
         if self.config.fusion == "bm25_then_dense":
-            return [self.dense.score(vector, bm25.rows) for vector, bm25 in zip(vectors, lexical, strict=True)]
+            return [self.dense.score(vector, bm25.rows) for vector, bm25 in zip(vectors, bm25_lists, strict=True)]
         return self.dense.search(vectors, self.config.dense_k)
 
-    def _fuse(self, bm25: Ranked, dense: Ranked) -> list[Candidate]:
+    def _fuse(self, bm25: RankedList, dense: RankedList) -> list[Candidate]:
         config = self.config
         match config.fusion:
             case "minmax":
-                return fusion.min_max(bm25, dense, config.dense_weight, config.top_k)
+                return fusion.fuse_min_max(bm25, dense, config.dense_weight, config.top_k)
             case "rrf":
-                return fusion.reciprocal_ranks(bm25, dense, config.rrf_k, config.top_k)
+                return fusion.fuse_reciprocal_ranks(bm25, dense, config.rrf_k, config.top_k)
             case "bm25_then_dense":
-                return fusion.reranked(bm25, dense, config.top_k)
+                return fusion.rerank_by_dense(bm25, dense, config.top_k)
             case "bm25":
-                return fusion.only_bm25(bm25, config.top_k)
+                return fusion.take_bm25(bm25, config.top_k)
             case "dense":
-                return fusion.only_dense(dense, config.top_k)
+                return fusion.take_dense(dense, config.top_k)
 
 
-def _better(ranked: Ranked, percentile: float) -> Ranked:
-    """A list without its last share."""
-    kept = len(ranked.rows) - int(percentile * len(ranked.rows))
-    return Ranked(ranked.rows[:kept], ranked.scores[:kept])
+def _drop_last(ranked: RankedList, share: float) -> RankedList:
+    """Drop the last share of a list, 0 to 1."""
+    count = len(ranked.rows) - int(share * len(ranked.rows))
+    return RankedList(ranked.rows[:count], ranked.scores[:count])

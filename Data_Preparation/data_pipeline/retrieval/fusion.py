@@ -1,4 +1,4 @@
-"""Two ranked lists of a query -> one."""
+"""Fusion of the two ranked lists of a query into one."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.retrieval.ranked_list import Ranked, nothing
+from data_pipeline.retrieval.ranked_list import RankedList
 from data_pipeline.types import Float32Array, IntArray
 
 Float64Array: TypeAlias = NDArray[np.float64]
@@ -14,82 +14,86 @@ Float64Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A passage that may be relevant to a query, and where each list has it; ranks count from 1."""
+    """A passage that may be relevant to a query, with its position in each list; ranks count from 1."""
 
     row: int
-    """Of the passages."""
+    """Row of the passage."""
     rank: int
-    """In the fused list."""
+    """Rank in the fused list."""
     score: float
-    """By which it was ranked."""
+    """Score in the fused list."""
     bm25_score: float | None
-    """None where it is not in that list."""
+    """Score of BM25; None if the passage is not in that list."""
     bm25_rank: int | None
+    """Rank of BM25; None if the passage is not in that list."""
     dense_score: float | None
-    """None where it is not in that list."""
+    """Score of dense search; None if the passage is not in that list."""
     dense_rank: int | None
+    """Rank of dense search; None if the passage is not in that list."""
 
 
-def min_max(bm25: Ranked, dense: Ranked, dense_weight: float, k: int) -> list[Candidate]:
-    """The convex combination of scores scaled to 0 to 1, list by list.
+def fuse_min_max(bm25: RankedList, dense: RankedList, dense_weight: float, k: int) -> list[Candidate]:
+    """Rank by a weighted mean of the scores, which are scaled to 0 to 1 in each list.
 
-    A list's best passage has 1 and its last one 0, as have those it lacks; where all of a list are equally
-    good, they have 1. See Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", 2023.
+    In each list the best passage has 1 and the last one 0, as have passages that are not in the list; if all scores of
+    a list are equal, they are 1. See Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval",
+    2023.
 
     Args:
-        bm25: one list.
-        dense: the other.
-        dense_weight: what the dense list counts, 0 to 1.
-        k: candidates, at most.
+        bm25: list of BM25.
+        dense: list of dense search.
+        dense_weight: weight of the dense scores, 0 to 1.
+        k: number of candidates at most.
     """
-    return _fused(bm25, dense, _scaled(bm25.scores) * (1 - dense_weight), _scaled(dense.scores) * dense_weight, k)
+    bm25_parts, dense_parts = _scale(bm25.scores) * (1 - dense_weight), _scale(dense.scores) * dense_weight
+    return _rank_by_sum(bm25, dense, bm25_parts, dense_parts, k)
 
 
-def reciprocal_ranks(bm25: Ranked, dense: Ranked, rrf_k: float, k: int) -> list[Candidate]:
-    """Ranked by the sum of 1 / (rrf_k + rank) over the lists that have a passage.
+def fuse_reciprocal_ranks(bm25: RankedList, dense: RankedList, rrf_k: float, k: int) -> list[Candidate]:
+    """Rank by the sum of 1 / (rrf_k + rank) over the lists that a passage is in.
 
     See Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet", SIGIR 2009.
 
     Args:
-        bm25: one list.
-        dense: the other.
-        rrf_k: 60 in the paper.
-        k: candidates, at most.
+        bm25: list of BM25.
+        dense: list of dense search.
+        rrf_k: constant that is added to each rank; 60 in the paper.
+        k: number of candidates at most.
     """
-    of_bm25, of_dense = (1 / (rrf_k + np.arange(1, len(listed.rows) + 1)) for listed in (bm25, dense))
-    return _fused(bm25, dense, of_bm25, of_dense, k)
+    bm25_parts, dense_parts = (1 / (rrf_k + np.arange(1, len(ranked.rows) + 1)) for ranked in (bm25, dense))
+    return _rank_by_sum(bm25, dense, bm25_parts, dense_parts, k)
 
 
-def reranked(bm25: Ranked, dense: Ranked, k: int) -> list[Candidate]:
-    """BM25's passages in the order of the dense scores; what `dense` has beside them is left out.
+def rerank_by_dense(bm25: RankedList, dense: RankedList, k: int) -> list[Candidate]:
+    """Rank the passages of BM25 by their dense scores; other passages of `dense` are left out.
 
     Args:
-        bm25: says which passages.
-        dense: says in which order; BM25's passages that it lacks come last, in BM25's order.
-        k: candidates, at most.
+        bm25: passages to rank.
+        dense: dense scores; passages without one come last, in the order of BM25.
+        k: number of candidates at most.
     """
-    kept = np.isin(dense.rows, bm25.rows)
-    dense = Ranked(dense.rows[kept], dense.scores[kept])
+    is_common = np.isin(dense.rows, bm25.rows)
+    dense = RankedList(dense.rows[is_common], dense.scores[is_common])
     rest = np.flatnonzero(~np.isin(bm25.rows, dense.rows))
     scores = np.full(len(bm25.rows), -np.inf)
-    places = {row: place for place, row in enumerate(bm25.rows.tolist())}
+    positions = {row: position for position, row in enumerate(bm25.rows.tolist())}
     for row, score in zip(dense.rows.tolist(), dense.scores.tolist(), strict=True):
-        scores[places[row]] = score
-    ordered = np.concatenate([dense.rows, bm25.rows[rest]])[:k]
-    return _candidates(ordered, np.array([scores[places[row]] for row in ordered.tolist()]), bm25, dense)
+        scores[positions[row]] = score
+    rows = np.concatenate([dense.rows, bm25.rows[rest]])[:k]
+    return _make_candidates(rows, np.array([scores[positions[row]] for row in rows.tolist()]), bm25, dense)
 
 
-def only_bm25(bm25: Ranked, k: int) -> list[Candidate]:
-    """BM25's list as it is."""
-    return _candidates(bm25.rows[:k], bm25.scores[:k].astype(np.float64), bm25, nothing())
+def take_bm25(bm25: RankedList, k: int) -> list[Candidate]:
+    """Take the first k passages of BM25."""
+    return _make_candidates(bm25.rows[:k], bm25.scores[:k].astype(np.float64), bm25, RankedList.empty())
 
 
-def only_dense(dense: Ranked, k: int) -> list[Candidate]:
-    """The dense list as it is."""
-    return _candidates(dense.rows[:k], dense.scores[:k].astype(np.float64), nothing(), dense)
+def take_dense(dense: RankedList, k: int) -> list[Candidate]:
+    """Take the first k passages of dense search."""
+    return _make_candidates(dense.rows[:k], dense.scores[:k].astype(np.float64), RankedList.empty(), dense)
 
 
-def _scaled(scores: Float32Array) -> Float64Array:
+def _scale(scores: Float32Array) -> Float64Array:
     exact = scores.astype(np.float64)
     if not len(exact):
         return exact
@@ -97,9 +101,9 @@ def _scaled(scores: Float32Array) -> Float64Array:
     return (exact - low) / (high - low) if high > low else np.ones(len(exact))
 
 
-def _fused(
-    bm25: Ranked,
-    dense: Ranked,
+def _rank_by_sum(
+    bm25: RankedList,
+    dense: RankedList,
     bm25_parts: Float64Array,
     dense_parts: Float64Array,
     k: int,
@@ -109,21 +113,21 @@ def _fused(
     scores[np.searchsorted(rows, bm25.rows)] += bm25_parts
     scores[np.searchsorted(rows, dense.rows)] += dense_parts
     order = np.argsort(-scores, kind="stable")[:k]  # rows ascend, so equal scores stay in passage order
-    return _candidates(rows[order], scores[order], bm25, dense)
+    return _make_candidates(rows[order], scores[order], bm25, dense)
 
 
-def _candidates(rows: IntArray, scores: Float64Array, bm25: Ranked, dense: Ranked) -> list[Candidate]:
-    of_bm25, of_dense = _places(bm25), _places(dense)
+def _make_candidates(rows: IntArray, scores: Float64Array, bm25: RankedList, dense: RankedList) -> list[Candidate]:
+    in_bm25, in_dense = _scores_and_ranks(bm25), _scores_and_ranks(dense)
     absent = (None, None)
     return [
-        Candidate(row, rank, score, *of_bm25.get(row, absent), *of_dense.get(row, absent))
+        Candidate(row, rank, score, *in_bm25.get(row, absent), *in_dense.get(row, absent))
         for rank, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), start=1)
     ]
 
 
-def _places(listed: Ranked) -> dict[int, tuple[float, int]]:
-    """Scores and ranks by row."""
+def _scores_and_ranks(ranked: RankedList) -> dict[int, tuple[float, int]]:
+    """Map each row to its score and rank."""
     return {
         row: (score, rank)
-        for rank, (row, score) in enumerate(zip(listed.rows.tolist(), listed.scores.tolist(), strict=True), start=1)
+        for rank, (row, score) in enumerate(zip(ranked.rows.tolist(), ranked.scores.tolist(), strict=True), start=1)
     }

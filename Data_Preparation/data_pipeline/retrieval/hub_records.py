@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub as local JSON Lines files."""
+"""Datasets of the Hugging Face hub, stored as local JSON Lines files."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,14 @@ _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 
 
 def fetch_records(config: HubConfig, folder: Path) -> Path:
-    """Fetch a split of a dataset as a JSON Lines file, once for each commit.
+    """Download a split of a dataset to a JSON Lines file, once for each commit.
+
+    Args:
+        config: dataset, configuration, split and revision.
+        folder: folder for the file; it is made if it does not exist.
+
+    Returns:
+        Path of the file.
 
     Raises:
         SourceError: the hub cannot be reached, or has no such dataset or split.

@@ -1,8 +1,8 @@
-"""Ids of queries and passages: which ones are accepted, and how files in TREC's formats spell them.
+"""Ids of queries and passages: which ids are accepted, and how files in TREC's formats spell them.
 
-TREC's files (qrels, runs) separate their columns by white space, so an id such as `annual report, 1` cannot stand in
-them. Such an id is percent-encoded there: white space and `%` become `%20`, `%25` and so on (RFC 3986). Every other id,
-and every other kind of file, keeps its ids as they are. Control characters are refused, since they break lines and
+TREC's files (qrels, runs) separate their columns by white space, so they cannot hold an id such as `annual report, 1`.
+Such an id is percent-encoded there: white space and `%` become `%20`, `%25` and so on (RFC 3986). Every other id
+stays as it is, as do all ids in files of other formats. Control characters are refused, since they break lines and
 columns everywhere (see `user_files.check_id`).
 """
 
@@ -13,27 +13,27 @@ from urllib.parse import quote, unquote
 from data_pipeline.errors import SourceError
 
 REFUSED = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}\x{feff}]"
-"""Characters that no id may have, as an expression of RE2: control characters, line ends, the byte-order mark."""
+"""RE2 pattern of the characters that no id may have: control characters, line ends, the byte-order mark."""
 WHITE_SPACE = r"\p{Zs}"
-"""White space that an id may have, as an expression of RE2."""
+"""RE2 pattern of the white space that an id may have."""
 
 _WHITE_SPACE = re.compile(r"\s")
 _ENCODED = re.compile(r"[\s%]")
-_MOST_SHOWN = 80
+_MAX_QUOTED_CHARS = 80
 
 
 def has_white_space(identity: str) -> bool:
-    """Whether files in TREC's formats cannot hold an id as it is."""
+    """Whether an id has white space, so that files in TREC's formats cannot hold it as it is."""
     return _WHITE_SPACE.search(identity) is not None
 
 
 def to_trec(identity: str) -> str:
-    """An id as files in TREC's formats spell it: percent-encoded if it has white space, else as it is."""
-    return _ENCODED.sub(lambda found: quote(found[0], safe=""), identity) if has_white_space(identity) else identity
+    """Spell an id for files in TREC's formats: percent-encoded if it has white space, else as it is."""
+    return _ENCODED.sub(lambda match: quote(match[0], safe=""), identity) if has_white_space(identity) else identity
 
 
 def from_trec(spelling: str) -> str | None:
-    """The id with white space that `to_trec` spells like this; None if there is none."""
+    """Decode the id with white space that `to_trec` spells like this; None if there is none."""
     if "%" not in spelling:
         return None
     try:
@@ -43,38 +43,39 @@ def from_trec(spelling: str) -> str | None:
     return decoded if has_white_space(decoded) and to_trec(decoded) == spelling else None
 
 
-def resolve(spellings: Iterable[str], known: Callable[[Sequence[str]], Collection[str]]) -> Mapping[str, str]:
-    """Known ids by the spelling that a file has for them; spellings that stand for no known id are left out.
+def resolve(spellings: Iterable[str], select_existing: Callable[[Sequence[str]], Collection[str]]) -> Mapping[str, str]:
+    """Map the spellings of ids in a file to existing ids; spellings of no existing id are left out.
 
     Args:
-        spellings: ids as a file has them, encoded or not.
-        known: ids -> those of them that are known.
+        spellings: ids as the file spells them, percent-encoded or not.
+        select_existing: ids -> those of them that exist.
     """
-    wanted = list(dict.fromkeys(spellings))
-    found = {identity: identity for identity in known(wanted)}
-    decoded = {spelling: from_trec(spelling) for spelling in wanted if spelling not in found}
+    unique = list(dict.fromkeys(spellings))
+    exact = {identity: identity for identity in select_existing(unique)}
+    decoded = {spelling: from_trec(spelling) for spelling in unique if spelling not in exact}
     candidates = {spelling: identity for spelling, identity in decoded.items() if identity is not None}
-    there = set(known(list(candidates.values())))
-    return found | {spelling: identity for spelling, identity in candidates.items() if identity in there}
+    existing = set(select_existing(list(candidates.values())))
+    return exact | {spelling: identity for spelling, identity in candidates.items() if identity in existing}
 
 
 def refuse_same_spelling(
-    ids: Iterable[str], known: Callable[[Sequence[str]], Collection[str]], what: str, where: str
+    ids: Iterable[str], select_existing: Callable[[Sequence[str]], Collection[str]], what: str, where: str
 ) -> None:
     """Make sure that TREC's formats spell no two ids alike.
 
     Args:
-        ids: those that have white space.
-        known: ids -> those of them that exist.
+        ids: ids that have white space.
+        select_existing: ids -> those of them that exist.
         what: `passage` or `query`, for the message.
         where: the source of the ids, for the message.
 
     Raises:
         SourceError: two ids would be written the same way.
     """
-    spelled = {to_trec(identity): identity for identity in ids}
-    for spelling in known(list(spelled)):
+    by_spelling = {to_trec(identity): identity for identity in ids}
+    for spelling in select_existing(list(by_spelling)):
+        first, second = (identity[:_MAX_QUOTED_CHARS] for identity in (by_spelling[spelling], spelling))
         raise SourceError(
-            f"{where}: the {what} ids {spelled[spelling][:_MOST_SHOWN]!r} and {spelling[:_MOST_SHOWN]!r} would be "
+            f"{where}: the {what} ids {first!r} and {second!r} would be "
             "written the same way in TREC's formats, where white space is percent-encoded; rename one of them"
         )

@@ -1,7 +1,7 @@
-"""Passages from your own files: JSON Lines and parquet, as they are or cut into windows of tokens.
+"""Passages from users' files: JSON Lines and parquet, whole records or windows of tokens.
 
-They are written once more as an uncompressed Arrow file that is mapped from then on. Its name has a
-hash of the files and the settings in it, so that changed files make another one.
+They are copied to an uncompressed Arrow file, which is memory-mapped from then on. Its name holds a hash of the files
+and settings, so that changed files make another copy.
 """
 
 import json
@@ -24,50 +24,53 @@ from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.user_files import checked_id, checked_text, list_files, read_records, take_field
 from data_pipeline.utils import atomic_write_json, batched, sha256_of_file, sha256_of_json
 
-_FORMAT = 2  # 1 knew files by their last names
-_ENDINGS = (*JSON_LINES, *PARQUET)
+_FORMAT = 2  # format 1 identified files by their names without folders
+_SUFFIXES = (*JSON_LINES, *PARQUET)
 _BATCH_ROWS = 16_384
 
 
-class Record(NamedTuple):
-    """One record of a file: a passage, or a document to be cut into some."""
+class PassageRecord(NamedTuple):
+    """Record of a file: a passage, or a document to be cut into passages."""
 
     id: str
     text: str
     document: str
+    """Id of the document."""
     has_title: bool = False
-    """Whether the record has the field of the title, whatever is in it."""
+    """Whether the record has the field of the title, which may be empty."""
 
 
 def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None = None) -> Passages:
-    """Passages of JSON Lines (also .gz, .zst) or parquet, one a record.
+    """Read passages from JSON Lines (also .gz, .zst) or parquet, one per record.
 
     Args:
-        path: a file, or a folder whose files are read sorted by name.
-        work_dir: where the mapped copy goes; it can be deleted at any time.
-        config: names of the fields.
+        path: a file, or a folder whose files are read in the order of their names.
+        work_dir: folder of the memory-mapped copy; can be deleted at any time.
+        config: names of the fields; see `PassagesConfig`.
 
     Raises:
-        SourceError: a file cannot be read, a record has no id or text, or two have the same id.
+        SourceError: a file cannot be read, a record has no id or text, or two records have the same id.
     """
     config = config or PassagesConfig()
     key = config.deciding_whole()
-    return _opened(path, work_dir, key, lambda: map(_whole, _titled(passage_records(path, config), path, config)))
+    return _open_copy(
+        path, work_dir, key, lambda: map(_to_row, _check_titles(passage_records(path, config), path, config))
+    )
 
 
 def passages_of_documents(
     path: Path, work_dir: Path, tokenizer: Tokenizer, config: PassagesConfig | None = None
 ) -> Passages:
-    """Documents of JSON Lines or parquet, cut into overlapping windows of tokens.
+    """Read documents from JSON Lines or parquet, and cut them into overlapping windows of tokens.
 
-    A passage's id is `<document>_chunk_<n>`, n from 0; its place in the document's characters is kept, so
-    `Passages.neighbours` knows which ones overlap it. A title is cut like the text that follows it.
+    The id of a passage is `<document>_chunk_<n>`, with n from 0. Its position in the document's characters is stored,
+    so that `Passages.neighbours` can tell which passages overlap. A title is cut like the text that follows it.
 
     Args:
-        path: a file, or a folder whose files are read sorted by name.
-        work_dir: where the mapped copy goes; it can be deleted at any time.
-        tokenizer: counts the tokens.
-        config: names of the fields, and the windows' sizes.
+        path: a file, or a folder whose files are read in the order of their names.
+        work_dir: folder of the memory-mapped copy; can be deleted at any time.
+        tokenizer: tokenizer whose tokens are counted.
+        config: names of the fields and sizes of the windows; see `PassagesConfig`.
 
     Raises:
         SourceError: see `passages_of_file`.
@@ -75,48 +78,50 @@ def passages_of_documents(
     config = config or PassagesConfig()
     chunker = Chunker(tokenizer, config.window_tokens, config.stride_tokens)
     key = config.deciding_cut() | {"tokenizer": sha256_of_json(tokenizer.to_str())}
-    return _opened(
-        path,
-        work_dir,
-        key,
-        lambda: _cut(_titled(passage_records(path, config), path, config), chunker, config.min_tokens),
-    )
+
+    def read_rows() -> Iterator[tuple[Any, ...] | None]:
+        return _cut(_check_titles(passage_records(path, config), path, config), chunker, config.min_tokens)
+
+    return _open_copy(path, work_dir, key, read_rows)
 
 
-def passage_records(path: Path, config: PassagesConfig) -> Iterator[Record]:
-    """Records of a file or folder, in order.
+def passage_records(path: Path, config: PassagesConfig) -> Iterator[PassageRecord]:
+    """Read the records of a file or folder, in order.
 
     Raises:
         SourceError: see `passages_of_file`.
     """
-    asked = (config.id_field, config.text_field, config.title_field, config.document_field)
-    for file in list_files(path, _ENDINGS, "passages.path"):
-        for record in read_records(file, [name for name in asked if name]):
-            yield _record(record.values, config, record.where)
+    fields = (config.id_field, config.text_field, config.title_field, config.document_field)
+    for file in list_files(path, _SUFFIXES, "passages.path"):
+        for record in read_records(file, [name for name in fields if name]):
+            yield _to_passage_record(record.values, config, record.where)
 
 
-def _opened(
+def _open_copy(
     path: Path, work_dir: Path, key: Mapping[str, Any], rows: Callable[[], Iterator[tuple[Any, ...] | None]]
 ) -> Passages:
     root = path if path.is_dir() else path.parent
-    listed = list_files(path, _ENDINGS, "passages.path")
+    listed = list_files(path, _SUFFIXES, "passages.path")
     files = {file.relative_to(root).as_posix(): sha256_of_file(file) for file in listed}
     name = sha256_of_json([_FORMAT, files, key])[:20]
     copy = work_dir / f"passages-{sha256_of_json(str(path.resolve()))[:8]}.{name}.arrow"
     about = copy.with_name(f"{copy.name}.json")
     make_once(copy, path.name, partial(_write, rows, about))
     try:
-        found = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
         facts: dict[str, Any] = json.loads(about.read_bytes()) if about.exists() else {}
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise CorruptShard(f"{copy} cannot be read: {error}. Delete it; it is made again.") from error
-    if found.schema != SCHEMA:
-        raise CorruptShard(f"{copy} has the columns {found.schema.names}. Delete it; it is made again.")
-    return Passages(found, str(path), facts.get("fingerprint"), left_out=facts.get("left_out"))
+        raise CorruptShard(f"{copy} cannot be read: {error}. Delete it; it will be written again.") from error
+    if table.schema != SCHEMA:
+        raise CorruptShard(
+            f"{copy} has the columns {table.schema.names}, expected {SCHEMA.names}. "
+            "Delete it; it will be written again."
+        )
+    return Passages(table, str(path), facts.get("fingerprint"), left_out=facts.get("left_out"))
 
 
 def _write(rows: Callable[[], Iterator[tuple[Any, ...] | None]], about: Path, temporary: Path) -> None:
-    """Write passages, and beside them their fingerprint and the number of windows that were too short."""
+    """Write passages, their fingerprint, and the number of windows that were too short."""
     ids, texts, short = ColumnHash(), ColumnHash(), 0
 
     def passages() -> Iterator[tuple[Any, ...]]:
@@ -128,40 +133,40 @@ def _write(rows: Callable[[], Iterator[tuple[Any, ...] | None]], about: Path, te
                 yield row
 
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for some in batched(passages(), _BATCH_ROWS):
+        for batch in batched(passages(), _BATCH_ROWS):
             columns = [
-                pa.array(values, kind) for values, kind in zip(zip(*some, strict=True), SCHEMA.types, strict=True)
+                pa.array(values, kind) for values, kind in zip(zip(*batch, strict=True), SCHEMA.types, strict=True)
             ]
             writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
             ids.update(columns[0].to_pylist())
             texts.update(columns[1].to_pylist())
-    # Before the copy gets its name: what it says holds for every copy of that name.
+    # Before the copy gets its name: a complete copy without it would lack its fingerprint.
     fingerprint = sha256_of_json([ids.hexdigest(), texts.hexdigest()])
     atomic_write_json(about, {"fingerprint": fingerprint, "left_out": {"too_short": short} if short else {}})
 
 
-def _whole(record: Record) -> tuple[Any, ...]:
+def _to_row(record: PassageRecord) -> tuple[Any, ...]:
     return (record.id, record.text, record.document, None, None)
 
 
-def _titled(records: Iterable[Record], path: Path, config: PassagesConfig) -> Iterator[Record]:
-    """The same records; it is an error if none of them has the field of the title."""
-    count = titled = 0
+def _check_titles(records: Iterable[PassageRecord], path: Path, config: PassagesConfig) -> Iterator[PassageRecord]:
+    """Pass records on; it is an error if none of them has the field of the title."""
+    count = with_title = 0
     for record in records:
         count += 1
-        titled += record.has_title
+        with_title += record.has_title
         yield record
-    if config.title_field and count and not titled:
+    if config.title_field and count and not with_title:
         raise SourceError(
             f"passages.title_field: none of the {count:,} records of {path} has a field {config.title_field!r}; name "
             "the field with the title, or leave title_field out"
         )
 
 
-def _cut(records: Iterable[Record], chunker: Chunker, min_tokens: int) -> Iterator[tuple[Any, ...] | None]:
-    """The windows of documents as rows; None for each that is too short."""
-    kept, read = tee(records)
-    for record, chunks in zip(kept, chunker.chunk_all(record.text for record in read), strict=True):
+def _cut(records: Iterable[PassageRecord], chunker: Chunker, min_tokens: int) -> Iterator[tuple[Any, ...] | None]:
+    """Cut documents into windows, as rows; None for each window that is too short."""
+    records, copies = tee(records)
+    for record, chunks in zip(records, chunker.chunk_all(record.text for record in copies), strict=True):
         for chunk in chunks:
             if chunk.tokens < min_tokens:
                 yield None
@@ -170,7 +175,7 @@ def _cut(records: Iterable[Record], chunker: Chunker, min_tokens: int) -> Iterat
             yield f"{record.id}_chunk_{chunk.number}", text, record.id, chunk.start, chunk.end
 
 
-def _record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> Record:
+def _to_passage_record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> PassageRecord:
     identity = checked_id(take_field(record, config.id_field, where), config.id_field, where)
     text = checked_text(take_field(record, config.text_field, where), config.text_field, where)
     has_title = config.title_field is not None and config.title_field in record
@@ -180,4 +185,4 @@ def _record(record: Mapping[str, Any], config: PassagesConfig, where: str) -> Re
     document = identity
     if config.document_field and record.get(config.document_field) is not None:
         document = checked_id(record[config.document_field], config.document_field, where)
-    return Record(identity, text, document, has_title)
+    return PassageRecord(identity, text, document, has_title)

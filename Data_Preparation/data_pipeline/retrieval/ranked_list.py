@@ -1,6 +1,6 @@
-"""A query's ranked passages, as BM25 and dense search give them."""
+"""Ranked passages of a query, as BM25 and dense search return them."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,25 +8,31 @@ from numpy.typing import NDArray
 from data_pipeline.types import Float32Array, IntArray
 
 
-class Ranked(NamedTuple):
-    """One query's passages, the best first; equal scores in passage order."""
+class RankedList(NamedTuple):
+    """Passages of one query, best first; equal scores in passage order."""
 
     rows: IntArray
-    """Shape (found,)."""
+    """Rows of the passages, shape (N,)."""
     scores: Float32Array
-    """Shape (found,)."""
+    """Scores of the passages, shape (N,)."""
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Make a list without passages."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
-def best(scores: NDArray[Any], rows: IntArray, k: int) -> Ranked:
-    """The k highest scores, equal ones in the order of `rows`, which ascend; O(N + k log k)."""
+def top_k(scores: NDArray[Any], rows: IntArray, k: int) -> RankedList:
+    """Rank the k highest scores, equal ones in the order of `rows`; O(N + k log k).
+
+    Args:
+        scores: scores of passages, shape (N,).
+        rows: their rows, ascending, shape (N,).
+        k: number of passages to return at most.
+    """
     if len(scores) > k:
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        kept = np.flatnonzero(scores >= least)  # all that are as good as the last one, not any k of them
-        scores, rows = scores[kept], rows[kept]
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        candidates = np.flatnonzero(scores >= threshold)  # all ties of the k-th score, so that row order decides
+        scores, rows = scores[candidates], rows[candidates]
     order = np.argsort(-scores, kind="stable")[:k]
-    return Ranked(rows[order].astype(np.int64, copy=False), scores[order].astype(np.float32, copy=False))
-
-
-def nothing() -> Ranked:
-    """No passages."""
-    return Ranked(np.zeros(0, np.int64), np.zeros(0, np.float32))
+    return RankedList(rows[order].astype(np.int64, copy=False), scores[order].astype(np.float32, copy=False))

@@ -17,11 +17,11 @@ class Reranker:
     """A loaded cross-encoder.
 
     Args:
-        config: with a model.
+        config: names the model; see `RerankConfig`.
 
     Raises:
         MissingExtra: sentence-transformers is not installed.
-        SourceError: there is no such folder, and no such model on the hub.
+        SourceError: the model is neither a folder nor on the hub.
         ModelError: the model cannot be loaded.
     """
 
@@ -39,28 +39,35 @@ class Reranker:
             raise ModelError(f"cannot load the cross-encoder {config.model}: {error}") from error
 
     def scores(self, query: str, passages: Sequence[str]) -> Float32Array:
-        """How well each passage answers the query, as the model's own numbers before any activation, shape (N,).
+        """Score how well each passage answers the query, as raw model outputs without activation; shape (N,).
 
         Raises:
-            ModelError: a score is not finite, or the model gives several a pair.
+            ModelError: a score is not finite, or the model gives several scores per pair.
         """
         import torch
 
         pairs = [(query, passage) for passage in passages]
-        found = self._model.predict(
+        outputs = self._model.predict(
             pairs, batch_size=self._config.batch_size, activation_fn=torch.nn.Identity(), show_progress_bar=False
         )
-        scores = np.asarray(found, np.float32)
+        scores = np.asarray(outputs, np.float32)
         if scores.shape != (len(pairs),):
             raise ModelError(
-                f"{self._config.model} gives {scores.shape} for {len(pairs)} pairs; one score each is needed"
+                f"rerank.model: {self._config.model} gives scores of shape {scores.shape} for {len(pairs)} pairs, "
+                "expected one score per pair"
             )
         if not np.isfinite(scores).all():
-            raise ModelError(f"{self._config.model} gives no finite score for a passage of {query[:60]!r}")
+            raise ModelError(
+                f"rerank.model: {self._config.model} gives no finite score for a passage of query {query[:60]!r}"
+            )
         return scores
 
 
 def reordered(scores: Float32Array, count: int) -> list[int]:
-    """Places of `count` candidates: those with a score, best first, equal ones as they were; then the rest."""
+    """Order `count` candidates: those with a score, best first and ties in their order; then the rest.
+
+    Returns:
+        Positions of the candidates, from 0.
+    """
     order = np.argsort(-scores, kind="stable").tolist()
     return [*order, *range(len(scores), count)]

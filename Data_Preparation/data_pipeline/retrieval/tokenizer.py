@@ -1,7 +1,7 @@
-"""Text -> the tokens of BM25: words without their endings, and pairs of characters where words have no spaces.
+"""Tokens of BM25: stemmed words, and pairs of characters in scripts without spaces between words.
 
-Every character is looked at a constant number of times, whatever the text: no pattern here can backtrack,
-and runs of combining marks, which normalisation would sort in quadratic time, are cut first.
+The time is linear in the length of any text: no pattern here can backtrack, and long runs of combining marks, which
+Unicode normalization would sort in quadratic time, are cut first.
 """
 
 import re
@@ -17,10 +17,10 @@ from data_pipeline.utils import require, sha256_of_json
 from data_pipeline.utils.words import UNSPACED_BLOCKS
 
 _FORMAT = 2
-_WORD_CHARACTERS = 255  # of one token, at most (Lucene's limit); the rest is no word of any language
-_MARKS = 30  # one after the other, at most (Unicode's Stream-Safe Text Format, UAX 15)
-# Scripts without spaces between words, and Korean, whose words have endings that pairs of characters see through (as
-# in Lucene's CJKAnalyzer).
+_MAX_WORD_CHARS = 255  # of a token; Lucene's limit, beyond which nothing is a word of any language
+_MAX_MARKS = 30  # in a row; Unicode's Stream-Safe Text Format, UAX 15
+# Scripts without spaces between words, and Korean, where pairs of characters match words with different endings (as in
+# Lucene's CJKAnalyzer).
 _PAIRED_BLOCKS = (
     *UNSPACED_BLOCKS,
     (0x1100, 0x11FF),  # Hangul
@@ -28,36 +28,36 @@ _PAIRED_BLOCKS = (
     (0xAC00, 0xD7FF),
 )
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
-# Invisible inside of words: soft hyphen, zero-width space and (non-)joiners, word joiner, byte-order mark.
+# Invisible characters inside words: soft hyphen, zero-width space and (non-)joiners, word joiner, byte-order mark.
 _INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x200E), 0x2060, 0xFEFF])
-_LISTS = {
+_STOP_WORD_LISTS = {
     "english": "EN", "porter": "EN", "german": "GERMAN", "dutch": "DUTCH", "dutch_porter": "DUTCH", "french": "FRENCH",
     "spanish": "SPANISH", "portuguese": "PORTUGUESE", "italian": "ITALIAN", "russian": "RUSSIAN", "swedish": "SWEDISH",
     "norwegian": "NORWEGIAN", "danish": "DANISH", "turkish": "TURKISH",
 }  # fmt: skip
-_ELIDED = "d ll m re s t ve"  # what an apostrophe leaves of English words
+_CONTRACTION_PARTS = "d ll m re s t ve"  # parts of English words after an apostrophe
 
 
-class Tokeniser:
-    """Turns texts into tokens; the same for passages and queries.
+class Bm25Tokenizer:
+    """Splits passages and queries into tokens.
 
-    Unicode NFKC and case folding; words of letters, digits and marks; in Korean and in scripts without spaces between
-    words (Chinese, Japanese, Thai, see `words`) every two neighbouring characters; then the language's stop words and
-    endings go. Not for several threads at once.
+    Texts are normalized (Unicode NFKC) and case-folded, then split into words of letters, digits and marks; Korean and
+    scripts without spaces between words (Chinese, Japanese, Thai; see `words`) into pairs of neighbouring characters.
+    Stop words of the language are removed, and the others are stemmed. Not safe for use by several threads at once.
 
     Args:
-        language: a name of the Snowball stemmers (https://snowballstem.org), or `none`.
-        stop_words: leave out the language's most common words, where a list of them is known.
+        language: name of a Snowball stemmer (https://snowballstem.org), or `none`.
+        stop_words: remove the most common words of the language, if there is a list of them.
 
     Raises:
-        ConfigError: there is no such language.
+        ConfigError: the language is unknown.
         MissingExtra: the extra weak-labels is not installed.
     """
 
     def __init__(self, language: str = "english", stop_words: bool = True) -> None:
         self._stemmer = _stemmer(language)
         self._stop_words = _stop_words(language) if stop_words else frozenset()
-        self._tokens: dict[str, str | None] = {}
+        self._token_cache: dict[str, str | None] = {}
         self.settings: Mapping[str, Any] = {
             "format": _FORMAT,
             "language": language,
@@ -65,75 +65,75 @@ class Tokeniser:
             "stemmer": None if self._stemmer is None else require("Stemmer", "weak-labels", "stemming").version(),
             "unicode": unicodedata.unidata_version,
         }
-        """Everything that decides what tokens a text has, as JSON values."""
+        """Everything that decides which tokens a text has; plain JSON."""
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of a text, in order, repeated ones too."""
-        known = self._tokens
-        found = []
+        """Split a text into its tokens, in order, including repeated ones."""
+        cached = self._token_cache
+        tokens = []
         for word in words(text):
-            token = known[word] if word in known else self._token(word)
+            token = cached[word] if word in cached else self._to_token(word)
             if token is not None:
-                found.append(token)
-        return found
+                tokens.append(token)
+        return tokens
 
-    def _token(self, word: str) -> str | None:
-        """A word's token; None for a stop word."""
+    def _to_token(self, word: str) -> str | None:
+        """Stem a word; None for a stop word."""
         token = None if word in self._stop_words else word if self._stemmer is None else self._stemmer.stemWord(word)
-        if len(self._tokens) >= 1 << 20:  # a corpus of noise has no end of words
-            self._tokens.clear()
-        self._tokens[word] = token
+        if len(self._token_cache) >= 1 << 20:  # a noisy corpus has any number of words
+            self._token_cache.clear()
+        self._token_cache[word] = token
         return token
 
 
 def words(text: str) -> list[str]:
-    """Normalised words of a text, and pairs of characters where words have no spaces between them.
+    """Split a text into normalized words, and into pairs of characters in scripts without spaces between words.
 
-    A run of one such character is a token of its own.
+    A single character of such a script is a token of its own.
     """
     if text.isascii():
-        return [word[:_WORD_CHARACTERS] for word in _ASCII_WORDS.findall(text.lower())]
-    text = _long_runs_of_marks().sub(r"\1", text.translate(_INVISIBLE))
+        return [word[:_MAX_WORD_CHARS] for word in _ASCII_WORDS.findall(text.lower())]
+    text = _long_mark_runs_pattern().sub(r"\1", text.translate(_INVISIBLE))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    found: list[str] = []
-    for match in _words().finditer(text):
+    result: list[str] = []
+    for match in _words_pattern().finditer(text):
         run = match.group()
         if match.lastgroup == "word":
-            found.append(run[:_WORD_CHARACTERS])
+            result.append(run[:_MAX_WORD_CHARS])
         elif len(run) == 1:
-            found.append(run)
+            result.append(run)
         else:
-            found.extend(first + second for first, second in pairwise(run))
-    return found
+            result.extend(first + second for first, second in pairwise(run))
+    return result
 
 
 @cache
-def _words() -> re.Pattern[str]:
-    """Runs of paired characters, or of all others that words are made of."""
-    paired = {point for first, last in _PAIRED_BLOCKS for point in range(first, last + 1) if _is_of_words(point)}
-    # Python's \w knows no marks, without which words of Indic scripts and of Hebrew fall apart.
-    marks = [point for point in _marks() if point not in paired]
-    paired_class, marks_class = _class(sorted(paired)), _class(marks)
+def _words_pattern() -> re.Pattern[str]:
+    """Compile the pattern of runs of paired characters, or of all other word characters."""
+    paired = {point for first, last in _PAIRED_BLOCKS for point in range(first, last + 1) if _is_word_character(point)}
+    # Python's \w lacks marks, without which words of Indic scripts and of Hebrew would be split.
+    marks = [point for point in _mark_points() if point not in paired]
+    paired_class, marks_class = _character_class(sorted(paired)), _character_class(marks)
     return re.compile(rf"(?P<paired>[{paired_class}]+)|(?P<word>(?:[^\W_{paired_class}]|[{marks_class}])+)")
 
 
 @cache
-def _long_runs_of_marks() -> re.Pattern[str]:
-    marks = f"[{_class(_marks())}]"
-    return re.compile(f"({marks}{{{_MARKS}}}){marks}+")
+def _long_mark_runs_pattern() -> re.Pattern[str]:
+    marks = f"[{_character_class(_mark_points())}]"
+    return re.compile(f"({marks}{{{_MAX_MARKS}}}){marks}+")
 
 
 @cache
-def _marks() -> list[int]:
+def _mark_points() -> list[int]:
     return [point for point in range(sys.maxunicode + 1) if unicodedata.category(chr(point)).startswith("M")]
 
 
-def _is_of_words(point: int) -> bool:
+def _is_word_character(point: int) -> bool:
     return unicodedata.category(chr(point))[0] in "LMN"
 
 
-def _class(points: Iterable[int]) -> str:
-    """Sorted code points as the inside of a character class."""
+def _character_class(points: Iterable[int]) -> str:
+    """Write sorted code points as the inside of a character class."""
     ranges: list[list[int]] = []
     for point in points:
         if ranges and ranges[-1][1] == point - 1:
@@ -149,15 +149,15 @@ def _stemmer(language: str) -> Any:
     module = require("Stemmer", "weak-labels", "stemming")
     if language not in module.algorithms():
         raise ConfigError(
-            f"there is no stemmer for the language {language!r}; there are {', '.join(module.algorithms())}, and none "
-            "(neither stemming nor stop words)"
+            f"there is no stemmer for the language {language!r}; expected one of {', '.join(module.algorithms())}, or "
+            "none (neither stemming nor stop words)"
         )
     return module.Stemmer(language)
 
 
 def _stop_words(language: str) -> frozenset[str]:
-    if language not in _LISTS:
+    if language not in _STOP_WORD_LISTS:
         return frozenset()
     module = require("bm25s.stopwords", "weak-labels", "BM25")
-    listed = " ".join(getattr(module, f"STOPWORDS_{_LISTS[language]}"))
-    return frozenset(words(f"{listed} {_ELIDED}" if _LISTS[language] == "EN" else listed))
+    word_list = " ".join(getattr(module, f"STOPWORDS_{_STOP_WORD_LISTS[language]}"))
+    return frozenset(words(f"{word_list} {_CONTRACTION_PARTS}" if _STOP_WORD_LISTS[language] == "EN" else word_list))

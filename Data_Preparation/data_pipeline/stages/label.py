@@ -15,11 +15,10 @@ import numpy as np
 from data_pipeline.config.labels import LabelConfig
 from data_pipeline.embeddings import Embedder
 from data_pipeline.errors import SourceError
-from data_pipeline.judge import STATUSES, Judge, Pair, load_judge
-from data_pipeline.judge.pool import JudgeSummary, no_label_error, run_judge
-from data_pipeline.judge.state import Candidate, State
-from data_pipeline.retrieval.candidates import Candidate as Found
-from data_pipeline.retrieval.candidates import Finder, open_finder
+from data_pipeline.judge import STATUSES, Judge, load_judge
+from data_pipeline.judge.pool import run_judge
+from data_pipeline.judge.summary import JudgeSummary, no_label_error
+from data_pipeline.retrieval.candidates import Candidate, Finder, open_finder
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.retrieval.rerank import Reranker, reordered
 from data_pipeline.stages.label_inputs import (
@@ -36,6 +35,7 @@ from data_pipeline.weak_labels.label_accounts import Inputs, Searches
 from data_pipeline.weak_labels.prefilter import Prefilter
 from data_pipeline.weak_labels.push import push
 from data_pipeline.weak_labels.sampling import sample
+from data_pipeline.weak_labels.state import Pair, RunRecorder, SampledCandidate, State
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
         state.add_queries(config.run, queries.items())
         finder = open_finder(passages, config.candidates, work_dir=config.indexes_dir, embedder=embedder)
         pairs = _pairs(config, passages, queries, finder, reranker, state, searches)
-        summary = run_judge(pairs, judge, state, config.run, config.judge)
+        summary = run_judge(pairs, judge, RunRecorder(state, config.run), config.judge)
         _require_a_label(config, judge, state)
         _require_a_candidate(config, searches, state)
         figures = render(config, Inputs(passages, len(read), len(queries), gold, runs, searches), state)
@@ -159,13 +159,13 @@ def _pairs(
 
 
 def _kept(
-    query_id: str, passage_id: str, found: Found, read: tuple[int, float] | None, not_asked: str | None
-) -> Candidate:
+    query_id: str, passage_id: str, found: Candidate, read: tuple[int, float] | None, not_asked: str | None
+) -> SampledCandidate:
     scores = {"fused": found.score, "bm25": found.bm25_score, "dense": found.dense_score}
     ranks = {"fused": found.rank, "bm25": found.bm25_rank, "dense": found.dense_rank}
     if read is not None:
         ranks["rerank"], scores["rerank"] = read
-    return Candidate(
+    return SampledCandidate(
         query_id,
         passage_id,
         {name: score for name, score in scores.items() if score is not None},

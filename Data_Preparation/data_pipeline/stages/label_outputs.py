@@ -10,7 +10,6 @@ import numpy as np
 
 from data_pipeline.config.labels import LabelConfig
 from data_pipeline.judge import RELEVANT
-from data_pipeline.judge.state import JudgedPair, State
 from data_pipeline.retrieval.ids import has_white_space
 from data_pipeline.utils import atomic_write_json
 from data_pipeline.weak_labels import export
@@ -19,6 +18,7 @@ from data_pipeline.weak_labels.label_accounts import Inputs, accounts_of_run
 from data_pipeline.weak_labels.negatives import Mined, mine
 from data_pipeline.weak_labels.push import write_card
 from data_pipeline.weak_labels.qrels import Grades
+from data_pipeline.weak_labels.state import JudgedPair, State
 from data_pipeline.weak_labels.systems import labels_of, own_runs, rank_systems
 
 

@@ -1,1 +1,1 @@
-"""Relevance labels for retrieval without annotators: candidates, a judge, qrels and training triples."""
+"""Relevance labels for retrieval without annotators: sampling, hard negatives, agreement with gold, exports."""

@@ -1,7 +1,7 @@
-"""Accounts of a run: everything that came in is in an output, or in a count with its reason.
+"""Accounts of a run: every input is in an output, or in a count with its reason.
 
-Each stage's account has the number that came in and the numbers that it became. They are checked when the account is
-made: a sum that is off is an error of this package, and no report is written.
+The account of a step has the numbers of inputs and of outcomes. Their sums are compared when the account is made: a
+difference is an error of this package, and no report is written.
 """
 
 from collections.abc import Mapping
@@ -10,50 +10,50 @@ from typing import TypeAlias
 
 from data_pipeline.errors import StoreError
 
-Parts: TypeAlias = Mapping[str, "int | Mapping[str, int]"]
-"""Counts by name; a mapping has counts by reason."""
+Counts: TypeAlias = Mapping[str, "int | Mapping[str, int]"]
+"""Counts by name; a mapping holds counts by reason."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What came into a stage, and what it became.
+    """Inputs of a step and their outcomes.
 
     Raises:
-        StoreError: the two sides have different sums.
+        StoreError: the sums of inputs and outcomes differ.
     """
 
     name: str
-    """Names the stage."""
-    came_in: Mapping[str, int]
-    """Counts of what came in."""
-    became: Parts
-    """Counts of what it became."""
+    """Name of the step."""
+    inputs: Mapping[str, int]
+    """Counts of the inputs."""
+    outcomes: Counts
+    """Counts of the outcomes."""
 
     def __post_init__(self) -> None:
-        if sum(self.came_in.values()) != total(self.became):
+        if sum(self.inputs.values()) != total(self.outcomes):
             raise StoreError(
-                f"the account of {self.name} does not add up: {describe(self.came_in)} came in, and became "
-                f"{describe(self.became)}. This is an error of this package; no report was written. Please report it."
+                f"the account of {self.name} does not add up: the inputs are {describe(self.inputs)}, the outcomes "
+                f"{describe(self.outcomes)}. This is an error of this package; no report was written. Please report it."
             )
 
     def to_json(self) -> dict[str, int | dict[str, int]]:
-        """Both sides, for report.json."""
-        became = {name: count if isinstance(count, int) else dict(count) for name, count in self.became.items()}
-        return {**self.came_in, **became}
+        """Inputs and outcomes, for report.json."""
+        outcomes = {name: count if isinstance(count, int) else dict(count) for name, count in self.outcomes.items()}
+        return {**self.inputs, **outcomes}
 
 
-def total(parts: Parts) -> int:
-    """The sum of all counts."""
-    return sum(part if isinstance(part, int) else sum(part.values()) for part in parts.values())
+def total(counts: Counts) -> int:
+    """Add up all counts."""
+    return sum(count if isinstance(count, int) else sum(count.values()) for count in counts.values())
 
 
-def describe(parts: Parts) -> str:
-    """Counts in words: `2 with candidates, 3 without candidates (2 no words, 1 no match)`; zeros are left out."""
+def describe(counts: Counts) -> str:
+    """Write counts in words: `2 with candidates, 3 without candidates (2 no words, 1 no match)`; zeros are left out."""
     words = []
-    for name, part in parts.items():
-        count = part if isinstance(part, int) else sum(part.values())
-        if not count:
+    for name, count in counts.items():
+        number = total({name: count})
+        if not number:
             continue
-        reasons = "" if isinstance(part, int) else f" ({describe(part)})"
-        words.append(f"{count:,} {name.replace('_', ' ')}{reasons}")
+        reasons = "" if isinstance(count, int) else f" ({describe(count)})"
+        words.append(f"{number:,} {name.replace('_', ' ')}{reasons}")
     return ", ".join(words) or "none"

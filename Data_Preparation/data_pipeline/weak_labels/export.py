@@ -1,13 +1,13 @@
-"""Labels on disk, rendered from the state: the same judgements give the same bytes.
+"""Output files with labels, rendered from the state: the same judgements give the same bytes.
 
-| file | what it is |
+| file | content |
 |---|---|
 | `qrels.tsv` | TREC: query id, 0, passage id, grade; ids with white space are percent-encoded |
-| `triples.jsonl` | a line for each query with positives: ids, grades, hard negatives and where they came from |
+| `triples.jsonl` | a line for each query with positives: ids, grades, hard negatives and their origin |
 | `training.parquet` | sentence-transformers: anchor, positive, negative_1, ..., negative_n |
-| `margins.parquet` | for MarginMSE: query, positive, negative, and the difference of their scores |
+| `margins.parquet` | MarginMSE: query, positive, negative, difference of their scores |
 | `beir/` | corpus.jsonl, queries.jsonl with all queries, qrels/train.tsv |
-| `judgements.parquet` | every pair, with scores, ranks, status, grade and probability |
+| `judgements.parquet` | all pairs: scores, ranks, status, grade, probability |
 """
 
 import csv
@@ -22,13 +22,13 @@ from typing import IO, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.judge.state import JudgedPair
 from data_pipeline.retrieval.ids import to_trec
 from data_pipeline.utils import encodable, publish
 from data_pipeline.weak_labels.accounts import Account
 from data_pipeline.weak_labels.negatives import Mined
+from data_pipeline.weak_labels.state import JudgedPair
 
-_ROWS = 10_000
+_ROWS_AT_ONCE = 10_000
 _MARGINS = pa.schema(
     [("query", pa.large_string()), ("positive", pa.large_string()), ("negative", pa.large_string()),
      ("label", pa.float32())]
@@ -36,24 +36,24 @@ _MARGINS = pa.schema(
 
 
 def by_query(pairs: Iterable[JudgedPair]) -> Iterator[list[JudgedPair]]:
-    """The pairs of each query, in the queries' order."""
+    """Group pairs by query, in the order of the queries."""
     for _, group in groupby(pairs, key=lambda pair: pair.candidate.query_id):
         yield list(group)
 
 
 def write_qrels(path: Path, pairs: Iterable[JudgedPair], with_zeros: bool) -> int:
-    """Write grades in TREC's format; only of pairs that were judged.
+    """Write the grades of judged pairs in TREC's format.
 
     Args:
-        path: the file.
+        path: file to write.
         pairs: pairs of a run.
-        with_zeros: write pairs that were judged not relevant too.
+        with_zeros: also write pairs that were judged not relevant.
 
     Returns:
-        Number of pairs that were written.
+        Number of written pairs.
     """
     count = 0
-    with _lines(path) as file:
+    with _TextFile(path) as file:
         for pair in pairs:
             judgement = pair.judgement
             if judgement is None or judgement.grade is None or (judgement.grade == 0 and not with_zeros):
@@ -65,23 +65,23 @@ def write_qrels(path: Path, pairs: Iterable[JudgedPair], with_zeros: bool) -> in
 
 
 class MinedFiles:
-    """triples.jsonl, training.parquet and margins.parquet, written in one pass over the queries.
+    """Writer of triples.jsonl, training.parquet and margins.parquet, in one pass over the queries.
 
     Args:
-        folder: of the three files.
-        text_of: a passage's text.
-        negatives: of a row of training.parquet; queries with fewer are left out of it.
-        margin_score: whose differences are in margins.parquet.
+        folder: folder of the three files.
+        text_of: passage id -> text.
+        negatives: number of negatives in a row of training.parquet; queries with fewer are left out of it.
+        margin_score: name of the score whose differences are in margins.parquet.
     """
 
     def __init__(self, folder: Path, text_of: Callable[[str], str], negatives: int, margin_score: str) -> None:
         self._text_of, self._negatives, self._score = text_of, negatives, margin_score
         self.positives = 0
-        """Positives of all queries."""
+        """Number of positives of all queries."""
         self.margins = 0
-        """Positives times negatives, summed over the queries."""
+        """Number of pairs of a positive and a negative of the same query."""
         names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, negatives + 1))]
-        self._triples = _lines(folder / "triples.jsonl")
+        self._triples = _TextFile(folder / "triples.jsonl")
         self._training = _Table(folder / "training.parquet", pa.schema([(name, pa.large_string()) for name in names]))
         self._margins = _Table(folder / "margins.parquet", _MARGINS)
 
@@ -97,7 +97,7 @@ class MinedFiles:
         self._files.__exit__(*error)
 
     def add(self, query: Mined) -> None:
-        """The next query, in order."""
+        """Write the next query, in order."""
         if query.positives:
             self._lines.write(json.dumps(triple(query), ensure_ascii=False) + "\n")
         self.positives += len(query.positives)
@@ -107,8 +107,9 @@ class MinedFiles:
 
     @property
     def accounts(self) -> list[Account]:
-        """Accounts of all positives in training.parquet, and of all pairs of a positive and a negative in
-        margins.parquet; once the files are written.
+        """Accounts of the positives in training.parquet and of the pairs of positive and negative in margins.parquet.
+
+        Available when the files are written.
         """
         rows, margins = self._training.rows, self._margins.rows
         return [
@@ -124,7 +125,7 @@ class MinedFiles:
 
 
 def triple(query: Mined) -> dict[str, Any]:
-    """A query's line of triples.jsonl."""
+    """Make the line of a query in triples.jsonl."""
     return {
         "query_id": query.query_id,
         "query": query.query,
@@ -142,7 +143,7 @@ def triple(query: Mined) -> dict[str, Any]:
 
 
 def training_rows(query: Mined, text_of: Callable[[str], str], negatives: int) -> Iterator[tuple[str, ...]]:
-    """For sentence-transformers: each positive with the query's negatives; none where there are fewer of those."""
+    """Make rows for sentence-transformers: each positive with the query's negatives; none if there are too few."""
     if len(query.negatives) < negatives:
         return
     texts = [text_of(negative.passage_id) for negative in query.negatives[:negatives]]
@@ -151,7 +152,7 @@ def training_rows(query: Mined, text_of: Callable[[str], str], negatives: int) -
 
 
 def margin_rows(query: Mined, text_of: Callable[[str], str], score: str) -> Iterator[tuple[Any, ...]]:
-    """For MarginMSE (Hofstaetter et al., 2020): the positive's score less the negative's."""
+    """Make rows for MarginMSE (Hofstaetter et al., 2020): the label is the positive's score less the negative's."""
     for pair in query.positives:
         for negative in query.negatives:
             if score in pair.candidate.scores and score in negative.scores:
@@ -160,7 +161,7 @@ def margin_rows(query: Mined, text_of: Callable[[str], str], score: str) -> Iter
 
 
 def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
-    """Write every pair, judged or not, with all that is known of it; returns the number of pairs."""
+    """Write all pairs, judged or not, with their scores and judgements; return the number of pairs."""
     schema = pa.schema(
         [("query_id", pa.string()), ("passage_id", pa.string()), ("status", pa.string()), ("grade", pa.int8()),
          ("p", pa.float64()), ("confidence", pa.float64()), ("reason", pa.string()), ("scores", pa.string()),
@@ -168,12 +169,12 @@ def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
     )  # fmt: skip
 
     def row(pair: JudgedPair) -> tuple[Any, ...]:
-        found, judged = pair.candidate, pair.judgement
-        known = ("unjudged", None, None, None, "") if judged is None else (
+        candidate, judged = pair.candidate, pair.judgement
+        judgement = ("unjudged", None, None, None, "") if judged is None else (
             judged.status, judged.grade, judged.p, judged.confidence, encodable(judged.reason)
         )  # fmt: skip
-        details = (json.dumps(dict(part), sort_keys=True) for part in (found.scores, found.ranks))
-        return (found.query_id, found.passage_id, *known, *details)
+        details = (json.dumps(dict(values), sort_keys=True) for values in (candidate.scores, candidate.ranks))
+        return (candidate.query_id, candidate.passage_id, *judgement, *details)
 
     with _Table(path, schema) as table:
         table.add(map(row, pairs))
@@ -187,23 +188,23 @@ def write_beir(
     queries: Iterable[tuple[str, str]],
     with_zeros: bool,
 ) -> None:
-    """Write a folder that BEIR's loaders read.
+    """Write a folder that BEIR's loaders can read.
 
     Args:
-        folder: is made.
+        folder: folder to write; it is made if it does not exist.
         pairs: pairs of a run.
-        passages: id and text of all passages.
-        queries: id and text of all queries, also of those without any judgement.
-        with_zeros: write pairs that were judged not relevant too.
+        passages: ids and texts of all passages.
+        queries: ids and texts of all queries, including those without judgements.
+        with_zeros: also write pairs that were judged not relevant.
     """
-    with _lines(folder / "corpus.jsonl") as file:
+    with _TextFile(folder / "corpus.jsonl") as file:
         for passage_id, text in passages:
             file.write(json.dumps({"_id": passage_id, "title": "", "text": text}, ensure_ascii=False) + "\n")
-    with _lines(folder / "queries.jsonl") as file:
+    with _TextFile(folder / "queries.jsonl") as file:
         for query_id, text in queries:
             file.write(json.dumps({"_id": query_id, "text": text}, ensure_ascii=False) + "\n")
-    with _lines(folder / "qrels" / "train.tsv") as file:
-        # As BEIR reads it: quotes around ids that hold quotes.
+    with _TextFile(folder / "qrels" / "train.tsv") as file:
+        # BEIR's loader expects quotes around ids that hold quotes.
         table = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         table.writerow(["query-id", "corpus-id", "score"])
         for pair in pairs:
@@ -220,8 +221,8 @@ def copy_file(path: Path, copy: Path) -> None:
     publish(temporary, copy)
 
 
-class _lines:  # noqa: N801, it is used like a function
-    """A text file that gets its name when it is complete."""
+class _TextFile:
+    """A text file that is published under its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +241,7 @@ class _lines:  # noqa: N801, it is used like a function
 
 
 class _Table:
-    """A parquet file that gets its name when it is complete."""
+    """A parquet file that is published under its name when it is complete."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,10 +254,10 @@ class _Table:
         return self
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """The next rows."""
+        """Append rows."""
         for row in rows:
             self._waiting.append(row)
-            if len(self._waiting) == _ROWS:
+            if len(self._waiting) == _ROWS_AT_ONCE:
                 self._write()
 
     def _write(self) -> None:
@@ -267,14 +268,14 @@ class _Table:
             self._waiting = []
 
     def __exit__(self, kind: object, *_: object) -> None:
-        whole = False
+        is_complete = False
         try:
             if kind is None:
                 self._write()
-                whole = True
+                is_complete = True
         finally:
             self._file.close()
-            if not whole:
+            if not is_complete:
                 self._temporary.unlink()
-        if whole:
+        if is_complete:
             publish(self._temporary, self._path)

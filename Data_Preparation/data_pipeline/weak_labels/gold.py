@@ -1,12 +1,12 @@
-"""Gold judgements of a run: the scale of their grades, and the pairs of them that the run knows.
+"""Gold judgements of a run: the scale of their grades, and the judgements of the run's queries and passages.
 
-Grades of other collections have scales of their own. In MS MARCO and most of BEIR 1 is relevant; in TREC-COVID and
-Robust 1 is partly relevant and 2 highly; in TREC Deep Learning, on its scale of 0 to 3, 1 is related and not relevant.
-So the lowest grade that counts as relevant is a setting, `gold_relevant`, and without it follows from the highest grade
-of the file: 1 where that is 1 or 2, and 2 where it is 3 or more. Grades of 0 and less (junk, spam) are not relevant.
+Collections grade on different scales. In MS MARCO and most of BEIR 1 is relevant; in TREC-COVID and Robust 1 is partly
+relevant and 2 highly relevant; in TREC Deep Learning, with grades 0 to 3, 1 is related but not relevant. So the lowest
+grade that counts as relevant is a setting, `gold_relevant`. Its default depends on the highest grade of the file: 1 if
+that is 1 or 2, and 2 if it is 3 or more. Grades of 0 and less (junk, spam) are not relevant.
 
-All measures use the grades on the scale of the labels, so that none of them assumes a scale of its own: 0 not relevant,
-1 below `gold_relevant`, 2 relevant, 3 above that or the highest grade there is.
+All measures use grades on the scale of the labels, so that none assumes a scale of its own: 0 not relevant, 1 below
+`gold_relevant`, 2 relevant, 3 above that or the highest grade of the file.
 """
 
 from collections import Counter
@@ -20,50 +20,50 @@ from data_pipeline.retrieval.ids import resolve
 from data_pipeline.weak_labels.qrels import Grades
 
 _WIDE_SCALE = 3
-"""Highest grade from which a scale has a grade for related passages that are not relevant."""
+"""Highest grade from which a scale is taken to have a grade for related passages that are not relevant."""
 
-Known = Callable[[Sequence[str]], Collection[str]]
-"""Ids -> those of them that a run knows."""
+SelectExisting = Callable[[Sequence[str]], Collection[str]]
+"""Ids -> those of them that a run has."""
 
 
 @dataclass(frozen=True)
 class Gold:
-    """Judgements of people, with the scale of their grades."""
+    """Relevance judgements by people, with the scale of their grades."""
 
     source: str
-    """File, or `sample`."""
+    """Path of the file, or `sample`."""
     grades: Grades
-    """Query id -> passage id -> grade, as the file has it."""
+    """Query id -> passage id -> grade on the scale of the file."""
     relevant: int
-    """The lowest grade that counts as relevant; 1 or more."""
+    """Lowest grade that counts as relevant; 1 or more."""
     highest: int
-    """The highest grade of the file, also of pairs that are not in this run."""
+    """Highest grade of the file, including pairs that are not in this run."""
     chosen_by: str
-    """Where `relevant` comes from: the setting, or the highest grade."""
+    """Origin of `relevant`: the setting, or the highest grade."""
     judgements: int
-    """Judgements of the file."""
+    """Number of judgements in the file."""
     example: tuple[str, str]
-    """Query and passage of the first judgement, for messages."""
+    """Ids of query and passage of the first judgement, for messages."""
     other_queries: int = 0
-    """Judgements that were left out: their query is not in this run."""
+    """Number of judgements of queries that are not in this run."""
     other_passages: int = 0
-    """Judgements that were left out: their query is in this run, their passage is not."""
+    """Number of judgements of passages that are not in this run, for queries that are."""
 
     @property
     def pairs(self) -> int:
-        """Judgements of queries and passages of this run."""
+        """Number of judgements of queries and passages of this run."""
         return sum(map(len, self.grades.values()))
 
     @property
     def labels(self) -> Grades:
-        """The grades on the scale of the labels, 0 to 3."""
+        """Grades on the scale of the labels, 0 to 3."""
         return {
             query_id: {name: to_label(grade, self.relevant, self.highest) for name, grade in grades.items()}
             for query_id, grades in self.grades.items()
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The scale, for the report of a run."""
+        """Scale of the grades, for the report of a run."""
         counts = Counter(grade for grades in self.grades.values() for grade in grades.values())
         return {
             "relevant_from": self.relevant,
@@ -73,12 +73,12 @@ class Gold:
 
 
 def to_label(grade: int, relevant: int, highest: int) -> int:
-    """A gold grade on the scale of the labels: 0 to 3, of which 2 and 3 are relevant.
+    """Convert a gold grade to the scale of the labels: 0 to 3, of which 2 and 3 are relevant.
 
     Args:
-        grade: of the gold judgement.
-        relevant: the lowest gold grade that counts as relevant.
-        highest: the highest gold grade; it is 3, the best label.
+        grade: grade of the gold judgement.
+        relevant: lowest gold grade that counts as relevant.
+        highest: highest gold grade, which becomes 3.
     """
     if grade <= 0:
         return 0
@@ -88,56 +88,56 @@ def to_label(grade: int, relevant: int, highest: int) -> int:
 
 
 def make_gold(source: str, grades: Grades, relevant: int | None) -> Gold:
-    """Gold judgements whose scale is set, or found from the highest grade.
+    """Make gold judgements, whose scale is set or follows from the highest grade.
 
     Args:
-        source: file, or `sample`.
-        grades: as the file has them.
-        relevant: the setting `gold_relevant`.
+        source: path of the file, or `sample`.
+        grades: query id -> passage id -> grade, as in the file.
+        relevant: setting `gold_relevant`; None if it is not set.
     """
-    highest = max((grade for of_query in grades.values() for grade in of_query.values()), default=0)
+    highest = max((grade for by_passage in grades.values() for grade in by_passage.values()), default=0)
     chosen_by = "gold_relevant"
     if relevant is None:
         relevant, chosen_by = 2 if highest >= _WIDE_SCALE else 1, f"the highest grade, {highest}"
-    pairs = [(query_id, name) for query_id, of_query in grades.items() for name in of_query]
+    pairs = [(query_id, name) for query_id, by_passage in grades.items() for name in by_passage]
     return Gold(source, grades, relevant, highest, chosen_by, len(pairs), pairs[0] if pairs else ("", ""))
 
 
-def match_gold(gold: Gold, known_queries: Known, known_passages: Known) -> Gold:
-    """The judgements of this run's queries and passages, under their ids there; the others are counted.
+def match_gold(gold: Gold, existing_queries: SelectExisting, existing_passages: SelectExisting) -> Gold:
+    """Select the judgements of this run's queries and passages, with the run's ids; the others are counted.
 
-    An id that is not known stands for the known id that it spells percent-encoded.
+    An id that the run lacks is taken for the percent-encoded spelling of one of the run's ids.
 
     Args:
-        gold: as it was read.
-        known_queries: ids -> those that are queries of this run.
-        known_passages: ids -> those that are passages of this run.
+        gold: judgements as they were read.
+        existing_queries: ids -> those that are queries of this run.
+        existing_passages: ids -> those that are passages of this run.
 
     Raises:
-        SourceError: a pair is there under two spellings of its ids.
+        SourceError: the file has a pair twice, under two spellings of its ids.
     """
-    queries = resolve(gold.grades, known_queries)
-    passages = resolve((name for query in queries for name in gold.grades[query]), known_passages)
+    queries = resolve(gold.grades, existing_queries)
+    passages = resolve((name for query in queries for name in gold.grades[query]), existing_passages)
     matched: dict[str, dict[str, int]] = {}
     other_queries = other_passages = 0
     for spelling, grades in gold.grades.items():
         if spelling not in queries:
             other_queries += len(grades)
             continue
-        of_query = matched.setdefault(queries[spelling], {})
+        by_passage = matched.setdefault(queries[spelling], {})
         for name, grade in grades.items():
             if name not in passages:
                 other_passages += 1
-            elif passages[name] in of_query:
+            elif passages[name] in by_passage:
                 raise SourceError(
-                    f"{gold.source}: query {queries[spelling]!r} and passage {passages[name]!r} are there twice, under "
+                    f"{gold.source}: query {queries[spelling]!r} and passage {passages[name]!r} occur twice, under "
                     "two spellings of their ids; remove one of the two lines"
                 )
             else:
-                of_query[passages[name]] = grade
+                by_passage[passages[name]] = grade
     return replace(gold, grades=matched, other_queries=other_queries, other_passages=other_passages)
 
 
-def known_in(mapping: Mapping[str, Any]) -> Known:
-    """Membership of a mapping, as `match_gold` asks for it."""
+def known_in(mapping: Mapping[str, Any]) -> SelectExisting:
+    """Make the function that selects those ids that a mapping has; see `match_gold`."""
     return lambda ids: [identity for identity in ids if identity in mapping]

@@ -1,35 +1,35 @@
-"""The accounts of a run of weak labels: passages, queries, candidates, pairs and gold judgements."""
+"""Accounts of a run of weak labels: passages, queries, candidates, pairs and gold judgements."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from data_pipeline.judge.state import JudgedPair, State
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.weak_labels.accounts import Account
 from data_pipeline.weak_labels.gold import Gold
 from data_pipeline.weak_labels.qrels import Run
+from data_pipeline.weak_labels.state import JudgedPair, State
 
 
 @dataclass
 class Searches:
-    """What the search found for the queries, counted while it runs."""
+    """Counts of the candidates that the search found, updated while it runs."""
 
     found: int = 0
-    """Candidates of all queries."""
+    """Number of candidates of all queries."""
     sampled: int = 0
-    """Those of them that were sampled."""
+    """Number of candidates that were sampled."""
     without: dict[str, str] = field(default_factory=dict)
-    """Query id -> reason, for queries without any sampled candidate."""
+    """Query id -> reason, for queries without sampled candidates."""
 
     def add(self, query_id: str, found: int, sampled: int, reason: str) -> None:
         """Count the candidates of a query.
 
         Args:
-            query_id: its id.
+            query_id: id of the query.
             found: number of candidates.
-            sampled: number of candidates that are to be judged.
-            reason: why nothing was found, if nothing was.
+            sampled: number of candidates that were sampled.
+            reason: reason why there is no candidate; empty if there are some.
         """
         self.found += found
         self.sampled += sampled
@@ -39,13 +39,13 @@ class Searches:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run was made from."""
+    """Inputs of a run."""
 
     passages: Passages
     queries_read: int
-    """Queries of the file."""
+    """Number of queries in the file."""
     queries_used: int
-    """Those of them that are within max_queries."""
+    """Number of queries that are used: at most `max_queries`."""
     gold: Gold | None
     runs: Mapping[str, Run]
     """Runs of retrieval systems, by file name."""
@@ -53,10 +53,10 @@ class Inputs:
 
 
 def accounts_of_run(inputs: Inputs, run: str, state: State) -> list[Account]:
-    """The accounts of a run up to the judging.
+    """Make the accounts of all steps of a run up to the judging.
 
     Raises:
-        StoreError: one does not add up.
+        StoreError: an account does not add up.
     """
     query_ids = [query_id for query_id, _ in state.queries(run)]
     pairs, with_candidates, compared = _count_pairs(inputs.gold, run, state)
@@ -97,7 +97,7 @@ def _queries_account(inputs: Inputs, query_ids: list[str], with_candidates: set[
 
 
 def _count_pairs(gold: Gold | None, run: str, state: State) -> tuple[dict[str, int | dict[str, int]], set[str], int]:
-    """Pairs by what became of them; the queries that have some; and how many gold has a judgement of too."""
+    """Count pairs by outcome, collect the queries that have pairs, and count the labels with a gold judgement."""
     failed: Counter[str] = Counter()
     prefiltered: Counter[str] = Counter()
     judged = unjudged = compared = 0
@@ -107,7 +107,7 @@ def _count_pairs(gold: Gold | None, run: str, state: State) -> tuple[dict[str, i
         rule = pair.candidate.provenance.get("not_asked")
         if pair.judgement is not None and pair.judgement.grade is not None:
             judged += 1
-            compared += gold is not None and _has(gold, pair)
+            compared += gold is not None and _has_judgement(gold, pair)
         elif pair.judgement is not None:
             failed[pair.judgement.status] += 1
         elif rule is not None:
@@ -123,7 +123,7 @@ def _count_pairs(gold: Gold | None, run: str, state: State) -> tuple[dict[str, i
     return pairs, queries, compared
 
 
-def _has(gold: Gold, pair: JudgedPair) -> bool:
+def _has_judgement(gold: Gold, pair: JudgedPair) -> bool:
     return pair.candidate.passage_id in gold.grades.get(pair.query_id, {})
 
 

@@ -1,7 +1,7 @@
-"""Hard negatives: passages that a retriever likes and a judge has rejected.
+"""Hard negatives: passages that a retriever ranks high and the judge graded as not relevant.
 
-A label that nobody judged is no negative, nor is a failed call. What is too near to a positive, by its score, its
-words or its place in the same document, may well be relevant, and is left out.
+A pair without a judgement, or with a failed one, is no negative. A passage that is too similar to a positive, by its
+score, its words or its position in the same document, may be relevant and is left out.
 """
 
 from collections import Counter
@@ -11,22 +11,22 @@ from typing import Literal
 
 from data_pipeline.config.labels import NegativesConfig, PositivesConfig
 from data_pipeline.judge.base import RELEVANT
-from data_pipeline.judge.state import JudgedPair
+from data_pipeline.weak_labels.state import JudgedPair
 
 Kind = Literal["both", "bm25", "dense", "further_down"]
-"""Where a negative comes from: the top of both rankings, of one of them alone (they disagree), or below."""
+"""Origin of a negative: the top of both rankings, the top of only one of them, or further down."""
 
 
 @dataclass(frozen=True)
 class Negative:
-    """A hard negative, and its place in the rankings."""
+    """A hard negative, with its scores and ranks."""
 
     passage_id: str
     kind: Kind
     scores: Mapping[str, float]
     ranks: Mapping[str, int]
     p: float | None
-    """The judge's probability that it is relevant, where it tells one."""
+    """Probability by the judge that the passage is relevant; None if it reports none."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Mined:
     query_id: str
     query: str
     positives: list[JudgedPair]
-    """Grade 2 or 3 and sure enough, best grade first, then as they were ranked; at most so many as asked for."""
+    """Passages of grade 2 or 3 with a high enough probability; best grade first, then in the order of the ranking."""
     negatives: list[Negative]
-    """In the order of the ranking, the hardest first."""
+    """Hard negatives in the order of the ranking, hardest first."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Judged passages that are neither positive nor negative, by reason."""
+    """Number of judged passages that are neither positive nor negative, by reason."""
     missing: int = 0
-    """Number of negatives below the number that was asked for."""
+    """Number of negatives that are missing to the requested number."""
 
 
 def mine(
@@ -52,39 +52,43 @@ def mine(
     neighbours_of: Callable[[str], Sequence[str]],
     positives: PositivesConfig = PositivesConfig(),  # noqa: B008, it is frozen
 ) -> Mined:
-    """Positives and hard negatives of one query.
+    """Select the positives and hard negatives of one query.
 
     Args:
-        pairs: all of the query's, as they were ranked.
+        pairs: all pairs of the query, in the order of the ranking.
         config: see `NegativesConfig`.
-        text_of: a passage's text, by its id.
-        neighbours_of: ids of the passages beside it in its document.
-        positives: see `PositivesConfig`. Negatives keep clear of all that is relevant, also of what is left out here.
+        text_of: passage id -> text.
+        neighbours_of: passage id -> ids of neighbouring passages in its document.
+        positives: see `PositivesConfig`. Negatives are compared with all relevant passages, including those that these
+            settings leave out.
     """
     judged = [pair for pair in pairs if pair.judgement is not None and pair.judgement.status == "ok"]
     relevant = [pair for pair in judged if _grade(pair) >= RELEVANT]
-    relevant.sort(key=lambda pair: -_grade(pair))  # stable: equal grades stay as they were ranked
+    relevant.sort(key=lambda pair: -_grade(pair))  # stable: equal grades stay in the order of the ranking
     sure = [pair for pair in relevant if _is_sure(pair, positives.min_p)]
-    kept = sure[: positives.per_query]
-    guard = _guard(relevant, config, text_of, neighbours_of)
+    selected = sure[: positives.per_query]
+    find_reason = _exclusion_check(relevant, config, text_of, neighbours_of)
     negatives: list[Negative] = []
-    left_out = Counter(relevant_but_unsure=len(relevant) - len(sure), more_positives=len(sure) - len(kept))
+    left_out = Counter(relevant_but_unsure=len(relevant) - len(sure), more_positives=len(sure) - len(selected))
     for pair in judged:
         if _grade(pair) != 0:
             left_out["partly_relevant"] += 0 if _grade(pair) >= RELEVANT else 1
             continue
-        reason = guard(pair)
+        reason = find_reason(pair)
         if reason is not None:
             left_out[reason] += 1
         elif len(negatives) < config.per_query:
-            negatives.append(_negative(pair, config))
+            negatives.append(_make_negative(pair, config))
     first, missing = pairs[0], config.per_query - len(negatives)
-    found = {reason: count for reason, count in sorted(left_out.items()) if count}
-    return Mined(first.candidate.query_id, first.query, kept, negatives, found, missing)
+    counts = {reason: count for reason, count in sorted(left_out.items()) if count}
+    return Mined(first.candidate.query_id, first.query, selected, negatives, counts, missing)
 
 
 def jaccard(one: str, other: str, width: int = 5) -> float:
-    """Similarity of two texts' sets of character n-grams, white space and case aside; 0 to 1 (Broder, 1997)."""
+    """Compute the similarity of two texts' sets of character n-grams, ignoring white space and case; 0 to 1.
+
+    See Broder, "On the resemblance and containment of documents", 1997.
+    """
     grams = [_grams(text, width) for text in (one, other)]
     union = len(grams[0] | grams[1])
     return len(grams[0] & grams[1]) / union if union else 1.0
@@ -92,7 +96,7 @@ def jaccard(one: str, other: str, width: int = 5) -> float:
 
 def _grams(text: str, width: int) -> set[str]:
     plain = " ".join(text.casefold().split())
-    return {plain[place : place + width] for place in range(max(1, len(plain) - width + 1))}
+    return {plain[start : start + width] for start in range(max(1, len(plain) - width + 1))}
 
 
 def _grade(pair: JudgedPair) -> int:
@@ -106,18 +110,18 @@ def _is_sure(pair: JudgedPair, min_p: float) -> bool:
     return pair.judgement.p is None or pair.judgement.p >= min_p
 
 
-def _guard(
+def _exclusion_check(
     positives: Sequence[JudgedPair],
     config: NegativesConfig,
     text_of: Callable[[str], str],
     neighbours_of: Callable[[str], Sequence[str]],
 ) -> Callable[[JudgedPair], str | None]:
-    """Reason why a rejected passage is no negative; None if it is one."""
+    """Make the function that gives the reason why a passage is no negative; None if it is one."""
     ids = [pair.candidate.passage_id for pair in positives]
-    beside = {other for passage_id in ids for other in neighbours_of(passage_id)}
+    neighbours = {other for passage_id in ids for other in neighbours_of(passage_id)}
     texts = [text_of(passage_id) for passage_id in ids]
-    known = [pair.candidate.scores.get(config.margin_score) for pair in positives]
-    scores = [score for score in known if score is not None]
+    positive_scores = [pair.candidate.scores.get(config.margin_score) for pair in positives]
+    scores = [score for score in positive_scores if score is not None]
     limit = min(scores) * config.margin if scores else None
 
     def reason(pair: JudgedPair) -> str | None:
@@ -125,7 +129,7 @@ def _guard(
         assert pair.judgement is not None
         if pair.judgement.p is not None and pair.judgement.p > config.max_p:
             return "judge_unsure"
-        if passage_id in beside:
+        if passage_id in neighbours:
             return "neighbour_of_positive"
         if limit is not None and (score is None or score > limit):
             return "score_near_positive"
@@ -137,7 +141,7 @@ def _guard(
     return reason
 
 
-def _negative(pair: JudgedPair, config: NegativesConfig) -> Negative:
+def _make_negative(pair: JudgedPair, config: NegativesConfig) -> Negative:
     candidate = pair.candidate
     tops = {name for name in ("bm25", "dense") if candidate.ranks.get(name, config.top + 1) <= config.top}
     kind: Kind = "both" if len(tops) == 2 else "bm25" if "bm25" in tops else "dense" if tops else "further_down"

@@ -1,33 +1,33 @@
-"""Candidates that the judge is not asked about: an option, since every such rule costs relevant passages.
+"""Pre-filter of candidates that the judge is not asked about; optional, since every rule loses relevant passages.
 
-Who is left out stays unjudged: neither a no nor a negative. How many of gold's relevant passages a rule would have cost
-is in the report.
+Filtered candidates stay unjudged: they are neither graded nor negatives. The report has the number of passages that are
+relevant by gold and that a rule removed.
 """
 
 from data_pipeline.config.labels import PrefilterConfig
-from data_pipeline.retrieval.tokenizer import Tokeniser
+from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
 
 
 class Prefilter:
-    """The rules, ready to be applied.
+    """Rules that decide which candidates are judged.
 
     Args:
         config: see `PrefilterConfig`.
-        language: of the words.
-        stop_words: leave out the language's most common words.
+        language: language of the words; see `Bm25Tokenizer`.
+        stop_words: ignore the most common words of the language.
     """
 
     def __init__(self, config: PrefilterConfig, language: str, stop_words: bool) -> None:
         self._config = config
-        self._tokeniser = Tokeniser(language, stop_words) if config.min_words or config.shared_word else None
+        self._tokenizer = Bm25Tokenizer(language, stop_words) if config.min_words or config.shared_word else None
 
     def reason(self, query: str, passage: str) -> str | None:
-        """Reason why a pair is not judged; None if it is judged."""
-        if self._tokeniser is None:
+        """Give the reason why a pair is not judged; None if it is judged."""
+        if self._tokenizer is None:
             return None
-        words = self._tokeniser.tokens(passage)
+        words = self._tokenizer.tokens(passage)
         if len(words) < self._config.min_words:
             return "too_short"
-        if self._config.shared_word and not set(words) & set(self._tokeniser.tokens(query)):
+        if self._config.shared_word and not set(words) & set(self._tokenizer.tokens(query)):
             return "no_shared_word"
         return None

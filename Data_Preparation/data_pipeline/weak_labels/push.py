@@ -1,4 +1,4 @@
-"""A run's outputs as a dataset of the Hugging Face hub: only on request, and private by default."""
+"""Upload of a run's outputs as a dataset of the Hugging Face hub: only on request, and private by default."""
 
 import os
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _CARD = "README.md"
 
 
 def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
-    """Write a data card beside the outputs: who judged, how much, and what it is not."""
+    """Write a dataset card into the folder of the outputs: judge, numbers and limits of the labels."""
     judge = figures["judge"] or {}
     statuses = ", ".join(f"{count:,} {status}" for status, count in figures["statuses"].items() if count)
     measures, gold = figures["agreement_with_gold"], figures.get("gold")
@@ -50,35 +50,39 @@ def write_card(folder: Path, run: str, figures: Mapping[str, Any]) -> None:
     atomic_write_bytes(folder / _CARD, ("\n".join(lines) + "\n").encode())
 
 
-def _token(name: str | None) -> str | None:
+def _read_token(name: str | None) -> str | None:
     if name is None:
         return None
     if not os.environ.get(name):
-        raise ConfigError(f"push.token_env names the variable {name}, which is not set")
+        raise ConfigError(f"push.token_env: the environment variable {name} is not set; put the token of the hub in it")
     return os.environ[name]
 
 
 def push(folder: Path, config: PushConfig) -> str:
-    """Send a folder of outputs to the hub as one commit.
+    """Upload a folder of outputs to the hub as one commit.
+
+    Args:
+        folder: folder to upload; hidden files are left out.
+        config: repository, visibility and token; see `PushConfig`.
 
     Returns:
-        The data set's address.
+        Address of the dataset.
 
     Raises:
-        ConfigError: there is no token where it should be.
-        SourceError: the hub cannot be reached, or does not take it.
+        ConfigError: the environment variable with the token is not set.
+        SourceError: the hub cannot be reached, or rejects the upload.
     """
     assert config.repo_id is not None
     try:
-        api = HfApi(token=_token(config.token_env))
-        made = api.create_repo(config.repo_id, repo_type="dataset", private=config.private, exist_ok=True)
+        api = HfApi(token=_read_token(config.token_env))
+        address = api.create_repo(config.repo_id, repo_type="dataset", private=config.private, exist_ok=True)
         api.upload_folder(
             repo_id=config.repo_id, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"],
             commit_message="Weak labels",
         )  # fmt: skip
     except _FAILURES as error:
         raise SourceError(
-            f"could not send {folder} to {config.repo_id}: {error}. What was made is on this machine; run again to "
-            f"send it. {WAYS_OUT}"
+            f"could not upload {folder} to {config.repo_id}: {error}. The outputs are complete on this machine; run "
+            f"the same command again to upload them. {WAYS_OUT}"
         ) from error
-    return str(made)
+    return str(address)

@@ -1,70 +1,73 @@
-"""Retrieval systems ranked under the labels and under gold: do the labels say which system is the better one?
+"""Rankings of retrieval systems under the labels and under gold: do the labels tell which system is better?
 
-That is what weak labels are used for in evaluation, and what agreement on single pairs does not tell (Voorhees, 2000).
+Weak labels are used for this in evaluation, and agreement on single pairs does not measure it (Voorhees, 2000).
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipeline.judge.state import JudgedPair
 from data_pipeline.utils import require
 from data_pipeline.weak_labels.qrels import Grades, Run
+from data_pipeline.weak_labels.state import JudgedPair
 
 
 def own_runs(pairs: Iterable[JudgedPair]) -> dict[str, Run]:
-    """The cascade's own rankings of the pairs that were sampled: bm25, dense, fused, rerank, as far as there."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    """Collect the rankings of the sampled pairs by each retriever: bm25, dense, fused, rerank, as far as they exist."""
+    runs: dict[str, dict[str, dict[str, float]]] = {}
     for pair in pairs:
         for name, rank in pair.candidate.ranks.items():
-            found.setdefault(name, {}).setdefault(pair.query_id, {})[pair.candidate.passage_id] = 1.0 / rank
-    return dict(found)
+            runs.setdefault(name, {}).setdefault(pair.query_id, {})[pair.candidate.passage_id] = 1.0 / rank
+    return dict(runs)
 
 
 def labels_of(pairs: Iterable[JudgedPair]) -> Grades:
-    """The grades of a run; a pair without one is not there."""
-    found: dict[str, dict[str, int]] = {}
+    """Collect the grades of a run; pairs without a grade are left out."""
+    grades: dict[str, dict[str, int]] = {}
     for pair in pairs:
         if pair.judgement is not None and pair.judgement.grade is not None:
-            found.setdefault(pair.query_id, {})[pair.candidate.passage_id] = pair.judgement.grade
-    return found
+            grades.setdefault(pair.query_id, {})[pair.candidate.passage_id] = pair.judgement.grade
+    return grades
 
 
 def rank_systems(systems: Mapping[str, Run], labels: Grades, gold: Grades) -> dict[str, Any]:
-    """nDCG@10 of each system under both, over the queries that have both; and Kendall's tau between the two orders.
+    """Compute nDCG@10 of each system under labels and gold, and Kendall's tau between the two rankings of systems.
 
     Args:
         systems: two or more runs by name.
-        labels: grades of a judge.
-        gold: grades of people on the scale of the labels, 0 to 3; see `Gold.labels`.
+        labels: grades by the judge.
+        gold: grades by people on the scale of the labels, 0 to 3; see `Gold.labels`.
 
     Returns:
-        `queries`, `systems` (name -> labels, gold) and `kendall_tau` (tau-b, -1 to 1; None where all systems are
-        equal under one of them, or none shares a query with both).
+        `queries`, the number of queries that have both; `systems`, name -> nDCG@10 under `labels` and `gold`; and
+        `kendall_tau`, tau-b from -1 to 1, or None if there are no such queries or all systems are equal under one.
 
     Raises:
         MissingExtra: the extra weak-labels is not installed.
     """
     queries = sorted(labels.keys() & gold.keys())
-    both = [{query: dict(side[query]) for query in queries} for side in (labels, gold)]
-    values = {name: [_ndcg(side, run) for side in both] for name, run in sorted(systems.items())}
+    gains = [{query: dict(grades[query]) for query in queries} for grades in (labels, gold)]
+    values = {name: [_ndcg(by_query, run) for by_query in gains] for name, run in sorted(systems.items())}
     stats = require("scipy.stats", "weak-labels", "Kendall's tau")
-    enough = (
-        bool(queries) and len(values) > 1 and all(len(set(side)) > 1 for side in zip(*values.values(), strict=True))
-    )
-    tau = float(stats.kendalltau(*zip(*values.values(), strict=True)).statistic) if enough else None
+    columns = list(zip(*values.values(), strict=True))
+    is_defined = bool(queries) and len(values) > 1 and all(len(set(column)) > 1 for column in columns)
+    tau = float(stats.kendalltau(*columns).statistic) if is_defined else None
     return {
         "queries": len(queries),
-        "systems": {name: {"labels": round(one, 4), "gold": round(two, 4)} for name, (one, two) in values.items()},
+        "systems": {
+            name: {"labels": round(by_labels, 4), "gold": round(by_gold, 4)}
+            for name, (by_labels, by_gold) in values.items()
+        },
         "kendall_tau": None if tau is None else round(tau, 4),
     }
 
 
 def _ndcg(gains: Mapping[str, dict[str, int]], run: Run) -> float:
-    """Mean over the queries of `gains`; a query that the run lacks counts 0."""
+    """Compute the mean nDCG@10 over the queries of `gains`; a query that the run lacks counts as 0."""
     measures = require("ir_measures", "weak-labels", "nDCG")
     if not gains:
         return 0.0
     measure = measures.nDCG @ 10
-    found: Sequence[Any] = list(measures.iter_calc([measure], gains, {name: dict(part) for name, part in run.items()}))
-    return math.fsum(one.value for one in found) / len(gains)
+    scores = {query_id: dict(by_passage) for query_id, by_passage in run.items()}
+    values: Sequence[Any] = list(measures.iter_calc([measure], gains, scores))
+    return math.fsum(value.value for value in values) / len(gains)

@@ -390,7 +390,7 @@ def test_outputs_that_are_scaled_afterwards_are_refused(tmp_path):
         ({"layer1.weight": torch.ones(H, D, dtype=torch.int8)}, r"layer1\.weight is int8 \[7, 12\], expected a matrix"),
         ({"layer1.weight": torch.ones(H, D).to_sparse()}, r"layer1\.weight is float32 .* expected a matrix of floats"),
         ({"layer1.bias": torch.ones(H, 1)}, r"layer1\.bias is float32 \[7, 1\], expected a vector"),
-        ({"layer2.weight": torch.ones(1, 8)}, "this is no regression head: layer 1 takes 8 numbers"),
+        ({"layer2.weight": torch.ones(1, 8)}, "not a valid regression head: layer 1 takes 8 numbers"),
         ({"layer1.bias": torch.ones(3)}, "layer 0 has weights of shape"),
         ({"layer2.bias": torch.tensor([float("nan")])}, "layer 1 has numbers that are not finite"),
         ({"layer2.weight": torch.full((1, H), float("inf"))}, "layer 1 has numbers that are not finite"),
@@ -430,7 +430,7 @@ def test_a_truncated_file(tmp_path, name, share):
     else:
         torch.save(jql(network()), path, _use_new_zipfile_serialization=name != "old.pt")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(ModelError, match="cannot be read: .*fetch it again"):
+    with pytest.raises(ModelError, match="cannot be read: .*download it again"):
         load_foreign(path)
 
 

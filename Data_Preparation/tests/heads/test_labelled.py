@@ -11,7 +11,7 @@ import pytest
 from data_pipeline import ELMDataset
 from data_pipeline.errors import ConfigError, CorruptShard, SourceError
 from data_pipeline.heads import identity_of_maker, labelled
-from data_pipeline.heads.train import _task
+from data_pipeline.heads.task import make_task
 from data_pipeline.stages.pipeline import run
 
 
@@ -168,7 +168,7 @@ def labels_file(tmp_path, dataset, ending, labels):
 def test_numbers_are_numbers_in_every_format(tmp_path, dataset, ending):
     data = labelled.labels_of_table(dataset.rows, labels_file(tmp_path, dataset, ending, [0.5, 1.0, 2.0]), "grade")
     assert (data.labels.dtype.kind, data.labels.tolist()) == ("f", [0.5, 1, 2])
-    assert _task(data, "auto").kind == "regression"
+    assert make_task(data, "auto").kind == "regression"
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
@@ -176,18 +176,18 @@ def test_words_are_classes_in_every_format(tmp_path, dataset, ending):
     data = labelled.labels_of_table(
         dataset.rows, labels_file(tmp_path, dataset, ending, ["good", "bad", "good"]), "grade"
     )
-    assert _task(data, "auto").labels == ("bad", "good")
+    assert make_task(data, "auto").labels == ("bad", "good")
 
 
 def test_texts_that_spell_numbers_are_numbers_where_a_regression_is_asked_for(tmp_path, dataset):
     data = labelled.labels_of_table(dataset.rows, labels_file(tmp_path, dataset, "jsonl", ["0.5", "1", "2"]), "grade")
-    assert _task(data, "regression").targets.ravel().tolist() == [0.5, 1, 2]
-    assert _task(data, "auto").kind == "multiclass"
+    assert make_task(data, "regression").targets.ravel().tolist() == [0.5, 1, 2]
+    assert make_task(data, "auto").kind == "multiclass"
     data = labelled.labels_of_table(
         dataset.rows, labels_file(tmp_path, dataset, "jsonl", ["0.5", "high", "2"]), "grade"
     )
     with pytest.raises(ConfigError, match="a regression needs numbers, found the label 'high'"):
-        _task(data, "regression")
+        make_task(data, "regression")
 
 
 def test_nan_is_no_label_and_no_class(tmp_path, dataset):
@@ -197,7 +197,7 @@ def test_nan_is_no_label_and_no_class(tmp_path, dataset):
     for table in (tmp_path / "labels.jsonl", pl.DataFrame({"text_id": ids, "grade": grades})):
         data = labelled.labels_of_table(dataset.rows, table, "grade")
         assert data.labels.tolist() == [1, 2]
-        assert _task(data, "multiclass").labels == ("1", "2")
+        assert make_task(data, "multiclass").labels == ("1", "2")
 
 
 def test_labels_of_other_ids_and_rows_without_a_label_are_counted(dataset, caplog):

@@ -112,7 +112,7 @@ def test_offline_without_a_cache_is_an_error_with_the_ways_out(endpoint, tmp_pat
     assert found["kind"] == "SourceError"
     assert f"could not download the head {GEMMA} of {REPO}" in found["error"]
     assert "HF_HUB_OFFLINE=1" in found["error"]
-    assert "can be named by its path" in found["error"]
+    assert "give its path instead" in found["error"]
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error_with_the_ways_out(tmp_path):
@@ -136,7 +136,7 @@ def test_a_file_that_is_another_head(endpoint, tmp_path):
 
 
 def test_an_unknown_name():
-    with pytest.raises(SourceError, match="no head is called 'Edu'; there are Edu-JQL-Gemma-SF, "):
+    with pytest.raises(SourceError, match="no head is called 'Edu'; expected one of Edu-JQL-Gemma-SF, "):
         load_named("Edu")
 
 

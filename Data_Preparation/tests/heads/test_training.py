@@ -20,7 +20,7 @@ from data_pipeline.heads import (
     save_head,
     train_head,
 )
-from data_pipeline.heads.train import held_out_rows
+from data_pipeline.heads.task import held_out_rows
 
 IDENTITY = EmbedderIdentity({"model": "made", "dim": "16"})
 QUICK = {"hidden": [32], "epochs": 20, "learning_rate": 3e-3, "dropout": 0.0}
@@ -208,7 +208,7 @@ def test_standardising_and_folding_survive_dimensions_that_never_change():
         (np.array(["a"] * 50), {"kind": "multiclass"}, "all rows have the label a"),
         (np.array(["a", "b", "c"] * 20), {"kind": "binary"}, "needs two labels, found 3: a, b, c"),
         (np.array(["a", "b"] * 20), {"kind": "regression"}, "needs numbers, found"),
-        (np.zeros((40, 2)), {"kind": "ordinal"}, "one label a row, found 2"),
+        (np.zeros((40, 2)), {"kind": "ordinal"}, "one label per row, found 2"),
     ],
 )
 def test_labels_that_do_not_go_with_the_kind_are_refused(labels, config, message):
@@ -266,7 +266,7 @@ def test_a_regression_of_whole_grades_is_also_measured_by_label_with_scores_beyo
 def test_wrong_questions_get_clear_answers():
     vectors, height = planes(100)
     regression = train_head(data_of(height, vectors), TrainingConfig(epochs=1), IDENTITY).head
-    with pytest.raises(ConfigError, match="--positive-from NUMBER"):
+    with pytest.raises(ConfigError, match="set positive_from"):
         evaluate_head(regression, data_of(height, vectors), [0.9])
     with pytest.raises(ConfigError, match="a regression head needs numbers"):
         evaluate_head(regression, data_of(np.array(["a"] * 100), vectors))

@@ -330,7 +330,7 @@ def test_vectors_of_another_width_are_refused(tmp_path, head):
     foreign(tmp_path / "out" / "embeddings" / "a.h5", dim=12)
     message = failures(tmp_path, {"q": head})
     assert "the head q takes vectors of 256 dimensions" in message
-    with pytest.raises(ConfigError, match="of one width"):
+    with pytest.raises(ConfigError, match="of the same width"):
         annotate(tmp_path, {"q": head, "r": save_pt_head(tmp_path / "r.pt", dim=12)})
 
 

@@ -6,12 +6,12 @@ import pytest
 from support.judging import RUN, fill, grades, judge_all, make_pairs, opened, quick, statuses
 
 from data_pipeline.errors import ConfigError, JudgeError, MissingExtra
-from data_pipeline.judge import Pair, load_judge
+from data_pipeline.judge import load_judge
 from data_pipeline.judge.pool import run_judge
 from data_pipeline.judge.prompts import PROMPTS, read_messages
-from data_pipeline.judge.state import State
 from data_pipeline.testing import misbehaving_server, simulated_grade
 from data_pipeline.testing.server import FAULTS
+from data_pipeline.weak_labels.state import Pair, RunRecorder, State
 
 pytest.importorskip("openai", reason="needs the extra weak-labels")
 
@@ -194,7 +194,7 @@ def test_an_answer_without_end_is_not_kept_whole(tmp_path):
 def test_the_breaker_stops_a_run_that_only_fails(tmp_path):
     pairs, path = make_pairs(20, 10), tmp_path / "state.db"
     with misbehaving_server([(range(41, 10_000), "500")], answer=yes) as server:
-        with pytest.raises(JudgeError, match=r"127.0.0.1.*10 of the last 20 calls failed.*HTTP 500.*goes on where"):
+        with pytest.raises(JudgeError, match=r"127.0.0.1.*10 of the last 20 calls failed.*HTTP 500.*resumes where"):
             judge(server, path, pairs, breaker_window=20, breaker_share=0.5, tries=1, slots=2)
         assert len(server.requests) <= 41 + 10 + 2
     with State(path) as state:
@@ -268,7 +268,7 @@ def test_the_cache_crosses_neither_model_nor_prompt_nor_parameters_nor_text(tmp_
                 config = quick(server.base_url, **changes)
                 with State(path) as state:
                     fill(state, some, f"run {number}")
-                    run_judge(some, load_judge(config), state, f"run {number}", config)
+                    run_judge(some, load_judge(config), RunRecorder(state, f"run {number}"), config)
                 assert len(one.requests) + len(two.requests) - before == calls
 
 
@@ -298,7 +298,7 @@ def test_what_the_server_cannot_do_is_found_out_at_the_start(tmp_path):
     # 0.7 + 0.1 for the answer in two spellings, 0.15 for the other label, 0.05 for none of them
     with misbehaving_server(answer=yes) as server, opened(tmp_path / "d.db", pairs) as state:
         config = quick(server.base_url)
-        run_judge(pairs, load_judge(config), state, RUN, config)
+        run_judge(pairs, load_judge(config), RunRecorder(state, RUN), config)
         one = next(state.judged_pairs(RUN)).judgement
         assert (one.p, one.confidence, one.outside) == pytest.approx((0.8 / 0.95, 0.8 / 0.95, 0.05))
         identity = state.run_record(RUN)["judge"]
@@ -358,7 +358,7 @@ def test_a_limit_in_tokens_cuts_between_tokens(tmp_path, tiny_qwen3):
         shown = read_messages([{"content": server.users[-1]}])[1]
     assert long[0].passage.startswith(shown)
     assert len(tokenizer(shown, add_special_tokens=False)["input_ids"]) == 10
-    with pytest.raises(ConfigError, match="cannot be loaded"):
+    with pytest.raises(ConfigError, match="judge.tokenizer: cannot load"):
         load_judge(quick(passage_tokens=10, tokenizer=str(tmp_path / "nowhere")))
 
 

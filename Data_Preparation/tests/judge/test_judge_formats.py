@@ -10,18 +10,18 @@ from support.judging import RUN, grades, judge_all, make_pairs, opened, quick, s
 
 from data_pipeline.errors import JudgeError
 from data_pipeline.judge import JudgeIdentity, judgement_key, load_judge
-from data_pipeline.judge.formats import ROOM, FormatSearch, RequestFormat, hints_of
+from data_pipeline.judge.formats import REASONING_TOKENS, FormatSearch, RequestFormat, read_hints
 from data_pipeline.judge.pool import run_judge
 from data_pipeline.judge.prompts import PROMPTS, read_messages, split_instructions
 from data_pipeline.judge.reply import read_completion, split_reasoning
-from data_pipeline.judge.state import State
 from data_pipeline.testing import misbehaving_server, simulated_answer
 from data_pipeline.testing.quirks import CHANGES, QUIRKS, REFUSALS
+from data_pipeline.weak_labels.state import RunRecorder, State
 
 pytest.importorskip("openai", reason="needs the extra weak-labels")
 
 PLAIN = {"max_tokens": 8, "temperature": 0}
-REASONS = {"max_tokens": 8 + ROOM, "temperature": 0}
+REASONS = {"max_tokens": 8 + REASONING_TOKENS, "temperature": 0}
 LOGPROBS = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20}
 
 # Quirk -> what the request's body has in the end, and how many requests the search takes at most.
@@ -220,7 +220,7 @@ def test_the_search_knows_every_format_once():
     search, seen = FormatSearch(quick()), []
     while (asked := search.next()) is not None:
         seen.append(asked)
-        search.refused(asked, "no", {})
+        search.add_rejection(asked, "no", {})
     assert len(seen) == len(set(seen)) == 19
     assert seen[:5] == [
         RequestFormat(), RequestFormat(top_logprobs=5), RequestFormat("max_completion_tokens"),
@@ -233,12 +233,12 @@ def test_the_search_knows_every_format_once():
 
 def test_hints_are_of_what_was_sent():
     asked = RequestFormat()
-    assert hints_of("something is wrong", "", asked) == {}
-    assert hints_of("Unknown parameter", "temperature", asked) == {"temperature": None}
-    assert hints_of("Unknown parameter", "temperature", RequestFormat(temperature=None)) == {}
-    assert hints_of("logprobs: no", "", RequestFormat(top_logprobs=0)) == {}
-    assert hints_of("top_logprobs: no", "", RequestFormat(top_logprobs=5)) == {"top_logprobs": 0}
-    assert hints_of("no 'max_completion_tokens' here", "", RequestFormat("max_completion_tokens")) == {
+    assert read_hints("something is wrong", "", asked) == {}
+    assert read_hints("Unknown parameter", "temperature", asked) == {"temperature": None}
+    assert read_hints("Unknown parameter", "temperature", RequestFormat(temperature=None)) == {}
+    assert read_hints("logprobs: no", "", RequestFormat(top_logprobs=0)) == {}
+    assert read_hints("top_logprobs: no", "", RequestFormat(top_logprobs=5)) == {"top_logprobs": 0}
+    assert read_hints("no 'max_completion_tokens' here", "", RequestFormat("max_completion_tokens")) == {
         "limit_name": "max_tokens"
     }
 
@@ -300,7 +300,7 @@ def test_reasoning_is_kept_apart_from_the_answer(tmp_path):
         misbehaving_server(answer=lambda system, user: "<think>it says so</think>YES") as server,
         opened(tmp_path / "state.sqlite", pairs) as state,
     ):
-        run_judge(pairs, load_judge(quick(server.base_url)), state, RUN, quick(server.base_url))
+        run_judge(pairs, load_judge(quick(server.base_url)), RunRecorder(state, RUN), quick(server.base_url))
         found = list(state.judged_pairs(RUN))
         assert {one.judgement.answer.strip() for one in found} == {"YES"}
         assert {state.reasoning(RUN, pair.query_id, pair.passage_id) for pair in pairs} == {"<think>it says so"}

@@ -74,7 +74,7 @@ def test_a_random_model_is_asked_answers_and_is_no_judge(real_server, chat_model
     # Without room for reasoning: a model that never ends would fill it.
     config = quick(real_server, model=str(chat_model), timeout_s=120.0, slots=2, reasoning_tokens=0)
     message = (
-        r"gave no label in any of the 2 request formats.*logprobs were asked for and not given.*expected one of NO"
+        r"gave no label in any of the 2 request formats.*logprobs were requested and not reported.*expected one of NO"
     )
     with pytest.raises(JudgeError, match=message):
         judge_all(tmp_path / "s.db", make_pairs(2, 2), load_judge(config), config)

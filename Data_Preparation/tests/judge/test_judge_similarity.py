@@ -60,7 +60,7 @@ def test_grades_rise_with_the_cosine():
 def test_numbers_that_cannot_be_are_refused(cosines, gold, precision):
     with pytest.raises(ConfigError):
         calibrate(cosines, gold, precision)
-    with pytest.raises(ConfigError, match="must rise"):
+    with pytest.raises(ConfigError, match="must not fall"):
         Thresholds(0.5, 0.4, 0.6)
 
 

@@ -16,11 +16,11 @@ from support.judging import RUN, grades, judge_all, make_pairs, opened, quick, s
 
 from data_pipeline.errors import JudgeError, StoreError
 from data_pipeline.judge import Judgement, ScriptedJudge
-from data_pipeline.judge.pool import judge_pairs, run_judge
+from data_pipeline.judge.pool import judge_items, run_judge
 from data_pipeline.judge.prompts import PROMPTS
 from data_pipeline.judge.scripted import failing
-from data_pipeline.judge.state import State
 from data_pipeline.testing import misbehaving_server
+from data_pipeline.weak_labels.state import RunRecorder, State
 
 
 def test_slots_stay_busy_across_queries(tmp_path):
@@ -57,7 +57,7 @@ def test_pairs_are_taken_only_as_fast_as_they_are_judged(tmp_path):
 
     judge = ScriptedJudge(look, delay_s=0.001)
     with opened(tmp_path / "s.db", pairs) as state:
-        run_judge(stream(), judge, state, RUN, quick(slots=4))
+        run_judge(stream(), judge, RunRecorder(state, RUN), quick(slots=4))
     assert len(judge.calls) == 1000
     assert most_ahead <= 2 * 64 + 2 * 4 + 4
 
@@ -73,7 +73,7 @@ def test_candidates_may_be_computed_while_calls_are_in_flight(tmp_path):
 
     judge = ScriptedJudge(lambda query, passage: 0, delay_s=0.01)
     with opened(tmp_path / "s.db", pairs) as state:
-        summary = run_judge(stream(), judge, state, RUN, quick(slots=4))
+        summary = run_judge(stream(), judge, RunRecorder(state, RUN), quick(slots=4))
     # One after the other it would be 0.8 s of computing and 0.64 s of calls.
     assert summary.labels == 256
     assert summary.wall_s < 1.3
@@ -91,7 +91,7 @@ def test_an_error_of_the_stream_of_pairs_comes_out_and_answers_are_kept(tmp_path
     judge = ScriptedJudge(lambda query, passage: 0)
     with opened(tmp_path / "s.db", pairs) as state:
         with pytest.raises(StoreError, match="passages are gone"):
-            run_judge(stream(), judge, state, RUN, quick(flush_s=60.0))
+            run_judge(stream(), judge, RunRecorder(state, RUN), quick(flush_s=60.0))
         assert len(grades(state.judged_pairs(RUN))) >= 96
 
 
@@ -122,8 +122,8 @@ def test_what_is_reported_is_on_disk(tmp_path):
     def look(judged):
         with State(path, read_only=True) as state:
             there = grades(state.judged_pairs(RUN))
-        assert all(there[one.query_id, one.passage_id] == one.judgement.grade for one in judged)
-        reported.extend((one.query_id, one.passage_id) for one in judged)
+        assert all(there[one.item.query_id, one.item.passage_id] == one.judgement.grade for one in judged)
+        reported.extend((one.item.query_id, one.item.passage_id) for one in judged)
 
     judge = ScriptedJudge(lambda query, passage: len(query + passage) % 4, delay_s=0.002)
     judge_all(path, pairs, judge, quick(flush_s=0.01), on_recorded=look)
@@ -135,7 +135,7 @@ def test_a_cancelled_run_keeps_its_answers(tmp_path):
     judge = ScriptedJudge(lambda query, passage: 0, delay_s=0.005)
 
     async def run(state):
-        work = asyncio.create_task(judge_pairs(pairs, judge, state, RUN, quick(flush_s=60.0)))
+        work = asyncio.create_task(judge_items(pairs, judge, RunRecorder(state, RUN), quick(flush_s=60.0)))
         while len(judge.calls) < 60:
             await asyncio.sleep(0.001)
         work.cancel()
@@ -163,7 +163,7 @@ def test_the_end_of_one_slot_is_the_end_of_all(tmp_path):
     judge = ScriptedJudge(script, delay_s=0.002)
     with opened(tmp_path / "s.db", pairs) as state:
         with pytest.raises(JudgeError, match="the key is refused"):
-            run_judge(pairs, judge, state, RUN, quick(slots=4))
+            run_judge(pairs, judge, RunRecorder(state, RUN), quick(slots=4))
         assert 26 <= len(grades(state.judged_pairs(RUN))) <= 33
     assert len(judge.calls) <= 40
 
@@ -172,7 +172,7 @@ def test_a_mistake_in_a_judge_is_not_a_label(tmp_path):
     judge = ScriptedJudge(lambda query, passage: RuntimeError("a bug"))
     with opened(tmp_path / "s.db", make_pairs()) as state:
         with pytest.raises(RuntimeError, match="a bug"):
-            run_judge(make_pairs(), judge, state, RUN, quick())
+            run_judge(make_pairs(), judge, RunRecorder(state, RUN), quick())
         assert grades(state.judged_pairs(RUN)) == {}
 
 
@@ -189,17 +189,17 @@ sys.path.insert(0, sys.argv[3])
 from support.judging import RUN, fill, make_pairs, quick
 from data_pipeline.judge import load_judge
 from data_pipeline.judge.pool import run_judge
-from data_pipeline.judge.state import State
+from data_pipeline.weak_labels.state import RunRecorder, State
 
 def say(judged):
-    print(json.dumps([[one.query_id, one.passage_id] for one in judged]), flush=True)
+    print(json.dumps([[one.item.query_id, one.item.passage_id] for one in judged]), flush=True)
 
 config, pairs = quick(sys.argv[1], flush_s=0.05, slots=8, tries=8), make_pairs(40, 10)
 judge = load_judge(config)
 print("ready", flush=True)
 with State(Path(sys.argv[2])) as state:
     fill(state, pairs)
-    run_judge(pairs, judge, state, RUN, config, on_recorded=say)
+    run_judge(pairs, judge, RunRecorder(state, RUN), config, on_recorded=say)
 print("done", flush=True)
 """
 

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from data_pipeline.errors import JudgeError
 from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
+from data_pipeline.judge.cache import JudgementCache
 from data_pipeline.judge.prompts import TEXT_PROMPT, read_messages
-from data_pipeline.judge.state import State
 from data_pipeline.metrics.judged import JudgedTextsConfig, judged_texts
 from data_pipeline.testing import misbehaving_server
 
@@ -113,8 +113,8 @@ def test_one_state_has_many_questions_and_texts(tmp_path):
     assert values(["b", "ab", "c"], path, judge, config(question="a")).tolist() == [0, 1, 0]
     assert len(judge.calls) == 5
     assert values([], path, judge).tolist() == []
-    with State(path, read_only=True) as state:
-        state.verify()
+    with JudgementCache(path, read_only=True) as cache:
+        cache.verify()
 
 
 @pytest.mark.parametrize("logprobs", [True, False])

@@ -14,8 +14,8 @@ from data_pipeline.errors import ConfigError, CorruptShard, MissingExtra, StoreE
 from data_pipeline.retrieval import bm25 as module
 from data_pipeline.retrieval.bm25 import open_bm25
 from data_pipeline.retrieval.passages import passages_of_lists
-from data_pipeline.retrieval.ranked_list import best
-from data_pipeline.retrieval.tokenizer import Tokeniser, words
+from data_pipeline.retrieval.ranked_list import top_k
+from data_pipeline.retrieval.tokenizer import Bm25Tokenizer, words
 
 pytest.importorskip("bm25s", reason="needs the extra weak-labels")
 pytest.importorskip("Stemmer", reason="needs the extra weak-labels")
@@ -54,7 +54,7 @@ def brute_force(texts, query, k1, b, tokens):
 @pytest.mark.parametrize("query", ["wings in heat", "wing wing flow", "aircraft", "Engine engines"])
 def test_scores_are_those_of_the_formula(tmp_path, k1, b, query):
     found = search(TEXTS, query, tmp_path / "bm25", k1=k1, b=b)
-    expected = brute_force(TEXTS, query, k1, b, Tokeniser().tokens)
+    expected = brute_force(TEXTS, query, k1, b, Bm25Tokenizer().tokens)
     assert sorted(found.rows.tolist()) == sorted(expected)
     np.testing.assert_allclose(found.scores, [expected[row] for row in found.rows.tolist()], rtol=1e-5)
     assert sorted(found.scores, reverse=True) == found.scores.tolist()
@@ -94,7 +94,7 @@ def test_best_of_random_scores_with_ties():
         scores = rng.integers(0, 5, rng.integers(1, 40)).astype(np.float32)
         k = int(rng.integers(1, 45))
         expected = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
-        assert best(scores, np.arange(len(scores)), k).rows.tolist() == expected
+        assert top_k(scores, np.arange(len(scores)), k).rows.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ def test_words_by_hand():
 
 
 def test_stop_words_and_stems_are_of_the_language():
-    assert Tokeniser().tokens("The engines' wings don't fly") == ["engin", "wing", "don", "fli"]
-    assert Tokeniser("none").tokens("The engines") == ["the", "engines"]
-    assert Tokeniser("english", stop_words=False).tokens("The engines") == ["the", "engin"]
-    assert Tokeniser("german").tokens("die Häuser und das Haus") == ["haus", "haus"]
-    assert Tokeniser("finnish").tokens("taloissa") == ["talo"]
-    with pytest.raises(ConfigError, match="no stemmer for the language 'klingon'; there are arabic"):
-        Tokeniser("klingon")
+    assert Bm25Tokenizer().tokens("The engines' wings don't fly") == ["engin", "wing", "don", "fli"]
+    assert Bm25Tokenizer("none").tokens("The engines") == ["the", "engines"]
+    assert Bm25Tokenizer("english", stop_words=False).tokens("The engines") == ["the", "engin"]
+    assert Bm25Tokenizer("german").tokens("die Häuser und das Haus") == ["haus", "haus"]
+    assert Bm25Tokenizer("finnish").tokens("taloissa") == ["talo"]
+    with pytest.raises(ConfigError, match="no stemmer for the language 'klingon'; expected one of arabic"):
+        Bm25Tokenizer("klingon")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_hostile_texts_take_no_longer_than_others(text):
     import time
 
     started = time.process_time()
-    found = Tokeniser().tokens(text)
+    found = Bm25Tokenizer().tokens(text)
     assert time.process_time() - started < 5
     assert all(len(token) <= 255 for token in found)
 

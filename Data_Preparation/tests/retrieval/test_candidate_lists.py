@@ -11,9 +11,9 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
 from data_pipeline.errors import ConfigError, SourceError
 from data_pipeline.retrieval.candidates import Candidate, CandidateConfig, find_candidates, open_finder
-from data_pipeline.retrieval.fusion import min_max, only_bm25, only_dense, reciprocal_ranks, reranked
+from data_pipeline.retrieval.fusion import fuse_min_max, fuse_reciprocal_ranks, rerank_by_dense, take_bm25, take_dense
 from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows
-from data_pipeline.retrieval.ranked_list import Ranked, nothing
+from data_pipeline.retrieval.ranked_list import RankedList
 from data_pipeline.stages.pipeline import run
 
 pytest.importorskip("bm25s", reason="needs the extra weak-labels")
@@ -23,7 +23,9 @@ TEXTS = ["a red fox", "the blue whale", "", "red wine and red meat", "whale song
 
 
 def ranked(*pairs):
-    return Ranked(np.array([row for row, _ in pairs], np.int64), np.array([score for _, score in pairs], np.float32))
+    return RankedList(
+        np.array([row for row, _ in pairs], np.int64), np.array([score for _, score in pairs], np.float32)
+    )
 
 
 def brief(found):
@@ -35,39 +37,39 @@ DENSE = ranked((9, 0.9), (4, 0.5), (2, 0.4))
 
 
 def test_min_max_by_hand():
-    found = min_max(BM25, DENSE, 0.5, 10)
+    found = fuse_min_max(BM25, DENSE, 0.5, 10)
     assert brief(found) == [(4, 0.5 + 0.1), (9, 0.5), (1, 0.125), (2, 0.0)]
     assert [candidate.rank for candidate in found] == [1, 2, 3, 4]
     assert found[0] == Candidate(4, 1, found[0].score, 8.0, 1, 0.5, 2)
     assert found[2] == Candidate(1, 3, 0.125, 5.0, 2, None, None)
     assert (found[3].bm25_score, found[3].bm25_rank, found[3].dense_rank) == (None, None, 3)
-    assert brief(min_max(BM25, DENSE, 1.0, 2)) == [(9, 1.0), (4, 0.2)]
-    assert brief(min_max(BM25, nothing(), 0.5, 9)) == [(4, 0.5), (1, 0.125), (9, 0.0)]
-    assert brief(min_max(ranked((3, 2.0), (7, 2.0)), nothing(), 0.5, 9)) == [(3, 0.5), (7, 0.5)]
-    assert min_max(nothing(), nothing(), 0.5, 9) == []
+    assert brief(fuse_min_max(BM25, DENSE, 1.0, 2)) == [(9, 1.0), (4, 0.2)]
+    assert brief(fuse_min_max(BM25, RankedList.empty(), 0.5, 9)) == [(4, 0.5), (1, 0.125), (9, 0.0)]
+    assert brief(fuse_min_max(ranked((3, 2.0), (7, 2.0)), RankedList.empty(), 0.5, 9)) == [(3, 0.5), (7, 0.5)]
+    assert fuse_min_max(RankedList.empty(), RankedList.empty(), 0.5, 9) == []
 
 
 def test_reciprocal_ranks_by_hand():
-    found = reciprocal_ranks(BM25, DENSE, 60, 10)
+    found = fuse_reciprocal_ranks(BM25, DENSE, 60, 10)
     assert brief(found) == [(4, 1 / 61 + 1 / 62), (9, 1 / 63 + 1 / 61), (1, 1 / 62), (2, 1 / 63)]
-    tied = reciprocal_ranks(ranked((8, 3.0)), ranked((5, 0.1)), 60, 10)
+    tied = fuse_reciprocal_ranks(ranked((8, 3.0)), ranked((5, 0.1)), 60, 10)
     assert [candidate.row for candidate in tied] == [5, 8]  # equal: in passage order
 
 
 def test_the_older_order_by_hand():
-    found = reranked(BM25, DENSE, 10)
+    found = rerank_by_dense(BM25, DENSE, 10)
     assert [(candidate.row, candidate.bm25_rank, candidate.dense_rank) for candidate in found] == [
         (9, 3, 1), (4, 1, 2), (1, 2, None),
     ]  # fmt: skip
-    assert [candidate.row for candidate in reranked(BM25, DENSE, 1)] == [9]
-    assert reranked(nothing(), DENSE, 5) == []
+    assert [candidate.row for candidate in rerank_by_dense(BM25, DENSE, 1)] == [9]
+    assert rerank_by_dense(RankedList.empty(), DENSE, 5) == []
 
 
 def test_one_list_alone():
-    assert brief(only_bm25(BM25, 2)) == [(4, 8.0), (1, 5.0)]
-    assert brief(only_dense(DENSE, 2)) == [(9, 0.9), (4, 0.5)]
-    assert only_bm25(BM25, 2)[0].dense_rank is None
-    assert only_dense(DENSE, 2)[0].bm25_rank is None
+    assert brief(take_bm25(BM25, 2)) == [(4, 8.0), (1, 5.0)]
+    assert brief(take_dense(DENSE, 2)) == [(9, 0.9), (4, 0.5)]
+    assert take_bm25(BM25, 2)[0].dense_rank is None
+    assert take_dense(DENSE, 2)[0].bm25_rank is None
 
 
 def small():

@@ -20,12 +20,12 @@ from data_pipeline.config.labels import LabelConfig, PrefilterConfig, QueriesCon
 from data_pipeline.errors import ConfigError, JudgeError, SourceError, StoreError
 from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
 from data_pipeline.judge.scripted import failing
-from data_pipeline.judge.state import State
-from data_pipeline.retrieval.tokenizer import Tokeniser
+from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
 from data_pipeline.stages.label import label
 from data_pipeline.stages.label_inputs import read_gold, read_queries
 from data_pipeline.stages.pipeline import run
 from data_pipeline.weak_labels.prefilter import Prefilter
+from data_pipeline.weak_labels.state import State
 
 pytest.importorskip("bm25s", reason='needs the extra "weak-labels"')
 
@@ -345,7 +345,7 @@ def test_a_shared_word_is_one_that_means_something():
 
 def test_a_prefilter_leaves_pairs_unjudged_and_says_what_it_cost(settings):
     plain = label(made(settings, gold="sample"), judge=ScriptedJudge(grade))
-    lengths = sorted(len(Tokeniser().tokens(text)) for text in texts_of(settings).values())
+    lengths = sorted(len(Bm25Tokenizer().tokens(text)) for text in texts_of(settings).values())
     rules = {"min_words": lengths[len(lengths) // 4], "shared_word": True}
     config = made(settings, gold="sample", run="filtered", prefilter=rules)
     judge = ScriptedJudge(grade, version="another, so that it is asked")

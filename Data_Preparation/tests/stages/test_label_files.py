@@ -5,15 +5,18 @@ import pytest
 
 from data_pipeline.config.labels import NegativesConfig
 from data_pipeline.judge.base import Judgement
-from data_pipeline.judge.state import Candidate, JudgedPair
 from data_pipeline.weak_labels import export
 from data_pipeline.weak_labels.negatives import mine
+from data_pipeline.weak_labels.state import JudgedPair, SampledCandidate
 
 
 def pair(query_id, passage_id, grade=None, status="ok", dense=0.5):
     judgement = None if status is None else Judgement(status, grade, reason="" if status == "ok" else "no answer")
     return JudgedPair(
-        query_id, f"text of {query_id}", Candidate(query_id, passage_id, {"dense": dense}, {"dense": 1}), judgement
+        query_id,
+        f"text of {query_id}",
+        SampledCandidate(query_id, passage_id, {"dense": dense}, {"dense": 1}),
+        judgement,
     )
 
 
@@ -109,7 +112,7 @@ def test_a_file_that_could_not_be_written_whole_is_not_there(tmp_path):
 
 
 def test_long_tables_are_written_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_ROWS", 3)
+    monkeypatch.setattr(export, "_ROWS_AT_ONCE", 3)
     assert export.write_judgements(tmp_path / "judgements.parquet", PAIRS) == 8
     table = pq.read_table(tmp_path / "judgements.parquet")
     assert table["passage_id"].to_pylist() == [one.candidate.passage_id for one in PAIRS]

@@ -3,9 +3,8 @@
 from contextlib import contextmanager
 
 from data_pipeline.config.judge import JudgeConfig
-from data_pipeline.judge import Pair
 from data_pipeline.judge.pool import run_judge
-from data_pipeline.judge.state import Candidate, State
+from data_pipeline.weak_labels.state import Pair, RunRecorder, SampledCandidate, State
 
 RUN = "run"
 
@@ -39,12 +38,14 @@ def fill(state, pairs, run=RUN):
     state.add_queries(run, list({pair.query_id: pair.query for pair in pairs}.items()))
     for query_id in dict.fromkeys(pair.query_id for pair in pairs):
         mine = [pair for pair in pairs if pair.query_id == query_id]
-        state.add_candidates(run, query_id, [Candidate(query_id, pair.passage_id, {"bm25": 1.5}) for pair in mine])
+        state.add_candidates(
+            run, query_id, [SampledCandidate(query_id, pair.passage_id, {"bm25": 1.5}) for pair in mine]
+        )
 
 
 def judge_all(path, pairs, judge, config=None, **more):
     with opened(path, pairs) as state:
-        summary = run_judge(pairs, judge, state, RUN, config or quick(), **more)
+        summary = run_judge(pairs, judge, RunRecorder(state, RUN), config or quick(), **more)
         return summary, list(state.judged_pairs(RUN))
 
 

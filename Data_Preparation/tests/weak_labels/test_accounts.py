@@ -132,14 +132,16 @@ def test_rows_of_training_and_margins_are_accounted_for(settings):
 
 
 def test_an_account_that_does_not_add_up_is_an_error_and_no_report(settings, monkeypatch):
-    with pytest.raises(StoreError, match=r"account of queries does not add up: 5 read came in, and became 3 used \("):
+    with pytest.raises(
+        StoreError, match=r"account of queries does not add up: the inputs are 5 read, the outcomes 3 used \("
+    ):
         Account("queries", {"read": 5}, {"used": {"a": 1, "b": 2}, "left out": 0})
     assert describe({"read": 0}) == "none"
     assert describe({"with_candidates": 1200, "without": {"no_words": 1, "no_match": 2}, "x": 0}) == (
         "1,200 with candidates, 3 without (1 no words, 2 no match)"
     )
     before = {path.name: path.read_bytes() for path in made(settings).folder.iterdir() if path.is_file()}
-    monkeypatch.setattr("data_pipeline.judge.state.State.counts", lambda self, run: {"ok": 1, "pending": 99})
+    monkeypatch.setattr("data_pipeline.weak_labels.state.State.counts", lambda self, run: {"ok": 1, "pending": 99})
     with pytest.raises(StoreError, match="account of pairs does not add up"):
         made(settings)
     folder = LabelConfig.model_validate(settings).work_dir / "weak_labels"

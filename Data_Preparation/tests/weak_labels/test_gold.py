@@ -60,7 +60,7 @@ def test_judgements_of_other_queries_and_passages_are_counted_and_encoded_ids_ar
     assert (gold.judgements, gold.pairs, gold.other_queries, gold.other_passages) == (6, 3, 2, 1)
     assert gold.highest == 2
     twice = make_gold("gold.tsv", {"q": {"a b": 1, "a%20b": 1}}, None)
-    with pytest.raises(SourceError, match="'q' and passage 'a b' are there twice, under two spellings"):
+    with pytest.raises(SourceError, match="'q' and passage 'a b' occur twice, under two spellings"):
         match_gold(twice, known_in({"q": 0}), known_in({"a b": 0}))
     # `%20` that is part of an id is no space.
     plain = make_gold("gold.tsv", {"q": {"a%20b": 1}}, None)

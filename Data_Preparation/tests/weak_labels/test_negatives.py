@@ -2,8 +2,8 @@ import pytest
 
 from data_pipeline.config.labels import NegativesConfig, PositivesConfig
 from data_pipeline.judge.base import Judgement
-from data_pipeline.judge.state import Candidate, JudgedPair
 from data_pipeline.weak_labels.negatives import jaccard, mine
+from data_pipeline.weak_labels.state import JudgedPair, SampledCandidate
 
 TEXTS = {
     "p1": "The river rises in the mountains and flows north to the sea.",
@@ -26,7 +26,9 @@ def pair(passage_id, grade=0, dense=0.5, status="ok", p=None, ranks=None):
     if status is not None:
         judgement = Judgement(status, grade if status == "ok" else None, p=p, reason="" if status == "ok" else "why")
     scores = {} if dense is None else {"dense": dense}
-    return JudgedPair("q", "what?", Candidate("q", passage_id, scores, ranks or {"bm25": 1, "dense": 1}), judgement)
+    return JudgedPair(
+        "q", "what?", SampledCandidate("q", passage_id, scores, ranks or {"bm25": 1, "dense": 1}), judgement
+    )
 
 
 def mined(*pairs, **settings):

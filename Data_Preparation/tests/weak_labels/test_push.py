@@ -82,7 +82,7 @@ def test_every_output_and_the_card_arrive_in_a_private_data_set(hub, folder, tmp
 def test_a_hub_that_does_not_take_it_is_an_error_and_the_files_stay(hub, folder, tmp_path):
     hub.refuses = True
     found = in_process(PUSH, hub.url, tmp_path / "home", str(folder), json.dumps({"repo_id": REPO}))
-    assert f"could not send {folder} to {REPO}" in found["error"]
+    assert f"could not upload {folder} to {REPO}" in found["error"]
     assert (folder / "qrels.tsv").exists()
 
 

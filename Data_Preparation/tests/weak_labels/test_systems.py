@@ -7,8 +7,8 @@ import pytest
 from data_pipeline.config.labels import LabelConfig
 from data_pipeline.errors import SourceError
 from data_pipeline.judge.base import Judgement
-from data_pipeline.judge.state import Candidate, JudgedPair
 from data_pipeline.weak_labels.qrels import read_run
+from data_pipeline.weak_labels.state import JudgedPair, SampledCandidate
 from data_pipeline.weak_labels.systems import labels_of, own_runs, rank_systems
 
 pytest.importorskip("ir_measures", reason='needs the extra "weak-labels"')
@@ -47,7 +47,7 @@ def test_queries_of_one_side_alone_do_not_count_and_nothing_to_compare_is_none()
 
 def pair(passage, ranks, grade):
     judgement = Judgement("failed", reason="x") if grade is None else Judgement("ok", grade)
-    return JudgedPair("q1", "text", Candidate("q1", passage, {}, ranks), judgement)
+    return JudgedPair("q1", "text", SampledCandidate("q1", passage, {}, ranks), judgement)
 
 
 def test_the_runs_own_rankings_and_labels_of_judged_pairs_alone():

@@ -8,22 +8,27 @@ from support.judging import RUN, fill, make_pairs, opened
 from data_pipeline.errors import StoreError
 from data_pipeline.judge import JudgeIdentity, Judgement
 from data_pipeline.judge.database import FORMAT_VERSION
-from data_pipeline.judge.state import Candidate, Judged, State
-from data_pipeline.judge.tables import text_in, text_out
+from data_pipeline.judge.recorder import Judged
+from data_pipeline.judge.tables import decode_text, encode_text
+from data_pipeline.weak_labels.state import Pair, SampledCandidate, State
 
 OK = Judgement("ok", 3, 0.9, 0.9, 0.01, "YES", "", 2, 100, 1, 0.25, 50, 40)
 FAILED = Judgement("failed", reason="HTTP 500")
 KEY = b"k" * 32
 
 
+def judged(query_id, passage_id, key, judgement):
+    return Judged(Pair(query_id, passage_id, "", ""), key, judgement)
+
+
 def test_what_goes_in_comes_out_in_order(tmp_path):
     with State(tmp_path / "s.db") as state:
         state.start_run(RUN, {"a": 1})
         state.add_queries(RUN, [("z", "last name first"), ("a", "then this")])
-        rich = Candidate("a", "p9", {"bm25": 2.5, "dense": 0.1}, {"bm25": 0, "dense": 7}, {"tail": True})
-        state.add_candidates(RUN, "a", [rich, Candidate("a", "p1")])
-        state.add_candidates(RUN, "z", [Candidate("z", "p1")])
-        state.record(RUN, [Judged("a", "p9", KEY, OK)], {KEY: OK})
+        rich = SampledCandidate("a", "p9", {"bm25": 2.5, "dense": 0.1}, {"bm25": 0, "dense": 7}, {"tail": True})
+        state.add_candidates(RUN, "a", [rich, SampledCandidate("a", "p1")])
+        state.add_candidates(RUN, "z", [SampledCandidate("z", "p1")])
+        state.record(RUN, [judged("a", "p9", KEY, OK)], {KEY: OK})
         found = list(state.judged_pairs(RUN))
         assert [(one.query_id, one.query, one.candidate.passage_id) for one in found] == [
             ("z", "last name first", "p1"), ("a", "then this", "p9"), ("a", "then this", "p1"),
@@ -31,7 +36,7 @@ def test_what_goes_in_comes_out_in_order(tmp_path):
         assert [one.judgement for one in found] == [None, OK, None]
         assert found[1].candidate == rich
         assert state.queries(RUN) == [("z", "last name first"), ("a", "then this")]
-        assert state.candidates(RUN, "a") == [rich, Candidate("a", "p1")]
+        assert state.candidates(RUN, "a") == [rich, SampledCandidate("a", "p1")]
         assert state.candidates(RUN, "unknown") == []
         assert state.counts(RUN) == {
             "ok": 1, "parse_failed": 0, "refused": 0, "failed": 0, "failed_final": 0, "pending": 2,
@@ -41,7 +46,7 @@ def test_what_goes_in_comes_out_in_order(tmp_path):
 
 def test_a_failure_is_never_found_and_never_replaces_an_answer(tmp_path):
     with opened(tmp_path / "s.db", make_pairs(1, 1)) as state:
-        where = Judged("q0", "p0-0", KEY, FAILED)
+        where = judged("q0", "p0-0", KEY, FAILED)
         state.record(RUN, [where], {KEY: FAILED})
         assert state.lookup([KEY]) == {}
         assert next(state.judged_pairs(RUN)).judgement == FAILED
@@ -56,8 +61,8 @@ def test_many_keys_and_many_rows(tmp_path):
     pairs = make_pairs(60, 40)
     with opened(tmp_path / "s.db", pairs) as state:
         fresh = {number.to_bytes(32, "big"): OK for number in range(len(pairs))}
-        judged = [Judged(pair.query_id, pair.passage_id, key, OK) for pair, key in zip(pairs, fresh, strict=True)]
-        state.record(RUN, judged, fresh)
+        results = [judged(pair.query_id, pair.passage_id, key, OK) for pair, key in zip(pairs, fresh, strict=True)]
+        state.record(RUN, results, fresh)
         assert state.lookup(list(fresh)) == fresh
         found = [(one.query_id, one.candidate.passage_id) for one in state.judged_pairs(RUN)]
         assert found == [(pair.query_id, pair.passage_id) for pair in pairs]
@@ -65,9 +70,9 @@ def test_many_keys_and_many_rows(tmp_path):
 
 def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path):
     with opened(tmp_path / "s.db", make_pairs(1, 1)) as state:
-        judged = [Judged("q0", "p0-0", KEY, OK), Judged("q0", "nobody", KEY, OK)]
+        results = [judged("q0", "p0-0", KEY, OK), judged("q0", "nobody", KEY, OK)]
         with pytest.raises(StoreError, match="no pair of query 'q0' and passage 'nobody'"):
-            state.record(RUN, judged, {KEY: OK})
+            state.record(RUN, results, {KEY: OK})
         assert state.lookup([KEY]) == {}
         assert state.counts(RUN)["pending"] == 1
 
@@ -76,7 +81,7 @@ def test_another_judge_takes_over_a_run_whole(tmp_path):
     one, two = (JudgeIdentity("m", served, "p") for served in ("1", "2"))
     with opened(tmp_path / "s.db", make_pairs(1, 1)) as state:
         state.set_judge(RUN, one)
-        state.record(RUN, [Judged("q0", "p0-0", KEY, OK)], {KEY: OK})
+        state.record(RUN, [judged("q0", "p0-0", KEY, OK)], {KEY: OK})
         state.set_judge(RUN, one)
         assert state.counts(RUN)["ok"] == 1
         state.set_judge(RUN, two)
@@ -97,13 +102,13 @@ def test_a_run_keeps_its_settings_queries_and_candidates(tmp_path):
             state.start_run(RUN, {"seed": 2})
         with pytest.raises(StoreError, match="with another text"):
             state.add_queries(RUN, [("q0", "changed")])
-        with pytest.raises(StoreError, match="other candidates already"):
-            state.add_candidates(RUN, "q0", [Candidate("q0", "p0-0")])
+        with pytest.raises(StoreError, match="already has other candidates"):
+            state.add_candidates(RUN, "q0", [SampledCandidate("q0", "p0-0")])
         state.add_queries(RUN, [("new", "query")])
         with pytest.raises(StoreError, match="UNIQUE"):
-            state.add_candidates(RUN, "new", [Candidate("new", "p"), Candidate("new", "p")])
+            state.add_candidates(RUN, "new", [SampledCandidate("new", "p"), SampledCandidate("new", "p")])
         with pytest.raises(StoreError, match="FOREIGN KEY"):
-            state.add_candidates(RUN, "unknown", [Candidate("unknown", "p")])
+            state.add_candidates(RUN, "unknown", [SampledCandidate("unknown", "p")])
         with pytest.raises(StoreError, match="FOREIGN KEY"):
             state.add_queries("unknown", [("q", "t")])
 
@@ -112,15 +117,15 @@ HOSTILE = ["'; DROP TABLE runs; --", "nul \0 inside", "half \ud800 pair", "\U000
 
 
 def test_hostile_texts_are_kept_letter_by_letter(tmp_path):
-    assert [text_out(text_in(text)) for text in HOSTILE] == HOSTILE
+    assert [decode_text(encode_text(text)) for text in HOSTILE] == HOSTILE
     with State(tmp_path / "s.db") as state:
         for run in HOSTILE:
             state.start_run(run, {"text": run})
             state.add_queries(run, [(text, text) for text in HOSTILE])
             for query in HOSTILE:
-                state.add_candidates(run, query, [Candidate(query, text, {text: 1.0}) for text in HOSTILE])
+                state.add_candidates(run, query, [SampledCandidate(query, text, {text: 1.0}) for text in HOSTILE])
             says = Judgement("parse_failed", answer=run, reason=run)
-            state.record(run, [Judged(text, text, KEY, says) for text in HOSTILE], {KEY: says})
+            state.record(run, [judged(text, text, KEY, says) for text in HOSTILE], {KEY: says})
         for run in HOSTILE:
             found = list(state.judged_pairs(run))
             assert [(one.query, one.candidate.passage_id) for one in found] == [
@@ -142,10 +147,10 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     db.close()
     with pytest.raises(StoreError, match="not the state of a run"):
         State(path)
-    with pytest.raises(StoreError, match="no state of weak labels at"):
+    with pytest.raises(StoreError, match="no such file; expected the state of a run of weak labels"):
         State(tmp_path / "missing.db", read_only=True)
     (tmp_path / "folder.db").mkdir()
-    with pytest.raises(StoreError, match="SQLite says"):
+    with pytest.raises(StoreError, match="SQLite reports"):
         State(tmp_path / "folder.db")
     path.write_bytes(b"")  # as a crash right after its making leaves it
     State(path).close()
@@ -186,7 +191,7 @@ def test_one_writes_and_others_may_look(tmp_path):
             State(path)
         with State(path, read_only=True) as reader:
             assert reader.counts(RUN)["pending"] == 2
-            state.record(RUN, [Judged("q0", "p0-0", KEY, OK)], {KEY: OK})
+            state.record(RUN, [judged("q0", "p0-0", KEY, OK)], {KEY: OK})
             assert reader.counts(RUN)["ok"] == 1
             with pytest.raises(StoreError, match="readonly"):
                 reader.start_run("x", {})
@@ -203,7 +208,7 @@ def test_threads_may_share_it(tmp_path):
                 for number in range(part, len(pairs), 4):
                     key = number.to_bytes(32, "big")
                     pair = pairs[number]
-                    state.record(RUN, [Judged(pair.query_id, pair.passage_id, key, OK)], {key: OK})
+                    state.record(RUN, [judged(pair.query_id, pair.passage_id, key, OK)], {key: OK})
                     assert state.lookup([key]) == {key: OK}
             except BaseException as error:
                 errors.append(error)
