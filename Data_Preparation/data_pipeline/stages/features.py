@@ -58,7 +58,7 @@ def features_of(dataset: ELMDataset, needs: Iterable[Need], label: str | None = 
         wanted.append(_label_column(dataset, label))
     table = dataset.metadata.select(*dict.fromkeys(["text_id", "token_count", *wanted]))
     ids = table["text_id"].to_list()
-    subsets = {name: selected_rows(dataset, name) for name in _named(needs, "subset")}
+    subsets = {name: selected_rows(dataset.rows, name) for name in _named(needs, "subset")}
     return Features(
         ids,
         _vectors(dataset) if "embeddings" in needs else None,

@@ -496,7 +496,7 @@ def test_vectors_of_another_adapter_are_other_work(config, tmp_path):
     with pytest.raises(StaleStage, match="task was 'separation', now 'base'"):
         embed(changed, ["train"])
     dataset = ELMDataset(config=config)
-    assert dataset.canary(8)
+    assert dataset.spot_check(8)
     assert dataset.embedder.identity.task == "separation"
 
 
