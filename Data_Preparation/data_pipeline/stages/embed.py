@@ -15,7 +15,7 @@ from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.calibration import calibrated_coding
-from data_pipeline.embeddings.engine import Engine, Tally
+from data_pipeline.embeddings.engine import EncodeStats, Engine
 from data_pipeline.embeddings.plan import Plan, make_plan
 from data_pipeline.embeddings.tokens import Tokens, spill
 from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
@@ -51,7 +51,7 @@ class SplitResult:
     rows: int
     dim: int
     files: list[Path]
-    tally: Tally
+    tally: EncodeStats
     skipped: bool
     """It was finished before."""
 
@@ -117,7 +117,7 @@ def embed_split(
         check_fresh(known, settings, upstream, folder / f"{split}_embeddings")
     same_work = known is not None and known["fingerprint"] == fingerprint(settings, upstream)
     if same_work and _intact(folder, known, overwrite):
-        return SplitResult(rows, identity.dim, files, Tally(truncated=known["truncated"]), skipped=True)
+        return SplitResult(rows, identity.dim, files, EncodeStats(truncated=known["truncated"]), skipped=True)
     folder.mkdir(parents=True, exist_ok=True)
     job = _Job(
         embedder=embedder,
