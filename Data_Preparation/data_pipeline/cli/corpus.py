@@ -222,10 +222,10 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
     parser.add_argument(
-        "--level", choices=("size", "hash", "canary"), default="hash",
-        help="size: files, sizes and headers; hash: also every byte (default); canary: also some rows embedded again",
+        "--level", choices=("size", "hash", "reembed", "canary"), metavar="{size,hash,reembed}", default="hash",
+        help="size: files, sizes and headers; hash: also every byte (default); reembed: also some rows embedded again",
     )  # fmt: skip
-    parser.add_argument("--rows", type=int, default=64, help="rows of each split that --level canary embeds again")
+    parser.add_argument("--rows", type=int, default=64, help="rows of each split that --level reembed embeds again")
 
 
 def _embedding_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The finished data set: rows, batches in any order, and what can be made of them."""
+"""Map-style datasets of paragraphs and their embeddings, and the data loader over them."""
 
 from data_pipeline.dataset.collate import ELMCollator
 from data_pipeline.dataset.dataset import ELMDataset

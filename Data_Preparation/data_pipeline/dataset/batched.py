@@ -1,4 +1,4 @@
-"""What data sets have in common that gather a batch at once."""
+"""Base class of datasets that gather the samples of a batch at once."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from data_pipeline.types import IntArray
 
 
 class BatchedDataset(Dataset[Sample]):
-    """A data set that gathers the samples of a batch at once."""
+    """A map-style dataset that gathers the samples of a batch at once."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -25,25 +25,33 @@ class BatchedDataset(Dataset[Sample]):
 
     @abstractmethod
     def gather(self, index: IntArray) -> Batch:
-        """Samples of indices from 0 to below their number, shape (N,), which should be prepared before."""
+        """Read the samples at some indices, shape (N,), each from 0 to below the number of samples.
+
+        Faster after `prepare` was called with the same indices.
+        """
 
     @abstractmethod
     def prepare(self, index: IntArray, count: int = 1) -> None:
-        """Have samples fetched from the disk that are to be read soon: runs of `count`, `index` the first of each."""
+        """Start reading samples from the disk that `gather` will be asked for soon.
+
+        Args:
+            index: first sample of each run, shape (N,).
+            count: samples in each run.
+        """
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 of what the samples are, and in which order."""
+        """SHA-256 of the samples and their order."""
 
     def __getitems__(self, indices: "Sequence[int] | NDArray[Any]") -> Batch:
-        """Samples of several indices, gathered at once; the stock DataLoader fetches its batches with it."""
+        """Samples at several indices, gathered at once; torch's own DataLoader fetches its batches with it."""
         index = self.checked(indices)
         self.prepare(index)
         return self.gather(index)
 
     def get_batch(self, indices: "Sequence[int] | NDArray[Any]") -> dict[str, Any]:
-        """Several samples as one: a list of texts, metadata, and vectors of shape (N, dim).
+        """Samples at several indices as one batch: texts as a list, metadata, and vectors of shape (N, dim).
 
         Raises:
             IndexError: an index is out of range.
@@ -51,11 +59,11 @@ class BatchedDataset(Dataset[Sample]):
         return dict(self.__getitems__(indices).columns)
 
     def checked(self, indices: "Sequence[int] | NDArray[Any]") -> IntArray:
-        """Indices, negative ones counted from the end, as an array of shape (N,).
+        """Indices as an array of shape (N,); negative ones are counted from the end.
 
         Raises:
-            IndexError: one is out of range.
-            TypeError: one is not a whole number.
+            IndexError: an index is out of range.
+            TypeError: an index is not an integer.
         """
         if isinstance(indices, range):
             index = np.arange(indices.start, indices.stop, indices.step)
@@ -64,12 +72,12 @@ class BatchedDataset(Dataset[Sample]):
         if index.size == 0:
             return np.zeros(0, np.int64)
         if index.ndim != 1 or index.dtype.kind not in "iuO":
-            raise TypeError(f"indices must be whole numbers, got {index.dtype} of shape {index.shape}")
+            raise TypeError(f"indices must be integers in one dimension, got {index.dtype} of shape {index.shape}")
         rows = len(self)
         if index.min() < 0 or index.max() >= rows:
-            outside = (index < -rows) | (index >= rows)
-            if outside.any():
-                raise IndexError(f"index {index[outside][0]} is out of range: there are {rows} rows")
+            is_outside = (index < -rows) | (index >= rows)
+            if is_outside.any():
+                raise IndexError(f"index {index[is_outside][0]} is out of range: there are {rows} rows")
             index = np.where(index < 0, index + rows, index)
         return index.astype(np.int64, copy=False)
 
@@ -90,48 +98,48 @@ class BatchedDataset(Dataset[Sample]):
         window_blocks: int = 64,
         **worker_options: Any,
     ) -> ELMLoader:
-        """Batches for a training loop, made ahead by a thread; the place in an epoch can be saved.
+        """Make a data loader that prefetches batches in a thread and can be resumed at any batch.
 
         Args:
             batch_size: rows in a batch of this process; the last one may be smaller.
-            shuffle: `full` (or True), in any order, another one every epoch; `block`, for data larger
-                than memory: neighbouring rows are read together, and the rows of many such places
-                mixed; False, as they are.
-            num_workers: processes that make the batches, instead of the thread. For these data they
-                are slower: a batch takes longer to send than to make.
-            seed: of the order, 0 or more.
-            rank: of this process, and
-            world_size: how many share the epoch; None for those of torch.distributed where it is
-                set up, else one process. See `ELMLoader` for the last rows of an epoch.
-            drop_last: leave out a last batch that is smaller.
-            prefetch: batches that are made ahead; 0 makes each when it is asked for, which is as good
-                where all cores are busy training.
-            device: where tensors are moved to; through pinned memory for a GPU.
+            shuffle: `full` (or True) for a new random order in every epoch; `block`, for data larger
+                than memory, which reads blocks of neighbouring rows and mixes the rows of many
+                blocks; False for the order of the dataset.
+            num_workers: worker processes that make the batches instead of the thread. They are
+                slower for this data: sending a batch takes longer than making it.
+            seed: seed of the order, 0 or more.
+            rank: rank of this process; None for that of torch.distributed where it is initialized, else 0.
+            world_size: number of processes that share an epoch; None for that of torch.distributed
+                where it is initialized, else 1. See `ELMLoader` for the last rows of an epoch.
+            drop_last: leave out a last batch that is smaller than the others.
+            prefetch: number of batches made in advance; 0 makes each batch when it is requested,
+                which is as good where all cores are busy training.
+            device: device that tensors are moved to; through pinned memory for a GPU.
             collate_fn: makes a batch from samples; None for `ELMCollator()`.
-            block_rows: with `block`, neighbouring rows that are read together.
-            window_blocks: with `block`, how many such places are mixed; a window of both is kept in
-                memory, and the next is fetched meanwhile.
+            block_rows: with `block`, number of neighbouring rows that are read together.
+            window_blocks: with `block`, number of blocks that are mixed. The rows of one such
+                window are kept in memory while the next window is read.
             worker_options: further arguments of torch's DataLoader, with `num_workers`.
 
         Raises:
             ValueError: an argument is out of range.
         """
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if rank is None:
-            rank = torch.distributed.get_rank() if distributed else 0
+            rank = torch.distributed.get_rank() if is_distributed else 0
         if world_size is None:
-            world_size = torch.distributed.get_world_size() if distributed else 1
+            world_size = torch.distributed.get_world_size() if is_distributed else 1
         if worker_options and not num_workers:
             raise ValueError(f"{', '.join(worker_options)}: arguments of torch's DataLoader need num_workers")
         if not worker_options.get("in_order", True):
-            raise ValueError("in_order=False gives batches in no order that could be taken up again; leave it out")
+            raise ValueError("in_order=False gives batches in an order that cannot be resumed; leave it out")
         if shuffle not in (False, True, "full", "block"):
             raise ValueError(f"shuffle must be True, False, full or block, got {shuffle!r}")
         if min(block_rows, window_blocks) < 1 or seed < 0:
             raise ValueError("block_rows and window_blocks must be 1 or more, seed 0 or more")
-        place = torch.device(device) if device is not None else None
-        if place is not None and place.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"batches are to go to {place}, and there is no CUDA GPU; leave device out, or use cpu")
+        target = torch.device(device) if device is not None else None
+        if target is not None and target.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {target}, and there is no CUDA GPU; leave device out, or use cpu")
         kind: Shuffle = "full" if shuffle is True else shuffle
         return ELMLoader(
             self,
@@ -141,7 +149,7 @@ class BatchedDataset(Dataset[Sample]):
             world_size=world_size,
             drop_last=drop_last,
             prefetch=prefetch,
-            device=place,
+            device=target,
             collate_fn=collate_fn or ELMCollator(),
             worker_options={"num_workers": num_workers, **worker_options} if num_workers else None,
         )

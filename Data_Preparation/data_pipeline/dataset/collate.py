@@ -1,4 +1,4 @@
-"""Samples -> a batch."""
+"""Collation of samples into a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -7,20 +7,20 @@ from data_pipeline.dataset.samples import stack
 
 
 class ELMCollator:
-    """Puts samples together into a batch, and tokenises their texts if asked to.
+    """Collates samples into a batch, and tokenizes their texts if it has a tokenizer.
 
-    Of pairs (see `ELMDataset.pairs`) it makes one such batch for each role.
+    Pairs (see `ELMDataset.pairs`) become one such batch for each role.
 
     Args:
         tokenizer: a transformers tokenizer; with it, a batch also gets `input_ids` and
             `attention_mask`, of shape (N, L).
-        max_length: texts are cut to this many tokens.
-        padding: to the `longest` text of the batch, or to `max_length` (one shape for all batches).
+        max_length: texts are truncated to this many tokens.
+        padding: pad to the `longest` text of the batch, or to `max_length` (one shape for all batches).
         pad_to_multiple_of: L is made a multiple of this; 8 suits GPUs.
         stack: False leaves the vectors as a list instead of one tensor of shape (N, dim).
 
     Raises:
-        ValueError: padding to max_length without one, or an option of the tokenizer without one.
+        ValueError: padding is `max_length` and there is none, or an option of the tokenizer is set without one.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ELMCollator:
         if padding not in ("longest", "max_length"):
             raise ValueError(f"padding must be longest or max_length, got {padding!r}")
         if padding == "max_length" and max_length is None:
-            raise ValueError("padding to max_length needs a max_length")
+            raise ValueError("padding='max_length' needs a max_length")
         if tokenizer is None and (max_length is not None or pad_to_multiple_of is not None):
             raise ValueError("max_length and pad_to_multiple_of count tokens: give a tokenizer too")
         self.tokenizer = tokenizer
@@ -45,13 +45,13 @@ class ELMCollator:
         self.stack = stack
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Texts in a list, metadata as it comes, vectors stacked to shape (N, dim)."""
-        return self._finished(stack(samples))
+        """Collate samples: texts in a list, metadata unchanged, vectors stacked to shape (N, dim)."""
+        return self._finish(stack(samples))
 
-    def _finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         for name, value in batch.items():
             if isinstance(value, dict):
-                batch[name] = self._finished(value)
+                batch[name] = self._finish(value)
         if not self.stack and "embedding" in batch:
             batch["embedding"] = list(batch["embedding"])
         if self.tokenizer is not None and "text" in batch:

@@ -1,34 +1,40 @@
-"""A data set in the form of another library."""
+"""Export of a dataset to the classes of other libraries."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import torch
 
+from data_pipeline.dataset.dtypes import numpy_dtype
 from data_pipeline.errors import StoreError
+from data_pipeline.store.reader import Rows
 
 if TYPE_CHECKING:
     import datasets
 
-    from data_pipeline.dataset.dataset import ELMDataset
 
+def to_hf(rows: Rows, vector_dtype: torch.dtype | None) -> "datasets.Dataset":
+    """Convert rows to a Hugging Face dataset; see `ELMDataset.to_hf`.
 
-def to_hf(dataset: "ELMDataset") -> "datasets.Dataset":
-    """See `ELMDataset.to_hf`."""
+    Args:
+        rows: the rows.
+        vector_dtype: dtype of vectors that have to be copied; None to leave the vectors out.
+    """
     import datasets
 
-    table = dataset.rows.table(dataset.rows.names)
-    if "embedding" in dataset.columns:
-        table = table.append_column("embedding", _vectors(dataset))
+    table = rows.table(rows.names)
+    if vector_dtype is not None:
+        table = table.append_column("embedding", _vector_column(rows, vector_dtype))
     return datasets.Dataset(table.replace_schema_metadata())
 
 
-def _vectors(dataset: "ELMDataset") -> pa.Array:
+def _vector_column(rows: Rows, dtype: torch.dtype) -> pa.Array:
     try:
-        vectors = dataset.embeddings if dataset.dim == dataset.rows.first_shard.dim else dataset.to_numpy()
-    except StoreError:  # they do not lie in one piece
-        vectors = dataset.to_numpy()
+        vectors = rows.mapped_vectors() if rows.dim == rows.first_shard.dim else rows.all_vectors(numpy_dtype(dtype))
+    except StoreError:  # they cannot be mapped as one array
+        vectors = rows.all_vectors(numpy_dtype(dtype))
     if vectors.dtype == np.dtype("bfloat16"):  # which Arrow does not have
         vectors = vectors.astype(np.float32)
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, dataset.dim)
+    return pa.FixedSizeListArray.from_arrays(flat, rows.dim)

@@ -1,4 +1,4 @@
-"""Vectors on the way from one vector to another, and mixtures of a batch."""
+"""Interpolation between vectors, and mixup of a batch."""
 
 from typing import Literal
 
@@ -13,12 +13,12 @@ Method = Literal["linear", "slerp"]
 
 
 def interpolate(start: Tensor, end: Tensor, alpha: float | Tensor, method: Method, normalize: bool) -> Tensor:
-    """The vectors at a share of the way; see `ELMDataset.interpolate_embeddings`.
+    """Interpolate between vectors; see `ELMDataset.interpolate_embeddings`.
 
     Args:
-        start: shape (..., D); alpha 0.
-        end: shape (..., D); alpha 1.
-        alpha: how far, 0 to 1; one number, or one for each vector, shape (...).
+        start: vectors at alpha 0, shape (..., D).
+        end: vectors at alpha 1, shape (..., D).
+        alpha: position between start and end, 0 to 1; one number, or one for each vector, shape (...).
         method: `linear`, or `slerp` along the great circle.
         normalize: scale the results to length 1.
 
@@ -26,7 +26,7 @@ def interpolate(start: Tensor, end: Tensor, alpha: float | Tensor, method: Metho
         Shape (..., D), in the dtype of `start`; computed in float64.
 
     Raises:
-        ValueError: alpha or method is out of range, or the way is undefined.
+        ValueError: alpha or method is out of range, or the path is undefined.
     """
     if method not in ("linear", "slerp"):
         raise ValueError(f"method must be linear or slerp, got {method!r}")
@@ -36,8 +36,8 @@ def interpolate(start: Tensor, end: Tensor, alpha: float | Tensor, method: Metho
     if outside.any():
         raise ValueError(f"alpha must be between 0 and 1, got {share[outside].flatten()[0].item():g}")
     share = share.unsqueeze(-1)
-    way = _slerp if method == "slerp" else torch.lerp
-    between = way(first, last, share)
+    path = _slerp if method == "slerp" else torch.lerp
+    between = path(first, last, share)
     if normalize:
         lengths = between.norm(dim=-1, keepdim=True)
         if (lengths < 1e-12).any():
@@ -47,7 +47,7 @@ def interpolate(start: Tensor, end: Tensor, alpha: float | Tensor, method: Metho
 
 
 def shares_of(alpha: float | Tensor | ArrayLike) -> Tensor:
-    """Shares of the way in float64, wherever they come from; on a device that has float64."""
+    """Positions between start and end as a float64 tensor, on a device that has float64."""
     return in_float64(alpha) if isinstance(alpha, Tensor) else torch.as_tensor(alpha, dtype=torch.float64)
 
 
@@ -58,19 +58,19 @@ def mixup(
     normalize: bool = False,
     rng: np.random.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix every vector of a batch with another one of it, as in mixup (Zhang et al., 2018).
+    """Mix every vector of a batch with another vector of the batch, as in mixup (Zhang et al., 2018).
 
     Args:
         vectors: shape (N, D).
-        concentration: of the Beta distribution that the shares are drawn from, above 0; the
-            smaller, the closer the mixtures are to one of the two.
+        concentration: parameter of the Beta distribution of the shares, above 0; the smaller it is,
+            the closer the mixtures are to one of the two vectors.
         method: see `interpolate`.
         normalize: scale the results to length 1.
-        rng: gives the random numbers; None for fresh ones.
+        rng: random number generator; None for one with a fresh seed.
 
     Returns:
-        The mixtures, shape (N, D); the partner of each row, shape (N,), int64; the share that is
-        left of the row itself, shape (N,), from 0.5 to 1. Labels are mixed as
+        The mixtures, shape (N, D); the partner of each row, shape (N,), int64; the share of the row
+        itself in its mixture, shape (N,), from 0.5 to 1. Labels are mixed as
         `shares * labels + (1 - shares) * labels[partners]`.
 
     Raises:
@@ -94,10 +94,10 @@ def _slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     first, second = start / start_length, end / end_length
     cosine = (first * second).sum(dim=-1, keepdim=True).clamp(-1, 1)
     if (cosine < -1 + 1e-9).any():
-        raise ValueError("slerp between opposite vectors is not defined: every great circle joins them")
+        raise ValueError("slerp between opposite vectors is undefined: infinitely many great circles join them")
     angle = torch.acos(cosine)
     length = torch.lerp(start_length, end_length, share)
-    straight = angle < 1e-6  # sin(angle) would cancel; the arc is straight here
-    sine = torch.where(straight, torch.ones_like(angle), torch.sin(angle))
+    is_straight = angle < 1e-6  # dividing by sin(angle) would lose precision
+    sine = torch.where(is_straight, torch.ones_like(angle), torch.sin(angle))
     arc = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / sine
-    return torch.where(straight, torch.lerp(first, second, share), arc) * length
+    return torch.where(is_straight, torch.lerp(first, second, share), arc) * length

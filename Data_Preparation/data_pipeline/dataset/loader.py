@@ -1,43 +1,55 @@
-"""Batches for a training loop: made ahead in a thread, in an order that can be taken up anywhere."""
+"""Data loader: prefetches batches in a thread; the epoch order is computed and can be resumed at any position."""
 
 import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_pipeline.dataset.order import Order
+from data_pipeline.dataset.samples import Batch
 from data_pipeline.types import IntArray
 from data_pipeline.utils.devices import moved
 
-if TYPE_CHECKING:
-    from data_pipeline.dataset.batched import BatchedDataset
-
 Collate = Callable[[Any], Any]
 
-# Positions of an order that are computed at once; a few at first, so that the first batch comes soon.
+# Number of positions of the order that are computed at once; fewer at first, so that the first batch comes soon.
 _FIRST_POSITIONS, _POSITIONS = 4096, 65_536
 
 
+class Gatherer(Protocol):
+    """Dataset that gathers the samples of a batch at once; see `batched.BatchedDataset`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the samples and their order."""
+
+    def gather(self, index: IntArray) -> Batch:
+        """Read the samples at indices of shape (N,)."""
+
+    def prepare(self, index: IntArray, count: int = 1) -> None:
+        """Start reading runs of `count` samples from the disk."""
+
+
 class ELMLoader:
-    """An iterable over the batches of an epoch; `ELMDataset.get_dataloader` makes it.
+    """Iterable over the batches of an epoch; `ELMDataset.get_dataloader` makes it.
 
-    Every iteration is an epoch, from its beginning, in an order of its own. Processes that share an
-    epoch get `batch_size` neighbouring positions of it in turn; together they see every row once.
-    Only where the rows of the last batch cannot be divided by the number of processes, `padding`
-    rows from the beginning of the epoch are added, so that all processes have batches of one size.
+    Every iteration is one epoch with an order of its own. Processes that share an epoch take
+    `batch_size` neighbouring positions of it in turn; together they read every row once. Only where
+    the rows of the last batch cannot be divided by the number of processes, `padding` rows from
+    the beginning of the epoch are added, so that all processes have batches of the same size.
 
-    One iteration at a time; a state is that of the latest.
+    One iteration can run at a time; `state_dict` describes the latest.
     """
 
     def __init__(
         self,
-        dataset: "BatchedDataset",
+        dataset: Gatherer,
         order: Order,
         batch_size: int,
         *,
@@ -60,34 +72,34 @@ class ELMLoader:
         self.prefetch, self.device, self.collate_fn = prefetch, device, collate_fn
         self._worker_options = worker_options
         self.epoch = 0
-        """The epoch of the next iteration, or of the one that goes on."""
+        """Epoch of the running iteration, or else of the next one."""
         self._position = 0
-        """Rows of the epoch that all processes together have been given."""
+        """Rows of the epoch that all processes together have received."""
         self._starts_at = 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in an epoch."""
         whole, rest = divmod(self.order.rows, self._step)
         return whole + bool(rest and not self.drop_last)
 
     @property
     def padding(self) -> int:
-        """Rows that a whole epoch has twice, over all processes; below `world_size`."""
+        """Number of rows that an epoch has twice, over all processes; below `world_size`."""
         rest = self.order.rows % self._step
         return 0 if self.drop_last else -rest % self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; going on in the middle of that very epoch is kept.
+        """Set the next epoch; a position inside that same epoch is kept, so that it resumes there.
 
-        Without it, epochs are counted by the iterations that came to their end.
+        Without a call, epochs are counted by the iterations that were completed.
         """
         if epoch != self.epoch:
             self.epoch, self._position, self._starts_at = int(epoch), 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the training loop has come: batches that it was given, not those made ahead.
+        """Position of the training loop, as JSON values: batches that it received, not prefetched ones.
 
-        Plain JSON values. The same on all processes that have come equally far.
+        The state is the same on all processes that received equally many batches.
         """
         return {
             "version": 1,
@@ -98,23 +110,23 @@ class ELMLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken, also with another batch size or number of processes.
+        """Resume where a state was saved, also with another batch size or number of processes.
 
         Raises:
-            ValueError: the state is of other data or another order; the message names what differs.
+            ValueError: the state belongs to another dataset or order; the message names the differences.
         """
         if state.get("version") != 1:
-            raise ValueError(f"this is not a state of an ELMLoader: {dict(state)!r}")
-        expected, found = self.order.to_json(), dict(state["order"])
+            raise ValueError(f"not a state of an ELMLoader: {dict(state)!r}")
+        current, saved = self.order.to_json(), dict(state["order"])
         differing = [
-            f"{name} was {found.get(name)!r}, now {expected.get(name)!r}"
-            for name in sorted(expected.keys() | found.keys())
-            if expected.get(name) != found.get(name)
+            f"{name} was {saved.get(name)!r}, now {current.get(name)!r}"
+            for name in sorted(current.keys() | saved.keys())
+            if current.get(name) != saved.get(name)
         ]
         if state["dataset"] != self.dataset.fingerprint:
-            differing.append("the data set holds other rows")
+            differing.append("the dataset holds other rows")
         if differing:
-            raise ValueError("the state is of another order of rows: " + "; ".join(differing))
+            raise ValueError("the state belongs to another order of rows: " + "; ".join(differing))
         self.epoch = int(state["epoch"])
         self._position = self._starts_at = int(state["position"])
 
@@ -122,15 +134,15 @@ class ELMLoader:
         epoch, start, self._starts_at = self.epoch, self._starts_at, 0
         self._position = start
         if self._worker_options is not None:
-            made = self._by_workers(epoch, start)
+            batches = self._by_workers(epoch, start)
         elif self.prefetch:
-            made = self._by_thread(epoch, start)
+            batches = self._by_thread(epoch, start)
         else:
-            made = ((position, self._make(rows)) for position, rows in self._fetched(epoch, start))
-        for position, batch in made:
+            batches = ((position, self._make(rows)) for position, rows in self._prefetch(epoch, start))
+        for position, batch in batches:
             self._position = position
             yield self._on_device(batch)
-        # Not before the last batch was worked on: a state taken until then belongs to this epoch.
+        # Only after the last batch was used: a state saved until then belongs to this epoch.
         self.epoch, self._position = epoch + 1, 0
 
     @property
@@ -138,7 +150,7 @@ class ELMLoader:
         return self.batch_size * self.world_size
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[int, IntArray]]:
-        """This process's batches: the position after each of them, and its rows."""
+        """Position after each batch of this process, and its rows."""
         total, step, own = self.order.rows, self._step, np.arange(self.batch_size)
         whole = max(0, total - start) // step
         done, size = 0, _FIRST_POSITIONS
@@ -147,8 +159,8 @@ class ELMLoader:
             begins = start + step * np.arange(done, done + count)
             positions = (begins + self.rank * self.batch_size)[:, None] + own
             rows = self.order.rows_at(positions.ravel(), epoch).reshape(count, self.batch_size)
-            for begin, some in zip(begins.tolist(), rows, strict=True):
-                yield begin + step, some
+            for begin, batch_rows in zip(begins.tolist(), rows, strict=True):
+                yield begin + step, batch_rows
             done, size = done + count, _POSITIONS
         start += whole * step
         if start < total and not self.drop_last:
@@ -156,50 +168,50 @@ class ELMLoader:
             positions = start + self.rank * each + np.arange(each)
             yield total, self.order.rows_at(np.where(positions < total, positions, (positions - total) % total), epoch)
 
-    def _fetched(self, epoch: int, start: int) -> Iterator[tuple[int, IntArray]]:
-        """The batches, their rows on the way into memory some batches before they are read."""
+    def _prefetch(self, epoch: int, start: int) -> Iterator[tuple[int, IntArray]]:
+        """`_batches`, whose rows start to be read from the disk `prefetch` batches in advance."""
         if self.order.shuffle == "block":
-            yield from self._fetched_by_window(epoch, start)
+            yield from self._prefetch_windows(epoch, start)
             return
-        coming: deque[tuple[int, IntArray]] = deque()
+        pending: deque[tuple[int, IntArray]] = deque()
         for position, rows in self._batches(epoch, start):
             self.dataset.prepare(rows)
-            coming.append((position, rows))
-            if len(coming) > self.prefetch:
-                yield coming.popleft()
-        yield from coming
+            pending.append((position, rows))
+            if len(pending) > self.prefetch:
+                yield pending.popleft()
+        yield from pending
 
-    def _fetched_by_window(self, epoch: int, start: int) -> Iterator[tuple[int, IntArray]]:
-        order, fetched = self.order, -1
+    def _prefetch_windows(self, epoch: int, start: int) -> Iterator[tuple[int, IntArray]]:
+        order, last_fetched = self.order, -1
         for position, rows in self._batches(epoch, start):
-            # The window that this batch ends in, and the one after it.
-            wanted = min(order.window_of(position - 1) + 1, order.windows() - 1)
-            for window in range(max(fetched + 1, order.window_of(max(0, position - self._step))), wanted + 1):
+            # Up to the window after the one in which this batch ends.
+            last = min(order.window_of(position - 1) + 1, order.windows() - 1)
+            for window in range(max(last_fetched + 1, order.window_of(max(0, position - self._step))), last + 1):
                 self.dataset.prepare(order.window_starts(window, epoch), order.block_rows)
-                fetched = window
+                last_fetched = window
             yield position, rows
 
     def _make(self, rows: IntArray) -> Any:
         batch = self.collate_fn(self.dataset.gather(rows))
-        return _pinned(batch) if self.device is not None and self.device.type == "cuda" else batch
+        return _pin_memory(batch) if self.device is not None and self.device.type == "cuda" else batch
 
     def _by_thread(self, epoch: int, start: int) -> Iterator[tuple[int, Any]]:
-        """Made by one thread, at most `prefetch` batches ahead; what goes wrong there is raised here."""
+        """Batches made by one thread, at most `prefetch` in advance; its exceptions are raised here."""
         made: SimpleQueue[tuple[int, Any] | BaseException | None] = SimpleQueue()
         room: SimpleQueue[None] = SimpleQueue()
         for _ in range(self.prefetch):
             room.put(None)
-        left = threading.Event()
+        stopped = threading.Event()
 
         def make() -> None:
             try:
-                for position, rows in self._fetched(epoch, start):
+                for position, rows in self._prefetch(epoch, start):
                     room.get()
-                    if left.is_set():
+                    if stopped.is_set():
                         return
                     made.put((position, self._make(rows)))
                 made.put(None)
-            except BaseException as error:  # noqa: BLE001  # whatever it is, the training loop is to see it
+            except BaseException as error:  # noqa: BLE001  # any exception is raised in the training loop
                 made.put(error)
 
         thread = threading.Thread(target=make, name="elm-loader", daemon=True)
@@ -211,32 +223,35 @@ class ELMLoader:
                 room.put(None)
                 yield batch
         finally:
-            left.set()
+            stopped.set()
             room.put(None)
             thread.join()
 
     def _by_workers(self, epoch: int, start: int) -> Iterator[tuple[int, Any]]:
-        """Made by processes; torch hands their batches on in the order it asked for them."""
+        """Batches made by worker processes; torch returns them in the order of its requests."""
         assert self._worker_options is not None
-        asked: deque[int] = deque()
+        requested: deque[int] = deque()
 
-        def sampled() -> Iterator[IntArray]:
+        def sample() -> Iterator[IntArray]:
             for position, rows in self._batches(epoch, start):
-                asked.append(position)
+                requested.append(position)
                 yield rows
 
         loader = DataLoader(
-            self.dataset, batch_sampler=_Sampler(sampled), collate_fn=self.collate_fn, **self._worker_options
+            cast(Dataset[Any], self.dataset),
+            batch_sampler=_Sampler(sample),
+            collate_fn=self.collate_fn,
+            **self._worker_options,
         )
         for batch in loader:
-            yield asked.popleft(), batch
+            yield requested.popleft(), batch
 
     def _on_device(self, batch: Any) -> Any:
-        return batch if self.device is None else _moved(batch, self.device)
+        return batch if self.device is None else _move(batch, self.device)
 
 
 class _Sampler(Sampler[Any]):
-    """Batches of rows for torch's DataLoader, one after the other: an epoch's would not fit into memory."""
+    """Batches for torch's DataLoader, computed on demand because those of an epoch may not fit in memory."""
 
     def __init__(self, batches: Callable[[], Iterator[IntArray]]) -> None:
         self._batches = batches
@@ -245,26 +260,26 @@ class _Sampler(Sampler[Any]):
         return self._batches()
 
 
-def _pinned(batch: Any) -> Any:
-    return _mapped(batch, lambda tensor: tensor.pin_memory())
+def _pin_memory(batch: Any) -> Any:
+    return _map_tensors(batch, lambda tensor: tensor.pin_memory())
 
 
-def _moved(batch: Any, device: torch.device) -> Any:
-    return _mapped(batch, lambda tensor: moved(tensor, device))
+def _move(batch: Any, device: torch.device) -> Any:
+    return _map_tensors(batch, lambda tensor: moved(tensor, device))
 
 
-def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A batch with its tensors changed, those in mappings, lists and tuples too."""
+def _map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Copy of a batch with every tensor changed, including those in mappings, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return change(value)
-    if isinstance(value, MutableMapping):  # a dict, or a tokenizer's own
+    if isinstance(value, MutableMapping):  # a dict, or a tokenizer's BatchEncoding
         changed = copy.copy(value)
         for name, each in value.items():
-            changed[name] = _mapped(each, change)
+            changed[name] = _map_tensors(each, change)
         return changed
     if isinstance(value, tuple):
-        members = [_mapped(each, change) for each in value]
+        members = [_map_tensors(each, change) for each in value]
         return type(value)(*members) if hasattr(value, "_fields") else tuple(members)
-    if isinstance(value, list) and value and not isinstance(value[0], str):  # texts, thousands of them
-        return [_mapped(each, change) for each in value]
+    if isinstance(value, list) and value and not isinstance(value[0], str):  # skips long lists of texts
+        return [_map_tensors(each, change) for each in value]
     return value

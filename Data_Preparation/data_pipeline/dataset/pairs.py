@@ -1,4 +1,4 @@
-"""Pairs and triples for contrastive training, gathered from a data set's rows."""
+"""Pairs and triples for contrastive training, gathered from the rows of a dataset."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ import numpy as np
 from data_pipeline.dataset.batched import BatchedDataset
 from data_pipeline.dataset.samples import Batch, Sample
 from data_pipeline.errors import SourceError
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from data_pipeline.dataset.dataset import ELMDataset
     from data_pipeline.user_files.tables import Role, UserTable
 
-# The columns of a table of pairs, and of `triples.jsonl` as `elm label` writes it; others are not looked at.
+# The columns of a table of pairs, and of `triples.jsonl` as `elm label` writes it; others are ignored.
 _COLUMNS: "Mapping[str, Role]" = {
     "anchor_id": "id",
     "query": "text",
@@ -31,18 +31,18 @@ _COLUMNS: "Mapping[str, Role]" = {
 
 
 class PairDataset(BatchedDataset):
-    """Samples of several rows, by role: `anchor`, `positive`, `negative` (or `negative_1`, ...).
+    """A dataset whose samples hold several rows by role: `anchor`, `positive`, `negative` (or `negative_1`, ...).
 
-    Each role is what the data set itself gives for that row; an anchor that is a query has a `text`
-    only. `ELMDataset.pairs` makes it.
+    Each role has what the underlying dataset gives for that row; an anchor that is a query has a
+    `text` only. `ELMDataset.pairs` makes it.
 
     Args:
-        dataset: has the rows.
-        roles: name -> row of each sample, shape (N,).
-        queries: texts of the anchors, where these are not rows.
+        dataset: the dataset with the rows.
+        roles: index of each sample's row by role, shape (N,) each.
+        queries: texts of the anchors, where the anchors are not rows.
     """
 
-    def __init__(self, dataset: "ELMDataset", roles: Mapping[str, IntArray], queries: list[str] | None) -> None:
+    def __init__(self, dataset: BatchedDataset, roles: Mapping[str, IntArray], queries: list[str] | None) -> None:
         self.dataset, self._roles, self._queries = dataset, dict(roles), queries
 
     def __len__(self) -> int:
@@ -58,14 +58,14 @@ class PairDataset(BatchedDataset):
 
     def gather(self, index: IntArray) -> Batch:
         """See `BatchedDataset`."""
-        found: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         if self._queries is not None:
-            found["anchor"] = {"text": [self._queries[i] for i in index.tolist()]}
+            columns["anchor"] = {"text": [self._queries[i] for i in index.tolist()]}
         # One gather for all roles.
-        together = self.dataset.gather(np.concatenate([rows[index] for rows in self._roles.values()]))
+        batch = self.dataset.gather(np.concatenate([rows[index] for rows in self._roles.values()]))
         for number, role in enumerate(self._roles):
-            found[role] = together.part(number * len(index), len(index))
-        return Batch(found, len(index))
+            columns[role] = batch.part(number * len(index), len(index))
+        return Batch(columns, len(index))
 
     def prepare(self, index: IntArray, count: int = 1) -> None:
         """See `BatchedDataset`."""
@@ -75,50 +75,58 @@ class PairDataset(BatchedDataset):
     @cached_property
     def fingerprint(self) -> str:
         """See `BatchedDataset`."""
-        found = hashlib.sha256(self.dataset.fingerprint.encode())
+        digest = hashlib.sha256(self.dataset.fingerprint.encode())
         for role, rows in self._roles.items():
-            found.update(role.encode() + rows.tobytes())
+            digest.update(role.encode() + rows.tobytes())
         for query in self._queries or ():
-            found.update(hashlib.sha256(query.encode()).digest())
-        return found.hexdigest()
+            digest.update(hashlib.sha256(query.encode()).digest())
+        return digest.hexdigest()
 
 
-def read_pairs(dataset: "ELMDataset", triples: "str | Path | pl.DataFrame", negatives: int | None) -> PairDataset:
-    """See `ELMDataset.pairs`."""
+def read_pairs(
+    rows: Rows, triples: "str | Path | pl.DataFrame", negatives: int | None
+) -> tuple[dict[str, IntArray], list[str] | None]:
+    """Read a table of pairs; see `ELMDataset.pairs`.
+
+    Returns:
+        The `roles` and `queries` of a `PairDataset`.
+    """
     # polars, which training does without
-    from data_pipeline.dataset.subsets import rows_of_ids
+    from data_pipeline.store.lookup import rows_of_ids
     from data_pipeline.user_files.tables import read_table
 
-    read = read_table(triples, _COLUMNS)
-    table, where = read.frame, read.where
-    positive = _present(read, "positive_id", "positive_doc_ids")
-    anchor = _present(read, "anchor_id", "query")
+    user_table = read_table(triples, _COLUMNS)
+    table, where = user_table.frame, user_table.where
+    positive = _only_column(user_table, "positive_id", "positive_doc_ids")
+    anchor = _only_column(user_table, "anchor_id", "query")
     negative = next((name for name in ("negative_id", "hard_negative_doc_ids") if name in table.columns), None)
     if negatives is None:
         negatives = 0 if negative is None else 1
     if negatives and negative is None:
-        raise SourceError(f"{where} has no column negative_id or hard_negative_doc_ids; it has {', '.join(read.names)}")
+        raise SourceError(
+            f"{where} has no column negative_id or hard_negative_doc_ids; it has {', '.join(user_table.names)}"
+        )
     if positive == "positive_doc_ids":
         table = table.explode(positive).drop_nulls(positive)
-    roles = {"positive": rows_of_ids(dataset, table[positive].to_list(), where)}
+    roles = {"positive": rows_of_ids(rows, table[positive].to_list(), where)}
     queries = table[anchor].to_list() if anchor == "query" else None
     if queries is None:
-        roles = {"anchor": rows_of_ids(dataset, table[anchor].to_list(), where), **roles}
+        roles = {"anchor": rows_of_ids(rows, table[anchor].to_list(), where), **roles}
     if negatives and negative is not None:
         lists = [_as_list(ids) for ids in table[negative].to_list()]
-        few = next((row for row, ids in enumerate(lists) if len(ids) < negatives), None)
-        if few is not None:
+        short = next((row for row, ids in enumerate(lists) if len(ids) < negatives), None)
+        if short is not None:
             raise SourceError(
-                f"{where}: the pair with {table[positive][few]!r} has {len(lists[few])} negatives, {negatives} are "
-                "asked for. Ask for fewer, or filter the table."
+                f"{where}: the pair with {table[positive][short]!r} has {len(lists[short])} negatives, expected "
+                f"{negatives} or more. Ask for fewer negatives, or filter the table."
             )
         for number in range(negatives):
             role = "negative" if negatives == 1 else f"negative_{number + 1}"
-            roles[role] = rows_of_ids(dataset, [ids[number] for ids in lists], where)
-    return PairDataset(dataset, roles, queries)
+            roles[role] = rows_of_ids(rows, [ids[number] for ids in lists], where)
+    return roles, queries
 
 
-def _present(table: "UserTable", *names: str) -> str:
+def _only_column(table: "UserTable", *names: str) -> str:
     present = [name for name in names if name in table.names]
     if len(present) != 1:
         raise SourceError(

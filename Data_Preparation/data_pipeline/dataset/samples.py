@@ -1,4 +1,4 @@
-"""What a data set hands out: one sample, or many whose columns were gathered at once."""
+"""Samples of a dataset, and batches whose columns were gathered at once."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,26 +12,26 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from data_pipeline.types import IntArray
 
 
-class Table(Protocol):
-    """Gives some columns of rows of shape (N,)."""
+class RecordSource(Protocol):
+    """Reads metadata by row."""
 
     def records(self, rows: IntArray, names: Sequence[str]) -> pa.Table:
-        """As an Arrow table."""
+        """Columns of the given rows of the files, shape (N,), as an Arrow table."""
 
 
 class Sample(dict[str, Any]):
-    """One row: `text`, `metadata` and `embedding`, or those of them that were asked for.
+    """One row: `text`, `metadata` and `embedding`, or the columns that were chosen.
 
-    Its own type, so that torch's own collating function knows it.
+    A type of its own, so that torch's default collate function can be told how to collate it.
     """
 
 
 class Metadata(Mapping[str, Any]):
-    """The metadata of one row, read when it is looked at; `dict(metadata)` is all of it."""
+    """Metadata of one row, read from disk at its first use; `dict(metadata)` has all of it."""
 
     __slots__ = ("_names", "_record", "_row", "_source")
 
-    def __init__(self, source: Table, names: Sequence[str], row: int) -> None:
+    def __init__(self, source: RecordSource, names: Sequence[str], row: int) -> None:
         self._source, self._names, self._row = source, names, row
         self._record: dict[str, Any] | None = None
 
@@ -58,20 +58,21 @@ class Metadata(Mapping[str, Any]):
 
 
 class MetadataBatch:
-    """The metadata of several rows, read when it is looked at.
+    """Metadata of several rows, read from disk at its first use.
 
-    `batch[3]` is the metadata of one row, `batch["subject"]` a list with that of all, `list(batch)`
-    a list of dicts, `batch.table` an Arrow table. `batch.index` are the row numbers, shape (N,).
+    `batch[3]` is the metadata of one row, `batch["subject"]` a list with one value for each row,
+    `list(batch)` a list of dicts, and `batch.table` an Arrow table. `batch.index` has the indices of
+    the rows in the dataset, shape (N,).
     """
 
-    def __init__(self, source: Table, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
-        self._source: Table | None = source
+    def __init__(self, source: RecordSource, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
+        self._source: RecordSource | None = source
         self._names, self._rows, self.index = names, rows, index
         self._table: pa.Table | None = None
 
     @property
     def table(self) -> pa.Table:
-        """As an Arrow table, one row each."""
+        """The metadata as an Arrow table with one row for each row of the batch."""
         if self._table is None:
             assert self._source is not None
             self._table = self._source.records(self._rows, self._names)
@@ -88,13 +89,13 @@ class MetadataBatch:
     def __getitem__(self, key: slice) -> "MetadataBatch": ...
     def __getitem__(self, key: int | str | slice) -> "Mapping[str, Any] | list[Any] | MetadataBatch":
         if isinstance(key, slice):
-            part = copy.copy(self)
-            part._rows, part.index = self._rows[key], self.index[key]
-            part._table = None if self._table is None else self.table[key]
-            return part
+            view = copy.copy(self)
+            view._rows, view.index = self._rows[key], self.index[key]
+            view._table = None if self._table is None else self.table[key]
+            return view
         if isinstance(key, str):
-            found: list[Any] = self.table[key].to_pylist()
-            return found
+            values: list[Any] = self.table[key].to_pylist()
+            return values
         if not -len(self) <= key < len(self):
             raise IndexError(f"index {key} is out of range: the batch has {len(self)} rows")
         if self._table is None and self._source is not None:
@@ -116,19 +117,19 @@ class MetadataBatch:
         return f"MetadataBatch of {len(self)} rows: {', '.join(self._names)}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker process sends the rows themselves, not the files they are in.
+        # A worker process sends the values; the receiving process does not open the files.
         return {"_source": None, "_names": self._names, "_rows": self._rows, "index": self.index, "_table": self.table}
 
 
 class Batch(Sequence[Sample]):
-    """Several samples whose columns were gathered at once.
+    """Several samples whose columns were gathered at once; a sequence of samples.
 
-    A sequence of samples to whoever wants samples. Collating functions take `columns` as it is.
+    Collate functions use `columns` without taking the samples apart.
 
     Args:
         columns: `text` as a list, `metadata` as a `MetadataBatch`, `embedding` as a tensor of shape
-            (N, dim), `index` as a tensor of shape (N,); those that were asked for.
-        rows: how many.
+            (N, dim), `index` as a tensor of shape (N,); or those of them that were chosen.
+        rows: number of samples.
     """
 
     def __init__(self, columns: dict[str, Any], rows: int) -> None:
@@ -150,7 +151,7 @@ class Batch(Sequence[Sample]):
         return _sample(self.columns, index)
 
     def part(self, start: int, rows: int) -> dict[str, Any]:
-        """Some neighbouring samples, as columns."""
+        """Columns of `rows` neighbouring samples, the first at `start`."""
         return {name: values[start : start + rows] for name, values in self.columns.items()}
 
 
@@ -165,7 +166,7 @@ def _sample(columns: Mapping[str, Any], index: int) -> Sample:
 
 
 def stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Samples -> one batch: vectors stacked to shape (N, dim), everything else in lists."""
+    """Stack samples into one batch: vectors as a tensor of shape (N, dim), everything else in lists."""
     if isinstance(samples, Batch):
         return dict(samples.columns)
     batch: dict[str, Any] = {}
@@ -187,5 +188,5 @@ def _collate(samples: Sequence[Sample], *, collate_fn_map: object = None) -> dic
     return stack(samples)
 
 
-# The stock DataLoader gets its batch as it was gathered, without a collating function of the user's.
+# So torch's own DataLoader returns batches as they were gathered, without a collate function from the user.
 default_collate_fn_map[Sample] = _collate

@@ -1,49 +1,55 @@
-"""The rows nearest to a query."""
+"""Exact nearest-neighbour search over the vectors of a dataset."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from data_pipeline.embeddings import encode
-from data_pipeline.embeddings.reload import load_maker
-from data_pipeline.types import Float32Array
-
-if TYPE_CHECKING:
-    from data_pipeline.dataset.dataset import ELMDataset
+from data_pipeline.embeddings import Embedder, encode
+from data_pipeline.store.reader import Rows
+from data_pipeline.types import Float32Array, IntArray
 
 Query: TypeAlias = "str | Sequence[float] | np.ndarray[Any, Any] | torch.Tensor"
 
 
-def search(dataset: "ELMDataset", query: Query, k: int) -> list[dict[str, Any]]:
-    """See `ELMDataset.search`; reads all vectors once."""
+def search(rows: Rows, query: Query, k: int, load_embedder: Callable[[], Embedder]) -> tuple[IntArray, Float32Array]:
+    """Find the rows with the largest cosine to a query; reads all vectors once.
+
+    Args:
+        rows: the rows.
+        query: a text, or a vector of shape (dim,).
+        k: number of results; at most all rows.
+        load_embedder: returns the embedder that made the vectors; called for a text only.
+
+    Returns:
+        Indices of the rows and their cosines, each of shape (k,), best first.
+
+    Raises:
+        ValueError: the vector has another shape or no direction, or k is below 1.
+    """
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}")
-    vector = _query_vector(dataset, query)
-    scores = np.zeros(len(dataset), dtype=np.float32)
+    vector = _query_vector(query, rows.dim, load_embedder)
+    scores = np.zeros(len(rows), dtype=np.float32)
     start = 0
-    for block in dataset.iter_embeddings():
-        block = block.astype(np.float32)
+    for stored in rows.iter_vectors():
+        block = stored.astype(np.float32)
         norms = np.linalg.norm(block, axis=1)
         scores[start : start + len(block)] = block @ vector / np.where(norms > 0, norms, 1)
         start += len(block)
     best = np.argsort(-scores, kind="stable")[:k]
-    return [
-        {"index": int(index), "score": float(scores[index]), **sample}
-        for index, sample in zip(best, dataset.__getitems__(best), strict=True)
-    ]
+    return best, scores[best]
 
 
-def _query_vector(dataset: "ELMDataset", query: Query) -> Float32Array:
+def _query_vector(query: Query, dim: int, load_embedder: Callable[[], Embedder]) -> Float32Array:
+    """The vector of a query, scaled to length 1, shape (dim,)."""
     if isinstance(query, str):
-        if dataset.embedder is None:
-            dataset.embedder = load_maker(dataset.rows.first_shard)
-        vector = encode(dataset.embedder, [query], query=True)[0][: dataset.dim]
+        vector = encode(load_embedder(), [query], query=True)[0][:dim]
     else:
         vector = np.asarray(query, dtype=np.float32)
-    if vector.shape != (dataset.dim,):
-        raise ValueError(f"the query vector must have shape ({dataset.dim},), got {vector.shape}")
+    if vector.shape != (dim,):
+        raise ValueError(f"the query vector must have shape ({dim},), got {vector.shape}")
     length = np.linalg.norm(vector)
     if not np.isfinite(length) or length == 0:
         raise ValueError("the query vector has no direction: its length is 0 or not finite")

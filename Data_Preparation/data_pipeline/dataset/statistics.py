@@ -1,35 +1,48 @@
 """Summary statistics of a dataset."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
-if TYPE_CHECKING:
-    from data_pipeline.dataset.dataset import ELMDataset
+from data_pipeline.store.reader import Rows
 
 
-def statistics(dataset: "ELMDataset") -> dict[str, Any]:
-    """See `ELMDataset.get_statistics`; reads all vectors once."""
-    table = dataset.metadata
-    found: dict[str, Any] = {"split": dataset.split, "rows": len(dataset)}
-    if "document_id" in table.columns:
-        found["documents"] = table["document_id"].n_unique()
-    for column in ("token_count", "char_count"):
-        values = table[column]
-        found[column] = {"total": int(values.sum() or 0)}
-        if len(dataset):
-            numbers = {"min": values.min(), "mean": values.mean(), "median": values.median(), "max": values.max()}
-            found[column] |= numbers
-    if "embedding" in dataset.columns:
-        total, squares, count = 0.0, 0.0, 0
-        for block in dataset.iter_embeddings():
-            norms = np.linalg.norm(block.astype(np.float32), axis=1).astype(np.float64)
-            total, squares, count = total + float(norms.sum()), squares + float((norms**2).sum()), count + len(norms)
-        mean = total / count if count else 0.0
-        found["embedding"] = {
-            "dim": dataset.dim,
-            "precision": dataset.rows.first_shard.coding.precision,
-            "norm_mean": mean,
-            "norm_std": float(np.sqrt(max(0.0, squares / count - mean**2))) if count else 0.0,
-        }
-    return found
+def compute_statistics(rows: Rows, metadata: pl.DataFrame, with_vectors: bool) -> dict[str, Any]:
+    """Summarize rows; see `ELMDataset.get_statistics`.
+
+    Args:
+        rows: the rows.
+        metadata: columns of the rows.
+        with_vectors: include the vectors, which are read once.
+    """
+    summary: dict[str, Any] = {"split": rows.source.split, "rows": len(rows)}
+    if "document_id" in metadata.columns:
+        summary["documents"] = metadata["document_id"].n_unique()
+    for name in ("token_count", "char_count"):
+        column = metadata[name]
+        summary[name] = {"total": int(column.sum() or 0)}
+        if len(rows):
+            summary[name] |= {
+                "min": column.min(),
+                "mean": column.mean(),
+                "median": column.median(),
+                "max": column.max(),
+            }
+    if with_vectors:
+        summary["embedding"] = _vector_statistics(rows)
+    return summary
+
+
+def _vector_statistics(rows: Rows) -> dict[str, Any]:
+    total, squares, count = 0.0, 0.0, 0
+    for block in rows.iter_vectors():
+        norms = np.linalg.norm(block.astype(np.float32), axis=1).astype(np.float64)
+        total, squares, count = total + float(norms.sum()), squares + float((norms**2).sum()), count + len(norms)
+    mean = total / count if count else 0.0
+    return {
+        "dim": rows.dim,
+        "precision": rows.first_shard.coding.precision,
+        "norm_mean": mean,
+        "norm_std": float(np.sqrt(max(0.0, squares / count - mean**2))) if count else 0.0,
+    }

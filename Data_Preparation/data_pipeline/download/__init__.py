@@ -1,4 +1,4 @@
-"""Sources -> documents."""
+"""Corpus sources, which yield documents."""
 
 from data_pipeline.download.corpus import Corpus
 from data_pipeline.download.sources import SOURCES, open_corpus

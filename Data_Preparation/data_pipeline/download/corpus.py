@@ -1,4 +1,4 @@
-"""What every source gives, and the helpers that sources share."""
+"""The `Corpus` that every source returns, and helpers of sources."""
 
 import hashlib
 import re
@@ -24,35 +24,36 @@ SPLIT_NAMES: Mapping[str, Split] = {
 
 @dataclass
 class ReadProgress:
-    """How much of a corpus has been read; a source adds to it as it reads."""
+    """Progress of reading a corpus; a source updates it while it reads."""
 
     total_bytes: int | None = None
-    """Size of all files, in bytes; None where it is not known."""
+    """Size of all files, in bytes; None if it is unknown."""
     read_bytes: int = 0
+    """Bytes that have been read."""
 
     def add(self, count: int) -> None:
-        """Count further bytes."""
+        """Add to the number of bytes read."""
         self.read_bytes += count
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that is ready to be read."""
+    """An open corpus."""
 
     description: str
-    """One line for people."""
+    """Description in one line, for logs."""
     identity: Mapping[str, str]
-    """What tells this corpus from any other: names, revision, file hashes. Part of the fingerprint."""
+    """Names, revision and file hashes that identify the corpus; part of the fingerprint."""
     documents: Callable[[], Iterator[Document]]
-    """Reads it, from the start at each call, one document at a time."""
+    """Iterates over the documents; each call starts from the first one."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Names and types (str, int, float, bool) of the documents' metadata."""
+    """Types (str, int, float, bool) of the documents' metadata by name."""
     progress: ReadProgress = field(default_factory=ReadProgress)
-    """Moves while `documents` are read."""
+    """Progress of the latest iteration."""
 
 
 def split_of_file(path: Path) -> Split | str:
-    """The split a file name speaks of (`train-00000-of-00002.parquet`), or an empty string."""
+    """Split in the name of a file, such as `train-00000-of-00002.parquet`; an empty string if there is none."""
     for word in re.split(r"[^a-z]+", path.name.lower()):
         if word in SPLIT_NAMES:
             return SPLIT_NAMES[word]
@@ -60,10 +61,10 @@ def split_of_file(path: Path) -> Split | str:
 
 
 def files_under(config: CorpusConfig, endings: Sequence[str]) -> list[Path]:
-    """The files of `corpus.path`: itself, or those of a folder with one of some endings.
+    """List the file at `corpus.path`, or the files with given endings if it is a folder.
 
     Raises:
-        SourceError: no path is given, or nothing is there.
+        SourceError: no path is set, or there is no such file.
     """
     if config.path is None:
         raise SourceError(f"corpus.path: the source {config.source!r} needs a file or folder, found none")
@@ -71,11 +72,11 @@ def files_under(config: CorpusConfig, endings: Sequence[str]) -> list[Path]:
 
 
 def content_hash(text: str, hex_digits: int) -> str:
-    """A short hash of a text, for ids that do not depend on the order of a corpus."""
+    """Short hash of a text, for ids that do not depend on the order of a corpus."""
     return hashlib.blake2b(text.encode(), digest_size=hex_digits // 2).hexdigest()
 
 
 def slug(title: str) -> str:
-    """`Café @-@ au lait!` -> `caf-au-lait`: letters, digits and hyphens, 40 at most."""
+    """Turn a title into at most 40 letters, digits and hyphens: `Café @-@ au lait!` becomes `caf-au-lait`."""
     words = re.findall(r"[a-z0-9]+", title.replace("<unk>", "").lower())
     return "-".join(words)[:40].strip("-")

@@ -1,4 +1,4 @@
-"""WikiText from the hub: rows are lines, blank ones empty, others ending in a line end."""
+"""WikiText from the hub, whose rows are lines: empty if blank, else with a line end."""
 
 from collections.abc import Iterator
 
@@ -11,19 +11,19 @@ from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
 
 
 def open_hub(config: CorpusConfig) -> Corpus:
-    """A WikiText configuration of the hub, at the commit its revision stands for now.
+    """Open a WikiText configuration on the hub, at the current commit of its revision.
 
     Raises:
-        SourceError: the hub can't be reached, or has no such data set or revision.
+        SourceError: the hub cannot be reached, or has no such dataset or revision.
     """
     commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
     name = f"{config.hf_dataset_name} {config.hf_dataset_config}"
-    check = config.name == "wikitext2" and "wikitext-2" in config.hf_dataset_config
+    is_official = config.name == "wikitext2" and "wikitext-2" in config.hf_dataset_config
 
     def documents() -> Iterator[Document]:
         for hub_split in ("train", "validation", "test"):
-            lines = _rows(config, commit, hub_split)
-            yield from wikitext_documents(lines, SPLIT_NAMES[hub_split], check, f"{name} {hub_split}")
+            lines = _read_rows(config, commit, hub_split)
+            yield from wikitext_documents(lines, SPLIT_NAMES[hub_split], is_official, f"{name} {hub_split}")
 
     return Corpus(
         description=f"{name} at {commit[:12] if commit else 'the cached revision'}",
@@ -36,12 +36,12 @@ def open_hub(config: CorpusConfig) -> Corpus:
     )
 
 
-def _rows(config: CorpusConfig, commit: str | None, split: str) -> Iterator[str]:
-    # Not at the top: `datasets` takes a second to import, and other sources need none of it.
+def _read_rows(config: CorpusConfig, commit: str | None, split: str) -> Iterator[str]:
+    # Imported here because `datasets` takes a second to import, and other sources do not need it.
     import datasets
 
     try:
-        # It is downloaded into the hub's cache and read from there by memory map.
+        # Downloads into the hub's cache, and memory-maps the files.
         rows = datasets.load_dataset(
             config.hf_dataset_name, config.hf_dataset_config, split=split, revision=commit or config.revision
         )

@@ -1,4 +1,4 @@
-"""Your own records: JSON Lines (plain or compressed) and parquet, one document a record."""
+"""Corpora of JSON Lines (plain or compressed) and parquet files, with one document in each record."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.utils import sha256_of_file, shortened, shown
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
-"""Endings of JSON Lines files in a folder."""
+"""File name endings of JSON Lines files in a folder."""
 PARQUET = (".parquet",)
-"""Endings of parquet files in a folder."""
+"""File name endings of parquet files in a folder."""
 
 _TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 def open_jsonl(config: CorpusConfig) -> Corpus:
-    """JSON Lines, one object a line; a folder is read file by file, sorted by name."""
+    """Open JSON Lines files, with one object in each line; those of a folder are read in the order of their names."""
     files = files_under(config, JSON_LINES)
     for path in files:
         if is_parquet(path):
@@ -30,9 +30,9 @@ def open_jsonl(config: CorpusConfig) -> Corpus:
 
 
 def open_parquet(config: CorpusConfig) -> Corpus:
-    """Parquet, one document a row; a folder is read file by file, sorted by name."""
-    named = (config.text_field, config.id_field, config.title_field, config.split_field, *config.metadata_fields)
-    columns = list(dict.fromkeys(name for name in named if name))
+    """Open parquet files, with one document in each row; those of a folder are read in the order of their names."""
+    fields = (config.text_field, config.id_field, config.title_field, config.split_field, *config.metadata_fields)
+    columns = list(dict.fromkeys(name for name in fields if name))
 
     def read(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
         names = parquet_columns(path)
@@ -70,7 +70,7 @@ def _open(
 
 def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split | str, where: str) -> Document:
     text = take_field(values, config.text_field, where)
-    # A text that is missing is an empty one: the document is dropped, and recorded as such.
+    # A null text counts as empty, so that the document is dropped and recorded with that reason.
     text = "" if text is None else checked_text(text, config.text_field, where)
     if config.id_field:
         identity = checked_id(values.get(config.id_field), config.id_field, where)
@@ -94,7 +94,7 @@ def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split
 
 
 def _typed(values: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
-    """The value of a field, None for null; a whole number also serves as a float."""
+    """Value of a field, None for null; an integer is also accepted as a float."""
     value: MetadataValue = take_field(values, name, where)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise SourceError(f"{where}: the field {name!r} must fit in 64 bits, found {shown(value)}")

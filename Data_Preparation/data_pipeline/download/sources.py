@@ -1,4 +1,4 @@
-"""The corpus sources by name: each is a function that opens a `Corpus`, and a line in `SOURCES`."""
+"""Corpus sources by name. To add one, write a function that opens a `Corpus`, and add it to `SOURCES`."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ SOURCES: dict[str, Callable[[CorpusConfig], Corpus]] = {
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
-    """Open the corpus a config names; nothing is read before its documents are asked for.
+    """Open the corpus that a config names; documents are read when `Corpus.documents` is iterated.
 
     Raises:
-        SourceError: it can't be reached or found.
+        SourceError: the corpus does not exist or cannot be reached.
     """
     return SOURCES[config.source](config)

@@ -1,7 +1,7 @@
-"""WikiText: one line a paragraph, ` = Title = ` for an article, ` = = Section = = ` inside it.
+"""WikiText files: one paragraph in each line, ` = Title = ` for an article, ` = = Section = = ` inside it.
 
 Body text can look like a heading (the legend of a table: ` = Played , W = `). A line is a
-heading only where its runs of `=` balance and blank lines stand around it; by that rule the
+heading only if its runs of `=` balance and there are blank lines around it; by that rule the
 three files of WikiText-2 have exactly their official 600, 60 and 60 articles.
 """
 
@@ -20,7 +20,7 @@ from data_pipeline.utils.markup import parse_heading
 
 logger = logging.getLogger(__name__)
 
-# Lines and articles of the official WikiText-2 (Merity et al. 2016).
+# Numbers of lines and articles of the official WikiText-2 (Merity et al., 2016).
 OFFICIAL_COUNTS: dict[Split, tuple[int, int]] = {
     "train": (36_718, 600),
     "val": (3_760, 60),
@@ -29,19 +29,19 @@ OFFICIAL_COUNTS: dict[Split, tuple[int, int]] = {
 
 
 def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """Cut lines into articles, holding one article at a time.
+    """Cut lines into articles; keeps one article in memory at a time.
 
     Args:
-        lines: without their line ends; blank ones may hold spaces.
+        lines: lines without line ends; blank ones may contain spaces.
 
     Yields:
-        Title, and the lines below it. What stands before the first title, blank or not,
-        comes with an empty one.
+        The title of an article, and the lines below it. Lines before the first title, even if
+        all are blank, have an empty title.
     """
     title, body = "", list[str]()
     previous = ""
     for line, following in pairwise(chain(lines, ("",))):
-        # Most headings are of deeper levels, and looking at a line's start is cheap.
+        # The cheap test of the line's start rejects body text and the many headings of deeper levels.
         if "= " in line[:3] and "= = " not in line[:5] and not previous.strip() and not following.strip():
             heading = parse_heading(line)
             if heading is not None and heading[0] == 1:
@@ -55,16 +55,16 @@ def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, where: str) -> Iterator[Document]:
-    """Articles of one file or split as documents.
+    """Documents of the articles of one file or split.
 
     Args:
-        lines: see `articles`; the blank ones among them.
-        split: which split they are, or an empty string.
-        check: compare lines and articles with WikiText-2's official counts and say a mismatch.
-        where: name of the file or split, for that message.
+        lines: see `articles`; including the blank ones.
+        split: split of the documents; an empty string if it is unknown.
+        check: log a warning if lines and articles do not have the official counts of WikiText-2.
+        where: name of the file or split, for messages.
     """
     n_lines = n_articles = 0
-    for title, body in articles(_with_blank_lines(lines, where)):
+    for title, body in articles(_check_blank_lines(lines, where)):
         n_lines += bool(title) + len(body)
         text = "\n".join(body)
         if not title and not text.strip():
@@ -80,21 +80,21 @@ def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, wh
             source_split=split,
         )
     if check and split in OFFICIAL_COUNTS:
-        found, expected = (n_lines, n_articles), OFFICIAL_COUNTS[SPLIT_NAMES[split]]
-        if found != expected:
+        counts, expected = (n_lines, n_articles), OFFICIAL_COUNTS[SPLIT_NAMES[split]]
+        if counts != expected:
             logger.warning(
                 "%s is not the official WikiText-2 %s: found %d lines and %d articles, expected %d and %d",
-                where, split, *found, *expected,
+                where, split, *counts, *expected,
             )  # fmt: skip
         else:
-            logger.info("%s: %d lines, %d articles, the official counts", where, *found)
+            logger.info("%s: %d lines, %d articles, the official counts", where, *counts)
 
 
-def _with_blank_lines(lines: Iterable[str], where: str) -> Iterator[str]:
-    """The lines as they are, where titles have blank lines around them.
+def _check_blank_lines(lines: Iterable[str], where: str) -> Iterator[str]:
+    """Yield the lines unchanged, and check that there are blank lines, without which titles cannot be recognized.
 
     Raises:
-        SourceError: there are lines like titles, and not one blank line: no title can be told from text.
+        SourceError: there are lines that look like titles, but no blank lines.
     """
     n_titles, first, has_blank = 0, "", False
     for line in lines:
@@ -112,10 +112,10 @@ def _with_blank_lines(lines: Iterable[str], where: str) -> Iterator[str]:
 
 
 def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
-    """The WikiText files of a folder (or one file), train first, each with its split.
+    """List a WikiText file, or those of a folder, train first, each with its split.
 
     Raises:
-        SourceError: none is there.
+        SourceError: there is no such file.
     """
     if path is None:
         raise SourceError("corpus.path: the source 'wikitext' needs a file or folder, found none")
@@ -123,23 +123,23 @@ def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
         return [(path, split_of_file(path))]
     if not path.is_dir():
         raise SourceError(f"corpus.path: no such file or folder: {path}")
-    found = list[tuple[Path, Split | str]]()
+    files = list[tuple[Path, Split | str]]()
     for names in (("train",), ("valid", "validation", "val"), ("test",)):
         for pattern in ("wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens"):
             candidates = [path / pattern.format(name) for name in names]
             existing = next((file for file in candidates if file.is_file()), None)
             if existing is not None:
-                found.append((existing, SPLIT_NAMES[names[0]]))
+                files.append((existing, SPLIT_NAMES[names[0]]))
                 break
-    if not found:
+    if not files:
         raise SourceError(
             f"{path} holds no WikiText files: expected wiki.{{train,valid,test}}.tokens or {{train,valid,test}}.txt"
         )
-    return found
+    return files
 
 
 def open_wikitext(config: CorpusConfig) -> Corpus:
-    """Local WikiText files, named by `path`."""
+    """Open the local WikiText files at `corpus.path`."""
     files = wikitext_files(config.path)
     progress = ReadProgress(sum(path.stat().st_size for path, _ in files))
 

@@ -1,7 +1,7 @@
-"""Texts -> vectors, by any embedder."""
+"""Embedders, and the engine that encodes texts with them."""
 
 from data_pipeline.embeddings.base import Cost, Embedder, Identity, Runtime, tokenizer_sha256
-from data_pipeline.embeddings.engine import Engine, Tally, encode
+from data_pipeline.embeddings.engine import EncodeStats, Engine, encode
 from data_pipeline.embeddings.hashing import HashingEmbedder
 from data_pipeline.embeddings.load import EMBEDDERS, load_embedder, load_tokenizer
 from data_pipeline.embeddings.plan import make_plan
@@ -11,11 +11,11 @@ __all__ = [
     "EMBEDDERS",
     "Cost",
     "Embedder",
+    "EncodeStats",
     "Engine",
     "HashingEmbedder",
     "Identity",
     "Runtime",
-    "Tally",
     "Tokens",
     "encode",
     "load_embedder",

@@ -1,4 +1,4 @@
-"""How fast this machine is, and which settings suit it: measured on texts of the job itself."""
+"""Measures the speed of this machine on texts of the job, and chooses batch size and threads."""
 
 import logging
 import os
@@ -15,74 +15,76 @@ from data_pipeline.utils.system import usable_cores
 
 logger = logging.getLogger(__name__)
 
-_WORTH_A_TRIAL = 20  # a plan of fewer trials' work is done sooner than it is measured
-_WORTH_TUNING_S = 60.0
-_CPU_BUDGETS = (1024, 2048, 4096, 8192)
+_MIN_TRIALS = 20  # a plan of less work than so many trials takes less time than measuring it
+_MIN_TUNED_S = 60.0
+_CPU_BATCH_TOKENS = (1024, 2048, 4096, 8192)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What was measured."""
+    """Result of tuning."""
 
     batch_tokens: int
+    """Tokens of a pack."""
     threads: int | None
-    """None where torch's own number stays."""
+    """Threads of torch; None for torch's own number."""
     flops_per_s: float
-    """0 where nothing was measured, because the job is too small."""
+    """Measured floating-point operations per second; 0 where the job is too small to be measured."""
 
 
 def tune(embedder: Embedder, plan: Plan, batch_tokens: int | None, threads: int | None) -> Tuned:
-    """Measure, where the job is long enough to be worth it; sets torch's number of threads.
+    """Measure the speed of a job that is long enough, and choose its settings; sets torch's number of threads.
 
     Args:
+        embedder: the model.
         plan: the job.
-        batch_tokens: the user's choice; None to choose.
-        threads: the user's choice; None to choose.
+        batch_tokens: tokens of a pack; None to choose.
+        threads: threads of torch; None to choose.
     """
     runtime = embedder.runtime
-    budget = batch_tokens or runtime.batch_tokens
+    chosen_tokens = batch_tokens or runtime.batch_tokens
     if runtime.tunable_threads and threads is not None:
         _set_threads(threads)
     total = float(runtime.cost.flops(plan.tokens.lengths[plan.order]).sum())
-    if total < _WORTH_A_TRIAL * runtime.trial_flops or not runtime.trial_flops:
-        return Tuned(budget, threads, 0.0)
-    speed = _speed(embedder, plan, budget)
-    if not runtime.tunable_threads or total / speed < _WORTH_TUNING_S:
-        return Tuned(budget, threads, speed)
-    # The threads first, then the budget, each with the best of the other so far.
+    if total < _MIN_TRIALS * runtime.trial_flops or not runtime.trial_flops:
+        return Tuned(chosen_tokens, threads, 0.0)
+    speed = _measure_speed(embedder, plan, chosen_tokens)
+    if not runtime.tunable_threads or total / speed < _MIN_TUNED_S:
+        return Tuned(chosen_tokens, threads, speed)
+    # First the threads, then the tokens of a pack, each with the best choice of the other so far.
     if threads is None:
         for count in _thread_counts():
-            before = _set_threads(count)
-            if (found := _speed(embedder, plan, budget)) > speed:
-                speed, threads = found, count
+            previous = _set_threads(count)
+            if (trial_speed := _measure_speed(embedder, plan, chosen_tokens)) > speed:
+                speed, threads = trial_speed, count
             else:
-                _set_threads(before)
-    # Another budget gives the same vectors only where they do not depend on their pack.
+                _set_threads(previous)
+    # Packs of another size give the same vectors only where these do not depend on the pack.
     if batch_tokens is None and not runtime.mates_matter:
-        for tokens in _CPU_BUDGETS:
-            if tokens != budget and (found := _speed(embedder, plan, tokens)) > speed:
-                speed, budget = found, tokens
-    logger.info("measured: packs of %d tokens%s", budget, f", {threads} threads" if threads else "")
-    return Tuned(budget, threads, speed)
+        for tokens in _CPU_BATCH_TOKENS:
+            if tokens != chosen_tokens and (trial_speed := _measure_speed(embedder, plan, tokens)) > speed:
+                speed, chosen_tokens = trial_speed, tokens
+    logger.info("Tuned: packs of %d tokens%s", chosen_tokens, f", {threads} threads" if threads else "")
+    return Tuned(chosen_tokens, threads, speed)
 
 
-def _speed(embedder: Embedder, plan: Plan, batch_tokens: int) -> float:
-    """Floating-point operations a second on a pack from the middle of the plan."""
-    sample = _sample(plan, batch_tokens, embedder)
-    embedder.forward(sample)  # the first call of a shape makes kernels ready
+def _measure_speed(embedder: Embedder, plan: Plan, batch_tokens: int) -> float:
+    """Floating-point operations per second on a pack from the middle of the plan."""
+    sample = _take_sample(plan, batch_tokens, embedder)
+    embedder.forward(sample)  # the first call with a shape selects kernels, which takes time
     started = time.perf_counter()
     embedder.forward(sample)
     seconds = time.perf_counter() - started
     return float(embedder.runtime.cost.flops(sample.lengths).sum()) / seconds
 
 
-def _sample(plan: Plan, batch_tokens: int, embedder: Embedder) -> Tokens:
+def _take_sample(plan: Plan, batch_tokens: int, embedder: Embedder) -> Tokens:
     lengths = plan.tokens.lengths[plan.order]
     start = int(np.searchsorted(np.cumsum(lengths), lengths.sum() / 2))
-    rest = lengths[start:]
-    flops = np.cumsum(embedder.runtime.cost.flops(rest))
+    remaining = lengths[start:]
+    flops = np.cumsum(embedder.runtime.cost.flops(remaining))
     count = min(
-        int(np.searchsorted(np.cumsum(rest), batch_tokens, side="right")),
+        int(np.searchsorted(np.cumsum(remaining), batch_tokens, side="right")),
         int(np.searchsorted(flops, embedder.runtime.trial_flops, side="right")),
     )
     return plan.tokens.take(plan.order[start : start + max(1, count)])
@@ -91,16 +93,16 @@ def _sample(plan: Plan, batch_tokens: int, embedder: Embedder) -> Tokens:
 def _thread_counts() -> Iterator[int]:
     import torch
 
-    if "OMP_NUM_THREADS" in os.environ:  # the user has chosen already
+    if "OMP_NUM_THREADS" in os.environ:  # the user chose a number
         return
-    now = torch.get_num_threads()
-    yield from sorted({usable_cores(), max(1, now // 2), now} - {now})
+    current = torch.get_num_threads()
+    yield from sorted({usable_cores(), max(1, current // 2), current} - {current})
 
 
 def _set_threads(count: int) -> int:
-    """Set torch's number of threads; returns what it was."""
+    """Set torch's number of threads; returns the previous number."""
     import torch
 
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(count)
-    return before
+    return previous

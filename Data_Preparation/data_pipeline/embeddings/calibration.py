@@ -1,4 +1,4 @@
-"""The calibration of int8 and float8 stores: once, before the first row, for all splits."""
+"""Calibration of int8 and float8 stores: once for all splits, before the first row is stored."""
 
 import logging
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
 
-_ROWS = 2048
-_SHARDS = 8
-_FEW = 100
+_SAMPLE_ROWS = 2048
+_SAMPLE_SHARDS = 8
+_FEW_ROWS = 100  # below it a calibration may not fit other texts
 
 
 def calibrated_coding(
@@ -39,23 +39,23 @@ def calibrated_coding(
     manifest: EmbeddingManifest | None,
     overwrite: bool,
 ) -> Coding:
-    """How a folder's vectors are stored; found out and put into its manifest once.
+    """Read the coding of a folder's vectors from its manifest, or calibrate it and add it to the manifest.
 
-    By texts of the largest split, whichever is embedded first.
+    Calibrates on texts of the largest split, whichever split is embedded first.
 
     Args:
-        precision: of the stored vectors.
+        precision: precision of the stored vectors.
         store: the paragraphs.
         embedder: the model.
-        settings: what else decides what the vectors are.
-        folder: of the manifest.
-        manifest: of the folder, which is written again with the calibration; None if it has none.
+        settings: the other settings that decide the vectors.
+        folder: folder of the manifest.
+        manifest: manifest of the folder, which is written again with the calibration; None if it has none.
         overwrite: replace a calibration of other settings.
 
     Raises:
-        StaleStage: the folder is calibrated for other settings, and not `overwrite`.
-        CorruptShard: its calibration is damaged, and not `overwrite`.
-        ShardMismatch: the texts are not those that the store speaks of.
+        StaleStage: the folder is calibrated for other settings, and `overwrite` is False.
+        CorruptShard: its calibration is damaged, and `overwrite` is False.
+        ShardMismatch: the texts do not have the hash that the store lists.
     """
     coding = Coding(precision)
     coding.width(embedder.identity.dim)
@@ -63,31 +63,29 @@ def calibrated_coding(
         return coding
     split = max(store.splits, key=lambda split: sum(shard.rows for shard in store.listed(split)))
     shards = store.listed(split)
-    made_for = {
+    inputs = {
         "settings_sha256": sha256_of_json(dict(settings)),
         "texts_sha256": sha256_of_json([shard.texts_sha256 for shard in shards]),
     }
     manifest = manifest or {"stage": "embeddings", "splits": {}}
-    known = manifest.get("calibration")
-    if known is not None and made_for.items() <= known.items():
+    existing = manifest.get("calibration")
+    if existing is not None and inputs.items() <= existing.items():
         try:
-            return coding_from_json(known, precision, embedder.identity.dim, folder / "manifest.json")
+            return coding_from_json(existing, precision, embedder.identity.dim, folder / "manifest.json")
         except CorruptShard:
             if not overwrite:
                 raise
-    if known is not None and not overwrite:
+    if existing is not None and not overwrite:
         raise StaleStage(
-            f"{folder} is calibrated for {known['precision']} vectors of other settings or texts. "
-            "Pass --overwrite to rebuild it, or --embedding.variant NAME to keep both."
+            f"{folder} is calibrated for {existing['precision']} vectors of other settings or texts. "
+            "Rebuild it with --overwrite, or set embedding.variant to keep both."
         )
-    texts = _sample(shards)
-    if not texts:  # nothing will be stored
+    texts = _sample_texts(shards)
+    if not texts:  # there are no vectors to store
         return calibrate(precision, np.zeros((1, embedder.identity.dim), np.float32))
-    logger.info("%s: calibrating on %d texts of %s", precision, len(texts), split)
-    if len(texts) < _FEW:
-        logger.warning(
-            "%s: %d texts are few to calibrate on; look at the cosines of other splits", precision, len(texts)
-        )
+    logger.info("Calibrating %s on %d texts of %s", precision, len(texts), split)
+    if len(texts) < _FEW_ROWS:
+        logger.warning("%s: %d texts are few to calibrate on; check the cosines of other splits", precision, len(texts))
     sample = encode(embedder, texts)
     coding = calibrate(precision, sample)
     cosines = _cosines(sample, coding.decode(coding.encode(sample)))
@@ -96,7 +94,7 @@ def calibrated_coding(
     )  # fmt: skip
     manifest["calibration"] = {
         **coding.to_json(),
-        **made_for,
+        **inputs,
         "split": split,
         "rows": len(sample),
         "cosine_min": float(cosines.min()),
@@ -106,29 +104,29 @@ def calibrated_coding(
     return coding
 
 
-def _sample(shards: list[ParagraphShard]) -> list[str]:
-    """Texts from all over a split, the same ones every time.
+def _sample_texts(shards: list[ParagraphShard]) -> list[str]:
+    """Texts from all parts of a split; always the same ones.
 
     Raises:
-        ShardMismatch: a file is not the one that was opened.
+        ShardMismatch: a file was changed after it was opened.
     """
     shards = [shard for shard in shards if shard.rows]
-    shards = shards[:: -(-len(shards) // _SHARDS)] if shards else []
+    shards = shards[:: -(-len(shards) // _SAMPLE_SHARDS)] if shards else []
     texts: list[str] = []
     for shard in shards:
-        step = -(-shard.rows * len(shards) // _ROWS)
-        start, seen = 0, ColumnHash()
+        step = -(-shard.rows * len(shards) // _SAMPLE_ROWS)
+        start, digest = 0, ColumnHash()
         for batch in shard.batches(["text"]):
-            some = batch["text"].to_pylist()
-            seen.update(some)
-            texts += some[-start % step :: step]
-            start += len(some)
-        if seen.hexdigest() != shard.texts_sha256:
+            rows = batch["text"].to_pylist()
+            digest.update(rows)
+            texts += rows[-start % step :: step]
+            start += len(rows)
+        if digest.hexdigest() != shard.texts_sha256:
             raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
     return texts
 
 
-def _cosines(found: Float32Array, exact: Float32Array) -> Float32Array:
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
-    cosines: Float32Array = (found * exact).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
+def _cosines(stored: Float32Array, exact: Float32Array) -> Float32Array:
+    norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(exact, axis=1)
+    cosines: Float32Array = (stored * exact).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
     return cosines

@@ -1,4 +1,4 @@
-"""An embedder without weights: hashed word counts. For tests, of this package and of yours."""
+"""An embedder without weights, for tests of this package and of yours: it hashes and counts words."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _MAX_LENGTH = 8192
 
 
 class HashingEmbedder:
-    """Deterministic vectors: every word adds +1 or -1 at a place given by its hash.
+    """Deterministic embedder: every word adds +1 or -1 to the dimension that its hash selects.
 
-    Texts that share words get similar vectors; the first dimension counts the words, so no
+    Texts with common words get similar vectors; the first dimension counts the words, so no
     vector is zero. See `base.Embedder`.
     """
 
@@ -43,7 +43,7 @@ class HashingEmbedder:
         )
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """One id a word; see `base.Embedder`."""
+        """Tokenize texts into one id for each word; see `base.Embedder`."""
         words = [text.split() for text in texts]
         return from_rows(
             [[_word_id(word.lower()) for word in row[: self._max_length]] for row in words],
@@ -51,7 +51,7 @@ class HashingEmbedder:
         )
 
     def forward(self, texts: Tokens, dtype: str | None = None) -> Float32Array:
-        """Signed counts, shape (N, 256); see `base.Embedder`."""
+        """Signed word counts, shape (N, 256); see `base.Embedder`."""
         del dtype
         vectors = np.zeros((len(texts), _FULL_DIM), dtype=np.float32)
         for row in range(len(texts)):

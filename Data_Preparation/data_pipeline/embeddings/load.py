@@ -1,4 +1,4 @@
-"""Loads the embedder, or the tokenizer alone, that a config names."""
+"""Loads the embedder that a config names, or only its tokenizer."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,18 @@ from data_pipeline.embeddings.hashing import HashingEmbedder
 
 
 def _load_transformer(config: EmbeddingConfig) -> Embedder:
-    # Not at the top: torch and transformers take seconds to import.
+    # Imported here because torch and transformers take seconds to import.
     from data_pipeline.embeddings.transformer.embedder import TransformerEmbedder
 
     return TransformerEmbedder(config)
 
 
 EMBEDDERS: dict[str, Callable[[EmbeddingConfig], Embedder]] = {"hashing": HashingEmbedder}
-"""By model name; every name that is not here is a Hugging Face model."""
+"""Embedders by model name; any other name is a Hugging Face model."""
 
 
 def load_tokenizer(config: EmbeddingConfig) -> Tokenizer:
-    """The tokenizer of the embedder a config names, without loading its weights.
+    """Load the tokenizer of the embedder that a config names, without its weights.
 
     Raises:
         SourceError, ModelError, MissingExtra: see `load_embedder`.
@@ -34,9 +34,12 @@ def load_tokenizer(config: EmbeddingConfig) -> Tokenizer:
 
 
 def load_embedder(config: EmbeddingConfig) -> Embedder:
-    """Load the embedder a config names.
+    """Load the embedder that a config names.
 
     Raises:
-        SourceError, ModelError, MissingExtra, ConfigError: it can't be had, or not like this.
+        SourceError: there is no such model, or the hub cannot be reached.
+        ModelError: the model cannot be loaded, or gives wrong vectors.
+        MissingExtra: an optional package is not installed.
+        ConfigError: the settings do not fit the model or the device.
     """
     return EMBEDDERS.get(config.model_name, _load_transformer)(config)

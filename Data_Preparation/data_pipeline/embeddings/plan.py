@@ -1,4 +1,4 @@
-"""What will be computed, and together with what: each distinct text once, packed by exact length."""
+"""Plans which texts are computed together: each distinct text once, packed by its number of tokens."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,22 +13,23 @@ from data_pipeline.types import IntArray
 
 @dataclass(frozen=True)
 class Plan:
-    """The distinct texts of some tokens, longest first, ties in input order."""
+    """The distinct texts among tokenized texts, longest first; texts of equal length are in input order."""
 
     tokens: Tokens
     order: IntArray
-    """One row of every group of identical texts, shape (distinct texts,)."""
+    """First row of each group of identical texts, shape (distinct texts,)."""
     _members: IntArray
+    """All rows, grouped by distinct text."""
     _groups: IntArray
-    """Where the rows of each distinct text begin in `_members`, by the text's place in `order`."""
+    """Start in `_members` of the rows of each distinct text, in the order of `order`, and their end."""
 
     def packs(self, runtime: Runtime, batch_tokens: int, batch_size: int | None) -> Iterator["Pack"]:
-        """Cut the order into packs.
+        """Divide the order into packs.
 
         Args:
             runtime: says whether padding counts.
-            batch_tokens: most tokens in a pack; a longer text goes alone.
-            batch_size: most texts in a pack, where that is limited.
+            batch_tokens: maximum number of tokens in a pack; a longer text is a pack of its own.
+            batch_size: maximum number of texts in a pack; None for no limit.
         """
         lengths = self.tokens.lengths[self.order]
         ends = np.cumsum(lengths)
@@ -37,29 +38,28 @@ class Plan:
             if runtime.padded:
                 count = batch_tokens // max(1, int(lengths[start]))
             else:
-                before = int(ends[start - 1]) if start else 0
-                count = int(np.searchsorted(ends, before + batch_tokens, side="right")) - start
+                previous_end = int(ends[start - 1]) if start else 0
+                count = int(np.searchsorted(ends, previous_end + batch_tokens, side="right")) - start
             count = max(1, min(count, batch_size or count, len(lengths) - start))
             yield Pack(self.order[start : start + count], start, int(lengths[start]))
             start += count
 
     def rows_of(self, pack: "Pack") -> tuple[IntArray, IntArray]:
-        """All rows that get a vector of this pack.
+        """All rows that get a vector of a pack.
 
         Returns:
-            Row numbers, and for each of them the place in the pack of its vector.
+            Rows, and the position of the vector of each in the pack; both of shape (N,).
         """
         bounds = self._groups[pack.start : pack.start + len(pack.rows) + 1]
         return self._members[bounds[0] : bounds[-1]], np.repeat(np.arange(len(pack.rows)), np.diff(bounds))
 
     def summary(self, runtime: Runtime, batch_tokens: int, batch_size: int | None) -> "Summary":
-        """Numbers of the plan, for people."""
+        """Summarize the plan for the log."""
         lengths = self.tokens.lengths[self.order]
         packs, computed = 0, 0
         for pack in self.packs(runtime, batch_tokens, batch_size):
             packs += 1
-            some = lengths[pack.start : pack.start + len(pack.rows)]
-            computed += runtime.computed_tokens(some)
+            computed += runtime.computed_tokens(lengths[pack.start : pack.start + len(pack.rows)])
         tokens = int(lengths.sum())
         return Summary(
             texts=len(self.tokens),
@@ -77,14 +77,18 @@ class Pack:
     """Texts that are computed together."""
 
     rows: IntArray
-    """Longest first."""
+    """Rows of the texts, longest text first."""
     start: int
-    """Place of the first one in the plan's order."""
+    """Position of the first text in the plan's order."""
     longest: int
-    """In tokens."""
+    """Tokens of the longest text."""
 
     def halves(self, lengths: IntArray) -> tuple["Pack", "Pack"]:
-        """Two packs of about as many tokens each."""
+        """Divide the pack into two of about equally many tokens.
+
+        Args:
+            lengths: tokens of each of its texts.
+        """
         ends = np.cumsum(lengths)
         cut = min(max(1, int(np.searchsorted(ends, ends[-1] / 2, side="right"))), len(self.rows) - 1)
         return (
@@ -95,22 +99,22 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Numbers of a plan."""
+    """Counts and costs of a plan."""
 
     texts: int
     repeated: int
-    """Texts whose tokens are those of an earlier one; they get its vector."""
+    """Texts with the same tokens as an earlier text, whose vector they share."""
     truncated: int
     tokens: int
-    """Of the distinct texts."""
+    """Tokens of the distinct texts."""
     packs: int
     padding_share: float
-    """Of the computed tokens, 0 to 1: filler and padding."""
+    """Share of padding and filler in the computed tokens, 0 to 1."""
     flops: float
-    """Floating-point operations of the whole plan; 0 where the embedder does not know."""
+    """Floating-point operations of the whole plan; 0 where the embedder does not tell."""
 
     def line(self) -> str:
-        """For the log."""
+        """The summary as a line for the log."""
         parts = [f"{self.texts:,} texts", f"{self.tokens:,} tokens"]
         parts += [f"{self.repeated:,} repeated texts computed once"] if self.repeated else []
         parts += [f"{self.truncated:,} cut to the maximum length"] if self.truncated else []
@@ -120,16 +124,16 @@ class Summary:
 
 
 def make_plan(tokens: Tokens) -> Plan:
-    """Find identical texts and sort by length; 100 bytes of memory a row while it does."""
+    """Group identical texts and sort them by length; needs 100 bytes of memory for each row."""
     digests = np.empty(len(tokens), dtype="V16")
     for row in range(len(tokens)):
         digests[row] = hashlib.blake2b(tokens.row(row).tobytes(), digest_size=16).digest()
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
-    # Distinct texts, longest first; among equals the one that came first in the input.
+    # Among texts of equal length, the first in the input comes first.
     by_length = np.lexsort((first, -tokens.lengths[first]))
-    place_of_group = np.empty(len(first), dtype=np.int64)
-    place_of_group[by_length] = np.arange(len(first))
-    places = place_of_group[group]
+    position_of_group = np.empty(len(first), dtype=np.int64)
+    position_of_group[by_length] = np.arange(len(first))
+    positions = position_of_group[group]
     starts = np.zeros(len(first) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(places, minlength=len(first)), out=starts[1:])
-    return Plan(tokens, first[by_length].astype(np.int64), np.argsort(places, kind="stable"), starts)
+    np.cumsum(np.bincount(positions, minlength=len(first)), out=starts[1:])
+    return Plan(tokens, first[by_length].astype(np.int64), np.argsort(positions, kind="stable"), starts)

@@ -1,4 +1,4 @@
-"""Token ids of many texts as one flat array, in memory or in a file that is mapped."""
+"""Token ids of many texts as one flat array, in memory or in a memory-mapped file."""
 
 import logging
 import tempfile
@@ -22,31 +22,31 @@ class Tokens:
     """Token ids of N texts, special tokens included; text i is `ids[offsets[i]:offsets[i + 1]]`."""
 
     ids: Int32Array
-    """All texts, one after the other, shape (tokens,)."""
+    """Ids of all texts, concatenated, shape (tokens,)."""
     offsets: IntArray
-    """Where each text begins, and where the last one ends, shape (N + 1,)."""
+    """Start of each text in `ids`, and the end of the last one, shape (N + 1,)."""
     truncated: NDArray[np.bool_]
-    """Which texts were longer than the model's maximum, shape (N,)."""
+    """Whether each text was longer than the model's maximum, shape (N,)."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> IntArray:
-        """Tokens of every text, shape (N,)."""
+        """Number of tokens of each text, shape (N,)."""
         return np.diff(self.offsets)
 
     def row(self, index: int) -> Int32Array:
-        """Ids of one text."""
+        """Token ids of one text."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
     def take(self, rows: IntArray) -> "Tokens":
-        """The texts of some rows, in that order, copied."""
+        """Copy the texts at the given rows, in that order."""
         return from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows])
 
 
 def from_rows(rows: Sequence[Sequence[int] | Int32Array], truncated: Sequence[bool] | NDArray[np.bool_]) -> Tokens:
-    """Flat tokens from the ids of each text."""
+    """Concatenate the ids of each text."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.empty(offsets[-1], dtype=np.int32)
@@ -56,14 +56,14 @@ def from_rows(rows: Sequence[Sequence[int] | Int32Array], truncated: Sequence[bo
 
 
 def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
-    """Join tokens in a file that is mapped, so that they take disk and not memory.
+    """Concatenate tokens in a memory-mapped file, so that they use disk space instead of memory.
 
-    The file has no name any more when this returns: it is removed with the last use of the tokens,
-    also when the process is killed. A folder whose file system maps no files takes memory instead.
+    The file has no name when this returns: the system deletes it after the last use of the tokens,
+    also when the process is killed. Where the file system cannot map files, memory is used instead.
 
     Args:
         parts: tokens of consecutive texts.
-        folder: on the disk that has room for 4 bytes a token.
+        folder: folder on a disk with room for 4 bytes for each token.
     """
     starts, truncated, total = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.bool_)], 0
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -74,11 +74,11 @@ def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
             total += len(part.ids)
         file.flush()
         offsets = np.concatenate(starts)
-        ids = _mapped(file, total) if total else np.zeros(0, np.int32)
+        ids = _map_file(file, total) if total else np.zeros(0, np.int32)
     return Tokens(ids, offsets, np.concatenate(truncated))
 
 
-def _mapped(file: IO[bytes], count: int) -> Int32Array:
+def _map_file(file: IO[bytes], count: int) -> Int32Array:
     try:
         return np.memmap(file, dtype=np.int32, mode="r", shape=(count,))
     except OSError as error:

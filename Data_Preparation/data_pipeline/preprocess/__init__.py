@@ -1,4 +1,4 @@
-"""Documents -> paragraphs: cut, clean, filter, count tokens, find duplicates, split."""
+"""Preprocessing of documents into paragraphs: cut, clean, filter, count tokens, find duplicates, split."""
 
 from data_pipeline.preprocess.clean import clean_lines, clean_text
 from data_pipeline.preprocess.leakage import leakage

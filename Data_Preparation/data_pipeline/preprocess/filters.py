@@ -1,6 +1,6 @@
-"""Quality filters: `text -> reason | None`, named by what they drop; the name is the reason.
+"""Quality filters: functions that return a reason to drop a text, or None; each is named by its reason.
 
-To add one: write the function, put it into the tuple of its kind, add its threshold to
+To add one, write the function, add it to the tuple of its kind, and add its threshold to
 `PreprocessConfig` and a row to the table in `tests/preprocess/test_filters.py`.
 """
 
@@ -22,35 +22,35 @@ _ASCII_CONTROL = bytes(c for c in (*range(9), *range(14, 28), 127))
 
 
 def too_many_unknowns(text: str, config: PreprocessConfig) -> str | None:
-    """More than `max_unknown_share` of the words are `<unk>`; sees the text before cleaning."""
+    """Drop a text if more than `max_unknown_share` of its words are `<unk>`; takes the text before cleaning."""
     words = text.count(" ") + 1
     return "too_many_unknowns" if text.count("<unk>") > config.max_unknown_share * words else None
 
 
 def too_short(text: str, config: PreprocessConfig) -> str | None:
-    """Fewer than `min_chars` characters, or nothing at all."""
+    """Drop a text of fewer than `min_chars` characters, and an empty text."""
     return "too_short" if len(text) < config.min_chars or not text else None
 
 
 def mostly_punctuation(text: str, config: PreprocessConfig) -> str | None:
-    """Punctuation and symbols beyond `max_punctuation_share` of what is not white space."""
+    """Drop a text if punctuation and symbols exceed `max_punctuation_share` of its non-space characters."""
     size, punctuation, _ = _composition(text)
     return "mostly_punctuation" if punctuation > config.max_punctuation_share * size else None
 
 
 def mostly_digits(text: str, config: PreprocessConfig) -> str | None:
-    """Digits beyond `max_digit_share` of what is not white space."""
+    """Drop a text if digits exceed `max_digit_share` of its non-space characters."""
     size, _, digits = _composition(text)
     return "mostly_digits" if digits > config.max_digit_share * size else None
 
 
 def too_few_tokens(count: int, config: PreprocessConfig) -> str | None:
-    """Fewer than `min_tokens` tokens."""
+    """Drop a text of fewer than `min_tokens` tokens."""
     return "too_few_tokens" if count < config.min_tokens else None
 
 
 def too_many_tokens(count: int, config: PreprocessConfig) -> str | None:
-    """More than `max_tokens` tokens."""
+    """Drop a text of more than `max_tokens` tokens."""
     return "too_many_tokens" if count > config.max_tokens else None
 
 
@@ -60,7 +60,13 @@ COUNT_FILTERS: tuple[CountFilter, ...] = (too_few_tokens, too_many_tokens)
 
 
 def quality_reason(raw: str, text: str, config: PreprocessConfig) -> str | None:
-    """The first reason to drop a paragraph by its text, or None to go on with it."""
+    """First reason to drop a paragraph by its text; None to keep it.
+
+    Args:
+        raw: the text before cleaning.
+        text: the cleaned text.
+        config: the thresholds.
+    """
     for filter_ in RAW_FILTERS:
         if reason := filter_(raw, config):
             return reason
@@ -71,22 +77,22 @@ def quality_reason(raw: str, text: str, config: PreprocessConfig) -> str | None:
 
 
 def count_reason(count: int, config: PreprocessConfig) -> str | None:
-    """The first reason to drop a paragraph by its number of tokens, or None to keep it."""
+    """First reason to drop a paragraph by its number of tokens; None to keep it."""
     for filter_ in COUNT_FILTERS:
         if reason := filter_(count, config):
             return reason
     return None
 
 
-@lru_cache(maxsize=1)  # two filters ask for the same text
+@lru_cache(maxsize=1)  # two filters use the composition of the same text
 def _composition(text: str) -> tuple[int, int, int]:
-    """Characters that are not white space, and how many of them are punctuation and digits."""
+    """Number of characters other than white space, and of punctuation marks and digits among them."""
     encoded = text.encode()
-    # Deleting bytes runs at memory speed; going through characters one by one does not.
-    rest = encoded.translate(None, _LETTERS)
-    without_spaces = rest.translate(None, _ASCII_SPACE)
+    # Deleting bytes is far faster than iterating over characters.
+    without_letters = encoded.translate(None, _LETTERS)
+    without_spaces = without_letters.translate(None, _ASCII_SPACE)
     without_digits = without_spaces.translate(None, _ASCII_DIGITS)
-    spaces = len(rest) - len(without_spaces)
+    spaces = len(without_letters) - len(without_spaces)
     digits = len(without_spaces) - len(without_digits)
     punctuation = len(without_digits.translate(None, _ASCII_CONTROL))
     if not text.isascii():

@@ -1,4 +1,4 @@
-"""How much of the test split a model has seen in train: by article, and by near duplicate."""
+"""Leakage of the test split from train: articles in both splits, and near duplicates."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ from data_pipeline.preprocess.near import NearIndex
 from data_pipeline.store import ParagraphStore
 from data_pipeline.utils import progress_bar
 
-_SAMPLE_ROWS = 20_000  # about 4 kB each, text and index
+_SAMPLE_ROWS = 20_000  # each takes about 4 kB for text and index
 
 
 def leakage(store: ParagraphStore, threshold: float) -> dict[str, Any]:
-    """Shares of the test paragraphs that leak from train.
+    """Measure the shares of test paragraphs that leak from train.
 
-    Near duplicates are looked for among the first 20,000 test paragraphs, so that memory
-    stays bounded; train is read once, as a stream.
+    Near duplicates are searched among the first 20,000 test paragraphs, so that memory
+    stays bounded; train is read once as a stream.
 
     Args:
         store: the paragraphs.
-        threshold: Jaccard similarity of the sets of 5-grams (see `near.shingles`) that counts as a near duplicate.
+        threshold: minimum Jaccard similarity of the sets of 5-grams (see `near.shingles`) of near duplicates.
 
     Returns:
-        test_paragraphs, test_paragraphs_compared (their number), article_in_train,
-        near_duplicate_in_train (shares, 0 to 1; None where train or test is empty), near_threshold.
+        `test_paragraphs` and `test_paragraphs_compared`, numbers of paragraphs; `article_in_train` and
+        `near_duplicate_in_train`, shares from 0 to 1, None where train or test is empty; `near_threshold`.
     """
     documents: list[str] = []
     texts: list[str] = []
@@ -32,24 +32,26 @@ def leakage(store: ParagraphStore, threshold: float) -> dict[str, Any]:
     index = NearIndex(threshold, texts.__getitem__)
     for key, text in enumerate(texts):
         index.add(key, text)
-    in_test = set(documents)
-    shared: set[str] = set()
-    repeated: set[int] = set()
+    test_documents = set(documents)
+    shared_documents: set[str] = set()
+    duplicates: set[int] = set()
     shards = store.shards("train")
     train_rows = sum(shard.rows for shard in shards)
     with progress_bar(train_rows, "Measuring leakage of test from train", "row") as bar:
         for shard in shards:
             for batch in shard.batches(["document_id", "text"]):
-                shared |= in_test.intersection(batch["document_id"].to_pylist())
+                shared_documents |= test_documents.intersection(batch["document_id"].to_pylist())
                 if texts:
                     for text in batch["text"].to_pylist():
-                        repeated.update(index.matches(text))
+                        duplicates.update(index.matches(text))
                 bar.update(batch.num_rows)
-    measured = bool(documents and train_rows)
+    is_measured = bool(documents and train_rows)
     return {
         "test_paragraphs": len(documents),
         "test_paragraphs_compared": len(texts),
-        "article_in_train": sum(map(shared.__contains__, documents)) / len(documents) if measured else None,
-        "near_duplicate_in_train": len(repeated) / len(texts) if measured else None,
+        "article_in_train": sum(map(shared_documents.__contains__, documents)) / len(documents)
+        if is_measured
+        else None,
+        "near_duplicate_in_train": len(duplicates) / len(texts) if is_measured else None,
         "near_threshold": threshold,
     }

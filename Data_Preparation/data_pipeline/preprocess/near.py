@@ -1,6 +1,6 @@
-"""Near duplicates: MinHash over word 5-grams finds candidates, exact Jaccard decides.
+"""Near duplicates: MinHash over word 5-grams finds candidates, and exact Jaccard similarity decides.
 
-In scripts without spaces between words the 5-grams are of characters (see `words`).
+In scripts without spaces between words, the 5-grams are of characters (see `utils.words`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ _RECALL = 0.99
 
 
 def shingles(text: str) -> set[str]:
-    """The sequences of 5 words of a text, lower case; a shorter text is one sequence."""
+    """Set of all sequences of 5 words of a text in lower case; a shorter text is one sequence."""
     words = split_words(text.lower())
     if len(words) <= _SHINGLE_WORDS:
         return {" ".join(words)}
@@ -24,45 +24,45 @@ def shingles(text: str) -> set[str]:
 
 
 def jaccard(left: set[str], right: set[str]) -> float:
-    """Shared share of two sets, 0 to 1."""
+    """Jaccard similarity of two sets, 0 to 1."""
     return len(left & right) / len(left | right)
 
 
 class NearIndex:
-    """Texts that can be asked for a near duplicate of another text.
+    """Index of texts that finds near duplicates.
 
-    Costs about 3.4 kB of memory a text (measured on 975,000); the texts themselves are fetched when needed.
+    It needs about 3.4 kB of memory for each text (measured on 975,000); the texts themselves are not stored.
 
     Args:
-        threshold: Jaccard similarity of 5-word shingles, above 0, up to 1.
-        text_of: gives the text that was added under a key.
+        threshold: minimum Jaccard similarity of the 5-word shingles of near duplicates, above 0, up to 1.
+        text_of: returns the text that was added with a key.
     """
 
     def __init__(self, threshold: float, text_of: Callable[[int], str]) -> None:
         self._threshold, self._text_of = threshold, text_of
-        self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, _PERMUTATIONS // _rows_of_a_band(threshold))
+        self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, _PERMUTATIONS // _rows_per_band(threshold))
 
     def find_and_add(self, texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
-        """Yield (key, key of an earlier near duplicate); add the texts that have none."""
+        """Yield (key, key of the most similar earlier text) for each near duplicate; add the other texts."""
         for key, text in texts:
             own = shingles(text)
             sketch = _sketch(own)
-            found = self._nearest(own, sketch)
-            if found is None:
+            duplicate_of = self._find_nearest(own, sketch)
+            if duplicate_of is None:
                 self._lsh.insert(key, sketch)
             else:
-                yield key, found
+                yield key, duplicate_of
 
     def add(self, key: int, text: str) -> None:
-        """Add a text without asking."""
+        """Add a text without searching for its near duplicates."""
         self._lsh.insert(key, _sketch(shingles(text)))
 
     def matches(self, text: str) -> list[int]:
-        """Keys of all texts that are near duplicates of this one."""
+        """Keys of all near duplicates of a text."""
         own = shingles(text)
         return [key for key in self._lsh.query(_sketch(own)) if self._similarity(own, key) >= self._threshold]
 
-    def _nearest(self, own: set[str], sketch: RMinHash) -> int | None:
+    def _find_nearest(self, own: set[str], sketch: RMinHash) -> int | None:
         scored = [(self._similarity(own, key), -key) for key in self._lsh.query(sketch)]
         best = max(scored, default=(0.0, 0))
         return -best[1] if best[0] >= self._threshold else None
@@ -77,8 +77,8 @@ def _sketch(tokens: set[str]) -> RMinHash:
     return sketch
 
 
-def _rows_of_a_band(threshold: float) -> int:
-    """The longest band that still finds 99 % of the pairs at the threshold."""
+def _rows_per_band(threshold: float) -> int:
+    """Maximum number of rows of a band with which 99 % of the pairs at the threshold are found."""
     for rows in (16, 8, 4, 2):
         if 1 - (1 - threshold**rows) ** (_PERMUTATIONS // rows) >= _RECALL:
             return rows

@@ -1,4 +1,4 @@
-"""Documents -> candidate paragraphs: lines parsed, headings told from text, text cleaned."""
+"""Extraction of candidate paragraphs from documents: parses lines and headings, and cleans the text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -16,7 +16,7 @@ METADATA_TYPES: dict[str, type[pl.DataType]] = {
     "float": pl.Float64,
     "bool": pl.Boolean,
 }
-_METADATA_PREFIX = "metadata."  # a user's field may be called `position`, as a column in here is
+_METADATA_PREFIX = "metadata."  # a user's field may have the name of a column in this module, such as `position`
 
 
 def document_batches(documents: Iterable[Document], batch_chars: int = 4_000_000) -> Iterator[list[Document]]:
@@ -39,23 +39,23 @@ def extract_paragraphs(
 ) -> pl.DataFrame:
     """Cut documents of one format into cleaned paragraphs, in order.
 
-    A paragraph's `text_id` is its document's id and its position in the document, counted
-    before any filter, with `s` (section) or `l` (line) for the unit.
+    The `text_id` of a paragraph consists of the id of its document, `s` (section) or `l` (line) for the
+    unit, and its position in the document before any filter.
 
     Args:
-        documents: at least one; all of the same format.
+        documents: one or more documents, all of the same format.
         config: the unit and the cleaning.
-        metadata: names and types of the documents' metadata.
+        metadata: types of the documents' metadata by name.
 
     Returns:
-        Columns text_id, text, char_count, document_id, title, section, source_split, the
-        metadata, and `raw`: the text before cleaning.
+        Table with the columns text_id, text, char_count, document_id, title, section, source_split, the
+        metadata, and `raw`, the text before cleaning.
     """
     text_format = documents[0].format
-    lines = _lines(documents, text_format)
+    lines = _read_lines(documents, text_format)
     starts = pl.col("body")
     if config.unit == "section":
-        # A run of lines; `body` is False between runs, and a new document starts a new one.
+        # A section is a run of body lines in one document.
         same_run = pl.col("body").shift(1, fill_value=False) & (pl.col("document") == pl.col("document").shift(1))
         starts = pl.col("body") & ~same_run.fill_null(value=False)
     lines = lines.with_columns(starts.cum_sum().alias("block")).filter("body")
@@ -97,8 +97,8 @@ def extract_paragraphs(
     )
 
 
-def _lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFrame:
-    """One row a line: document, line, section (path of headings), body (is it text?)."""
+def _read_lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFrame:
+    """Table with one row for each line: document, line, section (path of headings), body (whether it is text)."""
     lines = (
         pl.DataFrame({"line": [document.text for document in documents]}, schema={"line": pl.String})
         .with_row_index("document")
@@ -108,11 +108,11 @@ def _lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFra
     )
     if text_format == "plain":
         return lines.with_columns(section=pl.lit(""), body=~pl.col("blank"))
-    # The edges of a document count as blank: its title stood above, the next one below.
+    # The edges of a document count as blank lines.
     above = pl.col("blank").shift(1, fill_value=True) | (pl.col("document") != pl.col("document").shift(1))
     below = pl.col("blank").shift(-1, fill_value=True) | (pl.col("document") != pl.col("document").shift(-1))
-    looks = pl.col("line").str.contains(r"^\s?= ") & above & below
-    candidates = lines.with_row_index("row").filter(looks).select("row", "document", "line")
+    looks_like_heading = pl.col("line").str.contains(r"^\s?= ") & above & below
+    candidates = lines.with_row_index("row").filter(looks_like_heading).select("row", "document", "line")
     rows, paths = _section_paths(candidates)
     headings = pl.DataFrame({"row": rows, "section": paths}, schema={"row": pl.get_index_type(), "section": pl.String})
     return (
@@ -124,17 +124,17 @@ def _lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFra
 
 
 def _section_paths(candidates: pl.DataFrame) -> tuple[list[int], list[str]]:
-    """Rows that are headings, and each one's path: `History > Early years`."""
+    """Rows that are headings, and the path of each, such as `History > Early years`."""
     rows: list[int] = []
     paths: list[str] = []
     path: dict[int, str] = {}
-    current = None
+    current_document = None
     for row, document, line in candidates.iter_rows():
         heading = parse_heading(line)
         if heading is None:
             continue
-        if document != current:
-            path, current = {}, document
+        if document != current_document:
+            path, current_document = {}, document
         level, title = heading
         path = {above: name for above, name in path.items() if above < level} | {level: title}
         rows.append(row)

@@ -1,4 +1,4 @@
-"""Rows -> train, val or test."""
+"""Assignment of rows to train, val or test."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ _POSITION = {split: index for index, split in enumerate(SPLITS)}
 
 
 def split_of_document(document_id: str, config: SplitConfig) -> Split:
-    """The split of a whole document, from its id and the seed alone.
+    """Split of a whole document, which depends on its id and the seed alone.
 
-    Added or removed documents move no other one; the ratios hold on average.
+    Adding or removing documents moves no other document; the ratios hold on average.
     """
     digest = hashlib.blake2b(f"{config.seed}:{document_id}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    if place < config.train_ratio:
+    fraction = int.from_bytes(digest, "big") / 2**64
+    if fraction < config.train_ratio:
         return "train"
-    return "val" if place < config.train_ratio + config.val_ratio else "test"
+    return "val" if fraction < config.train_ratio + config.val_ratio else "test"
 
 
 def split_by_document(document_ids: Sequence[str], config: SplitConfig) -> NDArray[np.int8]:
-    """Index into `SPLITS` of every row, shape (N,)."""
-    known = {document_id: _POSITION[split_of_document(document_id, config)] for document_id in set(document_ids)}
-    return np.array([known[document_id] for document_id in document_ids], dtype=np.int8)
+    """Split of every row by its document, as an index into `SPLITS`, shape (N,)."""
+    split_of = {document_id: _POSITION[split_of_document(document_id, config)] for document_id in set(document_ids)}
+    return np.array([split_of[document_id] for document_id in document_ids], dtype=np.int8)
 
 
 def split_by_shuffle(rows: int, config: SplitConfig) -> NDArray[np.int8]:
-    """Index into `SPLITS` of every row by a seeded shuffle with exact sizes, shape (rows,).
+    """Split of every row by a seeded shuffle with exact sizes, as an index into `SPLITS`, shape (rows,).
 
-    Paragraphs of one article land in different splits, as they did in the original pipeline.
+    Paragraphs of one article get into different splits, as in the original pipeline.
     """
-    # Rounded first: 100 * 0.57 is a little less than 57 in binary.
+    # Rounded before truncating, because 100 * 0.57 is less than 57 in floating point.
     train = int(round(rows * config.train_ratio, 6))
     val = int(round(rows * config.val_ratio, 6))
     split_of_rank = np.full(rows, _POSITION["test"], dtype=np.int8)
@@ -46,15 +46,15 @@ def split_by_shuffle(rows: int, config: SplitConfig) -> NDArray[np.int8]:
 
 
 def split_by_source(source_splits: Sequence[str], document_ids: Sequence[str]) -> NDArray[np.int8]:
-    """Index into `SPLITS` of every row, as the source has it, shape (N,).
+    """Split of every row as the source gives it, as an index into `SPLITS`, shape (N,).
 
     Raises:
-        SourceError: a document says no split.
+        SourceError: a document has no split.
     """
     for source_split, document_id in zip(source_splits, document_ids, strict=True):
         if not source_split:
             raise SourceError(
-                f"--split.method official, but the source says no split for document {document_id!r}. "
-                "Use --split.method document, name --corpus.split_field, or call the files train, val and test."
+                f"split.method is official, but the source has no split for the document {document_id!r}. "
+                "Set split.method to document, set corpus.split_field, or name the files train, val and test."
             )
     return np.array([_POSITION[source_split] for source_split in source_splits], dtype=np.int8)  # type: ignore[index]

@@ -1,7 +1,7 @@
-"""The candidates between the passes: an Arrow file, memory-mapped, so that memory stays flat.
+"""Staging of candidate paragraphs between two passes: a memory-mapped Arrow file, so that memory stays flat.
 
-Whether a row repeats an earlier one is known only when all rows have been seen, and a
-shuffle needs their number; so candidates are written down once and read again.
+Only after all rows have been read is it known which are duplicates, and how many there are for a shuffle;
+so the candidates are written once and read again.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-_PART_ROWS = 8_000_000  # rows compared at a time: 16 bytes each
+_PART_ROWS = 8_000_000  # rows compared at a time, which takes 16 bytes for each
 
 
 class StagingWriter:
@@ -29,21 +29,21 @@ class StagingWriter:
         self._writer.write_table(table)
 
     def close(self) -> None:
-        """Finish the file; nothing is written where no row came."""
+        """Finish the file; there is no file if no rows were written."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Staging:
-    """The staged rows, mapped into memory and numbered from 0.
+    """Staged rows, mapped into memory and numbered from 0.
 
     Args:
-        path: what a `StagingWriter` wrote.
+        path: file that a `StagingWriter` wrote.
     """
 
     def __init__(self, path: Path) -> None:
-        # Rows in order are read through a file, single ones through the memory map: a whole pass
-        # over a map would keep the whole file resident.
+        # All rows are read through a file and single rows through a memory map, because reading a whole
+        # map would keep the whole file resident.
         self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
         self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
@@ -56,7 +56,7 @@ class Staging:
         return self._table.schema
 
     def batches(self) -> Iterator[tuple[int, pa.Table]]:
-        """Row number of the first row, and rows."""
+        """All rows in batches, each with the number of its first row."""
         start = 0
         for index in range(self._reader.num_record_batches):
             batch = self._reader.get_batch(index)
@@ -64,14 +64,17 @@ class Staging:
             start += batch.num_rows
 
     def value(self, column: str, row: int) -> str:
-        """One value."""
+        """Value of a column in one row."""
         return str(self._table[column][row].as_py())
 
     def repeats(self, column: str) -> Iterator[tuple[int, int]]:
-        """(row, first row with the same value) for every row that repeats an earlier one.
+        """Find rows that repeat the value of an earlier row.
 
-        Values are compared by 64-bit hashes, then for real. Rows come part by part, where a
-        part is small enough for memory.
+        Values are compared by 64-bit hashes, then themselves. Rows are compared in parts that
+        fit in memory, and yielded in the order of the parts.
+
+        Yields:
+            A row, and the first row with the same value.
         """
         hashes = np.concatenate([np.zeros(0, np.uint64)] + [_hashes(table[column]) for _, table in self.batches()])
         parts = -(-len(hashes) // _PART_ROWS)
@@ -85,13 +88,13 @@ class Staging:
         order = np.argsort(hashes, kind="stable")
         same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
         firsts: dict[int, list[int]] = {}
-        for place in same:
-            known = firsts.setdefault(int(hashes[order[place]]), [int(rows[order[place - 1]])])
-            row = int(rows[order[place]])
+        for position in same:
+            candidates = firsts.setdefault(int(hashes[order[position]]), [int(rows[order[position - 1]])])
+            row = int(rows[order[position]])
             value = self.value(column, row)
-            first = next((first for first in known if self.value(column, first) == value), None)
+            first = next((first for first in candidates if self.value(column, first) == value), None)
             if first is None:
-                known.append(row)
+                candidates.append(row)
             else:
                 yield row, first
 

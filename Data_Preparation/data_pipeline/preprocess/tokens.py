@@ -1,11 +1,11 @@
-"""Counting tokens: exactly the tokenizer's own numbers, several times faster.
+"""Token counts that equal those of the tokenizer, computed several times faster.
 
-Three ways, in order of speed. A fast library (gigatoken, an extra) is used only after it
-agreed with the tokenizer on hostile probes and on texts of the corpus, and goes on being
-checked. Pre-token counting needs no library: byte-level BPE and WordPiece tokenizers cut a
-text into pre-tokens by a known pattern and never merge across them, so each different
-pre-token is encoded once and the numbers are added up. Whatever neither way is proved for
-goes to the tokenizer itself. The embedding stage tokenises every text once more and refuses
+There are three methods, in order of speed. A fast library (gigatoken, an extra) is used only after it
+agreed with the tokenizer on hostile probes and on texts of the corpus, and is checked again
+regularly. Counting pre-tokens needs no library: byte-level BPE and WordPiece tokenizers cut a
+text into pre-tokens by a known pattern and never merge across them, so each distinct
+pre-token is encoded once and the counts are added up. Texts for which neither method is proved
+are encoded by the tokenizer itself. The embedding stage tokenizes every text again and rejects
 a stored count that differs.
 """
 
@@ -38,27 +38,28 @@ PROBES = (
     "O'Brien's 'quoted' rock'n'roll", "tab\tand\nline\r\nends", "trailing space ", " leading", "two  spaces",
 )  # fmt: skip
 
-# Bert cuts at white space and around every punctuation mark (ASCII symbols count as such).
+# BERT cuts at white space and around every punctuation mark, including ASCII symbols.
 _BERT_PATTERN = r"[\p{P}$+<=>^`|~]|[^\s\p{P}$+<=>^`|~]+"
 _GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LOOK_AHEAD = r"\s+(?!\S)|"
-# Everything else is singly spaced text in NFC (see `clean`), for which both ways are proved.
+# All other text is singly spaced and in NFC (see `clean`); for it, both methods are proved.
 _UNUSUAL = rf"^ | $|{UNUSUAL}"
-# The libraries' tables of characters are of different years: BertPreTokenizer knows no punctuation
-# newer than Unicode 8, and the fast library knows letters that the tokenizer does not.
+# The libraries use different versions of Unicode: BertPreTokenizer has no punctuation
+# newer than Unicode 8, and the fast library has letters that the tokenizer does not have.
 _NEWER = r"[^\p{Age:8.0}]"
 _ODD = re.compile(r"  |\A | \Z|[^\S ]")
-_CALL_ROWS = 1000  # the fast library is at its best with about a thousand texts a call
-_CHECK_EVERY = 500  # texts between two checks of the fast library
-_CACHE_ENTRIES = 1_000_000  # different pre-tokens remembered: about 100 MB
+_CALL_ROWS = 1000  # the fast library is fastest with about a thousand texts in a call
+_CHECK_TEXTS = 32  # texts of one check of the fast library
+_CHECK_EVERY = 500 * _CHECK_TEXTS  # texts between two checks of the fast library
+_CACHE_ENTRIES = 1_000_000  # cached pre-tokens, about 100 MB
 
 
 class TokenCounter:
-    """Counts a text's tokens without special tokens, as its tokenizer would.
+    """Counts the tokens of texts, without special tokens, exactly as a tokenizer does.
 
     Args:
-        tokenizer: a fast tokenizer; its truncation and padding are ignored.
-        fast_library: the library's tokenizer, or None to do without.
+        tokenizer: the tokenizer; its truncation and padding are ignored.
+        fast_library: the tokenizer of the fast library (see `load_fast_library`); None to use no library.
     """
 
     def __init__(self, tokenizer: Tokenizer, fast_library: Any | None = None) -> None:
@@ -66,12 +67,12 @@ class TokenCounter:
         self._tokenizer = Tokenizer.from_str(description)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        described = json.loads(description)
-        added = "|".join(re.escape(token["content"]) for token in described["added_tokens"])
+        settings = json.loads(description)
+        added = "|".join(re.escape(token["content"]) for token in settings["added_tokens"])
         self._added = re.compile(added or r"(?!)")
         self._unusual = f"{_UNUSUAL}|{added}" if added else _UNUSUAL
-        self._pattern = _pretoken_pattern(described.get("pre_tokenizer") or {}, described.get("normalizer"))
-        self._known: dict[str, int] = {}
+        self._pattern = _pretoken_pattern(settings.get("pre_tokenizer") or {}, settings.get("normalizer"))
+        self._cached_counts: dict[str, int] = {}
         self._fast = fast_library
         self._until_check = 0
         if self._fast is not None and not self._agrees(list(PROBES)):
@@ -79,7 +80,7 @@ class TokenCounter:
 
     @property
     def method(self) -> str:
-        """How texts are counted now: `fast library`, `pre-tokens` or `tokenizer`."""
+        """Current method: `fast library`, `pre-tokens` or `tokenizer`."""
         if self._fast is not None:
             return "fast library"
         return "pre-tokens" if self._pattern else "tokenizer"
@@ -88,70 +89,69 @@ class TokenCounter:
         """Number of tokens of every text, shape (N,)."""
         refuse_single_text(texts, "texts")
         if self.method == "tokenizer":
-            return self._exact(texts)
-        counts = self._by_fast_library(texts) if self._fast is not None else self._by_pretokens(texts)
+            return self._count_exactly(texts)
+        counts = self._count_by_library(texts) if self._fast is not None else self._count_by_pretokens(texts)
         odd = self._odd_rows(texts)
         if odd:
-            counts[odd] = self._exact([texts[row] for row in odd])
+            counts[odd] = self._count_exactly([texts[row] for row in odd])
         return counts
 
     def _odd_rows(self, texts: Sequence[str]) -> list[int]:
-        """Rows for the tokenizer itself: special tokens, odd spaces, new characters, or not in NFC."""
+        """Rows that only the tokenizer counts: with special tokens, odd spaces or new characters, or not in NFC."""
         series = pl.Series(texts, dtype=pl.String)
         unusual = series.str.contains(self._unusual).arg_true()
-        newer = series.gather(unusual).str.contains(_NEWER)
-        return [row for row, new in zip(unusual, newer, strict=True) if new or self._is_odd(texts[row])]
+        has_newer = series.gather(unusual).str.contains(_NEWER)
+        return [row for row, newer in zip(unusual, has_newer, strict=True) if newer or self._is_odd(texts[row])]
 
     def _is_odd(self, text: str) -> bool:
         return bool(_ODD.search(text) or self._added.search(text)) or not unicodedata.is_normalized("NFC", text)
 
-    def _exact(self, texts: Sequence[str]) -> IntArray:
+    def _count_exactly(self, texts: Sequence[str]) -> IntArray:
         counts: list[int] = []
-        for some in batched(texts, _CALL_ROWS):
-            counts.extend(
-                len(encoding) for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
-            )
+        for batch in batched(texts, _CALL_ROWS):
+            encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            counts.extend(map(len, encodings))
         return np.array(counts, dtype=np.int64)
 
-    def _by_fast_library(self, texts: Sequence[str]) -> IntArray:
+    def _count_by_library(self, texts: Sequence[str]) -> IntArray:
         counts = [np.zeros(0, dtype=np.int64)]
-        for some in batched(texts, _CALL_ROWS):
+        for batch in batched(texts, _CALL_ROWS):
             if self._until_check <= 0:
-                if not self._agrees(some[:32]):
+                if not self._agrees(batch[:_CHECK_TEXTS]):
                     self._fast = None
                     return self.count(texts)
-                self._until_check = _CHECK_EVERY * 32
-            self._until_check -= len(some)
+                self._until_check = _CHECK_EVERY
+            self._until_check -= len(batch)
             assert self._fast is not None
-            counts.append(_fast_counts(self._fast, some))
+            counts.append(_library_counts(self._fast, batch))
         return np.concatenate(counts)
 
     def _agrees(self, texts: list[str]) -> bool:
         odd = set(self._odd_rows(texts))
         regular = [text for row, text in enumerate(texts) if row not in odd]
-        expected, found = self._exact(regular), _fast_counts(self._fast, regular)
-        if len(found) != len(expected):
-            logger.warning("the fast token counter is not used: it counted %d of %d texts", len(found), len(expected))
+        expected, counts = self._count_exactly(regular), _library_counts(self._fast, regular)
+        if len(counts) != len(expected):
+            logger.warning("Not using the fast token counter: it counted %d of %d texts", len(counts), len(expected))
             return False
-        wrong = np.flatnonzero(expected != found)
+        wrong = np.flatnonzero(expected != counts)
         if len(wrong):
             logger.warning(
-                "the fast token counter is not used: it found %d tokens where the tokenizer finds %d, in %r",
-                found[wrong[0]], expected[wrong[0]], regular[wrong[0]][:80],
+                "Not using the fast token counter: it counted %d tokens where the tokenizer counts %d, in %r",
+                counts[wrong[0]], expected[wrong[0]], regular[wrong[0]][:80],
             )  # fmt: skip
         return len(wrong) == 0
 
-    def _by_pretokens(self, texts: Sequence[str]) -> IntArray:
+    def _count_by_pretokens(self, texts: Sequence[str]) -> IntArray:
         assert self._pattern is not None
         pieces: Any = pl.Series(texts, dtype=pl.String).str.extract_all(self._pattern).to_arrow()
         coded = pc.dictionary_encode(pieces.flatten())
         vocabulary = coded.dictionary.to_pylist()
-        if len(self._known) > _CACHE_ENTRIES:
-            self._known.clear()
-        new = [piece for piece in vocabulary if piece not in self._known]
-        self._known.update(zip(new, map(int, self._exact(new)), strict=True))
-        lengths = np.array([self._known[piece] for piece in vocabulary], dtype=np.int64)
-        # Sums over each text's pieces, by differences of a running total.
+        if len(self._cached_counts) > _CACHE_ENTRIES:
+            self._cached_counts.clear()
+        new = [piece for piece in vocabulary if piece not in self._cached_counts]
+        self._cached_counts.update(zip(new, map(int, self._count_exactly(new)), strict=True))
+        lengths = np.array([self._cached_counts[piece] for piece in vocabulary], dtype=np.int64)
+        # The sum over the pieces of each text is a difference of cumulative sums.
         total = np.concatenate([[0], np.cumsum(lengths[coded.indices.to_numpy()])])
         offsets = pieces.offsets.to_numpy()
         counts: IntArray = total[offsets[1:]] - total[offsets[:-1]]
@@ -159,7 +159,7 @@ class TokenCounter:
 
 
 def load_fast_library(tokenizer: Tokenizer) -> Any | None:
-    """The fast library's version of a tokenizer; None where it has none, or is not installed."""
+    """Load a tokenizer into the fast library; None if it does not support the tokenizer or is not installed."""
     try:
         import gigatoken
     except ImportError:
@@ -167,11 +167,11 @@ def load_fast_library(tokenizer: Tokenizer) -> Any | None:
     try:
         return gigatoken.Tokenizer.from_json(tokenizer.to_str())
     except (RuntimeError, ValueError, TypeError) as error:
-        logger.debug("tokens are counted without the fast library: %s", str(error).splitlines()[0])
+        logger.debug("Counting tokens without the fast library: %s", str(error).splitlines()[0])
         return None
 
 
-def _fast_counts(library: Any, texts: list[str]) -> IntArray:
+def _library_counts(library: Any, texts: list[str]) -> IntArray:
     if not texts:
         return np.zeros(0, dtype=np.int64)
     offsets = np.asarray(library.encode_batch(texts).layout.offsets)
@@ -179,23 +179,30 @@ def _fast_counts(library: Any, texts: list[str]) -> IntArray:
 
 
 def _pretoken_pattern(pre_tokenizer: dict[str, Any], normalizer: dict[str, Any] | None) -> str | None:
-    """The pattern by which a tokenizer cuts regular text, where counting by it is proved."""
+    """Pattern by which a tokenizer cuts regular text; None where counting by pre-tokens is not proved."""
     kinds = [part.get("type") for part in _parts(pre_tokenizer, "pretokenizers")]
-    normal = {part.get("type") for part in _parts(normalizer or {}, "normalizers")}
-    if kinds == ["BertPreTokenizer"] and normal <= {"BertNormalizer"}:
+    normalizers = {part.get("type") for part in _parts(normalizer or {}, "normalizers")}
+    if kinds == ["BertPreTokenizer"] and normalizers <= {"BertNormalizer"}:
         return _BERT_PATTERN
-    if not normal <= {"NFC"}:
+    if not normalizers <= {"NFC"}:
         return None
     if kinds == ["ByteLevel"] and pre_tokenizer.get("use_regex") and not pre_tokenizer.get("add_prefix_space"):
         return _GPT2_PATTERN.replace(_LOOK_AHEAD, "")
     if kinds == ["Split", "ByteLevel"]:
         split, byte_level = _parts(pre_tokenizer, "pretokenizers")
         pattern = split["pattern"].get("Regex", "")
-        isolated = split["behavior"] == "Isolated" and not split["invert"]
-        plain = not byte_level["use_regex"] and not byte_level["add_prefix_space"]
-        # Where single spaces are the only white space, the look-ahead never matches.
+        is_isolated = split["behavior"] == "Isolated" and not split["invert"]
+        is_plain = not byte_level["use_regex"] and not byte_level["add_prefix_space"]
+        # In text whose only white space is single spaces, the look-ahead never matches.
         pattern = pattern.replace(_LOOK_AHEAD, "")
-        if pattern and isolated and plain and "(?!" not in pattern and "(?=" not in pattern and "(?<" not in pattern:
+        if (
+            pattern
+            and is_isolated
+            and is_plain
+            and "(?!" not in pattern
+            and "(?=" not in pattern
+            and "(?<" not in pattern
+        ):
             return str(pattern)
     return None
 

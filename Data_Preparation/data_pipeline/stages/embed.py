@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import Embedder, Engine, Tally, Tokens, make_plan, spill
+from data_pipeline.embeddings import Embedder, EncodeStats, Engine, Tokens, make_plan, spill
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
 from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
@@ -34,7 +34,7 @@ class SplitResult:
     rows: int
     dim: int
     files: list[Path]
-    tally: Tally
+    tally: EncodeStats
     skipped: bool
     """An earlier run finished it."""
 
@@ -173,7 +173,7 @@ class SplitEmbeddings:
         if not results:
             manifest = read_manifest(self.output.folder, EmbeddingManifest)
             truncated = manifest["splits"][self.output.split]["truncated"] if manifest else 0
-            return SplitResult(self.rows, dim, self.output.paths, Tally(truncated=truncated), skipped=True)
+            return SplitResult(self.rows, dim, self.output.paths, EncodeStats(truncated=truncated), skipped=True)
         truncated = sum(result.facts["truncated"] for result in results)
         self.output.record({"dim": dim, "truncated": truncated}, {"stage": "embeddings", "splits": {}})
         return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False)

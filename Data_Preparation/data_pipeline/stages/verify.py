@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.config import Config
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.dataset.dataset import LEVELS, Level
+from data_pipeline.dataset.spot_check import Level, parse_level
 from data_pipeline.embeddings import Embedder
 from data_pipeline.errors import DataPipelineError, NotFound, StoreError
 from data_pipeline.store import (
@@ -34,7 +34,7 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
         config: says where they are.
         level: `size`, that the files are those the manifests speak of, by their sizes, headers and
             the hashes in them, in milliseconds; `hash`, also every byte, count, norm and hash, holding
-            one paragraph shard in memory, and 60 bytes a row; `canary`, also some rows embedded again,
+            one paragraph shard in memory, and 60 bytes a row; `reembed`, also some rows embedded again,
             which loads the model.
         rows: of each split, that are embedded again.
         seed: of their choice.
@@ -46,8 +46,7 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
         ValueError: there is no such level.
         NotFound: there are no paragraphs, or there is no such variant.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level!r}")
+    level = parse_level(level)
     if config.embedding.variant is not None and not config.embeddings_dir.is_dir():
         raise NotFound(f"embedding.variant {config.embedding.variant!r}: no folder {config.embeddings_dir}")
     good: list[str] = []
@@ -72,7 +71,7 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
         try:
             dataset = ELMDataset(split=split, load_embeddings=_is_embedded(config, split), config=config)
             dataset.embedder = embedder
-            good += dataset.verify("size") if level == "size" else dataset.canary(rows, seed)
+            good += dataset.verify("size") if level == "size" else dataset.spot_check(rows, seed)
             embedder = dataset.embedder
         except DataPipelineError as error:
             bad.append(str(error))

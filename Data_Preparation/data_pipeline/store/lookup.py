@@ -1,4 +1,7 @@
-"""Rows of a split by id, by selection, or as a table in memory; needs polars, which a training loop does without."""
+"""Rows of a split by condition, id or selection, or as a table in memory.
+
+Needs polars, which a training loop does without.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +11,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from data_pipeline.errors import NotFound, StoreError
 from data_pipeline.store.reader import Rows
 from data_pipeline.store.selections import read_selection
 from data_pipeline.types import IntArray
+from data_pipeline.user_files.tables import read_table
 
 
 def read_frame(rows: Rows, names: Sequence[str]) -> pl.DataFrame:
@@ -57,3 +62,44 @@ def rows_of_selection(rows: Rows, name: str) -> IntArray:
         raise NotFound(f"{name!r} is no name of a selection; `elm select` prints it, such as kcenter_p10_seed42")
     folder = source.store.folder.parent / "selections" / name
     return rows_of_ids(rows, read_selection(folder, source.split, source.fingerprint()), str(folder))
+
+
+def match_rows(rows: Rows, condition: pl.Expr | str) -> NDArray[np.bool_]:
+    """Whether a condition holds, for every row, shape (rows,); see `ELMDataset.filter`."""
+    if isinstance(condition, str):
+        try:
+            condition = pl.sql_expr(condition)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(f"the condition {condition!r} cannot be parsed: {error}") from error
+    names = list(dict.fromkeys(condition.meta.root_names()))
+    if not names or condition.meta.has_multiple_outputs():  # a selector or a pattern, which may mean any column
+        names = rows.names
+    unknown = [name for name in names if name not in rows.names]
+    if unknown:
+        raise ValueError(f"unknown column {', '.join(unknown)}; expected one of {', '.join(rows.names)}")
+    try:
+        matches = read_frame(rows, names).select(condition.alias("matches"))["matches"]
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"the condition cannot be evaluated: {error}") from error
+    if matches.dtype != pl.Boolean or len(matches) != len(rows):
+        raise ValueError(
+            f"the condition must be true or false for each of {len(rows)} rows; it gives {len(matches)} values "
+            f"of {matches.dtype}"
+        )
+    return matches.fill_null(value=False).to_numpy()
+
+
+def read_listed_rows(rows: Rows, ids: "str | Path | pl.DataFrame | Sequence[str]") -> IntArray:
+    """Index of each id of a list, a table or a file, shape (N,); see `ELMDataset.subset`."""
+    if isinstance(ids, str | Path | pl.DataFrame):
+        table = read_table(ids, {"text_id": "id"})
+        table.require("text_id")
+        names, where = table.frame["text_id"].to_list(), table.where
+    else:
+        names, where = list(ids), "the list"
+    index = rows_of_ids(rows, names, where)
+    _, firsts = np.unique(index, return_index=True)
+    if len(firsts) != len(index):
+        repeated = np.setdiff1d(np.arange(len(index)), firsts)[0]
+        raise StoreError(f"{where}: duplicate id {names[repeated]!r}; a subset has every row once")
+    return index

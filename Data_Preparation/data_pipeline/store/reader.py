@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from data_pipeline.config import Config
 from data_pipeline.errors import StoreError
 from data_pipeline.store import Columns, EmbeddingShard, Scores, Vectors, unit_length
 from data_pipeline.store.corpus_files import Source, open_source
-from data_pipeline.types import Float32Array, IntArray, Split
+from data_pipeline.types import IntArray, Split
 from data_pipeline.utils.missing import without_nan
 
 
@@ -142,9 +142,9 @@ class Rows:
             self.prepare(index, 1, texts=False, vectors=True)
             yield self.vectors(index)
 
-    def all_vectors(self) -> Float32Array:
-        """All vectors as float32, shape (rows, dim), in memory."""
-        vectors = np.empty((len(self), self.dim), np.float32)
+    def all_vectors(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """All vectors, shape (rows, dim), in memory."""
+        vectors = np.empty((len(self), self.dim), dtype)
         start = 0
         for block in self.iter_vectors():
             vectors[start : start + len(block)] = block
@@ -158,7 +158,7 @@ class Rows:
             StoreError: they are compressed, these are some of the rows only, or the shards cannot lie side by side.
         """
         if self.selection is not None:
-            raise StoreError("a selection of rows does not lie in one piece; use to_numpy(), which copies")
+            raise StoreError("a selection of rows cannot be mapped as one array; use to_numpy(), which copies")
         coding = self.first_shard.coding
         if not coding.is_float:
             raise StoreError(f"the vectors are stored as {coding.precision}; use to_numpy(), which decodes them")

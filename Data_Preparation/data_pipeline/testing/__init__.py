@@ -1,4 +1,4 @@
-"""Fakes of the services that this package talks to, for tests of your own code."""
+"""Fakes of the services that this package calls, for tests of your own code."""
 
 from data_pipeline.testing.judging import simulated_answer, simulated_grade
 from data_pipeline.testing.quirks import Quirk

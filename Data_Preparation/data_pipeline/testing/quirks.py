@@ -1,7 +1,7 @@
-"""What servers that call themselves OpenAI-compatible do differently, as behaviours of the scripted server.
+"""Quirks of OpenAI-compatible servers, as behaviours of the scripted server.
 
-A quirk looks at the body of a request and refuses it, or changes the reply. Several may be combined, such as those of
-one of OpenAI's reasoning models:
+A quirk rejects a request by its body, or changes the reply. Several can be combined, such as those of
+OpenAI's reasoning models:
 
     misbehaving_server(quirks=["max_completion_tokens_only", "default_temperature_only", "logprobs_forbidden"])
 """
@@ -18,21 +18,21 @@ Quirk = Literal[
     "content_in_parts", "thinking_in_parts", "bold", "sentence", "answer_after_a_colon", "no_alternatives",
     "completions_logprobs", "changing_model",
 ]  # fmt: skip
-"""Names of the behaviours; see `REFUSALS` and `CHANGES` for what each one does."""
+"""Names of the quirks; `REFUSALS` and `CHANGES` define them."""
 
 QUIRKS: tuple[Quirk, ...] = get_args(Quirk)
 
 Body: TypeAlias = Mapping[str, Any]
 Refusal: TypeAlias = tuple[int, dict[str, Any]]
-"""HTTP status and body."""
+"""HTTP status and body of an error."""
 
 _REASONING_TOKENS = 200
-"""Tokens that the reasoning of the reasoning quirks takes."""
+"""Number of tokens of the reasoning in the reasoning quirks."""
 _THOUGHTS = "The query asks about something, so does the passage answer it?"
 
 
 def token_limit(body: Body) -> int:
-    """The limit of a request, by either name."""
+    """Token limit of a request, by either name."""
     return int(body.get("max_tokens") or body.get("max_completion_tokens") or 10**9)
 
 
@@ -91,7 +91,7 @@ def _roles_alternate(body: Body) -> Refusal | None:
 
 
 def _reasons_with_an_error(body: Body) -> Refusal | None:
-    """Refuse a token limit that the reasoning reaches, as the o-series does."""
+    """Refuse a token limit that is lower than the reasoning, as the o-series does."""
     message = (
         "Could not finish the message because max_tokens or model output limit was reached. "
         "Please try again with higher max_tokens."
@@ -106,7 +106,7 @@ def _least_tokens(body: Body) -> Refusal | None:
 
 
 def _refuses_without_reason(body: Body) -> Refusal | None:
-    """Refuse everything but the plainest request, without a reason."""
+    """Refuse every request with optional fields or a system role, without a reason."""
     plain = {"messages", "model", "max_tokens"}
     return _error(400, "Bad Request") if body.keys() - plain or body["messages"][0]["role"] == "system" else None
 
@@ -117,7 +117,7 @@ def _model_missing(body: Body) -> Refusal | None:
 
 
 def _wait_in_the_text(body: Body) -> Refusal | None:
-    """Refuse every request with a rate limit, whose pause is in the text alone."""
+    """Refuse every request with a rate limit that gives the pause in its text only."""
     del body
     return _error(429, "Rate limit reached for requests. Please try again in 20ms.", None, "rate_limit_exceeded")
 
@@ -137,11 +137,11 @@ REFUSALS: Mapping[Quirk, Callable[[Body], Refusal | None]] = {
     "model_missing": _model_missing,
     "wait_in_the_text": _wait_in_the_text,
 }
-"""Quirks that refuse requests: body -> status and body of the reply, or None where the request is taken."""
+"""Quirks that refuse requests: each takes the body, and returns status and body of the error, or None to accept."""
 
 
 def _think(message: dict[str, Any], choice: dict[str, Any], content: str | None, **beside: str) -> None:
-    """A reply that the limit cut off in the middle of the reasoning."""
+    """Change a reply to one that the token limit cut off in the middle of the reasoning."""
     message.update(content=content, **beside)
     choice["finish_reason"] = "length"
     if choice["logprobs"] is not None:
@@ -198,12 +198,12 @@ def _thinking_in_parts(body: Body, reply: dict[str, Any]) -> None:
     _content_in_parts(body, reply)
     choice = reply["choices"][0]
     thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": _THOUGHTS}]}
-    enough = token_limit(body) >= _REASONING_TOKENS
-    choice["message"]["content"] = [thoughts, *(choice["message"]["content"] if enough else [])]
+    has_answer = token_limit(body) >= _REASONING_TOKENS
+    choice["message"]["content"] = [thoughts, *(choice["message"]["content"] if has_answer else [])]
     choice["logprobs"] = None
 
 
-def _words(form: str) -> Callable[[Body, dict[str, Any]], None]:
+def _reword(form: str) -> Callable[[Body, dict[str, Any]], None]:
     def change(body: Body, reply: dict[str, Any]) -> None:
         del body
         choice = reply["choices"][0]
@@ -241,24 +241,24 @@ CHANGES: Mapping[Quirk, Callable[[Body, dict[str, Any]], None]] = {
     "no_content": _no_content,
     "content_in_parts": _content_in_parts,
     "thinking_in_parts": _thinking_in_parts,
-    "bold": _words("**{}**"),
-    "sentence": _words("{}. The passage is about it"),
-    "answer_after_a_colon": _words("Answer: {}"),
+    "bold": _reword("**{}**"),
+    "sentence": _reword("{}. The passage is about it"),
+    "answer_after_a_colon": _reword("Answer: {}"),
     "no_alternatives": _no_alternatives,
     "completions_logprobs": _completions_logprobs,
     "changing_model": _changing_model,
 }
-"""Quirks that change replies: (body, reply) -> nothing; the reply is changed in place."""
+"""Quirks that change replies: each takes the body and the reply, and changes the reply in place."""
 
 
 def refusal_of(quirks: Sequence[Quirk], body: Body) -> Refusal | None:
-    """The first refusal of a request by some quirks; None where all take it."""
+    """First refusal of a request by the given quirks; None if all accept it."""
     refusals = (REFUSALS[quirk](body) for quirk in quirks if quirk in REFUSALS)
     return next((refusal for refusal in refusals if refusal is not None), None)
 
 
 def change_reply(quirks: Sequence[Quirk], body: Body, reply: dict[str, Any]) -> dict[str, Any]:
-    """A reply after the changes of some quirks, in their order."""
+    """Change a reply by the given quirks, in their order."""
     for quirk in quirks:
         if quirk in CHANGES:
             CHANGES[quirk](body, reply)
@@ -266,10 +266,10 @@ def change_reply(quirks: Sequence[Quirk], body: Body, reply: dict[str, Any]) -> 
 
 
 def logprobs_of(shares: Mapping[str, float]) -> dict[str, Any]:
-    """Log-probabilities of a first token in the form of the chat API.
+    """Log-probabilities of a first token in the format of the chat API.
 
     Args:
-        shares: token -> probability; the first one is the token that was sampled.
+        shares: probabilities by token; the first token is the one that was sampled.
     """
     top = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in shares.items()]
     return {"content": [{**top[0], "top_logprobs": top}]}

@@ -1,4 +1,4 @@
-"""A local OpenAI-compatible server with scripted faults and quirks."""
+"""Local OpenAI-compatible server with scripted faults and quirks."""
 
 import json
 import socket
@@ -22,17 +22,17 @@ Fault = Literal[
     "quota", "hang", "trickle", "truncated", "garbage", "html", "not_an_object", "empty_choices", "null_content",
     "chatter", "wrong_model", "refusal", "reset", "no_logprobs", "bad_logprobs", "outside_labels",
 ]  # fmt: skip
-"""What can go wrong with one reply. A number is an HTTP status; 429 and 503 come with Retry-After in seconds, 429_date
-with a date. hang: no reply; trickle: one byte at a time, without end; truncated: half of it; reset: the connection is
-torn down; chatter: more than a label."""
+"""Faults of one reply. A number is an HTTP status; 429 and 503 have a Retry-After header in seconds, 429_date one with
+a date. hang: no reply; trickle: one byte at a time, without end; truncated: the first half of the reply; reset: the
+connection is reset; chatter: more text than a label."""
 
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 When = int | range | Callable[[int, str], bool]
-"""Number of a chat request, counted from 0; a range of them; or a function of number and the user's message."""
+"""Requests with a fault: a number from 0, a range of numbers, or a predicate of number and user message."""
 
 Answer = Callable[[str, str], str]
-"""(system prompt, user's message) -> the reply's text."""
+"""Takes system prompt and user message, and returns the text of the reply."""
 
 _STATUS: dict[Fault, tuple[int, str]] = {
     "429": (429, "rate_limit_exceeded"),
@@ -56,24 +56,27 @@ class Request:
     """One chat request, without its headers."""
 
     number: int
-    """Counted from 0."""
+    """Number of the request, from 0."""
     system: str
+    """System prompt."""
     user: str
+    """User message."""
     body: dict[str, Any]
-    """The body of the request."""
+    """Body of the request."""
     fault: Fault | None
-    """The fault of the reply."""
+    """Fault of the reply."""
     at_s: float
     """Time of arrival in seconds of `time.monotonic`."""
 
 
 @dataclass
 class JudgeServer:
-    """A running server."""
+    """State of a running server."""
 
     base_url: str = ""
+    """Base URL of its API."""
     requests: list[Request] = field(default_factory=list)
-    """All chat requests, in the order in which they came. Keys are not in them."""
+    """All chat requests in the order of their arrival, without API keys."""
     with_key: int = 0
     """Number of requests with the right key."""
     most_at_once: int = 0
@@ -81,7 +84,7 @@ class JudgeServer:
 
     @property
     def users(self) -> list[str]:
-        """The user's message of every request."""
+        """User message of every request."""
         return [request.user for request in self.requests]
 
 
@@ -97,20 +100,23 @@ def misbehaving_server(
     retry_after_s: float = 0.0,
     quirks: Sequence[Quirk] = (),
 ) -> Iterator[JudgeServer]:
-    """Run a server that speaks OpenAI's chat completions, and breaks as it is told.
+    """Run a server with OpenAI's chat completions API that fails as scripted.
 
         with misbehaving_server([(range(3, 6), "500"), (9, "hang")]) as server:
             config = JudgeConfig(base_url=server.base_url, model="tiny-judge")
 
     Args:
-        faults: when, and what; the first that applies counts. A judge's first request, number 0, is its probe.
-        answer: what it says where nothing is broken; must depend on its arguments alone.
-        latency_s: how long each reply takes, in seconds.
-        logprobs: give probabilities to those who ask; else they are ignored, as some servers do.
-        model: what it calls itself.
-        api_key: what it asks for; None for nothing. Error messages about a wrong key repeat the key, as bad servers do.
-        retry_after_s: what it says with 429 and 503; dates have whole seconds.
-        quirks: what it does differently from OpenAI's API, in every reply; see `quirks`.
+        faults: requests and their faults; the first that applies is used. Request 0 of a judge is its probe.
+        answer: gives the text of a reply without a fault; must depend on its arguments alone.
+        latency_s: latency of each reply, in seconds.
+        logprobs: return log-probabilities if they are requested; False ignores the request, as some servers do.
+        model: name of the model.
+        api_key: the required key; None for no key. Error messages repeat a wrong key, as bad servers do.
+        retry_after_s: Retry-After of 429 and 503, in seconds; dates have whole seconds.
+        quirks: differences from OpenAI's API, in every reply; see `quirks`.
+
+    Yields:
+        State of the server.
     """
     http = _Server(("127.0.0.1", 0), _Handler)
     http.state = JudgeServer(base_url=f"http://127.0.0.1:{http.server_port}/v1")
@@ -145,14 +151,16 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*arguments)
         self.lock = threading.Lock()
         self.closing = threading.Event()
-        self.now = 0
+        self.active = 0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that disconnect."""
 
     def admit(self, body: dict[str, Any]) -> Request:
         """Record a request, and find its fault."""
-        system, user = split_instructions([{**one, "content": str(one["content"])} for one in body["messages"]])
+        system, user = split_instructions(
+            [{**message, "content": str(message["content"])} for message in body["messages"]]
+        )
         with self.lock:
             number = len(self.state.requests)
             fault = next((fault for when, fault in self.faults if _applies(when, number, user)), None)
@@ -169,7 +177,7 @@ def _applies(when: When, number: int, user: str) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Headers and body leave in two writes; the kernel would hold the second back for 40 ms.
+    # Headers and body are two writes; the kernel would delay the second by 40 ms.
     disable_nagle_algorithm = True
     server: _Server
 
@@ -177,40 +185,40 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
     def do_GET(self) -> None:
-        """The list of models."""
+        """Reply with the list of models."""
         listed = {"object": "list", "data": [{"id": self.server.model, "object": "model"}]}
         self._send(200, json.dumps(listed))
 
     def do_POST(self) -> None:
-        """A chat completion."""
+        """Reply with a chat completion."""
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if not self.path.endswith("/chat/completions"):
             return self._send(404, json.dumps({"error": {"message": f"no such path: {self.path}"}}))
-        if not self._may_enter():
+        if not self._is_authorized():
             return None
         with self.server.lock:
-            self.server.now += 1
-            self.server.state.most_at_once = max(self.server.state.most_at_once, self.server.now)
+            self.server.active += 1
+            self.server.state.most_at_once = max(self.server.state.most_at_once, self.server.active)
         try:
             request = self.server.admit(json.loads(content))
             self.server.closing.wait(self.server.latency_s)
             refusal = refusal_of(self.server.quirks, request.body)
             if request.fault:
-                return self._break(request)
+                return self._send_fault(request)
             if refusal is not None:
                 return self._send(refusal[0], json.dumps(refusal[1]))
             return self._send(200, json.dumps(self._reply(request)))
         finally:
             with self.server.lock:
-                self.server.now -= 1
+                self.server.active -= 1
 
-    def _may_enter(self) -> bool:
-        wanted, given = self.server.api_key, self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if wanted is not None and given != wanted:
+    def _is_authorized(self) -> bool:
+        required, given = self.server.api_key, self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if required is not None and given != required:
             message = f"Incorrect API key provided: {given}"
             self._send(401, json.dumps({"error": {"message": message, "code": "invalid_api_key"}}))
             return False
-        self.server.state.with_key += wanted is not None
+        self.server.state.with_key += required is not None
         return True
 
     def _send(self, status: int, body: str, kind: str = "application/json", **headers: str) -> None:
@@ -221,14 +229,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _break(self, request: Request) -> None:
+    def _send_fault(self, request: Request) -> None:
         fault = request.fault
         assert fault is not None
         if fault in _STATUS:
-            return self._refuse(fault)
+            return self._send_error(fault)
         if fault in {"hang", "trickle", "reset"}:
-            return self._vanish(fault)
-        reply = json.dumps(self._broken(fault, self._reply(request)))
+            return self._drop_connection(fault)
+        reply = json.dumps(self._corrupt(fault, self._reply(request)))
         bodies = {
             "truncated": reply[: len(reply) // 2],
             "garbage": "\x00\x01YES" * 20,
@@ -237,12 +245,12 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return self._send(200, bodies.get(fault, reply), "text/html" if fault == "html" else "application/json")
 
-    def _vanish(self, fault: Fault) -> None:
+    def _drop_connection(self, fault: Fault) -> None:
         self.close_connection = True
         if fault == "hang":
             self.server.closing.wait()
         elif fault == "reset":
-            # A close that sends RST instead of FIN.
+            # With this option, close sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         else:
@@ -253,20 +261,20 @@ class _Handler(BaseHTTPRequestHandler):
             while not self.server.closing.wait(0.05):
                 self.wfile.write(b" ")
 
-    def _refuse(self, fault: Fault) -> None:
+    def _send_error(self, fault: Fault) -> None:
         status, code = _STATUS[fault]
         given = self.headers.get("Authorization", "")
-        # Hostile: a label and the key in the message.
+        # A hostile message, with a label and the key.
         error = {"error": {"message": f"{code} for {given}: YES 3", "code": code, "type": code}}
         headers = {}
         if fault == "429_date":
-            when = datetime.now(UTC) + timedelta(seconds=self.server.retry_after_s)
-            headers = {"Retry_After": format_datetime(when, usegmt=True)}
+            retry_at = datetime.now(UTC) + timedelta(seconds=self.server.retry_after_s)
+            headers = {"Retry_After": format_datetime(retry_at, usegmt=True)}
         elif fault in {"429", "503"}:
             headers = {"Retry_After": f"{self.server.retry_after_s:g}"}
         self._send(status, json.dumps(error), **headers)
 
-    def _broken(self, fault: Fault, reply: dict[str, Any]) -> dict[str, Any]:
+    def _corrupt(self, fault: Fault, reply: dict[str, Any]) -> dict[str, Any]:
         choice = reply["choices"][0]
         if fault == "empty_choices":
             return reply | {"choices": []}
@@ -294,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.logprobs and request.body.get("logprobs"):
             others = ("NO", "YES") if "YES" in request.system else ("0", "1", "2", "3")
             rest = [label for label in others if label != text]
-            # An answer in two spellings, a little for every other label, and a little for none of them.
+            # The answer in two spellings, a small share for every other label, and a small share for no label.
             shares = {text: 0.7, f" {text.lower()}" if text.isalpha() else f" {text}": 0.1}
             choice["logprobs"] = logprobs_of(shares | {label: 0.15 / len(rest) for label in rest} | {"The": 0.05})
         usage = {"prompt_tokens": len(request.user.split()), "completion_tokens": 1}

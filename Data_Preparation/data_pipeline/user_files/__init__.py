@@ -1,6 +1,6 @@
-"""Files that users bring, read in one way by every stage: listed, opened, decoded, taken apart into records.
+"""Reading of users' files, the same way in every stage: listing, decompression, decoding, records.
 
-Tables are in `user_files.tables`, which needs polars.
+Tables are read by `user_files.tables`, which needs polars.
 """
 
 from data_pipeline.user_files.listing import is_hidden, list_files, visible

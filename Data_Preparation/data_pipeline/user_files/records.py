@@ -1,4 +1,4 @@
-"""Records of users' files: JSON Lines, plain or compressed, and parquet. A missing number (NaN) is null in both."""
+"""Records of users' files: JSON Lines, plain or compressed, and parquet. NaN is read as null in both."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,17 +24,17 @@ class FileRecord(NamedTuple):
     """One record of a file."""
 
     where: str
-    """File and line or row, for messages."""
+    """File and line or row of the record, for messages."""
     number: int
-    """Line of JSON Lines, row of parquet; from 1."""
+    """Line of JSON Lines or row of parquet, from 1."""
     values: Mapping[str, Any]
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is parquet, by its content; a damaged one, by its name.
+    """Whether a file is parquet, by its content, or if that is damaged by its name.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -46,12 +46,12 @@ def is_parquet(path: Path) -> bool:
 def read_records(
     path: Path, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
 ) -> Iterator[FileRecord]:
-    """Records of a file of either kind, which its content tells.
+    """Read the records of a JSON Lines or parquet file; its content decides which it is.
 
     Args:
         path: the file.
-        columns: of parquet, to read no others; those it lacks are left out. None for all.
-        on_bytes: is told of every few bytes that were read.
+        columns: columns of parquet to read; those that the file lacks are left out. None for all.
+        on_bytes: called with the number of bytes of each read.
 
     Raises:
         SourceError: see `json_records` and `parquet_records`.
@@ -65,7 +65,7 @@ def read_records(
 
 
 def json_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line numbers and objects of a JSON Lines file; blank lines are left out.
+    """Read the line numbers and objects of a JSON Lines file; blank lines are left out.
 
     Raises:
         SourceError: the file cannot be read, or a line is not a JSON object.
@@ -77,12 +77,12 @@ def json_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[
         text = line.strip()
         if not text:
             continue
-        yield number, _json_object(text, path, number, first)
+        yield number, _parse_object(text, path, number, first)
         first = False
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Names of the columns of a parquet file.
+    """Read the names of the columns of a parquet file.
 
     Raises:
         SourceError: the file cannot be read.
@@ -97,11 +97,12 @@ def parquet_columns(path: Path) -> list[str]:
 def parquet_records(
     path: Path, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Row numbers from 1 and rows of a parquet file.
+    """Read the row numbers, from 1, and rows of a parquet file.
 
     Args:
         path: the file.
-        columns: to read no others; those it lacks are left out. None for all.
+        columns: columns to read; those that the file lacks are left out. None for all.
+        on_bytes: called with the number of bytes of each read.
 
     Raises:
         SourceError: the file cannot be read.
@@ -110,8 +111,8 @@ def parquet_records(
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = None if columns is None else [name for name in names if name in columns]
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+            existing = None if columns is None else [name for name in names if name in columns]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=existing):
                 for values in without_nan(batch).to_pylist():
                     number += 1
                     yield number, values
@@ -121,28 +122,28 @@ def parquet_records(
         raise SourceError(f"{path} cannot be read as parquet after row {number}: {error}") from error
 
 
-def _missing(constant: str) -> float | None:
-    """Python's JSON, and so most people's, has NaN for what is not known; infinities are numbers."""
+def _parse_constant(constant: str) -> float | None:
+    """Value of NaN, which most files use for null, or of an infinity; Python's JSON allows them."""
     return None if constant == "NaN" else float(constant)
 
 
-# Made once: `json.loads` with options makes one for every line.
-_decode = json.JSONDecoder(parse_constant=_missing).decode
+# Created once, because `json.loads` with options creates a decoder for every line.
+_decode = json.JSONDecoder(parse_constant=_parse_constant).decode
 
 
-def _json_object(text: str, path: Path, number: int, first: bool) -> Mapping[str, Any]:
+def _parse_object(text: str, path: Path, number: int, first: bool) -> Mapping[str, Any]:
     try:
         record = _decode(text)
     except (ValueError, RecursionError) as error:
-        what = f"not JSON: {error}. Repair or remove that line."
+        message = f"not JSON: {error}. Repair or remove that line."
         if first and text.startswith("{") and text.count('"') < 3:
-            what = (
+            message = (
                 "the file is JSON laid out over several lines, expected JSON Lines (one object a line). "
                 f"Convert it: jq -c . {path.name} > new-{path.name}"
             )
         if first and text.startswith("["):
-            what = _ARRAY.format(name=path.name, stem=path.stem)
-        raise SourceError(f"{path}, line {number}: {what}") from error
+            message = _ARRAY.format(name=path.name, stem=path.stem)
+        raise SourceError(f"{path}, line {number}: {message}") from error
     if first and isinstance(record, list):
         raise SourceError(f"{path}, line {number}: {_ARRAY.format(name=path.name, stem=path.stem)}")
     if not isinstance(record, dict):

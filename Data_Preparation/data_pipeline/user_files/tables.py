@@ -1,7 +1,7 @@
-"""Tables that users bring (labels, lists of ids, pairs): parquet, CSV, TSV or JSON Lines, types by their content.
+"""Users' tables (labels, lists of ids, pairs) in parquet, CSV, TSV or JSON Lines, with types by their content.
 
-Types are decided by all rows, never by the first ones, and by what a column is for: ids stay as they are written,
-texts are never numbers, and a value is a number where every row has one.
+The type of a column is decided by all its rows and by its role: ids stay as they are written,
+texts are never numbers, and values are numbers if every row has a number.
 """
 
 import csv
@@ -19,38 +19,38 @@ from data_pipeline.user_files.text import MAX_LINE_BYTES, read_lines
 from data_pipeline.utils import shortened, shown
 
 Role = Literal["id", "text", "value"]
-"""What a column holds: ids (texts or whole numbers, or lists of them), texts, or values such as labels."""
+"""Role of a column: ids (texts or integers, or lists of them), texts, or values such as labels."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# Not 007 or 1_000, which are codes of something.
+# 007 and 1_000 are codes, not numbers.
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NO_VALUE = frozenset({"", "nan"})
 
 
 @dataclass(frozen=True)
 class UserTable:
-    """Some columns of a user's table."""
+    """Columns of a user's table."""
 
     where: str
     """Name of the table, for messages."""
     names: Sequence[str]
-    """All columns that it has."""
+    """Names of all columns of the table."""
     frame: pl.DataFrame
-    """Those that were asked for and exist: ids and texts as strings, missing values as null."""
+    """The requested columns that exist, with ids and texts as strings and missing values as null."""
     unit: str
-    """`line` or `row`: what `numbers` count."""
+    """Unit of `numbers`, `line` or `row`."""
     numbers: Sequence[int]
-    """Line or row of each row of `frame` in the file, from 1."""
+    """Number of the line or row of the file for each row of `frame`, from 1."""
 
     def place(self, row: int) -> str:
-        """Where a row of `frame` is in the file."""
+        """Location of a row of `frame` in the file, for messages."""
         return f"{self.where}, {self.unit} {self.numbers[row]}"
 
     def require(self, *columns: str) -> None:
-        """Check that the table has columns.
+        """Check that the table has the given columns.
 
         Raises:
-            SourceError: it lacks one.
+            SourceError: a column is missing.
         """
         missing = [name for name in columns if name not in self.names]
         if missing:
@@ -60,35 +60,35 @@ class UserTable:
 
 
 def read_table(source: str | Path | pl.DataFrame, roles: Mapping[str, Role]) -> UserTable:
-    """Read some columns of a table.
+    """Read columns of a table.
 
     Args:
-        source: a parquet, CSV (comma, quoted by `"`), TSV (tab, no quotes) or JSON Lines file, also compressed; or a
-            frame. What is parquet is told by its content, the others by their ending.
-        roles: columns to read where they exist, and what each holds.
+        source: a parquet, CSV (comma, quoted by `"`), TSV (tab, no quotes) or JSON Lines file, possibly compressed; or
+            a frame. A parquet file is recognized by its content, the others by their ending.
+        roles: roles of the columns to read, by name; columns that do not exist are left out.
 
     Raises:
-        SourceError: it cannot be read, a row is broken, or a column's values are not what its role says.
+        SourceError: the file cannot be read, a row is broken, or the values of a column do not fit its role.
     """
     if isinstance(source, pl.DataFrame):
-        return _of_frame(source, roles, "the table")
+        return _read_frame(source, roles, "the table")
     path = Path(source)
     if not path.is_file():
         raise SourceError(f"no such file: {path}")
     if is_parquet(path):
         try:
-            return _of_frame(pl.read_parquet(path, hive_partitioning=False), roles, str(path))
+            return _read_frame(pl.read_parquet(path, hive_partitioning=False), roles, str(path))
         except (OSError, pl.exceptions.PolarsError) as error:
             raise SourceError(f"{path} cannot be read as parquet: {error}") from error
     ending = next((suffix for suffix in reversed(path.suffixes) if suffix in {*_DELIMITERS, ".jsonl"}), None)
     if ending is None:
         raise SourceError(f"{path} must be a .parquet, .csv, .tsv or .jsonl file")
     if ending == ".jsonl":
-        return _of_json_lines(path, roles)
-    return _of_delimited(path, _DELIMITERS[ending], roles)
+        return _read_json_lines(path, roles)
+    return _read_delimited(path, _DELIMITERS[ending], roles)
 
 
-def _of_frame(table: pl.DataFrame, roles: Mapping[str, Role], where: str) -> UserTable:
+def _read_frame(table: pl.DataFrame, roles: Mapping[str, Role], where: str) -> UserTable:
     columns = []
     for name in [name for name in roles if name in table.columns]:
         column = table[name]
@@ -112,7 +112,7 @@ def _check_ids(column: pl.Series, where: str) -> None:
         raise SourceError(f"{where}, row {row}: {column.name!r} has no id")
 
 
-def _of_json_lines(path: Path, roles: Mapping[str, Role]) -> UserTable:
+def _read_json_lines(path: Path, roles: Mapping[str, Role]) -> UserTable:
     names: dict[str, None] = {}
     numbers: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in roles}
@@ -129,7 +129,7 @@ def _of_json_lines(path: Path, roles: Mapping[str, Role]) -> UserTable:
     return UserTable(str(path), list(names), pl.DataFrame(columns), "line", numbers)
 
 
-def _of_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> UserTable:
+def _read_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> UserTable:
     rows = _delimited_rows(path, delimiter)
     _, names = next(rows, (0, list[str]()))
     if not names:
@@ -138,7 +138,7 @@ def _of_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> User
         raise SourceError(f"{path}, line 1: two columns have the same name: {shortened(', '.join(names))}")
     numbers: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in roles if name in names}
-    places = [(column, names.index(name)) for name, column in values.items()]
+    targets = [(column, names.index(name)) for name, column in values.items()]
     for number, cells in rows:
         if len(cells) != len(names):
             raise SourceError(
@@ -146,25 +146,25 @@ def _of_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> User
                 f"Is there a stray {'tab' if delimiter == chr(9) else 'comma'}, or is the line cut?"
             )
         numbers.append(number)
-        for column, place in places:
-            column.append(cells[place])
+        for column, position in targets:
+            column.append(cells[position])
 
     def where(row: int) -> str:
         return f"{path}, line {numbers[row]}"
 
     columns = []
     for name, column in values.items():
-        missing_as_null = [cell or None for cell in column] if roles[name] != "value" else _numbers(column)
+        missing_as_null = [cell or None for cell in column] if roles[name] != "value" else _parse_numbers(column)
         columns.append(_column(name, missing_as_null, roles[name], where))
     return UserTable(str(path), names, pl.DataFrame(columns), "line", numbers)
 
 
 def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and cells; blank lines are left out."""
-    if delimiter == "\t":  # a tab ends a cell whatever is in it, as in the files of SST-2 and BEIR
+    """Line numbers and cells of the lines that are not blank."""
+    if delimiter == "\t":  # quotes have no meaning, as in the files of SST-2 and BEIR
         yield from ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
         return
-    before = csv.field_size_limit(MAX_LINE_BYTES)
+    previous_limit = csv.field_size_limit(MAX_LINE_BYTES)
     try:
         reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
         while True:
@@ -178,18 +178,18 @@ def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]
             if cells:
                 yield number, cells
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(previous_limit)
 
 
-def _numbers(cells: Sequence[str]) -> list[Any]:
-    """Cells as numbers where every one is a number or missing; else as they are, empty ones null."""
+def _parse_numbers(cells: Sequence[str]) -> list[Any]:
+    """Cells as numbers if all are numbers or missing, else as texts; missing cells become null."""
     try:
-        return [None if cell.strip().lower() in _NO_VALUE else _number(cell) for cell in cells]
+        return [None if cell.strip().lower() in _NO_VALUE else _parse_number(cell) for cell in cells]
     except ValueError:
         return [cell or None for cell in cells]
 
 
-def _number(cell: str) -> float:
+def _parse_number(cell: str) -> float:
     if not _NUMBER.fullmatch(cell.strip()):
         raise ValueError(cell)
     return int(cell) if cell.strip().lstrip("+-").isdigit() else float(cell)
@@ -210,8 +210,8 @@ def _column(name: str, values: list[Any], role: Role, where: Callable[[int], str
     dtype = _dtype(kinds)
     if dtype is None:
         rows = sorted(kinds.items(), key=lambda item: item[1])
-        told = " and ".join(f"{shown(values[row])} ({where(row)})" for _, row in rows[:2])
-        raise SourceError(f"the column {name!r} must hold values of one kind, found {told}")
+        examples = " and ".join(f"{shown(values[row])} ({where(row)})" for _, row in rows[:2])
+        raise SourceError(f"the column {name!r} must hold values of one kind, found {examples}")
     try:
         return pl.Series(name, values, dtype, strict=dtype != pl.Float64)
     except (OverflowError, TypeError, pl.exceptions.PolarsError) as error:
@@ -219,7 +219,7 @@ def _column(name: str, values: list[Any], role: Role, where: Callable[[int], str
 
 
 def _kinds(values: Iterable[Any]) -> dict[type, int]:
-    """Types of values that are there, and the first row of each."""
+    """First row of each type among the values that are not null."""
     kinds: dict[type, int] = {}
     for row, value in enumerate(values):
         if value is not None:
@@ -228,7 +228,7 @@ def _kinds(values: Iterable[Any]) -> dict[type, int]:
 
 
 def _dtype(kinds: Mapping[type, int]) -> "type[pl.DataType] | None":
-    """The column type for some types of values; None where they do not go together."""
+    """Column type for values of the given types; None if the types cannot be mixed."""
     if not kinds:
         return pl.Null
     if kinds.keys() == {bool}:

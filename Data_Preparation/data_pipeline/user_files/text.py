@@ -1,4 +1,4 @@
-"""Text files: decompressed by their content, UTF-8 without a byte-order mark, line by line in linear time."""
+"""Text files: decompressed by their content, UTF-8 with or without a byte-order mark, read line by line."""
 
 import contextlib
 import io
@@ -12,20 +12,20 @@ import pyarrow as pa
 from data_pipeline.errors import SourceError
 
 MAX_LINE_BYTES = 1 << 29
-"""A longer line is an error; decoding one takes several times its size in memory."""
+"""Maximum size of a line, because decoding a line takes several times its size in memory."""
 
 OnBytes = Callable[[int], object]
-"""Is told of further bytes that were read from the disk."""
+"""Called with the number of bytes of each read from the disk."""
 
 _BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# What a compressed file begins with -> how pyarrow calls it.
+# First bytes of compressed files, and pyarrow's names of the formats.
 _COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
 _XZ = b"\xfd7zXZ\x00"
 
 
 class _CountedFile(io.RawIOBase):
-    """A file that tells how many bytes were read from it."""
+    """A file that reports the number of bytes of each read."""
 
     def __init__(self, file: IO[bytes], on_bytes: OnBytes) -> None:
         super().__init__()
@@ -42,24 +42,24 @@ class _CountedFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def open_stream(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Any]:
-    """A file's bytes as a stream, decompressed where they are gzip, Zstandard, bzip2 or xz, whatever its name.
+    """Open a file as a stream of bytes, decompressed if its content is gzip, Zstandard, bzip2 or xz.
 
     Args:
         path: the file.
-        on_bytes: is told of every few bytes that were read from the disk.
+        on_bytes: called with the number of bytes of each read from the disk.
 
     Raises:
-        OSError: it cannot be read, or its compressed data end too early.
+        OSError: the file cannot be read, or its compressed data is truncated.
     """
     with path.open("rb", buffering=0) as file:
-        beginning = file.read(6)
+        magic_bytes = file.read(6)
         file.seek(0)
         raw = io.BufferedReader(_CountedFile(file, on_bytes or (lambda _: None)), _BLOCK_BYTES)
-        if beginning == _XZ:
+        if magic_bytes == _XZ:
             with lzma.open(raw) as unpacked:
                 yield unpacked
             return
-        compression = next((name for magic, name in _COMPRESSIONS if beginning.startswith(magic)), None)
+        compression = next((name for magic, name in _COMPRESSIONS if magic_bytes.startswith(magic)), None)
         if compression is None:
             yield raw
             return
@@ -68,7 +68,7 @@ def open_stream(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Any]:
 
 
 def read_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and lines, without their line ends; cut at line feeds only (U+2028 and U+0085 are text).
+    """Read line numbers, from 1, and lines without their ends; only line feeds end a line (U+2028 and U+0085 are text).
 
     Args:
         path: the file.
@@ -93,16 +93,16 @@ def read_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[in
 
 
 def _lines(stream: Any, path: Path) -> Iterator[bytes]:
-    parts: list[bytes] = []  # of a line that goes on in the next block
+    parts: list[bytes] = []  # parts of a line that continues in the next block
     size = number = 0
-    first = True
+    is_first = True
     while block := stream.read(_BLOCK_BYTES):
-        if first:
-            block = _without_mark(block, path)
-            first = False
-        begun, *others = block.split(b"\n")
-        parts.append(begun)
-        size += len(begun)
+        if is_first:
+            block = _strip_mark(block, path)
+            is_first = False
+        continuation, *others = block.split(b"\n")
+        parts.append(continuation)
+        size += len(continuation)
         if others:
             yield b"".join(parts)
             yield from others[:-1]
@@ -117,8 +117,8 @@ def _lines(stream: Any, path: Path) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def _without_mark(block: bytes, path: Path) -> bytes:
-    """The file's first block without a byte-order mark; refuses UTF-16 and UTF-32, which would read as noise."""
+def _strip_mark(block: bytes, path: Path) -> bytes:
+    """Remove the byte-order mark from the first block of a file; rejects UTF-16 and UTF-32."""
     if block[:2] in {b"\xff\xfe", b"\xfe\xff"} or (b"\0" in block[:2] and block[:4].strip(b"\0")):
         raise SourceError(
             f"{path} is encoded as UTF-16 or UTF-32, expected UTF-8. Convert it: "

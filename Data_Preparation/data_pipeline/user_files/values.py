@@ -1,4 +1,4 @@
-"""Single values of users' records: texts, ids and fields, checked in one way."""
+"""Checks of single values of users' records: texts, ids and fields."""
 
 import re
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Any
 from data_pipeline.errors import SourceError
 from data_pipeline.utils import encodable, shortened, shown
 
-# Joiners and marks of direction stay: words of Persian and of Indic scripts need them.
-_REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
+# Joiners and direction marks are allowed, because words of Persian and Indic scripts need them.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
 def take_field(record: Mapping[str, Any], name: str, where: str) -> Any:
-    """The value of a field that must be there; it may be null.
+    """Value of a field that must exist; it may be null.
 
     Raises:
         SourceError: the record has no such field.
@@ -24,10 +24,10 @@ def take_field(record: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def checked_text(value: Any, name: str, where: str) -> str:
-    """A text; half of a surrogate pair, which JSON can spell and no file can hold, becomes U+FFFD.
+    """A value that must be a text. Half of a surrogate pair, which JSON can spell but UTF-8 cannot, becomes U+FFFD.
 
     Raises:
-        SourceError: it is something else.
+        SourceError: the value is not a text.
     """
     if not isinstance(value, str):
         raise SourceError(f"{where}: the field {name!r} must be a text, found {shown(value)}")
@@ -35,15 +35,15 @@ def checked_text(value: Any, name: str, where: str) -> str:
 
 
 def checked_id(value: Any, name: str, where: str) -> str:
-    """An id: a text or a whole number, as a text.
+    """A value that must be an id, a text or an integer; returned as a text.
 
     Args:
-        value: of the record.
-        name: of its field, for messages.
-        where: file and line, for messages.
+        value: value of the record.
+        name: name of its field, for messages.
+        where: file and line of the record, for messages.
 
     Raises:
-        SourceError: it is something else, is blank, or has control characters.
+        SourceError: the value is not an id, is blank, or has control characters.
     """
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise SourceError(f"{where}: the id {name!r} must be a text or a whole number, found {shown(value)}")
@@ -51,15 +51,15 @@ def checked_id(value: Any, name: str, where: str) -> str:
 
 
 def check_id(identity: str, where: str) -> str:
-    """The same id, if every file can hold it.
+    """Check that an id can be written to every kind of file, and return it.
 
     Raises:
-        SourceError: it has control characters such as tabs and line ends, or half of a surrogate pair.
+        SourceError: the id has control characters such as tabs and line ends, or half of a surrogate pair.
     """
-    refused = _REFUSED.search(identity)
-    if refused is None:
+    control = _CONTROL.search(identity)
+    if control is None:
         return identity
     raise SourceError(
-        f"{where}: the id {shown(identity)} has control characters (U+{ord(refused[0]):04X} at position "
-        f"{refused.start()}), which break lines and columns of every output. Replace them, for example by a hyphen."
+        f"{where}: the id {shown(identity)} has control characters (U+{ord(control[0]):04X} at position "
+        f"{control.start()}), which break lines and columns of every output. Replace them, for example by a hyphen."
     )

@@ -608,7 +608,7 @@ def test_what_is_missing_says_what_to_run(copy, tmp_path):
         ELMDataset(copy, "val")
     with pytest.raises(StoreError, match=r"No paragraphs in .*\. Run `elm run` first"):
         ELMDataset(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="no split 'dev'; there are train, val, test"):
+    with pytest.raises(StoreError, match="unknown split 'dev'; expected one of train, val, test"):
         ELMDataset(copy, "dev")
     with pytest.raises(StoreError, match=r"No paragraphs in .*other_processed"):
         ELMDataset(copy, corpus="other")

@@ -168,17 +168,17 @@ def test_another_number_of_processes_and_batch_size_goes_on_with_what_is_left(
 
 def test_a_state_of_other_rows_or_another_order_is_refused_and_says_what_differs(dataset):
     state = dataset.get_dataloader(10, "full", seed=1).state_dict()
-    with pytest.raises(ValueError, match=r"of another order of rows: seed was 1, now 2$"):
+    with pytest.raises(ValueError, match=r"belongs to another order of rows: seed was 1, now 2$"):
         dataset.get_dataloader(10, "full", seed=2).load_state_dict(state)
     with pytest.raises(ValueError, match=r"shuffle was 'full', now False"):
         dataset.get_dataloader(10, seed=1).load_state_dict(state)
     with pytest.raises(ValueError, match=r"block_rows was None, now 256.*window_blocks was None, now 64"):
         dataset.get_dataloader(10, "block", seed=1).load_state_dict(state)
     part = dataset.select(range(100))
-    with pytest.raises(ValueError, match=r"rows was 165, now 100; the data set holds other rows"):
+    with pytest.raises(ValueError, match=r"rows was 165, now 100; the dataset holds other rows"):
         part.get_dataloader(10, "full", seed=1).load_state_dict(state)
     turned = dataset.select(range(ROWS - 1, -1, -1))
-    with pytest.raises(ValueError, match=r"rows: the data set holds other rows$"):
+    with pytest.raises(ValueError, match=r"rows: the dataset holds other rows$"):
         turned.get_dataloader(10, "full", seed=1).load_state_dict(state)
     with pytest.raises(ValueError, match="not a state of an ELMLoader"):
         dataset.get_dataloader(10).load_state_dict({"model": 1})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.builders import Numbers, rows_of
 
-from data_pipeline.dataset.order import Order, permuted
+from data_pipeline.dataset.order import Order, permute
 
 FULL, BLOCK = "full", "block"
 
@@ -137,7 +137,7 @@ def test_a_seed_of_more_than_32_bits_is_not_a_smaller_seed_s_later_epoch():
 def test_keys_that_differ_by_a_zero_have_permutations_of_their_own():
     # The order of the blocks has the key (seed, epoch), that within window 0 (seed, epoch, 0).
     positions = np.arange(500)
-    assert permuted(positions, 500, (3, 4)).tolist() != permuted(positions, 500, (3, 4, 0)).tolist()
+    assert permute(positions, 500, (3, 4)).tolist() != permute(positions, 500, (3, 4, 0)).tolist()
 
 
 @pytest.mark.parametrize(("rows", "seeds"), [(3, 60), (7, 100), (50, 250), (300, 1200)])

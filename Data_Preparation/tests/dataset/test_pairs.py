@@ -87,7 +87,7 @@ def test_going_on_with_pairs_and_refusing_those_of_other_triples(dataset, triple
     other.load_state_dict(state)
     assert len(list(other)) == 2
     changed = triples.with_columns(negative_id=pl.col("negative_id").reverse())
-    with pytest.raises(ValueError, match="the data set holds other rows"):
+    with pytest.raises(ValueError, match="the dataset holds other rows"):
         dataset.pairs(changed).get_dataloader(2, "full").load_state_dict(state)
 
 
@@ -131,7 +131,7 @@ def test_pairs_of_a_selection_and_in_another_process(dataset, triples):
 
 
 def test_triples_that_do_not_fit_are_refused_and_say_why(dataset, ids, triples):
-    with pytest.raises(StoreError, match="1 of 5 ids are not in this data set .*the first is 'gone'"):
+    with pytest.raises(StoreError, match="1 of 5 ids are not in this dataset .*the first is 'gone'"):
         dataset.pairs(triples.with_columns(negative_id=pl.Series([*triples["negative_id"][:4], "gone"])))
     with pytest.raises(SourceError, match="must have one of the columns positive_id and positive_doc_ids; it has a"):
         dataset.pairs(pl.DataFrame({"a": [1]}))
@@ -139,11 +139,11 @@ def test_triples_that_do_not_fit_are_refused_and_say_why(dataset, ids, triples):
         dataset.pairs(triples.drop("anchor_id"))
     with pytest.raises(SourceError, match="has no column negative_id or hard_negative_doc_ids"):
         dataset.pairs(triples.drop("negative_id"), negatives=1)
-    with pytest.raises(SourceError, match=rf"the pair with '{ids[99]}' has 1 negatives, 2 are asked for"):
+    with pytest.raises(SourceError, match=rf"the pair with '{ids[99]}' has 1 negatives, expected 2 or more"):
         dataset.pairs(triples, negatives=2)
 
 
 def test_ids_that_are_numbers_are_looked_up_as_strings_in_every_column(dataset, ids):
     table = pl.DataFrame({"query": ["q"], "positive_id": [ids[0]], "negative_id": [17]})
-    with pytest.raises(StoreError, match="1 of 1 ids are not in this data set .*the first is '?17"):
+    with pytest.raises(StoreError, match="1 of 1 ids are not in this dataset .*the first is '?17"):
         dataset.pairs(table)

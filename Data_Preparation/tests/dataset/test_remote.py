@@ -258,7 +258,7 @@ def test_a_url_s_secrets_are_in_no_log_and_in_no_message(vault, there, cache, ca
     remote = ELMDataset(vault, cache_dir=cache)
     assert remote[3]["text"]
     assert f"fetching vault://host{there}/sample_processed/train-00000" in caplog.text
-    assert remote.verify("canary")
+    assert remote.verify("reembed")
     files(there, "embeddings", "val")[0].write_bytes(b"changed")
     files(there, "embeddings", "test")[0].unlink()
     with pytest.raises(CorruptShard, match=rf"vault://host{there}/embeddings/val_embeddings") as changed:

@@ -86,7 +86,7 @@ def test_a_selection_is_shuffled_and_read_ahead_like_a_whole(dataset):
 
 
 def test_a_selection_does_not_lie_in_one_piece(dataset):
-    with pytest.raises(StoreError, match=r"a selection of rows does not lie in one piece; use to_numpy\(\)"):
+    with pytest.raises(StoreError, match=r"a selection of rows cannot be mapped as one array; use to_numpy\(\)"):
         _ = dataset.select([0, 1]).embeddings
 
 
@@ -127,7 +127,7 @@ def test_only_the_columns_of_a_condition_are_read(dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        (pl.col("tokens") > 3, "there is no column tokens; there are text_id, text, token_count"),
+        (pl.col("tokens") > 3, "unknown column tokens; expected one of text_id, text, token_count"),
         (pl.col("token_count"), "must be true or false for each of 165 rows; it gives 165 values of Int64"),
         (pl.col("token_count").mean() > 3, "it gives 1 values of Boolean"),
         (pl.col("title") + 1 > 3, "cannot be evaluated"),
@@ -165,9 +165,9 @@ def test_a_manifest_of_ids_gives_its_rows_in_its_order(dataset, rows, tmp_path, 
 
 def test_a_manifest_that_does_not_fit_is_refused_and_says_why(dataset, rows, tmp_path):
     ids = rows["text_id"].to_list()
-    with pytest.raises(StoreError, match=r"2 of 3 ids are not in this data set \(train\), the first is 'x'"):
+    with pytest.raises(StoreError, match=r"2 of 3 ids are not in this dataset \(train\), the first is 'x'"):
         dataset.subset([ids[0], "x", "y"])
-    with pytest.raises(StoreError, match=rf"the list has the id '{ids[4]}' twice"):
+    with pytest.raises(StoreError, match=rf"the list: duplicate id '{ids[4]}'"):
         dataset.subset([ids[3], ids[4], ids[5], ids[4]])
     with pytest.raises(StoreError, match=r"2 of 2 ids are not"):
         dataset.select([0]).subset(ids[1:3])  # they are in the files, but not in the selection

@@ -57,7 +57,7 @@ def speeds(monkeypatch, table, default=1.0):
         asked.append((batch_tokens, torch.get_num_threads()))
         return table.get(asked[-1], table.get(batch_tokens, default))
 
-    monkeypatch.setattr(tune, "_speed", speed)
+    monkeypatch.setattr(tune, "_measure_speed", speed)
     return asked
 
 
@@ -171,7 +171,7 @@ def test_speed_is_operations_of_the_second_call_by_its_seconds(monkeypatch):
     clock = iter([5.0, 5.5])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     # 10 texts of 10 tokens in half a second.
-    assert tune._speed(embedder, LONG, 100) == 100 * FLOPS_PER_TOKEN / 0.5
+    assert tune._measure_speed(embedder, LONG, 100) == 100 * FLOPS_PER_TOKEN / 0.5
     assert [lengths for lengths, _ in embedder.packs] == [[10] * 10] * 2
 
 
@@ -181,7 +181,7 @@ def test_a_slow_embedder_is_found_slow():
             time.sleep(0.01)
             return super().forward(texts, dtype)
 
-    speed = tune._speed(Sleepy(), LONG, 1000)
+    speed = tune._measure_speed(Sleepy(), LONG, 1000)
     assert 0.1 * 1e8 < speed <= 1e8
 
 
@@ -190,7 +190,7 @@ def test_the_sample_is_a_pack_from_the_middle_of_the_plan():
     embedder = Fake()
 
     def sample(batch_tokens):
-        return tune._sample(plan, batch_tokens, embedder).lengths.tolist()
+        return tune._take_sample(plan, batch_tokens, embedder).lengths.tolist()
 
     # 100 + 99 + ... + 72 = 2,494 and with 71 more than half; whole texts within the budget.
     assert sample(250) == [71, 70, 69]
@@ -201,14 +201,14 @@ def test_the_sample_is_a_pack_from_the_middle_of_the_plan():
 
 def test_the_sample_of_an_expensive_model_is_small():
     embedder = Fake(trial_flops=45 * FLOPS_PER_TOKEN)
-    assert tune._sample(LONG, 4096, embedder).lengths.tolist() == [10] * 4
-    assert tune._sample(LONG, 20, embedder).lengths.tolist() == [10] * 2
+    assert tune._take_sample(LONG, 4096, embedder).lengths.tolist() == [10] * 4
+    assert tune._take_sample(LONG, 20, embedder).lengths.tolist() == [10] * 2
     embedder = Fake(trial_flops=1.0)
-    assert tune._sample(LONG, 4096, embedder).lengths.tolist() == [10]
+    assert tune._take_sample(LONG, 4096, embedder).lengths.tolist() == [10]
 
 
 def test_what_won_is_said(monkeypatch, caplog):
     caplog.set_level("INFO")
     speeds(monkeypatch, {(4096, 1): 20, 1024: 30}, default=10)
     tune.tune(Fake(trial_flops=1.0), LONG, None, None)
-    assert [record.message for record in caplog.records] == ["measured: packs of 1024 tokens, 1 threads"]
+    assert [record.message for record in caplog.records] == ["Tuned: packs of 1024 tokens, 1 threads"]

@@ -106,7 +106,7 @@ def test_the_cosines_that_are_logged_are_those_of_the_stored_vectors(config, par
     wanted = exact(paragraphs, config, "train").astype(np.float64)
     stored = np.concatenate([open_embedding_shard(path).vectors(slice(None)) for path in result.files])
     cosines = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(stored, wanted, strict=True)]
-    assert f"{precision}: calibrating on 165 texts of train" in caplog.messages
+    assert f"Calibrating {precision} on 165 texts of train" in caplog.messages
     (line,) = [message for message in caplog.messages if "cosine" in message]
     said = re.fullmatch(rf"{precision}: cosine of stored to exact vectors ([\d.]+) or more, ([\d.]+) on average", line)
     assert float(said[1]) == pytest.approx(min(cosines), abs=1e-5)
@@ -169,29 +169,29 @@ def test_values_of_later_splits_outside_the_range_are_clipped(config, paragraphs
 def test_the_sample_is_spread_over_the_shards_and_the_same_every_time(config, paragraphs, monkeypatch):
     shards = paragraphs.shards("train")
     everything = [paragraphs.read("train")["text"].to_list()[start : start + 40] for start in range(0, 165, 40)]
-    assert calibration._sample(shards) == list(itertools.chain(*everything))
-    monkeypatch.setattr(calibration, "_ROWS", 20)
+    assert calibration._sample_texts(shards) == list(itertools.chain(*everything))
+    monkeypatch.setattr(calibration, "_SAMPLE_ROWS", 20)
     # Five shards, four rows of each: every tenth, and of the last one with five rows every second.
     by_hand = [text for texts in everything for text in texts[:: 10 if len(texts) == 40 else 2]]
-    assert calibration._sample(shards) == calibration._sample(shards) == by_hand
-    monkeypatch.setattr(calibration, "_SHARDS", 2)
+    assert calibration._sample_texts(shards) == calibration._sample_texts(shards) == by_hand
+    monkeypatch.setattr(calibration, "_SAMPLE_SHARDS", 2)
     # Every third shard: the first and the fourth, ten rows of each.
-    assert calibration._sample(shards) == [*everything[0][::4], *everything[3][::4]]
-    assert calibration._sample([]) == []
+    assert calibration._sample_texts(shards) == [*everything[0][::4], *everything[3][::4]]
+    assert calibration._sample_texts([]) == []
 
 
 def test_the_sample_does_not_depend_on_where_a_file_s_row_groups_end(config, paragraphs, monkeypatch):
     (shard,) = paragraphs.shards("test")
     texts = paragraphs.read("test")["text"].to_list()
-    monkeypatch.setattr(calibration, "_ROWS", 5)
+    monkeypatch.setattr(calibration, "_SAMPLE_ROWS", 5)
     real = type(shard).batches
     for rows in (1, 2, 4, 100):
         monkeypatch.setattr(type(shard), "batches", lambda self, columns, rows=rows: real(self, columns, rows))
-        assert calibration._sample([shard]) == texts[::3]
+        assert calibration._sample_texts([shard]) == texts[::3]
 
 
 def test_a_large_split_is_sampled_not_read_into_the_model(config, paragraphs, monkeypatch):
-    monkeypatch.setattr(calibration, "_ROWS", 20)
+    monkeypatch.setattr(calibration, "_SAMPLE_ROWS", 20)
     embedder = Counting(config.embedding)
     write(paragraphs, config, "train", embedder, precision="int8")
     sampled = 4 * 4 + 3
@@ -241,7 +241,7 @@ def test_a_folder_calibrated_for_other_settings_is_refused_and_replaced_on_reque
     said = str(error.value)
     assert said.startswith(f"{config.embeddings_dir} is calibrated for int8 vectors of other settings")
     assert "--overwrite" in said
-    assert "--embedding.variant" in said
+    assert "embedding.variant" in said
     with pytest.raises(StaleStage, match="is calibrated for int8 vectors of other settings"):
         write(paragraphs, config, "val", precision="float8")
     with pytest.raises(StaleStage, match="dim was '256', now '64'"):
@@ -367,6 +367,6 @@ def test_a_folder_calibrated_on_other_texts_is_refused_and_calibrated_anew_on_re
 
 
 def test_few_texts_to_calibrate_on_are_warned_of(config, paragraphs, monkeypatch, caplog):
-    monkeypatch.setattr(calibration, "_FEW", 166)
+    monkeypatch.setattr(calibration, "_FEW_ROWS", 166)
     write(paragraphs, config, "val", precision="int8")
-    assert "int8: 165 texts are few to calibrate on; look at the cosines of other splits" in caplog.messages
+    assert "int8: 165 texts are few to calibrate on; check the cosines of other splits" in caplog.messages

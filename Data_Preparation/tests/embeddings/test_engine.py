@@ -88,9 +88,7 @@ def test_out_of_memory_halves_tries_again_and_says_so_once(padded, in_flight, ca
     assert done == expected(lengths)
     # 32 tokens fail, then 16 once or, where both halves are under way, twice; nothing larger than 8 is tried again.
     assert engine.tally.memory_backoffs in (2, 3)
-    assert [record.message for record in caplog.records] == [
-        "out of memory (too much): packs are halved and tried again"
-    ]
+    assert [record.message for record in caplog.records] == ["Out of memory (too much): halving packs and trying again"]
     assert embedder.calls == [(2, None)] * 4
 
 
@@ -167,7 +165,7 @@ def test_an_unusable_vector_is_computed_again_in_bfloat16(value, caplog):
     # The whole pack, then the one text alone.
     assert embedder.calls == [(3, None), (1, "bfloat16")]
     assert engine.tally.recomputed == {"bfloat16": 1}
-    assert "1 vectors were not finite; 1 are, computed again in bfloat16" in caplog.text
+    assert "1 vectors were not finite; 1 of them are after computing them again in bfloat16" in caplog.text
 
 
 def test_what_bfloat16_does_not_mend_is_computed_in_float32():

@@ -3,7 +3,7 @@ import random
 import pytest
 from support.unspaced_texts import SCRIPTS, text_of
 
-from data_pipeline.preprocess.near import NearIndex, _rows_of_a_band, jaccard, shingles
+from data_pipeline.preprocess.near import NearIndex, _rows_per_band, jaccard, shingles
 
 WORDS = [f"w{number}" for number in range(2000)]
 
@@ -105,7 +105,7 @@ def test_bands_are_the_longest_that_find_99_percent_at_the_threshold(threshold):
     def recall(rows):
         return 1 - (1 - threshold**rows) ** (128 // rows)
 
-    rows = _rows_of_a_band(threshold)
+    rows = _rows_per_band(threshold)
     assert rows == 1 or recall(rows) >= 0.99
     assert rows == 16 or recall(rows * 2) < 0.99
 

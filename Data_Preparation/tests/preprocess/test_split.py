@@ -88,5 +88,5 @@ def test_the_official_split_is_the_source_s():
 
 
 def test_the_official_split_of_a_source_without_one_is_an_error_with_the_ways_out():
-    with pytest.raises(SourceError, match=r"says no split for document 'b'.*--split\.method document"):
+    with pytest.raises(SourceError, match=r"has no split for the document 'b'.*Set split\.method to document"):
         split_by_source(["train", ""], ["a", "b"])

@@ -112,7 +112,7 @@ def test_every_character_between_letters_has_the_tokenizer_s_count(name, method)
     blocks = (range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x11200), range(0x1F000, 0x1FC00))
     texts = [f"a{chr(code)}b:L" for block in blocks for code in block]
     counter = counter_of(name, method)
-    assert counter.count(texts).tolist() == counter._exact(texts).tolist()
+    assert counter.count(texts).tolist() == counter._count_exactly(texts).tolist()
 
 
 @ALL_WAYS
@@ -180,7 +180,7 @@ def test_a_fast_library_that_is_wrong_from_the_start_is_never_used(caplog):
     library = FakeLibrary(honest=0)
     counter = TokenCounter(words_tokenizer(), library)
     assert counter.method == "tokenizer"
-    assert "the fast token counter is not used: it found" in caplog.text
+    assert "Not using the fast token counter: it counted" in caplog.text
     asked = library.seen
     assert counter.count(["one two", "three"]).tolist() == [2, 1]
     assert library.seen == asked
@@ -207,7 +207,7 @@ def test_a_fast_library_that_starts_lying_later_is_caught_and_its_call_counted_a
             break
     assert counter.method == "tokenizer"
     assert counts.tolist() == [2] * 1000
-    assert "it found 3 tokens where the tokenizer finds 2, in 'one two'" in caplog.text
+    assert "it counted 3 tokens where the tokenizer counts 2, in 'one two'" in caplog.text
 
 
 @pytest.mark.parametrize("missing", [1, 2, 100])

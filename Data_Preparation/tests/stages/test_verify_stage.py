@@ -364,5 +364,5 @@ def test_a_damaged_copy_of_the_texts_is_found(damaged):
 
 
 def test_an_unknown_level_is_refused(damaged):
-    with pytest.raises(ValueError, match="level must be one of size, hash, canary; got 'deep'"):
+    with pytest.raises(ValueError, match="level must be one of size, hash, reembed; got 'deep'"):
         ELMDataset(damaged.data_dir, "val").verify("deep")

@@ -1,1 +1,1 @@
-"""Any Hugging Face text encoder, run by the fastest path that gives its own vectors."""
+"""Embedder over any Hugging Face text encoder, run by the fastest path that reproduces its own vectors."""

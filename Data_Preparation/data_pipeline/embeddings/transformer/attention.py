@@ -1,8 +1,8 @@
-"""Attention over packed texts: many texts in one row, and none sees another.
+"""Attention over packed texts: many texts in one row, each of which attends to itself only.
 
-One function is registered with transformers under a name of its own. Names that are not in the
-library's table of masks get none, and extra arguments reach the function: it is told where each
-text lies, and hands the work to one of three kernels, which compute the same.
+One function is registered with transformers under a name of its own. For names that are not in its
+table of masks, the library makes no mask and passes extra arguments on: the function receives the
+segments of the texts, and calls one of three kernels, which give equal results.
 """
 
 import importlib.util
@@ -20,57 +20,59 @@ from torch.nn.functional import scaled_dot_product_attention
 # Shapes: T tokens of all texts, N texts, H heads, L tokens of one text, E width of a head.
 
 PACKED = "elm_packed"
-"""The name under which transformers knows `packed_attention`."""
+"""Name of `packed_attention` in transformers."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the texts of a pack lie. Filler at its end, if there is any, lies there like one more text."""
+    """Segments of a pack: its texts, and the filler at its end, if any, as one more segment."""
 
     texts: int
-    """Number of texts, N; filler is none."""
+    """Number of texts, N, without the filler."""
     lengths: tuple[int, ...]
-    """Tokens of each text and of the filler, in order; their sum is T."""
+    """Number of tokens of each text and of the filler, in order; their sum is T."""
     longest: int
-    """Tokens of the longest."""
+    """Number of tokens of the longest segment."""
     cu_seqlens: Tensor
-    """Where each text and the filler begin, and where all ends, int32, on the device."""
+    """Start of each segment and the end of the last one, int32, on the device."""
     kernel: "Kernel"
+    """Kernel that computes the attention."""
     single: bool = False
-    """Queries are one a text, not one a token; each sees all of its text."""
+    """There is one query for each text instead of one for each token; it attends to the whole text."""
 
     @property
     def runs(self) -> list[tuple[int, int, int]]:
-        """Neighbours of equal length: where they begin, how many they are, how long each is."""
-        found: list[tuple[int, int, int]] = []
+        """Start, number and length of neighbouring texts of equal length."""
+        runs: list[tuple[int, int, int]] = []
         start = 0
         for length in self.lengths[: self.texts if self.single else None]:
-            if found and found[-1][2] == length:
-                found[-1] = (found[-1][0], found[-1][1] + 1, length)
+            if runs and runs[-1][2] == length:
+                runs[-1] = (runs[-1][0], runs[-1][1] + 1, length)
             else:
-                found.append((start, 1, length))
+                runs.append((start, 1, length))
             start += length
-        return found
+        return runs
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which keys a query sees."""
+    """Rule for the keys that a query attends to."""
 
     causal: bool
     window: int | None
-    """Itself and so many neighbours less one; on both sides unless causal."""
+    """Number of keys on each side of the query (on the left only if causal), itself included; None for all."""
     scale: float | None
+    """Factor of the products of queries and keys; None for the default."""
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Keys to the left and to the right; -1 for all."""
+        """Number of keys to the left and to the right of the query; -1 for all."""
         reach = -1 if self.window is None else self.window - 1
         return reach, 0 if self.causal else reach
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Segments, Rule], Tensor]
-"""Queries (T or N, H, E), keys and values (T, H of their own, E) -> like the queries."""
+"""Takes queries (T or N, H, E), and keys and values (T, their own H, E); returns the shape of the queries."""
 
 
 def packed_attention(
@@ -85,95 +87,96 @@ def packed_attention(
     segments: Segments | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention inside each text; the interface of transformers' attention functions.
+    """Compute attention inside each text; has the interface of transformers' attention functions.
 
     Args:
-        query: shape (1, H, T, E), or (1, H, N, E) where `segments.single`.
-        key: shape (1, H of its own, T, E).
-        value: like key.
-        segments: where the texts lie. Where `single`, queries beyond the texts are surplus.
+        query: shape (1, H, T, E), or (1, H, N, E) if `segments.single`.
+        key: shape (1, its own H, T, E).
+        value: shape of `key`.
+        segments: segments of the pack. If `single`, queries beyond the number of texts are surplus.
 
     Returns:
-        Shape (1, T or N, H, E); zeros for surplus queries.
+        Shape (1, T or N, H, E); zeros for surplus queries. And None, for the attention weights.
 
     Raises:
-        ValueError: the model wants something that is not computed here.
+        ValueError: the model needs a mask, or a feature that is not supported.
     """
-    wanted = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
-    if segments is None or attention_mask is not None or wanted:
-        raise ValueError(f"packed attention knows no {', '.join(wanted) or 'mask, and needs segments'}")
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    if segments is None or attention_mask is not None or unsupported:
+        raise ValueError(f"packed attention supports no {', '.join(unsupported) or 'mask, and needs segments'}")
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
     if not segments.single:
         return segments.kernel(queries, keys, values, segments, Rule(causal, sliding_window, scaling))[None], None
-    found = segments.kernel(queries[: segments.texts], keys, values, segments, Rule(False, None, scaling))
-    surplus = found.new_zeros(len(queries) - segments.texts, *found.shape[1:])
-    return torch.cat([found, surplus])[None], None
+    attended = segments.kernel(queries[: segments.texts], keys, values, segments, Rule(False, None, scaling))
+    surplus = attended.new_zeros(len(queries) - segments.texts, *attended.shape[1:])
+    return torch.cat([attended, surplus])[None], None
 
 
 transformers.AttentionInterface.register(PACKED, packed_attention)
 
 
 def by_segment(query: Tensor, key: Tensor, value: Tensor, segments: Segments, rule: Rule) -> Tensor:
-    """Plain attention, one call for each run of texts of equal length: runs anywhere."""
-    found = torch.empty_like(query)
+    """Kernel with torch's own attention, one call for each run of texts of equal length; works on any device."""
+    attended = torch.empty_like(query)
     heads, width = query.shape[1:]
-    place = 0
+    first_query = 0
     for start, count, length in segments.runs:
         queries = 1 if segments.single else length
-        here, there = slice(place, place + count * queries), slice(start, start + count * length)
-        # (count, heads, tokens, width), views all of them
-        q = query[here].reshape(count, queries, heads, width).transpose(1, 2)
+        query_rows = slice(first_query, first_query + count * queries)
+        key_rows = slice(start, start + count * length)
+        # Views of shape (count, heads, tokens, width).
+        q = query[query_rows].reshape(count, queries, heads, width).transpose(1, 2)
         if segments.single:
-            # On a CPU products of fewer than 4 rows are summed in an order that depends on their neighbours.
+            # On a CPU, products of fewer than 4 rows are summed in an order that depends on their neighbours.
             q = q.expand(-1, -1, 4, -1)
-        k, v = (x[there].reshape(count, length, -1, width).transpose(1, 2) for x in (key, value))
+        k, v = (x[key_rows].reshape(count, length, -1, width).transpose(1, 2) for x in (key, value))
         mask = _window_mask(length, rule, query.device)
         out = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=rule.causal and mask is None, scale=rule.scale,
             enable_gqa=k.shape[1] != heads,
         )  # fmt: skip
-        found[here] = out[:, :, :queries].transpose(1, 2).reshape(-1, heads, width)
-        place += count * queries
-    return found
+        attended[query_rows] = out[:, :, :queries].transpose(1, 2).reshape(-1, heads, width)
+        first_query += count * queries
+    return attended
 
 
 def _window_mask(length: int, rule: Rule, device: torch.device) -> Tensor | None:
-    """Which keys each query sees, where a window is shorter than the text."""
+    """Whether each query attends to each key, shape (length, length); None where the window covers the whole text."""
     if rule.window is None or length <= rule.window:
         return None
-    places = torch.arange(length, device=device)
-    distance = places[:, None] - places
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
     left, right = rule.sides
     return (distance <= left) & (-distance <= right)
 
 
 def varlen(query: Tensor, key: Tensor, value: Tensor, segments: Segments, rule: Rule) -> Tensor:
-    """Attention over variable lengths that comes with torch (CUDA)."""
+    """Kernel of torch for variable lengths (CUDA)."""
     starts, ends, longest = _bounds(query, segments)
-    # One split, or the order of a sum would depend on the other texts; AMD's kernel has no such choice.
+    # With one split, the order of a sum does not depend on the other texts; AMD's kernel has no such argument.
     splits = {} if torch.version.hip else {"num_splits": 1}
-    found: Tensor = _varlen_attn()(
+    attended: Tensor = _varlen_attn()(
         query, key, value, starts, ends, longest, segments.longest,
         scale=rule.scale, window_size=rule.sides, enable_gqa=query.shape[1] != key.shape[1], **splits,
     )  # fmt: skip
-    return found
+    return attended
 
 
 def flash_attention_2(query: Tensor, key: Tensor, value: Tensor, segments: Segments, rule: Rule) -> Tensor:
-    """The flash-attn package (extra `gpu`)."""
+    """Kernel of the flash-attn package (extra `gpu`)."""
     from flash_attn import flash_attn_varlen_func
 
     starts, ends, longest = _bounds(query, segments)
-    found: Tensor = flash_attn_varlen_func(
+    attended: Tensor = flash_attn_varlen_func(
         query, key, value, starts, ends, longest, segments.longest,
         softmax_scale=rule.scale, causal=rule.causal, window_size=rule.sides,
     )  # fmt: skip
-    return found
+    return attended
 
 
 def _bounds(query: Tensor, segments: Segments) -> tuple[Tensor, Tensor, int]:
-    """Where the queries of each text begin, where its keys do, and the most queries a text has."""
+    """Starts of the queries of each text, starts of its keys, and the maximum number of queries of a text."""
     if not segments.single:
         return segments.cu_seqlens, segments.cu_seqlens, segments.longest
     starts = torch.arange(segments.texts + 1, dtype=torch.int32, device=query.device)
@@ -182,10 +185,10 @@ def _bounds(query: Tensor, segments: Segments) -> tuple[Tensor, Tensor, int]:
 
 @cache
 def _varlen_attn() -> Callable[..., Any]:
-    """The function of torch, which took other arguments before torch 2.12.
+    """Import torch's function, which had other arguments before torch 2.12.
 
     Raises:
-        ImportError: this torch has none, or one without windows and grouped queries.
+        ImportError: this torch does not have it, or lacks windows and grouped queries.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -196,11 +199,11 @@ def _varlen_attn() -> Callable[..., Any]:
 
 
 KERNELS: dict[str, Kernel] = {"flash_attention_2": flash_attention_2, "varlen": varlen, "segments": by_segment}
-"""By name, the fastest first."""
+"""Kernels by name, the fastest first."""
 
 
-def why_not(name: str, device: torch.device, dtype: str) -> str | None:
-    """What keeps a kernel from running here; None if nothing is known to."""
+def unavailable_reason(name: str, device: torch.device, dtype: str) -> str | None:
+    """Why a kernel cannot run on a device in a dtype; None if no reason is known."""
     if name == "segments":
         return None
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""An embedder over any Hugging Face text encoder."""
+"""Embedder over any Hugging Face text encoder."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ from data_pipeline.embeddings.transformer.loading import (
     load_model,
     load_tokenizer,
 )
-from data_pipeline.embeddings.transformer.paths import Path, Setup, choose_path
+from data_pipeline.embeddings.transformer.paths import EmbeddingPath, Setup, choose_path
 from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
@@ -36,9 +36,9 @@ _POLL_S = 0.0005
 
 
 class TransformerEmbedder:
-    """A model, its tokenizer, and the recipe that joins them; see `base.Embedder`.
+    """An embedder of a transformers model, its tokenizer and its recipe; see `base.Embedder`.
 
-    Which path computes the vectors is chosen, and checked, when it is made (see `paths`).
+    The path that computes the vectors is chosen and checked when the embedder is created (see `paths`).
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
@@ -70,17 +70,17 @@ class TransformerEmbedder:
             task=_recorded_task(config, self._files, limit, recipe),
         )
         logger.info(
-            "model %s (%s)%s: %s pooling, %d of %d dimensions, at most %d tokens, %s on %s, attention %s",
+            "Model %s (%s)%s: %s pooling, %d of %d dimensions, at most %d tokens, %s on %s, attention %s",
             config.model_name, self._files.revision[:32], f" for {recipe.task}" if recipe.task else "",
             recipe.pooling, self.identity.dim, width,
             max_length, self.identity.dtype, device, self.runtime.attention,
         )  # fmt: skip
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Token ids with special tokens, cut to the maximum length; see `base.Embedder`.
+        """Tokenize texts with special tokens, truncated to the maximum length; see `base.Embedder`.
 
         Raises:
-            ModelError: the token to be pooled is missing at the end of a text.
+            ModelError: a text does not end with the token that is pooled.
         """
         encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=True)
         rows = [encoding.ids for encoding in encodings]
@@ -97,7 +97,7 @@ class TransformerEmbedder:
         """Pooled vectors in float32; see `base.Embedder`."""
         if dtype is None:
             return self._run(self._forward, texts)
-        # Rarely needed, so the other copy is loaded for the moment; the first makes room.
+        # Rarely needed, so a second copy of the model is loaded only for this call, and the first makes room for it.
         with self._enqueue:
             self._model.to("cpu")
             try:
@@ -106,7 +106,7 @@ class TransformerEmbedder:
                 self._model.to(self._setup.device)
 
     def _run(self, forward: Forward, texts: Tokens, lock: AbstractContextManager[Any] | None = None) -> Float32Array:
-        """Enqueue a pack, and wait for its vectors while other threads enqueue theirs."""
+        """Enqueue a pack, then wait for its vectors while other threads enqueue theirs."""
         try:
             with lock or self._enqueue, torch.inference_mode():
                 vectors = forward(texts)
@@ -125,22 +125,21 @@ class TransformerEmbedder:
                     f"{len(texts)} texts of up to {texts.lengths.max()} tokens do not fit into {self._setup.device}"
                 ) from error
             raise ModelError(
-                f"the model failed on {self._setup.device}: {error}. "
-                "What is finished is kept; run again to go on from there."
+                f"the model failed on {self._setup.device}: {error}. Finished work is kept; run again to resume."
             ) from error
 
     def _load(self, dtype: str) -> Any:
         setup = self._setup
         return load_model(self._files, dtype, setup.device, setup.config.trust_remote_code, setup.task)
 
-    def _choose_path(self) -> Path:
-        """Load the model, make it as asked for, and say what lower precision costs."""
+    def _choose_path(self) -> EmbeddingPath:
+        """Load the model in the chosen precision, choose its path, and log the loss of lower precision."""
         setup = self._setup
-        low_on_cpu = setup.device.type == "cpu" and setup.dtype == "bfloat16"
-        self._model = self._load("float32" if low_on_cpu else setup.dtype)
+        is_low_on_cpu = setup.device.type == "cpu" and setup.dtype == "bfloat16"
+        self._model = self._load("float32" if is_low_on_cpu else setup.dtype)
         tokens = self.tokenize(PROBES)
         probes = exact = self._probe(tokens)
-        if low_on_cpu:
+        if is_low_on_cpu:
             self._model.to(torch.bfloat16)
             probes = self._probe(tokens)
         if setup.config.fp8:
@@ -150,7 +149,7 @@ class TransformerEmbedder:
         if probes is not exact:
             loss = cosine_loss(self._run(path.forward, tokens), exact.plain)
             name = "float8" if setup.config.fp8 else setup.dtype
-            logger.info("%s costs at most %.2g of cosine on %d probe texts", name, loss, len(PROBES))
+            logger.info("Loss of %s: at most %.2g of cosine on %d probe texts", name, loss, len(PROBES))
         return path
 
     def _probe(self, tokens: Tokens) -> Probes:
@@ -161,28 +160,33 @@ class TransformerEmbedder:
 def wait_for(finished: Callable[[], bool], timeout_s: float, device: str) -> None:
     """Wait for a GPU that may hang.
 
+    Args:
+        finished: whether the work is done.
+        timeout_s: maximum time to wait, in seconds.
+        device: name of the GPU, for messages.
+
     Raises:
-        DeviceHung: it has not answered for `timeout_s` seconds.
+        DeviceHung: the work is not done after `timeout_s` seconds.
     """
     started = time.monotonic()
     while not finished():
         if time.monotonic() - started > timeout_s:
             raise DeviceHung(
-                f"{device} has not answered for {timeout_s:g} s. What is finished is kept: make sure that the GPU is "
-                "well (nvidia-smi), then run again to go on from there. Longer texts may need a longer "
-                "--embedding.device_timeout_s."
+                f"{device} has not answered for {timeout_s:g} s. Finished work is kept: check the GPU with "
+                "nvidia-smi, then run again to resume. Long texts may need a larger "
+                "embedding.device_timeout_s."
             )
         time.sleep(_POLL_S)
 
 
 def _recorded_task(config: EmbeddingConfig, files: ModelFiles, limit: int, recipe: Recipe) -> str:
-    """Of the identity: the adapter; `base` where the model is used without the one it would get if none was asked for.
+    """Task of the identity: the adapter, or `base` where the model is used without its default adapter.
 
-    A model that gets none anyway has no task, whether `base` was asked for or not: its vectors are the same.
+    A model without a default adapter has no task, whether `base` was set or not: its vectors are the same.
     """
     if recipe.task is not None or config.task is None:
         return recipe.task or ""
-    with suppress(ConfigError):  # it would get one that is not there
+    with suppress(ConfigError):  # its default adapter does not exist
         if read_recipe(files.folder, limit, config.pooling).task is None:
             return ""
     return config.task
@@ -191,5 +195,5 @@ def _recorded_task(config: EmbeddingConfig, files: ModelFiles, limit: int, recip
 def _checked_dim(config: EmbeddingConfig, recipe: Recipe, width: int) -> int:
     dim = width if config.dim is None else config.dim
     if not min(recipe.min_dim, width) <= dim <= width:
-        raise ConfigError(f"--embedding.dim {dim}: {config.model_name} gives {recipe.min_dim} to {width} dimensions")
+        raise ConfigError(f"embedding.dim {dim}: {config.model_name} gives {recipe.min_dim} to {width} dimensions")
     return dim

@@ -1,4 +1,4 @@
-"""A model's files -> tokenizer and model in memory, on the device and in the precision to use."""
+"""Loads a tokenizer and a model from files, and chooses the device and the precision."""
 
 import logging
 import platform
@@ -26,20 +26,20 @@ from data_pipeline.utils.devices import half_or_float32, is_out_of_memory
 logger = logging.getLogger(__name__)
 
 _SENTENCE = "One short sentence."
-# Code that comes with a model, written for another transformers, fails in any of these ways.
+# Code that comes with a model, written for another version of transformers, fails in any of these ways.
 _FAILURES = (
     OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
 )  # fmt: skip
 
 
 def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenizer, int, int]:
-    """The tokenizer of a model, without truncation or padding.
+    """Load the tokenizer of a model, without truncation or padding.
 
     Returns:
-        The tokenizer, its own maximum length in tokens, and the padding token's id.
+        The tokenizer, its own maximum length in tokens, and the id of the padding token.
 
     Raises:
-        ModelError: it cannot be loaded, is not a fast one, or its model's own code would have to run.
+        ModelError: it cannot be loaded, is not a fast one, or needs code that comes with the model.
     """
     native = native_config(files.folder, config.trust_remote_code)
     try:
@@ -53,20 +53,20 @@ def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenize
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
-    ours, theirs = backend.encode(_SENTENCE).ids, tokenizer(_SENTENCE)["input_ids"]
-    if ours != theirs:  # special tokens that the tokenizer's Python code adds, and its file does not
+    ids, expected = backend.encode(_SENTENCE).ids, tokenizer(_SENTENCE)["input_ids"]
+    if ids != expected:  # the tokenizer's Python code adds special tokens that its file does not
         raise ModelError(
-            f"tokenizer.json of {files.folder} gives {ours} for {_SENTENCE!r}, transformers gives {theirs}: "
+            f"tokenizer.json of {files.folder} gives {ids} for {_SENTENCE!r}, transformers gives {expected}: "
             "vectors would be of other tokens than the model expects. Update transformers, or the tokenizer's files."
         )
     return backend, int(tokenizer.model_max_length), int(tokenizer.pad_token_id or 0)
 
 
 def end_token_id(encoder: Tokenizer, recipe: Recipe, name: str) -> int | None:
-    """The token every text must end in, for models that pool it.
+    """Id of the token that every text must end with, for models that pool the last token; else None.
 
     Raises:
-        ModelError: the tokenizer does not append what the model's recipe names.
+        ModelError: the tokenizer does not append the token that the model's recipe names.
     """
     if recipe.pooling != "last_token":
         return None
@@ -85,33 +85,34 @@ def end_token_id(encoder: Tokenizer, recipe: Recipe, name: str) -> int | None:
 def load_model(
     files: ModelFiles, dtype: str, device: torch.device, trust_remote_code: bool, task: str | None = None
 ) -> Any:
-    """The model with transformers' own choice of attention, for inference.
+    """Load a model for inference, with transformers' own choice of attention.
 
     Args:
-        files: of the model.
-        dtype: of its weights.
-        device: to put it on.
-        trust_remote_code: run the model's own code where transformers has none for it.
-        task: the adapter to add to the weights, as the model calls it.
+        files: files of the model.
+        dtype: dtype of its weights.
+        device: device to load it on.
+        trust_remote_code: run code that comes with the model where transformers has none for it.
+        task: name of the adapter to add to the weights; None for no adapter.
 
     Raises:
-        ModelError: it cannot be loaded, lacks weights, does not fit, or its own code would have to run.
+        ModelError: it cannot be loaded, lacks weights, does not fit into memory, or needs code that
+            comes with the model.
     """
-    # A bar for loading weights takes a second and tells a user nothing.
+    # transformers' progress bar for loading weights takes a second.
     transformers.utils.logging.disable_progress_bar()
     settings = read_json(files.folder / "config.json")
     native = native_config(files.folder, trust_remote_code)
-    # The folder is there; what may still have to come from the hub is code that it names and was allowed.
+    # Weights are local; only code that the config names may have to be fetched from the hub, if it is allowed.
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not trust_remote_code}
     if native is None and not trust_remote_code and "AutoModel" in (settings.get("auto_map") or {}):
-        logger.warning("code that comes with %s is not run, but transformers' own for its type", files.folder)
+        logger.warning("The code that comes with %s is not run, but transformers' own for its type", files.folder)
     source: Path | None = files.folder
     kind: Any = transformers.AutoModel
     try:
         if native is not None:
             options = {"config": native, "local_files_only": True}
             if settings.get("lora_adaptations"):
-                # Not from the folder: what is loaded there are the weights before any adapter, by other names.
+                # Not from the folder, whose weights have other names and no adapter applied.
                 source, kind = None, transformers.JinaEmbeddingsV3Model
                 options["state_dict"] = weights_with_adapter(files.folder, settings, task)
         model, info = kind.from_pretrained(
@@ -131,7 +132,7 @@ def load_model(
             if settings.get("lora_adaptations"):
                 raise ModelError(
                     f"{files.folder} names the adapter {task!r}, but transformers' {type(model).__name__} has no place "
-                    "for it. Set --embedding.task base to do without."
+                    "for it. Set embedding.task to base to use no adapter."
                 )
             add_peft_adapter(model, files.folder / task)
     except _FAILURES as error:
@@ -146,11 +147,15 @@ def load_model(
         ) from error
 
 
-def choose_device(asked: str, setting: str = "--embedding.device") -> str:
-    """`auto` to cuda, else mps, else cpu; a device that was asked for must be there.
+def choose_device(asked: str, setting: str = "embedding.device") -> str:
+    """Choose a device: for `auto` cuda, else mps, else cpu; any other name is checked.
+
+    Args:
+        asked: `auto`, or the name of a device.
+        setting: name of the setting, for messages.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the device does not exist.
     """
     if asked == "auto":
         if torch.cuda.is_available():
@@ -164,26 +169,26 @@ def choose_device(asked: str, setting: str = "--embedding.device") -> str:
 
 
 def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False) -> str:
-    """`auto` to float32 on CPU, else float16, or bfloat16 where the model overflows float16.
+    """Choose a dtype: for `auto` float32 on a CPU, else float16, or bfloat16 where the model overflows float16.
 
     Args:
-        asked: the user's choice, or `auto`.
-        device_type: cpu, cuda, mps.
-        recipe: of the model.
-        fp8: products will be in float8; the rest is then bfloat16.
+        asked: `auto`, or the name of a dtype.
+        device_type: cpu, cuda or mps.
+        recipe: recipe of the model.
+        fp8: whether products are computed in float8, and everything else in bfloat16.
 
     Raises:
-        ConfigError: float16 was asked for on a CPU, where it is slower and less exact than float32,
-            or another dtype than bfloat16 together with float8.
+        ConfigError: float16 on a CPU, where it is slower and less exact than float32, or another dtype
+            than bfloat16 together with float8.
     """
     if fp8:
         if asked not in {"auto", "bfloat16"}:
-            raise ConfigError(f"--embedding.fp8 goes with bfloat16, not with --embedding.dtype {asked}")
+            raise ConfigError(f"embedding.fp8 needs embedding.dtype auto or bfloat16, got {asked}")
         return "bfloat16"
     if asked == "float16" and device_type == "cpu":
-        raise ConfigError("--embedding.dtype float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
+        raise ConfigError("embedding.dtype float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
     if asked == "bfloat16" and device_type == "cpu" and not _cpu_has_bfloat16():
-        _warn_of_emulated_bfloat16()
+        _warn_about_emulated_bfloat16()
     if asked != "auto":
         return asked
     if device_type == "cpu":
@@ -194,18 +199,18 @@ def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16 itself; decides a message, and nothing that is computed."""
+    """Whether the CPU has instructions for bfloat16; decides about a warning only."""
     tests: list[Any] = [
         getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     ]
-    if platform.machine().lower() in {"aarch64", "arm64"}:  # on x86 it is true of AVX-512 without bfloat16 as well
+    if platform.machine().lower() in {"aarch64", "arm64"}:  # on x86 it is also true of AVX-512 without bfloat16
         tests.append(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None))
     return any(test() for test in tests if test is not None)
 
 
 @cache
-def _warn_of_emulated_bfloat16() -> None:
-    """Say it once a process, however many models it loads."""
+def _warn_about_emulated_bfloat16() -> None:
+    """Log a warning, once in a process."""
     logger.warning(
         "This CPU has no bfloat16 instructions (AVX512-BF16, AMX, Arm BF16) and emulates them: "
         "embedding.dtype bfloat16 works, but is slower here than float32. "
@@ -214,6 +219,6 @@ def _warn_of_emulated_bfloat16() -> None:
 
 
 def is_causal(model: torch.nn.Module) -> bool:
-    """Whether no token sees what comes after it, in any layer."""
+    """Whether no token attends to a later one in any layer."""
     flags = [bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")]
     return bool(flags) and all(flags)

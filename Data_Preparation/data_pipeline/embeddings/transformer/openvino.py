@@ -1,8 +1,8 @@
-"""A model run by OpenVINO instead of torch, on a CPU (extra `openvino`).
+"""Forward pass by OpenVINO instead of torch, on a CPU (extra `openvino`).
 
-It is converted in memory from the model that torch loaded, texts are padded, and its vectors are
-checked like any other path's. Faster than torch on the processors it was measured on, but a
-vector's last bits then depend on the texts beside it, and OpenVINO's threads do not survive a
+The model is converted in memory from the one that torch loaded, texts are padded, and its vectors are
+checked like those of any other path. It is faster than torch on the processors it was measured on, but
+the last bits of a vector depend on the texts in its batch, and OpenVINO's threads do not survive a
 fork: a process that has used it may crash when a DataLoader forks its workers.
 """
 
@@ -23,18 +23,19 @@ DEFAULT_BATCH_TOKENS = 2048
 
 
 class OpenVinoForward:
-    """See `forward.Forward`.
+    """Forward pass of padded texts by OpenVINO; see `forward.Forward`.
 
     Args:
         model: a transformers model, float32.
         pooling: a name of `POOLINGS`.
-        pad_id: for the padding.
-        dtype: of the arithmetic, float32 or bfloat16.
-        threads: None for OpenVINO's own choice.
+        causal: whether the model is causal.
+        pad_id: id of the padding token.
+        dtype: dtype of the computation, float32 or bfloat16.
+        threads: number of threads; None for OpenVINO's own choice.
     """
 
     def __init__(self, model: Any, pooling: str, causal: bool, pad_id: int, dtype: str, threads: int | None) -> None:
-        openvino = require("openvino", "openvino", "--embedding.backend openvino")
+        openvino = require("openvino", "openvino", "embedding.backend openvino")
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
             "PERFORMANCE_HINT": "LATENCY",
@@ -46,38 +47,38 @@ class OpenVinoForward:
             self._compiled = openvino.Core().compile_model(converted, "CPU", settings)
         except (RuntimeError, TypeError, ValueError, openvino.frontend.OpConversionFailure) as error:
             raise ModelError(
-                f"OpenVINO cannot take over this model: {str(error).splitlines()[0]}. Use --embedding.backend torch."
+                f"OpenVINO cannot convert this model: {str(error).splitlines()[0]}. Set embedding.backend to torch."
             ) from error
         self._pooling, self._pad_id = pooling, pad_id
 
     def __call__(self, texts: Tokens) -> Tensor:
-        """Pooled vectors, shape (N, D)."""
-        padded, real = pad(texts, self._pad_id)
+        """Compute pooled vectors, shape (N, D)."""
+        padded, is_token = pad(texts, self._pad_id)
         try:
-            hidden = torch.from_numpy(self._compiled([padded.astype(np.int64), real.astype(np.int64)])[0])
+            hidden = torch.from_numpy(self._compiled([padded.astype(np.int64), is_token.astype(np.int64)])[0])
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed: {str(error).splitlines()[0]}") from error
-        return POOLINGS[self._pooling](hidden[torch.from_numpy(real)], torch.from_numpy(texts.lengths)).float()
+        return POOLINGS[self._pooling](hidden[torch.from_numpy(is_token)], torch.from_numpy(texts.lengths)).float()
 
 
-class _Hidden(nn.Module):
-    """A model whose inputs and output are plain tensors."""
+class _HiddenStates(nn.Module):
+    """A wrapper of a model whose inputs and output are plain tensors, for tracing."""
 
     def __init__(self, model: Any, causal: bool) -> None:
         super().__init__()
         self.model, self.causal = model, causal
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states, shape (N, L, D)."""
-        more = {"use_cache": False} if self.causal else {}
-        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
+        """Compute hidden states, shape (N, L, D)."""
+        extra = {"use_cache": False} if self.causal else {}
+        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         return hidden
 
 
 def _convert(model: Any, causal: bool) -> Any:
-    """The model in OpenVINO's own form.
+    """Convert a model to OpenVINO's format.
 
-    By the front end itself: `openvino.convert_model` does the same and reports its use over the network.
+    Calls the front end directly, because `openvino.convert_model` reports its use over the network.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -87,8 +88,8 @@ def _convert(model: Any, causal: bool) -> Any:
     mask[1, 8:] = 0
     example = {"input_ids": ids, "attention_mask": mask}
     with torch.inference_mode(), warnings.catch_warnings():
-        # Tracing warns of everything that might depend on the example; the probe texts tell.
+        # Tracing warns of everything that may depend on the example; the probe texts check the result.
         warnings.simplefilter("ignore")
-        decoder = TorchScriptPythonDecoder(_Hidden(model, causal).eval(), example_input=example)
+        decoder = TorchScriptPythonDecoder(_HiddenStates(model, causal).eval(), example_input=example)
         frontend = FrontEndManager().load_by_framework("pytorch")
         return frontend.convert(frontend.load(decoder))

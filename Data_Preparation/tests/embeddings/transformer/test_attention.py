@@ -26,7 +26,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data_pipeline.embeddings.tokens import from_rows
 from data_pipeline.embeddings.transformer import attention
-from data_pipeline.embeddings.transformer.attention import KERNELS, PACKED, Rule, Segments, packed_attention, why_not
+from data_pipeline.embeddings.transformer.attention import (
+    KERNELS,
+    PACKED,
+    Rule,
+    Segments,
+    packed_attention,
+    unavailable_reason,
+)
 from data_pipeline.embeddings.transformer.forward import Packed
 from data_pipeline.embeddings.transformer.last_layer import layers_of, prune_last_layer
 
@@ -214,7 +221,7 @@ def test_without_a_scale_it_is_one_over_the_root_of_the_width():
 def test_what_is_not_computed_is_refused(what):
     query, key, value = random_qkv(3, 3, 1, 1)
     segments = segments_of([3], KERNELS["segments"])
-    with pytest.raises(ValueError, match=f"packed attention knows no {what}"):
+    with pytest.raises(ValueError, match=f"packed attention supports no {what}"):
         attend(True, query, key, value, segments, **{what: 1.0})
     attend(True, query, key, value, segments, **{what: None}, dropout=0.0)
 
@@ -223,9 +230,9 @@ def test_a_mask_and_a_call_without_segments_are_refused():
     query, key, value = random_qkv(3, 3, 1, 1)
     segments = segments_of([3], KERNELS["segments"])
     module = SimpleNamespace(is_causal=True)
-    with pytest.raises(ValueError, match="knows no mask, and needs segments"):
+    with pytest.raises(ValueError, match="supports no mask, and needs segments"):
         packed_attention(module, query, key, value, torch.ones(1, 1, 3, 3), segments=segments)
-    with pytest.raises(ValueError, match="knows no mask, and needs segments"):
+    with pytest.raises(ValueError, match="supports no mask, and needs segments"):
         packed_attention(module, query, key, value, None)
 
 
@@ -260,23 +267,24 @@ def ampere(monkeypatch):
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "varlen"])
 def test_what_keeps_a_kernel_from_running_is_said(name, ampere, monkeypatch):
-    assert why_not(name, ampere, "float16") is None
-    assert why_not(name, ampere, "bfloat16") is None
-    assert why_not(name, CPU, "float16") == "the device is cpu, not a CUDA GPU"
-    assert why_not(name, torch.device("mps"), "float16") == "the device is mps, not a CUDA GPU"
-    assert why_not(name, ampere, "float32") == "the dtype is float32, it needs float16 or bfloat16"
+    assert unavailable_reason(name, ampere, "float16") is None
+    assert unavailable_reason(name, ampere, "bfloat16") is None
+    assert unavailable_reason(name, CPU, "float16") == "the device is cpu, not a CUDA GPU"
+    assert unavailable_reason(name, torch.device("mps"), "float16") == "the device is mps, not a CUDA GPU"
+    assert unavailable_reason(name, ampere, "float32") == "the dtype is float32, it needs float16 or bfloat16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert why_not(name, ampere, "float16") == "the GPU is older than Ampere"
+    assert unavailable_reason(name, ampere, "float16") == "the GPU is older than Ampere"
 
 
 def test_segments_run_anywhere():
-    assert [why_not("segments", torch.device(name), "float32") for name in ("cpu", "mps", "cuda")] == [None] * 3
+    for name in ("cpu", "mps", "cuda"):
+        assert unavailable_reason("segments", torch.device(name), "float32") is None
 
 
 def test_flash_attn_that_is_not_installed_is_named(ampere, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert "flash-attn is not installed" in why_not("flash_attention_2", ampere, "float16")
-    assert why_not("varlen", ampere, "float16") is None
+    assert "flash-attn is not installed" in unavailable_reason("flash_attention_2", ampere, "float16")
+    assert unavailable_reason("varlen", ampere, "float16") is None
 
 
 @pytest.fixture
@@ -296,7 +304,7 @@ def test_an_older_varlen_attn_is_refused(monkeypatch):
     module.varlen_attn = older
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    reason = why_not("varlen", torch.device("cuda"), "bfloat16")
+    reason = unavailable_reason("varlen", torch.device("cuda"), "bfloat16")
     assert reason == f"varlen_attn of torch {torch.__version__} has no enable_gqa, num_splits, scale, window_size"
 
 
@@ -304,7 +312,7 @@ def test_an_older_varlen_attn_is_refused(monkeypatch):
 def test_a_torch_without_varlen_attn_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    assert "torch.nn.attention.varlen" in why_not("varlen", torch.device("cuda"), "bfloat16")
+    assert "torch.nn.attention.varlen" in unavailable_reason("varlen", torch.device("cuda"), "bfloat16")
 
 
 SIZES = {

@@ -42,7 +42,7 @@ def test_compiled_layers_give_the_same_vectors_and_are_compiled_for_good(tiny_qw
     texts = [" ".join(rng.choice(["sea", "ship", "of", "the", "lamp"], rng.integers(3, 60))) for _ in range(60)]
     expected = encode(load_embedder(EmbeddingConfig(model_name=str(tiny_qwen3))), texts)
     monkeypatch.setitem(attention.KERNELS, "varlen", kernel)
-    monkeypatch.setattr("data_pipeline.embeddings.transformer.paths.why_not", lambda *_: None)
+    monkeypatch.setattr("data_pipeline.embeddings.transformer.paths.unavailable_reason", lambda *_: None)
     monkeypatch.setattr(
         "data_pipeline.embeddings.transformer.paths.pack_linear_layers", lambda _: False
     )  # for CPUs only
@@ -62,5 +62,5 @@ def test_compiled_layers_give_the_same_vectors_and_are_compiled_for_good(tiny_qw
 
 
 def test_compiling_around_attention_text_by_text_is_refused(tiny_qwen3):
-    with pytest.raises(ConfigError, match=r"--embedding.compile goes with .* varlen: segments calls another number"):
+    with pytest.raises(ConfigError, match=r"embedding.compile needs .* varlen: segments calls another number"):
         load_embedder(EmbeddingConfig(model_name=str(tiny_qwen3), compile=True))

@@ -254,7 +254,7 @@ def test_a_gte_that_transformers_cannot_run_is_refused_and_the_flag_is_named(tmp
     with pytest.raises(
         ModelError,
         match=r"of the type 'new', which transformers 5\S+ cannot run with these settings: only Python code .*"
-        r"\(Alibaba-NLP/new-impl--modeling.NewModel\).*set --embedding.trust_remote_code true",
+        r"\(Alibaba-NLP/new-impl--modeling.NewModel\).*set embedding.trust_remote_code;",
     ):
         load(folder)
 
@@ -367,13 +367,11 @@ def test_every_task_of_jina_has_vectors_and_an_identity_of_its_own(tmp_path):
 
 def test_an_adapter_that_is_not_there_is_named(tmp_path):
     folder, _ = jina(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"--embedding.task clustering: .* has the adapters retrieval.query, .*or base"
-    ):
+    with pytest.raises(ConfigError, match=r"embedding.task clustering: .* has the adapters retrieval.query, .*or base"):
         load(folder, task="clustering")
     (tmp_path / "gte").mkdir()
     other, _ = gte(tmp_path / "gte", ARCTIC)
-    with pytest.raises(ConfigError, match=r"--embedding.task separation: .* has the adapters \(none\)"):
+    with pytest.raises(ConfigError, match=r"embedding.task separation: .* has the adapters \(none\)"):
         load(other, task="separation")
 
 
@@ -496,7 +494,7 @@ def test_vectors_of_another_adapter_are_other_work(config, tmp_path):
     with pytest.raises(StaleStage, match="task was 'separation', now 'base'"):
         embed(changed, ["train"])
     dataset = ELMDataset(config=config)
-    assert dataset.canary(8)
+    assert dataset.spot_check(8)
     assert dataset.embedder.identity.task == "separation"
 
 
@@ -551,7 +549,7 @@ def test_an_adapter_of_another_model_is_refused(converted):
 
 def test_the_conversion_of_jina_without_its_adapters_is_refused(tmp_path):
     write_json(tmp_path / "config.json", {"model_type": "jina_embeddings_v3"})
-    with pytest.raises(ConfigError, match=r"--embedding.task text-matching: .* has the adapters \(none\).*or base"):
+    with pytest.raises(ConfigError, match=r"embedding.task text-matching: .* has the adapters \(none\).*or base"):
         read_recipe(tmp_path, NO_LIMIT, "auto")
     assert read_recipe(tmp_path, NO_LIMIT, "auto", "base").task is None
 
@@ -650,7 +648,7 @@ def test_code_of_a_model_is_not_run_unless_it_is_allowed(remote):
     folder, trace, weights = remote
     problem = (
         r"of the type 'tiny-remote', which transformers 5\S+ does not know: only Python code that comes with the model "
-        r"\(modeling_tiny.TinyModel\).*Read that code, then set --embedding.trust_remote_code true; or choose another"
+        r"\(modeling_tiny.TinyModel\).*Read that code, then set embedding.trust_remote_code; or choose another"
     )
     for attempt in (load_tokenizer, load_embedder):
         with pytest.raises(ModelError, match=problem):
@@ -667,12 +665,12 @@ def test_code_of_a_model_is_told_the_adapter_of_every_text(remote, task, caplog)
     settings = json.loads((folder / "config.json").read_text())
     names = ["zero", "one", "two"]
     write_json(folder / "config.json", settings | {"lora_adaptations": names})
-    with pytest.raises(ConfigError, match="--embedding.task text-matching: .* has the adapters zero, one, two"):
+    with pytest.raises(ConfigError, match="embedding.task text-matching: .* has the adapters zero, one, two"):
         load(folder, pooling="mean", trust_remote_code=True)
     embedder = load(folder, pooling="mean", trust_remote_code=True, task=task)
     assert embedder.identity.task == task
     assert embedder.runtime.attention == "padded"
-    assert ("the model wants an adapter's number for every text" in caplog.text) is (task != "base")
+    assert ("the model needs the number of an adapter for every text" in caplog.text) is (task != "base")
     number = names.index(task) if task in names else None
     assert_same_vectors(embedder, remote_vectors(embedder, weights, number))
 

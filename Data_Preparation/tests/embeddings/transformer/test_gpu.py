@@ -11,7 +11,7 @@ from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Engine, encode, load_embedder
 from data_pipeline.embeddings.plan import make_plan
 from data_pipeline.embeddings.tokens import from_rows
-from data_pipeline.embeddings.transformer.attention import KERNELS, why_not
+from data_pipeline.embeddings.transformer.attention import KERNELS, unavailable_reason
 from data_pipeline.errors import OutOfMemory
 
 pytestmark = [
@@ -38,7 +38,7 @@ def loss_of(found, exact):
 
 
 def skip_unless_possible(attention, dtype):
-    reason = why_not(attention, torch.device("cuda"), dtype) if attention in KERNELS else None
+    reason = unavailable_reason(attention, torch.device("cuda"), dtype) if attention in KERNELS else None
     if reason:
         pytest.skip(reason)
 
@@ -56,7 +56,7 @@ def test_the_gpu_gives_the_vectors_of_the_cpu(tiny_qwen3, exact, attention, dtyp
 def test_auto_takes_the_gpu_half_precision_and_the_first_kernel_that_can_run(tiny_qwen3):
     embedder = load(tiny_qwen3, device="auto")
     assert embedder.identity.dtype == "float16"
-    first = next(name for name in KERNELS if why_not(name, torch.device("cuda"), "float16") is None)
+    first = next(name for name in KERNELS if unavailable_reason(name, torch.device("cuda"), "float16") is None)
     assert embedder.runtime.attention == first
 
 
@@ -85,7 +85,7 @@ def test_two_packs_are_in_flight(tiny_qwen3, exact, monkeypatch):
 
 
 def test_compiled_layers_give_the_same_vectors(tiny_qwen3, exact):
-    if all(why_not(name, torch.device("cuda"), "bfloat16") for name in ("flash_attention_2", "varlen")):
+    if all(unavailable_reason(name, torch.device("cuda"), "bfloat16") for name in ("flash_attention_2", "varlen")):
         pytest.skip("compiling goes with a kernel for variable lengths")
     embedder = load(tiny_qwen3, dtype="bfloat16", compile=True, batch_tokens=1024)
     assert embedder.runtime.row_multiple == 1024

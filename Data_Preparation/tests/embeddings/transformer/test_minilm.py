@@ -72,7 +72,7 @@ def test_other_weights_are_refused_before_they_are_loaded(monkeypatch):
 
 
 def test_a_model_no_package_has_is_named(monkeypatch):
-    with pytest.raises(ModelError, match="no package has the weights of 'a/b'; there are sentence-transformers/all"):
+    with pytest.raises(ModelError, match="weights of 'a/b'; expected one of sentence-transformers/all"):
         load_embedder(EmbeddingConfig(model_name="a/b", weights="package"))
 
 

@@ -144,7 +144,7 @@ class Untraceable(nn.Module):
 @pytest.mark.parametrize("model", [Unconvertible(), Untraceable()])
 def test_a_model_that_cannot_be_converted_is_left_to_torch(model):
     with pytest.raises(
-        ModelError, match=r"^OpenVINO cannot take over this model: .{10,}\. Use --embedding.backend torch\.$"
+        ModelError, match=r"^OpenVINO cannot convert this model: .{10,}\. Set embedding.backend to torch\.$"
     ):
         by_openvino(model, "mean")
 
@@ -159,7 +159,7 @@ def test_a_wrong_conversion_is_found_out(monkeypatch):
     own = OpenVinoForward.__call__
     monkeypatch.setattr(OpenVinoForward, "__call__", lambda self, texts: own(self, texts).roll(1, dims=0))
     with pytest.raises(
-        ModelError, match=r"backend openvino is not right for this model: three texts together .*Use torch"
+        ModelError, match=r"backend openvino is not correct for this model: three texts together .*Use torch"
     ):
         choose(bert())
 
@@ -171,7 +171,7 @@ def test_it_is_for_cpus():
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtra, match=r"--embedding.backend openvino needs the package 'openvino'.*\[openvino\]"):
+    with pytest.raises(MissingExtra, match=r"embedding.backend openvino needs the package 'openvino'.*\[openvino\]"):
         by_openvino(bert(), "mean")
 
 

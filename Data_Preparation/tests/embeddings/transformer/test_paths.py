@@ -28,7 +28,11 @@ from data_pipeline.embeddings import Cost, encode, load_embedder, load_tokenizer
 from data_pipeline.embeddings.tokens import from_rows
 from data_pipeline.embeddings.transformer import embedder as transformer
 from data_pipeline.embeddings.transformer import linear, loading, paths
-from data_pipeline.embeddings.transformer.activations import SteadySiLU, SteadyTanhGELU, steady_activations
+from data_pipeline.embeddings.transformer.activations import (
+    DeterministicSiLU,
+    DeterministicTanhGELU,
+    use_deterministic_activations,
+)
 from data_pipeline.embeddings.transformer.attention import KERNELS, by_segment
 from data_pipeline.embeddings.transformer.embedder import wait_for
 from data_pipeline.embeddings.transformer.float8 import to_float8
@@ -153,9 +157,9 @@ def test_a_kernel_for_gpus_asked_for_on_a_cpu_is_refused(name):
 
 
 def test_compiling_is_for_packed_texts_on_gpus():
-    with pytest.raises(ConfigError, match="--embedding.compile is for packed texts, and this model's are padded"):
+    with pytest.raises(ConfigError, match="embedding.compile is for packed texts, and this model's are padded"):
         choose(qwen3(), attention="padded", compile=True)
-    with pytest.raises(ConfigError, match=r"--embedding.compile goes with .*flash_attention_2 and varlen"):
+    with pytest.raises(ConfigError, match=r"embedding.compile needs .*flash_attention_2 or varlen"):
         choose(qwen3(), compile=True)
 
 
@@ -170,7 +174,8 @@ def test_with_auto_a_wrong_kernel_is_replaced_by_padding_and_said(kernel, reason
     assert (path.runtime.attention, path.runtime.padded) == ("padded", True)
     np.testing.assert_allclose(run(path.forward, texts), expected, atol=1e-5)
     (record,) = caplog.records
-    assert record.message.startswith("texts are padded, not packed; refused were segments with a pruned last layer: ")
+    rejected = record.message.removeprefix("Texts are padded instead of packed, because paths were rejected: ")
+    assert rejected.startswith("segments with a pruned last layer: ")
     assert "; segments: " in record.message
     # Transformers' own attention is back, and the whole last layer.
     assert model.config._attn_implementation == "sdpa"
@@ -180,7 +185,7 @@ def test_with_auto_a_wrong_kernel_is_replaced_by_padding_and_said(kernel, reason
 @WRONG
 def test_a_wrong_kernel_that_was_asked_for_is_an_error(kernel, reason, monkeypatch):
     monkeypatch.setitem(KERNELS, "segments", kernel)
-    with pytest.raises(ModelError, match=rf"attention segments is not right for this model: .*{reason}.*Use auto\."):
+    with pytest.raises(ModelError, match=rf"attention segments is not correct for this model: .*{reason}.*Use auto\."):
         choose(qwen3(), attention="segments")
 
 
@@ -212,9 +217,9 @@ def test_without_any_right_path_there_is_no_model(monkeypatch):
     probes = probes_of(model, setup)
     monkeypatch.setattr(paths, "Padded", Wrong)
     monkeypatch.setitem(KERNELS, "segments", fails)
-    with pytest.raises(ModelError, match="no way to compute several texts together gives this model's own vectors"):
+    with pytest.raises(ModelError, match="no way of computing several texts together gives this model's own vectors"):
         choose_path(model, setup, probes)
-    with pytest.raises(ModelError, match="no way to compute several texts together"):
+    with pytest.raises(ModelError, match="no way of computing several texts together"):
         choose_path(model, setup_of(attention="padded"), probes)
 
 
@@ -229,7 +234,7 @@ def test_a_model_that_takes_no_other_attention_is_padded(monkeypatch, caplog):
 
     monkeypatch.setattr(type(model), "set_attn_implementation", refuse)
     assert choose(model, "mean").runtime.attention == "padded"
-    assert "refused were segments: this model has its own attention" in caplog.text
+    assert "paths were rejected: segments: this model has its own attention" in caplog.text
 
 
 def test_a_model_that_gives_no_finite_vector_is_refused():
@@ -365,11 +370,11 @@ def test_whether_a_vectors_bits_depend_on_other_texts_is_found_out():
         return vectors + 1e-6 * torch.from_numpy(twins)[:, None].float()
 
     probes = table_probes()
-    assert not probes.mates_matter(Table())
-    assert probes.mates_matter(Table(longer_mates))
-    assert probes.mates_matter(Table(mates_of_its_length))
+    assert not probes.is_batch_dependent(Table())
+    assert probes.is_batch_dependent(Table(longer_mates))
+    assert probes.is_batch_dependent(Table(mates_of_its_length))
     # What is not a number is the same every time.
-    assert not probes.mates_matter(Table(lambda vectors, _: vectors * np.nan))
+    assert not probes.is_batch_dependent(Table(lambda vectors, _: vectors * np.nan))
 
 
 # Linear layers by oneDNN. Both ways are tested on every machine, the one it lacks through a stand-in.
@@ -512,7 +517,7 @@ def test_without_the_operators_a_model_is_left_alone(missing, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("activation", [SteadySiLU, SteadyTanhGELU])
+@pytest.mark.parametrize("activation", [DeterministicSiLU, DeterministicTanhGELU])
 def test_an_activation_s_bits_do_not_depend_on_threads_or_rows(activation, dtype, threads):
     x = (torch.randn(1024, 1600, generator=torch.Generator().manual_seed(0)) * 4).to(dtype)
     before = torch.get_num_threads()
@@ -526,22 +531,23 @@ def test_an_activation_s_bits_do_not_depend_on_threads_or_rows(activation, dtype
         torch.set_num_threads(before)
 
 
-def test_steady_activations_are_the_functions_of_their_names():
+def test_deterministic_activations_are_the_functions_of_their_names():
     x = torch.tensor([-1e4, -100.0, -5.0, -1e-3, 0.0, 1e-3, 2.0, 100.0, 1e4], requires_grad=False)
     exact = x.double()
-    torch.testing.assert_close(SteadySiLU()(x), (exact * torch.sigmoid(exact)).float(), rtol=1e-6, atol=1e-30)
+    torch.testing.assert_close(DeterministicSiLU()(x), (exact * torch.sigmoid(exact)).float(), rtol=1e-6, atol=1e-30)
     tanh = torch.nn.functional.gelu(exact, approximate="tanh").float()
-    torch.testing.assert_close(SteadyTanhGELU()(x), tanh, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(DeterministicTanhGELU()(x), tanh, rtol=1e-5, atol=1e-6)
 
 
-def test_only_unsteady_activations_are_replaced():
+def test_only_unuse_deterministic_activations_are_replaced():
     model = nn.Sequential(
         nn.SiLU(), nn.GELU(), nn.ReLU(), nn.ModuleDict({"a": nn.GELU(approximate="tanh"), "b": ACT2FN["silu"]}),
         ACT2FN["gelu_pytorch_tanh"], ACT2FN["gelu"],
     )  # fmt: skip
-    steady_activations(model)
+    use_deterministic_activations(model)
     assert [type(module).__name__ for module in model.modules()][1:] == [
-        "SteadySiLU", "GELU", "ReLU", "ModuleDict", "SteadyTanhGELU", "SteadySiLU", "SteadyTanhGELU", "GELUActivation",
+        "DeterministicSiLU", "GELU", "ReLU", "ModuleDict", "DeterministicTanhGELU", "DeterministicSiLU",
+        "DeterministicTanhGELU", "GELUActivation",
     ]  # fmt: skip
 
 
@@ -596,7 +602,7 @@ def test_bfloat16_on_a_cpu_says_what_it_costs(tiny_bert, layers, caplog):
     with caplog.at_level(logging.INFO):
         rounded = load(tiny_bert, dtype="bfloat16")
     (said,) = [record for record in caplog.records if "of cosine" in record.message]
-    assert said.message.startswith("bfloat16 costs at most ")
+    assert said.message.startswith("Loss of bfloat16: at most ")
     assert said.message.endswith(" of cosine on 3 probe texts")
     assert (rounded.identity.dtype, exact.identity.dtype) == ("bfloat16", "float32")
     cosines = (encode(exact, TEXTS) * encode(rounded, TEXTS)).sum(axis=1)
@@ -615,7 +621,7 @@ def test_float32_costs_nothing_and_nothing_is_said(tiny_bert, caplog):
 @pytest.mark.parametrize("has_it", [True, False])
 def test_a_cpu_without_bfloat16_says_once_that_it_is_slower(tiny_bert, has_it, monkeypatch, caplog):
     monkeypatch.setattr(loading, "_cpu_has_bfloat16", lambda: has_it)
-    loading._warn_of_emulated_bfloat16.cache_clear()
+    loading._warn_about_emulated_bfloat16.cache_clear()
     for _ in range(2):
         load(tiny_bert, dtype="bfloat16")
     said = [record.message for record in caplog.records if "has no bfloat16 instructions" in record.message]
@@ -659,7 +665,7 @@ def test_a_safer_precision_is_another_copy_of_the_model(tiny_bert, layers):
 def test_a_model_that_fails_says_that_finished_work_is_kept(tiny_bert, monkeypatch):
     embedder = load(tiny_bert)
     monkeypatch.setitem(vars(embedder), "_forward", lambda _: fails(*[None] * 5))
-    with pytest.raises(ModelError, match=r"the model failed on cpu: no kernel image(.|\n)*run again to go on from"):
+    with pytest.raises(ModelError, match=r"the model failed on cpu: no kernel image(.|\n)*run again to resume"):
         embedder.forward(embedder.tokenize(["a"]))
 
 
@@ -753,7 +759,7 @@ def torchao(monkeypatch):
 
 
 def test_float8_on_a_cpu_is_refused(tiny_bert, torchao):
-    with pytest.raises(ConfigError, match="--embedding.fp8 needs a GPU with float8 .*; the device is cpu"):
+    with pytest.raises(ConfigError, match="embedding.fp8 needs a GPU with float8 .*; the device is cpu"):
         load(tiny_bert, fp8=True)
     assert torchao.calls == []
 
@@ -768,7 +774,7 @@ def test_float8_needs_a_newer_gpu(capability, possible, torchao, monkeypatch):
         to_float8(model, torch.device("cuda"))
         assert torchao.calls == [(model, ("float8", "row by row"))]
     else:
-        with pytest.raises(ConfigError, match="--embedding.fp8 needs a GPU with float8"):
+        with pytest.raises(ConfigError, match="embedding.fp8 needs a GPU with float8"):
             to_float8(model, torch.device("cuda"))
         assert torchao.calls == []
 
@@ -776,7 +782,7 @@ def test_float8_needs_a_newer_gpu(capability, possible, torchao, monkeypatch):
 def test_float8_without_torchao_says_what_to_install(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(MissingExtra, match=r"--embedding.fp8 needs the package 'torchao.quantization'.*\[fp8\]"):
+    with pytest.raises(MissingExtra, match=r"embedding.fp8 needs the package 'torchao.quantization'.*\[fp8\]"):
         to_float8(bert(), torch.device("cuda"))
 
 
@@ -794,7 +800,7 @@ def test_what_float8_costs_is_said_and_it_is_part_of_the_identity(tiny_bert, lay
     assert embedder.identity.dtype == "bfloat16+float8"
     assert embedder.runtime.attention == "segments"
     (said,) = [record for record in caplog.records if "of cosine" in record.message]
-    assert said.message.startswith("float8 costs at most ")
+    assert said.message.startswith("Loss of float8: at most ")
     assert float(said.args[1]) > 1e-4
 
 
@@ -810,8 +816,8 @@ def test_a_device_that_answers_is_waited_for():
 
 def test_a_device_that_does_not_answer_is_given_up_and_the_way_on_is_said():
     with pytest.raises(
-        DeviceHung, match=r"cuda:0 has not answered for 0\.02 s\. What is finished is kept: .*run again to go on"
+        DeviceHung, match=r"cuda:0 has not answered for 0\.02 s\. Finished work is kept: .*run again to resume"
     ) as error:
         wait_for(lambda: False, 0.02, "cuda:0")
-    assert "--embedding.device_timeout_s" in str(error.value)
+    assert "embedding.device_timeout_s" in str(error.value)
     assert isinstance(error.value, ModelError)

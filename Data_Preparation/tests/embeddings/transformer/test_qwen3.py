@@ -141,7 +141,7 @@ def test_mrl_keeps_the_leading_dimensions_and_normalises_again(embedder, tiny_qw
 
 
 def test_a_dimension_the_model_was_not_trained_for_is_refused(tiny_qwen3):
-    with pytest.raises(ConfigError, match=r"--embedding.dim 16: .* gives 32 to 64 dimensions"):
+    with pytest.raises(ConfigError, match=r"embedding.dim 16: .* gives 32 to 64 dimensions"):
         load_embedder(EmbeddingConfig(model_name=str(tiny_qwen3), dim=16))
 
 
@@ -185,7 +185,7 @@ def test_flash_attention_asked_for_on_a_cpu_is_refused(tiny_qwen3):
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match=r"--embedding.device cuda:99: .*Use auto or cpu"):
+    with pytest.raises(ConfigError, match=r"embedding.device cuda:99: .*Use auto or cpu"):
         choose_device("cuda:99")
 
 
@@ -208,7 +208,7 @@ def test_beside_float8_everything_is_bfloat16(tmp_path):
     assert choose_dtype("auto", "cuda", recipe, fp8=True) == "bfloat16"
     assert choose_dtype("bfloat16", "cuda", recipe, fp8=True) == "bfloat16"
     for dtype in ("float16", "float32"):
-        with pytest.raises(ConfigError, match=f"--embedding.fp8 goes with bfloat16, not with .*dtype {dtype}"):
+        with pytest.raises(ConfigError, match=f"embedding.fp8 needs embedding.dtype auto or bfloat16, got {dtype}"):
             choose_dtype(dtype, "cuda", recipe, fp8=True)
 
 

@@ -36,16 +36,16 @@ def rewrite(data_dir, index, change):
     manifest.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("level", ["size", "hash", "canary"])
+@pytest.mark.parametrize("level", ["size", "hash", "reembed"])
 @pytest.mark.parametrize("shard_rows", [ONE, JOINED, UNJOINED])
 def test_a_clean_store_passes_every_level_and_says_what_was_looked_at(tmp_path, shard_rows, level):
     dataset = ELMDataset(make(tmp_path, shard_rows))
     good = dataset.verify(level)
     shards = len(files(dataset.processed_dir.parent, "embeddings"))
-    assert len(good) == 2 * shards + {"size": 0, "hash": shards + 1, "canary": shards + 2}[level]
-    if level == "canary":
+    assert len(good) == 2 * shards + {"size": 0, "hash": shards + 1, "reembed": shards + 2}[level]
+    if level == "reembed":
         # 0.95^64 = 0.0375
-        assert "64 random rows embedded again, least cosine 1.000000" in good[-1]
+        assert "64 random rows embedded again, smallest cosine 1.000000" in good[-1]
         assert "would have missed it with probability 0.04" in good[-1]
 
 
@@ -55,14 +55,14 @@ def test_a_clean_store_passes_every_level_and_says_what_was_looked_at(tmp_path, 
      {"normalize": False}, {"prompt": "passage: "}, {"max_length": 20}, {"dim": 64, "precision": "ubinary"}],
     ids=str,
 )  # fmt: skip
-def test_stores_of_every_kind_pass_the_canary(tmp_path, settings):
+def test_stores_of_every_kind_pass_the_spot_check(tmp_path, settings):
     data_dir = make(tmp_path, 40, **settings)
     dataset = ELMDataset(data_dir)
-    good = dataset.verify("canary", rows=ROWS)
+    good = dataset.verify("reembed", rows=ROWS)
     assert "165 random rows embedded again" in good[-1]
     # A data set that hands out less of a vector, or in another form, looks at the files all the same.
     dim = ELMDataset(data_dir, dim=8, columns=["embedding"])
-    assert len(dim.verify("canary")) == len(good)
+    assert len(dim.verify("reembed")) == len(good)
 
 
 SHUFFLED = np.random.default_rng(0).permutation(33)
@@ -75,13 +75,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_rows_that_were_permuted_before_they_were_hashed_are_found_by_the_canary_only(copy, name):
+def test_rows_that_were_permuted_before_they_were_hashed_are_found_by_the_spot_check_only(copy, name):
     rewrite(copy, 2, WRONG[name])
     dataset = ELMDataset(copy)
     assert dataset.verify("size")
     assert dataset.verify("hash")
     with pytest.raises(ShardMismatch, match="rows of train do not have the vector of their text") as caught:
-        dataset.verify("canary")
+        dataset.verify("reembed")
     message = str(caught.value)
     assert message.startswith(str(copy / "embeddings"))
     assert "elm embed --overwrite" in message
@@ -94,16 +94,16 @@ def test_two_swapped_rows_are_found_if_one_of_them_is_looked_at(copy):
     rewrite(copy, 0, lambda rows: np.concatenate([rows[[1, 0]], rows[2:]]))
     dataset = ELMDataset(copy)
     with pytest.raises(ShardMismatch, match="2 of 165 rows of train"):
-        dataset.canary(rows=ROWS)
+        dataset.spot_check(rows=ROWS)
     found = 0
     for seed in range(40):
         chosen = np.random.default_rng(seed).choice(ROWS, 20, replace=False)
         if {0, 1} & set(chosen.tolist()):
             found += 1
             with pytest.raises(ShardMismatch):
-                dataset.canary(20, seed)
+                dataset.spot_check(20, seed)
         else:
-            assert dataset.canary(20, seed)
+            assert dataset.spot_check(20, seed)
     assert 1 <= found < 20
 
 
@@ -120,18 +120,18 @@ def test_vectors_of_another_pooling_that_calls_itself_the_same_are_found(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HashingEmbedder, "forward", of_the_last_word_only)
         data_dir = make(tmp_path, precision=precision)
-        assert ELMDataset(data_dir).verify("canary")  # by its own measure they are right
+        assert ELMDataset(data_dir).verify("reembed")  # by its own measure they are right
     dataset = ELMDataset(data_dir)
     assert dataset.verify("hash")
     with pytest.raises(ShardMismatch, match="64 of 64 rows .*of another model, pooling or prompt than the file says"):
-        dataset.verify("canary")
+        dataset.verify("reembed")
 
 
-def test_a_vector_that_is_no_number_is_found_by_the_canary_too(copy):
+def test_a_vector_that_is_no_number_is_found_by_the_spot_check_too(copy):
     rewrite(copy, 0, lambda rows: np.full_like(rows, np.nan))
     rewrite(copy, 1, np.zeros_like)
     with pytest.raises(ShardMismatch, match="66 of 165 rows"):
-        ELMDataset(copy).canary(rows=ROWS)
+        ELMDataset(copy).spot_check(rows=ROWS)
 
 
 def test_a_flipped_bit_is_found_by_hash_and_not_by_size(copy):
@@ -141,7 +141,7 @@ def test_a_flipped_bit_is_found_by_hash_and_not_by_size(copy):
     path.write_bytes(content)
     dataset = ELMDataset(copy)
     assert dataset.verify("size")
-    for level in ("hash", "canary"):
+    for level in ("hash", "reembed"):
         with pytest.raises(CorruptShard, match=rf"{path.name}: its bytes are not those its manifest speaks of"):
             dataset.verify(level)
 
@@ -165,17 +165,23 @@ def test_damage_to_the_copy_of_the_texts_is_found_by_hash(copy):
 def test_a_selection_is_verified_with_the_whole_of_its_files(copy):
     rewrite(copy, 4, WRONG["turned round"])
     with pytest.raises(ShardMismatch, match="of 165 rows"):
-        ELMDataset(copy).select([0, 1, 2]).canary(rows=ROWS)
+        ELMDataset(copy).select([0, 1, 2]).spot_check(rows=ROWS)
 
 
-def test_texts_alone_have_no_canary_and_levels_that_are_none_are_refused(made):
+def test_texts_alone_have_no_spot_check_and_unknown_levels_are_refused(made):
     dataset = ELMDataset(made, load_embeddings=False)
-    assert dataset.verify("canary")[-1] == "train: no embeddings"
-    with pytest.raises(ValueError, match="level must be one of size, hash, canary; got 'bytes'"):
+    assert dataset.verify("reembed")[-1] == "train: no embeddings"
+    with pytest.raises(ValueError, match="level must be one of size, hash, reembed; got 'bytes'"):
         dataset.verify("bytes")
 
 
 @pytest.mark.parametrize("rows", [0, -1])
-def test_a_canary_of_no_rows_is_refused(made, rows):
+def test_a_spot_check_of_no_rows_is_refused(made, rows):
     with pytest.raises(ValueError, match="rows must be 1 or more"):
-        ELMDataset(made).canary(rows=rows)
+        ELMDataset(made).spot_check(rows=rows)
+
+
+def test_the_former_names_still_work(made):
+    dataset = ELMDataset(made)
+    assert dataset.verify("canary", rows=5, seed=3) == dataset.verify("reembed", rows=5, seed=3)
+    assert dataset.canary(5, seed=3) == dataset.spot_check(5, seed=3)
