@@ -23,6 +23,7 @@ DRIVER = """
 import json, os, random, shutil, signal, sys, time, traceback
 from pathlib import Path
 import h5py
+from support import forks
 from support.forks import import_what_is_imported_by
 from data_pipeline.integrations.ml_filter import annotate, embed, run_annotation_pipeline, run_embedding_pipeline
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob
@@ -78,19 +79,9 @@ def count_and_slow(counter):
 
 def at_step(number, work):
     def dying():
-        steps = 0
-        def wrap(owner, name):
-            real = getattr(owner, name)
-            def step(*args, **kwargs):
-                nonlocal steps
-                steps += 1
-                if steps == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args, **kwargs)
-            setattr(owner, name, step)
-        for name in ("replace", "fsync", "unlink", "ftruncate", "pwrite"):
-            wrap(os, name)
-        wrap(h5py.Dataset, "__setitem__")
+        forks.die_at_step(
+            number, "replace", "fsync", "unlink", "ftruncate", "pwrite", (h5py.Dataset, "__setitem__")
+        )
         work()
     return dying
 

@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import pickletools
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from support.forks import ENVIRONMENT
 
 from data_pipeline.config.retrieval import CandidateConfig
 from data_pipeline.errors import ConfigError, CorruptShard, MissingExtra, StoreError
@@ -243,23 +243,10 @@ def test_numba_that_is_not_there_is_named(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from support.forks import die_at_step
 from data_pipeline.retrieval.bm25 import open_bm25
 from data_pipeline.config.retrieval import CandidateConfig
 from data_pipeline.retrieval.passages import passages_of_lists
-
-def dying_at(step):
-    steps = 0
-    def wrap(name):
-        real = getattr(os, name)
-        def step_of(*args, **kwargs):
-            nonlocal steps
-            steps += 1
-            if steps == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-        setattr(os, name, step_of)
-    for name in ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir"):
-        wrap(name)
 
 folder, texts = Path(sys.argv[1]), sys.argv[2].split("|")
 new = passages_of_lists([str(row) for row in range(len(texts))], texts)
@@ -269,7 +256,7 @@ while True:
     step += 1
     if (child := os.fork()) == 0:
         open_bm25(passages_of_lists(["old"], ["an old wing"]), folder)
-        dying_at(step)
+        die_at_step(step, "replace", "rename", "fsync", "unlink", "rmdir", "mkdir")
         open_bm25(new, folder, CandidateConfig(k1=1.0))
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -290,7 +277,7 @@ print(step)
 def test_a_killed_build_leaves_nothing_wrong(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "index" / "bm25"), "|".join(TEXTS)],
-        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 8

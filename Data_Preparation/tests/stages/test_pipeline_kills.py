@@ -79,7 +79,7 @@ for line in sys.stdin:
 STEPS_DRIVER = """
 import hashlib, json, os, shutil, signal, sys
 from pathlib import Path
-from support.forks import answer_of as in_fork, import_what_is_imported_by
+from support.forks import answer_of as in_fork, die_at_step, import_what_is_imported_by
 from data_pipeline.errors import StoreError
 from data_pipeline.stages.pipeline import run
 from data_pipeline.config.load import load_config
@@ -91,18 +91,7 @@ def job(flags):
     run(load_config(None, flags), overwrite=True)
 
 def dying_at(step):
-    steps = 0
-    def wrap(owner, name):
-        real = getattr(owner, name)
-        def step_of(*args, **kwargs):
-            nonlocal steps
-            steps += 1
-            if steps == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-        setattr(owner, name, step_of)
-    for name in ("replace", "rename", "fsync", "unlink", "rmdir"):
-        wrap(os, name)
+    die_at_step(step, "replace", "rename", "fsync", "unlink", "rmdir")
     job(new)
 
 def state():

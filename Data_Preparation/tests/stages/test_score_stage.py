@@ -606,18 +606,7 @@ def job(heads, pause=0.0):
 
 def dying_at(step):
     def work():
-        steps = 0
-        def wrap(name):
-            real = getattr(os, name)
-            def step_of(*args, **kwargs):
-                nonlocal steps
-                steps += 1
-                if steps == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args, **kwargs)
-            setattr(os, name, step_of)
-        for name in ("replace", "rename", "fsync", "unlink"):
-            wrap(name)
+        forks.die_at_step(step, "replace", "rename", "fsync", "unlink")
         annotate(config, new, overwrite=True)
     return work
 

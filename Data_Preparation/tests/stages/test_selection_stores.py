@@ -278,7 +278,7 @@ def test_altered_selections_are_faults(stored):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from support.forks import import_what_is_imported_by
+from support.forks import die_at_step, import_what_is_imported_by
 from data_pipeline.config import Config
 from data_pipeline.selection import Budget
 from data_pipeline.stages.measure import measure
@@ -288,20 +288,6 @@ from data_pipeline.stages import measure as measuring
 measuring._PART_ROWS = 50
 config = Config.model_validate_json(sys.argv[1])
 
-def dying_at(step):
-    steps = 0
-    def wrap(name):
-        real = getattr(os, name)
-        def step_of(*args, **kwargs):
-            nonlocal steps
-            steps += 1
-            if steps == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-        setattr(os, name, step_of)
-    for name in ("replace", "fsync", "unlink", "mkdir"):
-        wrap(name)
-
 def once(data_dir):
     here = config.model_copy(update={"data_dir": Path(data_dir)})
     measure(here, "wordpiece_ratio", {"model": sys.argv[4]})
@@ -309,7 +295,7 @@ def once(data_dir):
 
 def go(data_dir, step=0):
     if (child := os.fork()) == 0:
-        dying_at(step)
+        die_at_step(step, "replace", "fsync", "unlink", "mkdir")
         once(data_dir)
         os._exit(0)
     return os.waitpid(child, 0)[1]

@@ -7,6 +7,7 @@ that has used its libraries do not survive a fork.
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -63,3 +64,28 @@ def import_what_is_imported_by(work):
             importlib.import_module(name)
         except Exception:  # noqa: BLE001, S112  # made up at run time, or part of another
             continue
+
+
+def die_at_step(step, *targets):
+    """Kill this process, as `kill -9` would, just before the n-th call of some functions.
+
+    Args:
+        step: number of the call, from 1, counted over all of them.
+        targets: names of functions of `os`, or pairs of an owner and a name.
+    """
+    calls = 0
+
+    def wrap(owner, name):
+        real = getattr(owner, name)
+
+        def counted(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(owner, name, counted)
+
+    for target in targets:
+        wrap(*((os, target) if isinstance(target, str) else target))
