@@ -28,7 +28,7 @@ _FORMATS: dict[str, tuple[str, np.dtype[Any]]] = {
 PRECISION_OF_FORMAT = {name: precision for precision, (name, _) in _FORMATS.items()}
 CALIBRATED = ("int8", "float8")
 _FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
-_FLOAT8_MAX = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
+_FLOAT8_MAX = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)  # type: ignore[no-untyped-call]  # of ml_dtypes
 _INT8_STEPS = 255
 
 
