@@ -16,13 +16,13 @@ from data_pipeline.cli.flags import Given, add_setting_flags, spell_out_switches
 from data_pipeline.errors import (
     ConfigError,
     DataPipelineError,
-    DeviceHung,
-    MissingExtra,
-    NotFound,
+    DeviceHungError,
+    MissingExtraError,
+    NotFoundError,
     SelectionError,
     SourceError,
-    StaleStage,
-    WrongEmbedder,
+    StaleStageError,
+    WrongEmbedderError,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             return _complain(ConfigError(_unknown_argument(parsers[parsed.command], unknown[0])), _BAD_INPUT)
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
-    except (ConfigError, SourceError, MissingExtra, NotFound, SelectionError, StaleStage, WrongEmbedder) as error:
+    except (
+        ConfigError,
+        SourceError,
+        MissingExtraError,
+        NotFoundError,
+        SelectionError,
+        StaleStageError,
+        WrongEmbedderError,
+    ) as error:
         return _complain(error, _BAD_INPUT)
-    except DeviceHung as error:
+    except DeviceHungError as error:
         _complain(error, FAILED)
         logging.shutdown()
         sys.stderr.flush()

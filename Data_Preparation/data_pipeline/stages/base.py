@@ -1,7 +1,7 @@
 """What a stage is, and the one place where it is skipped, refused as stale, locked, run and finished.
 
     output.is_finished -> skip            the same fingerprint, and its files are whole
-                       -> StaleStage      another fingerprint, and not `overwrite`
+                       -> StaleStageError      another fingerprint, and not `overwrite`
                        -> stage.run(task) for every task, which resumes what a killed run left
                        -> stage.finish    the manifest, last
 
@@ -54,7 +54,7 @@ class Output(Protocol):
         """Whether the files are whole and were made with the same fingerprint.
 
         Raises:
-            StaleStage: they were made with other settings, and not `overwrite`.
+            StaleStageError: they were made with other settings, and not `overwrite`.
         """
 
 
@@ -107,7 +107,7 @@ def run_stage(stage: Stage[R], *, overwrite: bool = False, execute: Executor = r
         execute: runs its tasks.
 
     Raises:
-        StaleStage: an output was made with other settings, and not `overwrite`.
+        StaleStageError: an output was made with other settings, and not `overwrite`.
     """
     # All are asked: a stale one stops the run before anything is computed.
     finished = [output.is_finished(overwrite) for output in stage.outputs]

@@ -16,7 +16,7 @@ from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
 from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
 from data_pipeline.embeddings.plan import Plan
-from data_pipeline.errors import ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
 from data_pipeline.stages.split_output import SplitOutput
 from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore, open_embedding_shard
@@ -66,9 +66,9 @@ def embed_split(
             kept all the same.
 
     Raises:
-        StaleStage: the folder holds this split, made with other settings, and not `overwrite`.
+        StaleStageError: the folder holds this split, made with other settings, and not `overwrite`.
         ModelError: a vector cannot be computed.
-        ShardMismatch: a stored token count is not this tokenizer's.
+        ShardMismatchError: a stored token count is not this tokenizer's.
     """
     return run_stage(open_stage(store, split, embedder, config, folder, overwrite), overwrite=overwrite)
 
@@ -198,7 +198,7 @@ class SplitEmbeddings:
     def _refuse_unlisted_files(self) -> None:
         for shard, path in zip(self.output.paragraphs, self.output.paths, strict=True):
             if path.exists() and not self._is_written(path, shard):
-                raise StaleStage(
+                raise StaleStageError(
                     f"{path} is there already and was not made with these settings (no manifest speaks of it). "
                     "Pass --overwrite to replace it, or --embedding.variant NAME to keep both."
                 )
@@ -240,7 +240,7 @@ class SplitEmbeddings:
         """Tokens of a shard, some rows at a time.
 
         Raises:
-            ShardMismatch: a stored token count is wrong, or the file is not the one that was opened.
+            ShardMismatchError: a stored token count is wrong, or the file is not the one that was opened.
         """
         seen_ids, seen_texts = ColumnHash(), ColumnHash()
         prompt = self.embedder.identity.prompt
@@ -254,14 +254,14 @@ class SplitEmbeddings:
                 own_counts = tokens.lengths - self._special_tokens
                 wrong = np.flatnonzero((own_counts != np.array(counts)) & ~tokens.truncated)
                 if len(wrong):
-                    raise ShardMismatch(
+                    raise ShardMismatchError(
                         f"{shard.path} says that {names[wrong[0]]} has {counts[wrong[0]]} tokens, its tokenizer finds "
                         f"{own_counts[wrong[0]]}. Run the pipeline again with --overwrite "
                         "--preprocess.fast_tokens off, and please report this text."
                     )
             yield tokens
         if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-            raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
+            raise ShardMismatchError(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
 
     def _announced(self, plan: Plan, path: Path) -> Plan:
         """The plan, once what can be measured is measured and what will be done is logged."""

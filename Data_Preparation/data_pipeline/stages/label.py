@@ -67,7 +67,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
         embedder: is used instead of the one that the config or the store names.
 
     Raises:
-        SourceError, ConfigError, StoreError, ModelError, MissingExtra: an input, a setting or a file cannot be used.
+        SourceError, ConfigError, StoreError, ModelError, MissingExtraError: an input, a setting or a file is unusable.
         JudgeError: the judge cannot be used, failed too often, or gave no label at all; what was judged is kept.
     """
     passages = open_passages(config)

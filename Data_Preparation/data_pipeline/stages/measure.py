@@ -64,8 +64,8 @@ def measure(
 
     Raises:
         ConfigError: there is no such measure or parameter, or a column of that name is there already.
-        StaleStage: the name is taken by other settings, and not `overwrite`.
-        SelectionError, ModelError, StoreError, MissingExtra: it cannot be computed.
+        StaleStageError: the name is taken by other settings, and not `overwrite`.
+        SelectionError, ModelError, StoreError, MissingExtraError: it cannot be computed.
     """
     found, settings = configured_measure(name, parameters)
     called = called or name

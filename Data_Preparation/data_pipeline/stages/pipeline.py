@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.config import Config
 from data_pipeline.download import open_corpus
 from data_pipeline.embeddings import load_embedder, load_tokenizer
-from data_pipeline.errors import ConfigError, NotFound
+from data_pipeline.errors import ConfigError, NotFoundError
 from data_pipeline.stages.base import run_stage
 from data_pipeline.stages.embed import SplitResult, embed_split
 from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
@@ -88,7 +88,7 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
     """Corpus -> paragraphs, unless they exist.
 
     Raises:
-        StaleStage: paragraphs of other settings exist, and not `overwrite`.
+        StaleStageError: paragraphs of other settings exist, and not `overwrite`.
     """
     folder = config.processed_dir
     with exclusive(folder):
@@ -115,7 +115,7 @@ def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, repo
 
     Raises:
         StoreError: there are no paragraphs.
-        StaleStage: embeddings of other settings are there, and not `overwrite`.
+        StaleStageError: embeddings of other settings are there, and not `overwrite`.
     """
     store = ParagraphStore(config.processed_dir)
     store.check()
@@ -149,7 +149,7 @@ def find_corpus(config: Config, named: bool) -> Config:
     if len(there) > 1:
         raise ConfigError(f"{config.data_dir} holds several corpora: {', '.join(there)}. Say which: --corpus.name NAME")
     if not there:
-        raise NotFound(f"No paragraphs in {config.data_dir}. Run `elm run` first.")
+        raise NotFoundError(f"No paragraphs in {config.data_dir}. Run `elm run` first.")
     return config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": there[0]})})
 
 

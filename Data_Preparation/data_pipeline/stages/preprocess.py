@@ -17,7 +17,7 @@ from typing import Any
 from data_pipeline.config import Config, PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
-from data_pipeline.errors import CorruptShard, SourceError, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.passes import mark_duplicates, stage_candidates, write_splits
@@ -62,13 +62,13 @@ class ParagraphOutput:
         """See `stages.base.Output`."""
         try:
             manifest = read_manifest(self.folder, ParagraphManifest)
-        except CorruptShard:
+        except CorruptShardError:
             if not overwrite:
                 raise
             return False
         if manifest is None:
             if any((self.folder / f"{split}.parquet").exists() for split in SPLITS) and not overwrite:
-                raise StaleStage(
+                raise StaleStageError(
                     f"{self.folder} holds paragraphs that this version did not make (there is no manifest). "
                     "Pass --overwrite to replace them, --skip-download to use them, or --output-dir to keep both."
                 )

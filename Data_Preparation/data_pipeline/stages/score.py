@@ -56,8 +56,8 @@ def annotate(
 
     Raises:
         ConfigError: a name cannot be that of a folder or a column.
-        WrongEmbedder: a head does not belong to these embeddings.
-        StaleStage: other scores exist under the same name, and not `overwrite`.
+        WrongEmbedderError: a head does not belong to these embeddings.
+        StaleStageError: other scores exist under the same name, and not `overwrite`.
         StoreError: there are no embeddings, or they are damaged.
     """
     _check_names(heads)

@@ -65,8 +65,8 @@ def select_from(
         overwrite: replace a subset of the name that was made from other data.
 
     Raises:
-        ConfigError, SelectionError, StoreError, ModelError, MissingExtra: it cannot be selected, or not like this.
-        StaleStage: a subset of that name was made from other data, and not `overwrite`.
+        ConfigError, SelectionError, StoreError, ModelError, MissingExtraError: it cannot be selected, or not like this.
+        StaleStageError: a subset of that name was made from other data, and not `overwrite`.
     """
     selector = configured(name, parameters)
     needs = selector.needs | (strata.needs if strata else frozenset())

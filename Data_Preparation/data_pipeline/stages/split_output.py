@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import StaleStage
+from data_pipeline.errors import StaleStageError
 from data_pipeline.stages.base import Task
 from data_pipeline.store import CALIBRATED
 from data_pipeline.store.manifest import (
@@ -86,7 +86,9 @@ class SplitOutput:
         files = [(self.folder / Path(record["file"]).name, record) for record in previous["shards"]]
         whole = all(self.is_whole(path, record) for path, record in files)
         if not (whole or overwrite or self.remakes_damaged):
-            raise StaleStage(f"files in {self.folder} are missing or damaged. Pass --overwrite to make them again.")
+            raise StaleStageError(
+                f"files in {self.folder} are missing or damaged. Pass --overwrite to make them again."
+            )
         if whole and not overwrite:
             return True
         for path, record in files:

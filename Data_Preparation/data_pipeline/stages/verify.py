@@ -9,7 +9,7 @@ from data_pipeline.config import Config
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.dataset.dataset import LEVELS, Level
 from data_pipeline.embeddings import Embedder
-from data_pipeline.errors import DataPipelineError, NotFound, StoreError
+from data_pipeline.errors import DataPipelineError, NotFoundError, StoreError
 from data_pipeline.store import (
     ParagraphStore,
     embedding_faults,
@@ -44,17 +44,17 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
 
     Raises:
         ValueError: there is no such level.
-        NotFound: there are no paragraphs, or there is no such variant.
+        NotFoundError: there are no paragraphs, or there is no such variant.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level!r}")
     if config.embedding.variant is not None and not config.embeddings_dir.is_dir():
-        raise NotFound(f"embedding.variant {config.embedding.variant!r}: no folder {config.embeddings_dir}")
+        raise NotFoundError(f"embedding.variant {config.embedding.variant!r}: no folder {config.embeddings_dir}")
     good: list[str] = []
     bad: list[str] = []
     try:
         store = ParagraphStore(config.processed_dir)
-    except NotFound:
+    except NotFoundError:
         raise
     except StoreError as error:
         return good, [str(error)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError, StoreError
 from data_pipeline.store import (
     EmbeddingShard,
     ParagraphShard,
@@ -108,10 +108,10 @@ class Source:
         """Read everything; returns what is in order, one line each.
 
         Raises:
-            CorruptShard: a file is not in order; one line each.
+            CorruptShardError: a file is not in order; one line each.
         """
         if self.store.manifest is None:
-            raise CorruptShard(
+            raise CorruptShardError(
                 f"{self.store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified"
             )
         bad = list(paragraph_faults(self.store, self.split, set()))
@@ -129,14 +129,14 @@ class Source:
             bad += faults
             good += [] if faults else [f"{self.split}: scores of {scores.name}: hashes, alignment and values"]
         if bad:
-            raise CorruptShard("\n".join(bad))
+            raise CorruptShardError("\n".join(bad))
         return good
 
     def open_paragraphs(self, index: int) -> ParagraphShard:
         """The paragraph shard of a number, fetched if need be and checked.
 
         Raises:
-            CorruptShard: it is not the file its manifest speaks of.
+            CorruptShardError: it is not the file its manifest speaks of.
         """
         shard = self.paragraphs[index]
         if self.remote is not None:
@@ -173,13 +173,13 @@ class Source:
 
         Raises:
             StoreError: it is missing.
-            CorruptShard: it is not the file its manifest speaks of.
-            ShardMismatch: it was not made from the paragraphs beside it.
-            StaleStage: it was made with other settings than the manifest says.
+            CorruptShardError: it is not the file its manifest speaks of.
+            ShardMismatchError: it was not made from the paragraphs beside it.
+            StaleStageError: it was made with other settings than the manifest says.
         """
         path = self.embedding_path(index)
         if not path.exists():
-            raise NotFound(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
+            raise NotFoundError(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
         shard = open_embedding_shard(path)
         entry, settings = self._embedding_entry(index), self.listed["settings"] if self.listed else None
         check_belongs(shard, self.paragraphs[index], entry, settings)
@@ -196,14 +196,14 @@ class Source:
             return
         entries = [ShardEntry(**entry) for entry in self.listed["shards"]]
         if len(entries) != len(self.paragraphs):
-            raise ShardMismatch(
+            raise ShardMismatchError(
                 f"{self.embeddings_dir} has {len(entries)} files of {self.split}, {self.store.folder} has "
                 f"{len(self.paragraphs)}: they were not made from each other. {MAKE_EMBEDDINGS} --overwrite"
             )
         for entry, paragraphs in zip(entries, self.paragraphs, strict=True):
             found = (entry.rows, entry.ids_sha256, entry.texts_sha256)
             if found != (paragraphs.rows, paragraphs.ids_sha256, paragraphs.texts_sha256):
-                raise ShardMismatch(
+                raise ShardMismatchError(
                     f"{self.embeddings_dir / Path(entry.file).name} was not made from {paragraphs.path}: its manifest "
                     f"speaks of {found[0]} rows, ids {found[1][:12]} and texts {found[2][:12]}, the paragraphs have "
                     f"{paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and {paragraphs.texts_sha256[:12]}. "
@@ -268,7 +268,7 @@ def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[s
         if mismatch is None:
             found.append(scores)
         elif names is not None:
-            raise ShardMismatch(mismatch)
+            raise ShardMismatchError(mismatch)
         elif scores.listed["corpus"] == store.folder.name.removesuffix("_processed"):
             logger.warning("%s They are left out.", mismatch)
     return tuple(found)
@@ -285,8 +285,8 @@ def _corpus_folder(where: str, named: str | None, embedded: str | None, folders:
         return there[0]
     names = ", ".join(name.removesuffix("_processed") for name in there)
     if there:
-        raise NotFound(f"{where} holds several corpora ({names}); say which: ELMDataset(..., corpus=NAME)")
-    raise NotFound(f"No paragraphs in {where}. Run `elm run` first.")
+        raise NotFoundError(f"{where} holds several corpora ({names}); say which: ELMDataset(..., corpus=NAME)")
+    raise NotFoundError(f"No paragraphs in {where}. Run `elm run` first.")
 
 
 def _folders(root: Path) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.store.quantization import Coding, coding_of
@@ -86,7 +86,7 @@ def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
 
     Raises:
         StoreError: there is no such file.
-        CorruptShard: it is not a safetensors file.
+        CorruptShardError: it is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -99,9 +99,9 @@ def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
             if not isinstance(header.get("__metadata__", {}), dict):
                 raise ValueError("its metadata is not a mapping")
     except FileNotFoundError:
-        raise NotFound(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
+        raise NotFoundError(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
     except (OSError, ValueError, struct.error) as error:
-        raise CorruptShard(f"{path} is not a safetensors file: {error}. {_ADVICE}") from error
+        raise CorruptShardError(f"{path} is not a safetensors file: {error}. {_ADVICE}") from error
     return header, 8 + length
 
 
@@ -110,7 +110,7 @@ def open_embedding_shard(path: Path) -> EmbeddingShard:
 
     Raises:
         StoreError: there is no such file.
-        CorruptShard: it is truncated, altered, or holds something else.
+        CorruptShardError: it is truncated, altered, or holds something else.
     """
     header, offset = read_embedding_header(path)
     match header.get("embeddings"):
@@ -118,10 +118,12 @@ def open_embedding_shard(path: Path) -> EmbeddingShard:
             metadata = header.get("__metadata__", {})
             coding = coding_of(name, width, metadata, path)
         case _:
-            raise CorruptShard(f"{path} must hold one tensor `embeddings` of shape (rows, dim); found {list(header)}")
+            raise CorruptShardError(
+                f"{path} must hold one tensor `embeddings` of shape (rows, dim); found {list(header)}"
+            )
     expected, found = offset + rows * width * coding.dtype.itemsize, path.stat().st_size
     if found != expected:
-        raise CorruptShard(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")
+        raise CorruptShardError(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")
     return EmbeddingShard(path, rows, coding.dim(width), coding, offset, metadata)
 
 
@@ -137,9 +139,9 @@ def check_belongs(
         settings: what the manifest says of how it was made; None without one.
 
     Raises:
-        ShardMismatch: it was made from other paragraphs.
-        CorruptShard: it is not as long as the manifest says.
-        StaleStage: it was made with other settings: a file of the right length may still be another
+        ShardMismatchError: it was made from other paragraphs.
+        CorruptShardError: it is not as long as the manifest says.
+        StaleStageError: it was made with other settings: a file of the right length may still be another
             model's.
     """
     ids, texts = (shard.metadata.get(name) for name in ("ids_sha256", "texts_sha256"))
@@ -147,17 +149,17 @@ def check_belongs(
     if shard.rows != paragraphs.rows or not (
         unproved or (ids, texts) == (paragraphs.ids_sha256, paragraphs.texts_sha256)
     ):
-        raise ShardMismatch(
+        raise ShardMismatchError(
             f"{shard.path} was not made from {paragraphs.path}: it is of {shard.rows} rows, ids {str(ids)[:12]} and "
             f"texts {str(texts)[:12]}, the paragraphs have {paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and "
             f"{paragraphs.texts_sha256[:12]}. {_ADVICE}"
         )
     size = shard.path.stat().st_size
     if entry is not None and entry.bytes not in (None, size):
-        raise CorruptShard(f"{shard.path} has {size} bytes, its manifest speaks of {entry.bytes}. {_ADVICE}")
+        raise CorruptShardError(f"{shard.path} has {size} bytes, its manifest speaks of {entry.bytes}. {_ADVICE}")
     for name, expected in (settings or {}).items():
         if shard.metadata.get(name) != expected:
-            raise StaleStage(
+            raise StaleStageError(
                 f"{shard.path} was made with {name} {shard.metadata.get(name)!r}, its manifest says {expected!r}. "
                 f"{_ADVICE}"
             )
@@ -175,7 +177,7 @@ class EmbeddingWriter:
         overwrite: discard half-finished work of other settings.
 
     Raises:
-        StaleStage: half-finished work of other settings is there, and not `overwrite`.
+        StaleStageError: half-finished work of other settings is there, and not `overwrite`.
     """
 
     def __init__(
@@ -246,7 +248,7 @@ class EmbeddingWriter:
             return False
         same_work = header == self._header and self._partial.stat().st_size == size
         if not same_work and not overwrite:
-            raise StaleStage(
+            raise StaleStageError(
                 f"{self._partial} is unfinished work made with other settings. "
                 "Finish it with those settings, or pass --overwrite to discard it."
             )

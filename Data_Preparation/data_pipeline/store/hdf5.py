@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 from data_pipeline.store import ColumnHash
 from data_pipeline.utils import publish, require
 
@@ -72,7 +72,7 @@ def write_embedding_file(
         blocks: all rows, in order.
 
     Raises:
-        CorruptShard: the blocks have another number of rows.
+        CorruptShardError: the blocks have another number of rows.
     """
     temporary = final.with_name(f".{final.name}.tmp")
     vectors_hash, ids_hash, done = hashlib.sha256(), ColumnHash(), 0
@@ -92,7 +92,7 @@ def write_embedding_file(
             ids_hash.update(block.ids)
             done += len(block.ids)
         if done != layout.rows:
-            raise CorruptShard(f"{final}: {done} rows came, {layout.rows} were expected; nothing was written")
+            raise CorruptShardError(f"{final}: {done} rows came, {layout.rows} were expected; nothing was written")
         target.attrs.update(attributes)
         target.attrs["embeddings_sha256"] = vectors_hash.hexdigest()
         target.attrs["ids_sha256"] = ids_hash.hexdigest()
@@ -142,7 +142,7 @@ class EmbeddingFile:
         names: what files of other systems call `embeddings`, `document_id` and `labels`.
 
     Raises:
-        CorruptShard: it cannot be read, is truncated or not complete, or holds something else.
+        CorruptShardError: it cannot be read, is truncated or not complete, or holds something else.
     """
 
     def __init__(self, path: Path, group: str, names: Mapping[str, str] | None = None) -> None:
@@ -150,12 +150,12 @@ class EmbeddingFile:
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
-            raise CorruptShard(f"{path} is truncated, damaged or no HDF5 file: {error}. Make it again.") from error
+            raise CorruptShardError(f"{path} is truncated, damaged or no HDF5 file: {error}. Make it again.") from error
         try:
             self._open(group)
         except _DAMAGE as error:
             self._file.close()
-            raise CorruptShard(f"{path} is damaged: {error}. Make it again.") from error
+            raise CorruptShardError(f"{path} is damaged: {error}. Make it again.") from error
         except BaseException:
             self._file.close()
             raise
@@ -199,8 +199,8 @@ class EmbeddingFile:
             raise self._damaged(f"has no dataset {name!r} of its own in {self._group.name}")
         return found
 
-    def _damaged(self, what: str) -> CorruptShard:
-        return CorruptShard(f"{self.path} {what}. Make it again.")
+    def _damaged(self, what: str) -> CorruptShardError:
+        return CorruptShardError(f"{self.path} {what}. Make it again.")
 
     def __enter__(self) -> Self:
         return self
@@ -271,4 +271,4 @@ def _texts(dataset: Any, start: int, stop: int, path: Path) -> list[str]:
         values: Sequence[Any] = dataset[start:stop]
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     except _DAMAGE as error:  # not UTF-8, for one
-        raise CorruptShard(f"{path}: {dataset.name} is damaged: {error}. Make the file again.") from error
+        raise CorruptShardError(f"{path}: {dataset.name} is damaged: {error}. Make the file again.") from error

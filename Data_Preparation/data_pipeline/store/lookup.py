@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.errors import NotFound, StoreError
+from data_pipeline.errors import NotFoundError, StoreError
 from data_pipeline.store.reader import Rows
 from data_pipeline.store.selections import read_selection
 from data_pipeline.types import IntArray
@@ -48,12 +48,12 @@ def rows_of_selection(rows: Rows, name: str) -> IntArray:
 
     Raises:
         StoreError: no selection has that name, or the data are on another machine.
-        ShardMismatch: the selection was made from other paragraphs.
+        ShardMismatchError: the selection was made from other paragraphs.
     """
     source = rows.source
     if source.remote is not None:
         raise StoreError(f"selections are read from folders of this machine only, {source.remote.shown} is not one")
     if Path(name).name != name or name in {"", ".", ".."}:
-        raise NotFound(f"{name!r} is no name of a selection; `elm select` prints it, such as kcenter_p10_seed42")
+        raise NotFoundError(f"{name!r} is no name of a selection; `elm select` prints it, such as kcenter_p10_seed42")
     folder = source.store.folder.parent / "selections" / name
     return rows_of_ids(rows, read_selection(folder, source.split, source.fingerprint()), str(folder))

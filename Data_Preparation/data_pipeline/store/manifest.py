@@ -1,7 +1,7 @@
 """Manifests: written last, so that their presence means the work is finished.
 
 A manifest holds the settings its stage ran with and their fingerprint. The same fingerprint:
-finished work is skipped. Another: `StaleStage` names what differs.
+finished work is skipped. Another: `StaleStageError` names what differs.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # that of typing cannot be validated before Python 3.12
 
-from data_pipeline.errors import CorruptShard, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, StaleStageError, StoreError
 from data_pipeline.utils import atomic_write_json, sha256_of_file, sha256_of_json
 
 FORMAT_VERSION = 1
@@ -175,7 +175,7 @@ def read_manifest(folder: Path, kind: type[M]) -> M | None:
     """The manifest of a folder; None if the folder has none.
 
     Raises:
-        CorruptShard: it is not readable JSON, or not a manifest of this kind.
+        CorruptShardError: it is not readable JSON, or not a manifest of this kind.
         StoreError: a newer version of this package wrote it.
     """
     path = folder / "manifest.json"
@@ -184,9 +184,9 @@ def read_manifest(folder: Path, kind: type[M]) -> M | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CorruptShard(f"{path} cannot be read: {error}. Run again with --overwrite.") from error
+        raise CorruptShardError(f"{path} cannot be read: {error}. Run again with --overwrite.") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
-        raise CorruptShard(f"{path} is not a manifest of this package. Run again with --overwrite.")
+        raise CorruptShardError(f"{path} is not a manifest of this package. Run again with --overwrite.")
     if manifest["format_version"] > FORMAT_VERSION:
         raise StoreError(
             f"{path} has format {manifest['format_version']}, this version reads up to {FORMAT_VERSION}. Update it."
@@ -203,7 +203,7 @@ def _check_types(path: Path, manifest: dict[str, Any], kind: type[M]) -> None:
         wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
         if wrong:
             name = ".".join(map(str, wrong[0]["loc"]))
-            raise CorruptShard(
+            raise CorruptShardError(
                 f"{path}: {name}: {wrong[0]['msg']}, found {str(wrong[0]['input'])[:60]!r}. Run again with --overwrite."
             ) from error
 
@@ -212,12 +212,12 @@ def read_manifest_to_replace(folder: Path, overwrite: bool, kind: type[M]) -> M 
     """The manifest of a folder that is to be written to; with `overwrite`, one that cannot be read is removed.
 
     Raises:
-        CorruptShard: it is not readable JSON, and not `overwrite`.
+        CorruptShardError: it is not readable JSON, and not `overwrite`.
         StoreError: a newer version of this package wrote it.
     """
     try:
         return read_manifest(folder, kind)
-    except CorruptShard:
+    except CorruptShardError:
         if not overwrite:
             raise
         (folder / "manifest.json").unlink()
@@ -239,7 +239,7 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
         where: folder, for the message.
 
     Raises:
-        StaleStage: naming each setting that differs, its old and its new value.
+        StaleStageError: naming each setting that differs, its old and its new value.
     """
     if existing["fingerprint"] == fingerprint(settings, upstream):
         return
@@ -251,7 +251,7 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
     ]
     if existing["upstream"] != upstream:
         changes.append("the paragraphs it was made from have changed")
-    raise StaleStage(
+    raise StaleStageError(
         f"{where} was made with other settings:\n  " + "\n  ".join(changes or ["the format of the files"]) + "\n"
         "Pass --overwrite to rebuild it, or --output-dir to keep both "
         "(for embeddings also --embedding.variant NAME)."

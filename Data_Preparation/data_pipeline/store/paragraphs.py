@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import CorruptShard, NotFound
+from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
@@ -44,7 +44,7 @@ class ParagraphShard:
         """Make sure that the file is the one its manifest speaks of, without reading its rows.
 
         Raises:
-            CorruptShard: it is missing, truncated, or another one.
+            CorruptShardError: it is missing, truncated, or another one.
         """
         rows, metadata = _footer(self.path)
         known = all(name in metadata for name in (b"ids_sha256", b"texts_sha256"))
@@ -53,14 +53,14 @@ class ParagraphShard:
         else:  # written again by other hands
             ids, texts = _hash_of_column(self.path, "text_id"), _hash_of_column(self.path, "text")
         if (rows, ids, texts) != (self.rows, self.ids_sha256, self.texts_sha256):
-            raise CorruptShard(
+            raise CorruptShardError(
                 f"{self.path} is not the file its manifest speaks of: found {rows} rows, ids {ids[:12]} and texts "
                 f"{texts[:12]}, expected {self.rows}, {self.ids_sha256[:12]} and {self.texts_sha256[:12]}. "
                 "Restore it, or run the pipeline with --overwrite."
             )
         size = self.path.stat().st_size
         if known and self.bytes not in (None, size):
-            raise CorruptShard(
+            raise CorruptShardError(
                 f"{self.path} has {size} bytes, its manifest speaks of {self.bytes}. "
                 "Restore it, or run the pipeline with --overwrite."
             )
@@ -69,13 +69,15 @@ class ParagraphShard:
         """Read columns a batch of rows at a time, in order.
 
         Raises:
-            CorruptShard: the file is damaged.
+            CorruptShardError: the file is damaged.
         """
         try:
             with pq.ParquetFile(self.path) as file:
                 yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
-            raise CorruptShard(f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
+            raise CorruptShardError(
+                f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite."
+            ) from error
 
 
 Place = Callable[[ShardEntry], Path]
@@ -96,7 +98,7 @@ class ParagraphStore:
 
     Raises:
         StoreError: the folder holds no paragraphs.
-        CorruptShard: a file of the older pipeline is damaged.
+        CorruptShardError: a file of the older pipeline is damaged.
     """
 
     def __init__(self, folder: Path, place: Place | None = None) -> None:
@@ -104,7 +106,7 @@ class ParagraphStore:
         self.manifest: ParagraphManifest | None = read_manifest(folder, ParagraphManifest)
         self._shards = {split: self._listed(split, place) for split in SPLITS}
         if not any(self._shards.values()):
-            raise NotFound(f"No paragraphs in {folder}. Run `elm run` first.")
+            raise NotFoundError(f"No paragraphs in {folder}. Run `elm run` first.")
 
     @property
     def splits(self) -> list[Split]:
@@ -123,7 +125,7 @@ class ParagraphStore:
             StoreError: the split is not there.
         """
         if not self._shards[split]:
-            raise NotFound(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise NotFoundError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
         return self._shards[split]
 
     def shards(self, split: Split) -> list[ParagraphShard]:
@@ -131,7 +133,7 @@ class ParagraphStore:
 
         Raises:
             StoreError: the split is not there.
-            CorruptShard: a file is missing or damaged.
+            CorruptShardError: a file is missing or damaged.
         """
         shards = self.listed(split)
         for shard in shards:
@@ -175,7 +177,7 @@ def _shard_files(folder: Path, split: Split) -> list[Path]:
     pattern = re.compile(rf"{split}-(\d{{5}})-of-(\d{{5}})\.parquet")
     found = sorted(path for path in folder.glob(f"{split}-*.parquet") if pattern.fullmatch(path.name))
     if found and int(found[0].name.split("-of-")[1].split(".")[0]) != len(found):
-        raise CorruptShard(f"{folder} has {len(found)} shards of {split}, their names speak of another number")
+        raise CorruptShardError(f"{folder} has {len(found)} shards of {split}, their names speak of another number")
     return found
 
 
@@ -183,7 +185,7 @@ def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptShard(f"{path} is missing or damaged: {error}. Run the pipeline with --overwrite.") from error
+        raise CorruptShardError(f"{path} is missing or damaged: {error}. Run the pipeline with --overwrite.") from error
     return metadata.num_rows, metadata.metadata or {}
 
 
@@ -191,7 +193,7 @@ def _hash_of_column(path: Path, column: str) -> str:
     try:
         return column_sha256(pq.read_table(path, columns=[column])[column].to_pylist())
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise CorruptShard(f"{path} has no readable column {column!r}: {error}") from error
+        raise CorruptShardError(f"{path} has no readable column {column!r}: {error}") from error
 
 
 class ParagraphWriter:

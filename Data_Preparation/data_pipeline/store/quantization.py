@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import ConfigError, CorruptShard
+from data_pipeline.errors import ConfigError, CorruptShardError
 from data_pipeline.types import Float32Array
 
 # Of safetensors, by precision; and of the array in memory.
@@ -149,16 +149,18 @@ def coding_from_json(found: Any, precision: str, width: int, where: object) -> C
         where: file, for the message.
 
     Raises:
-        CorruptShard: it is damaged, or a calibration of something else.
+        CorruptShardError: it is damaged, or a calibration of something else.
     """
     try:
         with np.errstate(over="ignore"):  # what is too large is found below
             low, high = (np.array(found[name], np.float32) if name in found else None for name in ("low", "high"))
         coding = Coding(str(found["precision"]), low, high)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise CorruptShard(f"{where} holds {precision} without its calibration ({error}): it cannot be read") from error
+        raise CorruptShardError(
+            f"{where} holds {precision} without its calibration ({error}): it cannot be read"
+        ) from error
     if coding.precision != precision or not _is_whole(coding, width):
-        raise CorruptShard(
+        raise CorruptShardError(
             f"{where} holds {precision}, and a calibration that is damaged or of something else. "
             "Make it again with --overwrite."
         )
@@ -169,17 +171,19 @@ def coding_of(format_name: str, width: int, metadata: Mapping[str, str], where: 
     """The coding of a file, from its header.
 
     Raises:
-        CorruptShard: it is stored in a form that is not known, or its calibration is missing.
+        CorruptShardError: it is stored in a form that is not known, or its calibration is missing.
     """
     precision = PRECISION_OF_FORMAT.get(format_name)
     if precision is None:
-        raise CorruptShard(f"{where} holds {format_name}; known are {', '.join(PRECISION_OF_FORMAT)}")
+        raise CorruptShardError(f"{where} holds {format_name}; known are {', '.join(PRECISION_OF_FORMAT)}")
     if precision not in CALIBRATED:
         return Coding(precision)
     try:
         found = json.loads(metadata["calibration"])
     except (KeyError, ValueError, TypeError) as error:
-        raise CorruptShard(f"{where} holds {precision} without its calibration ({error}): it cannot be read") from error
+        raise CorruptShardError(
+            f"{where} holds {precision} without its calibration ({error}): it cannot be read"
+        ) from error
     return coding_from_json(found, precision, width, where)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import CorruptShard, ShardMismatch
+from data_pipeline.errors import CorruptShardError, ShardMismatchError
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import ScoredSplit, ScoreManifest, ShardEntry, fingerprint, read_manifest
@@ -103,7 +103,7 @@ class ScoreFolder:
         """All score columns of all rows, mapped from Arrow copies that are made at the first use.
 
         Raises:
-            CorruptShard: a file is missing, damaged, or not the one its manifest speaks of.
+            CorruptShardError: a file is missing, damaged, or not the one its manifest speaks of.
         """
         return pa.concat_tables(
             [self._part(path, entry) for path, entry in zip(self.paths(), self.entries, strict=True)]
@@ -113,9 +113,9 @@ class ScoreFolder:
         try:
             size = path.stat().st_size
             if size != entry.bytes:
-                raise CorruptShard(f"{path} has {size} bytes, its manifest speaks of {entry.bytes}. {ADVICE}")
+                raise CorruptShardError(f"{path} has {size} bytes, its manifest speaks of {entry.bytes}. {ADVICE}")
             if (pq.read_metadata(path).metadata or {}).get(b"fingerprint") != self.listed["fingerprint"].encode():
-                raise CorruptShard(f"{path} is not of the head that its manifest speaks of. {ADVICE}")
+                raise CorruptShardError(f"{path} is not of the head that its manifest speaks of. {ADVICE}")
             if not os.access(self.folder, os.W_OK):
                 return self._read(path)
             copy = self.folder / ".cache" / f"{path.stem}.{entry.sha256[:20]}.arrow"
@@ -125,7 +125,7 @@ class ScoreFolder:
             options = pa.ipc.IpcReadOptions(use_threads=False)
             return pa.ipc.open_file(pa.memory_map(str(copy)), options=options).read_all()
         except (OSError, pa.ArrowException) as error:
-            raise CorruptShard(f"{path} is missing or damaged: {error}. {ADVICE}") from error
+            raise CorruptShardError(f"{path} is missing or damaged: {error}. {ADVICE}") from error
 
     def _read(self, path: Path) -> pa.Table:
         return pq.read_table(path, columns=self.columns, partitioning=None)
@@ -149,7 +149,7 @@ def open_scores(scores_dir: Path, split: Split, names: Sequence[str] | None = No
         names: which heads'; None for all.
 
     Raises:
-        ShardMismatch: a head that is named has no scores of the split.
+        ShardMismatchError: a head that is named has no scores of the split.
     """
     there = [path.parent for path in visible(scores_dir.glob("*/manifest.json"), scores_dir)]
     found = []
@@ -158,7 +158,7 @@ def open_scores(scores_dir: Path, split: Split, names: Sequence[str] | None = No
         if manifest is not None and split in manifest["splits"]:
             found.append(ScoreFolder(folder, split, manifest))
         elif names is not None:
-            raise ShardMismatch(f"there are no scores of {split} in {folder}. Make them with: elm annotate")
+            raise ShardMismatchError(f"there are no scores of {split} in {folder}. Make them with: elm annotate")
     return found
 
 

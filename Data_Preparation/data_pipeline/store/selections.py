@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch
+from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import (
     SelectionManifest,
@@ -56,7 +56,7 @@ def write_selection(
         The file.
 
     Raises:
-        StaleStage: a selection of that name was made with other settings, and not `overwrite`.
+        StaleStageError: a selection of that name was made with other settings, and not `overwrite`.
     """
     manifest = read_manifest_to_replace(folder, overwrite, SelectionManifest)
     splits = dict(manifest["splits"]) if manifest else {}
@@ -91,19 +91,19 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
 
     Raises:
         StoreError: there is none.
-        ShardMismatch: it was made from other paragraphs.
-        CorruptShard: its file is missing or altered.
+        ShardMismatchError: it was made from other paragraphs.
+        CorruptShardError: its file is missing or altered.
     """
     manifest = read_manifest(folder, SelectionManifest)
     if manifest is None or split not in manifest["splits"]:
         there = [path.parent.name for path in visible(folder.parent.glob("*/manifest.json"), folder.parent)]
-        raise NotFound(
+        raise NotFoundError(
             f"there is no selection {folder.name!r} of {split}; there are {', '.join(there) or 'none'}. "
             "Make it with: elm select"
         )
     listed = manifest["splits"][split]
     if paragraphs is not None and listed["about"]["paragraphs"] != paragraphs:
-        raise ShardMismatch(
+        raise ShardMismatchError(
             f"the selection in {folder} was made from other paragraphs of {split}. Make it again with: elm select "
             "--overwrite"
         )
@@ -111,7 +111,11 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
     try:
         ids: list[str] = pq.read_table(path, columns=["text_id"], partitioning=None)["text_id"].to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise CorruptShard(f"{path} cannot be read: {error}. Make it again with: elm select --overwrite") from error
+        raise CorruptShardError(
+            f"{path} cannot be read: {error}. Make it again with: elm select --overwrite"
+        ) from error
     if column_sha256(ids) != listed["ids_sha256"]:
-        raise CorruptShard(f"{path} is not the list its manifest speaks of. Make it again with: elm select --overwrite")
+        raise CorruptShardError(
+            f"{path} is not the list its manifest speaks of. Make it again with: elm select --overwrite"
+        )
     return ids

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from data_pipeline.errors import MissingExtra
+from data_pipeline.errors import MissingExtraError
 
 
 def require(module: str, extra: str, why: str) -> ModuleType:
@@ -15,12 +15,12 @@ def require(module: str, extra: str, why: str) -> ModuleType:
         why: what it is needed for, for the message.
 
     Raises:
-        MissingExtra: it is not installed; the message has the pip line.
+        MissingExtraError: it is not installed; the message has the pip line.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingExtraError(
             f"{why} needs the package {module!r}, which is not installed. "
             f'Install it with: pip install "elm-data-preparation[{extra}]" '
             f'(in a checkout: pip install -e ".[{extra}]")'

@@ -332,10 +332,10 @@ def test_a_gpu_that_hangs_ends_the_command_though_threads_wait_for_it(tmp_path, 
         "import sys, threading\n"
         "from data_pipeline import cli\n"
         "from data_pipeline.stages import pipeline\n"
-        "from data_pipeline.errors import DeviceHung\n"
+        "from data_pipeline.errors import DeviceHungError\n"
         "def hang(*args, **kwargs):\n"
         "    threading.Thread(target=threading.Event().wait).start()\n"
-        "    raise DeviceHung('cuda:0 has not answered for 600 s')\n"
+        "    raise DeviceHungError('cuda:0 has not answered for 600 s')\n"
         "pipeline.load_embedder = hang\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )

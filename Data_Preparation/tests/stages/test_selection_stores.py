@@ -15,11 +15,11 @@ from data_pipeline.cli import main
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import (
     ConfigError,
-    CorruptShard,
+    CorruptShardError,
     JudgeError,
     SelectionError,
-    ShardMismatch,
-    StaleStage,
+    ShardMismatchError,
+    StaleStageError,
     StoreError,
 )
 from data_pipeline.selection import Budget, StrataConfig
@@ -77,9 +77,11 @@ def test_a_selection_of_other_paragraphs_is_refused(stored):
     settings["split"]["seed"] = 7
     other = type(stored).model_validate(settings)
     run(other, overwrite=True)
-    with pytest.raises(ShardMismatch, match="other paragraphs of train. Make it again with: elm select --overwrite"):
+    with pytest.raises(
+        ShardMismatchError, match="other paragraphs of train. Make it again with: elm select --overwrite"
+    ):
         ELMDataset(config=other, subset="random_n5_seed0")
-    with pytest.raises(StaleStage, match="--overwrite"):
+    with pytest.raises(StaleStageError, match="--overwrite"):
         select_from(other, "random", Budget(rows=5))
     select_from(other, "random", Budget(rows=5), overwrite=True)
     assert len(ELMDataset(config=other, subset="random_n5_seed0")) == 5
@@ -93,10 +95,10 @@ def test_what_is_not_there_or_altered_is_named(stored):
             ELMDataset(config=stored, subset=name)
     found = select_from(stored, "random", Budget(rows=5))
     pl.read_parquet(found.path).reverse().write_parquet(found.path)
-    with pytest.raises(CorruptShard, match="not the list its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match="not the list its manifest speaks of"):
         ELMDataset(config=stored, subset="random_n5_seed0")
     found.path.write_bytes(b"nothing")
-    with pytest.raises(CorruptShard, match="cannot be read"):
+    with pytest.raises(CorruptShardError, match="cannot be read"):
         ELMDataset(config=stored, subset="random_n5_seed0")
 
 
@@ -106,9 +108,9 @@ def test_what_is_damaged_is_replaced_when_that_is_asked_for(stored, tiny_causal)
     whole = {path: path.read_bytes() for path in stored.data_dir.rglob("manifest.json")}
     for path in (found.path.parent / "manifest.json", stored.scores_dir / "wordpiece_ratio" / "manifest.json"):
         path.write_text("{")
-    with pytest.raises(CorruptShard, match="--overwrite"):
+    with pytest.raises(CorruptShardError, match="--overwrite"):
         select_from(stored, "random", Budget(rows=5))
-    with pytest.raises(CorruptShard, match="--overwrite"):
+    with pytest.raises(CorruptShardError, match="--overwrite"):
         measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)})
     measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)}, overwrite=True)
     select_from(stored, "random", Budget(rows=5), overwrite=True)
@@ -142,7 +144,7 @@ def test_a_selector_has_its_measure_computed_where_no_choice_is_needed(stored):
 def test_two_models_numbers_lie_side_by_side_and_none_wipes_the_other(stored, tiny_causal):
     measure(stored, "perplexity", {"model": str(tiny_causal(0))}, called="small")
     kept = (stored.scores_dir / "small" / "train.parquet").read_bytes()
-    with pytest.raises(StaleStage, match="made_with.model was"):
+    with pytest.raises(StaleStageError, match="made_with.model was"):
         measure(stored, "perplexity", {"model": str(tiny_causal(1))}, called="small")
     measure(stored, "perplexity", {"model": str(tiny_causal(1))}, called="other")
     assert (stored.scores_dir / "small" / "train.parquet").read_bytes() == kept
@@ -151,7 +153,7 @@ def test_two_models_numbers_lie_side_by_side_and_none_wipes_the_other(stored, ti
     found = select_from(stored, "perplexity", Budget(rows=6), parameters={"score": "small"})
     assert found.selection.sees == {"score:small"}
     measure(stored, "perplexity", {"model": str(tiny_causal(1))}, called="small", overwrite=True)
-    with pytest.raises(StaleStage, match="changed"):  # the selection was made from the other numbers
+    with pytest.raises(StaleStageError, match="changed"):  # the selection was made from the other numbers
         select_from(stored, "perplexity", Budget(rows=6), parameters={"score": "small"})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline import ELMDataset, verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
-from data_pipeline.errors import CorruptShard, NotFound
+from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs, run
 from data_pipeline.store import open_embedding_shard, read_manifest, write_manifest
 from data_pipeline.store.manifest import EmbeddingManifest
@@ -198,10 +198,10 @@ def test_an_older_directory_cannot_be_verified_and_says_so(damaged):
 
 
 def test_nothing_there_is_no_corpus_in_order(clean, tmp_path):
-    with pytest.raises(NotFound, match="No paragraphs in "):
+    with pytest.raises(NotFoundError, match="No paragraphs in "):
         faults(clean.model_copy(update={"data_dir": tmp_path}))
     other = clean.embedding.model_copy(update={"variant": "other"})
-    with pytest.raises(NotFound, match=r"embedding.variant 'other': no folder"):
+    with pytest.raises(NotFoundError, match=r"embedding.variant 'other': no folder"):
         faults(clean.model_copy(update={"embedding": other}))
 
 
@@ -357,7 +357,9 @@ def test_a_damaged_copy_of_the_texts_is_found(damaged):
     (copy,) = (damaged.processed_dir / ".cache").glob("val.*.arrow")
     content = copy.read_bytes()
     copy.write_bytes(content.replace(text.encode(), text.swapcase().encode()))
-    with pytest.raises(CorruptShard, match=f"{copy.name}: its ids or texts are not those of val.parquet. Delete it"):
+    with pytest.raises(
+        CorruptShardError, match=f"{copy.name}: its ids or texts are not those of val.parquet. Delete it"
+    ):
         dataset.verify("hash")
     copy.unlink()
     assert dataset.verify("hash")[-1].startswith("val_embeddings.safetensors: 43 vectors")

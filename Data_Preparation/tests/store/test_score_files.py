@@ -18,7 +18,7 @@ from data_pipeline import verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.heads.identity import EmbedderIdentity, identity_settings
 from data_pipeline.heads.model import Head, Layer
 from data_pipeline.stages.pipeline import run
@@ -155,7 +155,9 @@ def test_a_pickled_data_set_names_its_scores_and_does_not_copy_them(dataset):
 def test_only_the_heads_that_are_named_are_read(scored):
     assert [name for name in ELMDataset(config=scored, scores=["topic"]).rows.names if name in COLUMNS] == COLUMNS[3:]
     assert not set(ELMDataset(config=scored, scores=[]).rows.names) & set(COLUMNS)
-    with pytest.raises(ShardMismatch, match=r"there are no scores of train in .*nope. Make them with: elm annotate"):
+    with pytest.raises(
+        ShardMismatchError, match=r"there are no scores of train in .*nope. Make them with: elm annotate"
+    ):
         ELMDataset(config=scored, scores=["edu", "nope"])
 
 
@@ -279,7 +281,7 @@ def test_scores_of_other_paragraphs_are_left_out_or_refused(renewed, caplog):
     for name in HEADS:
         assert f"the scores in {renewed.scores_dir / name} were made from other paragraphs of train" in caplog.text
     assert "elm annotate --overwrite They are left out." in caplog.text
-    with pytest.raises(ShardMismatch, match="edu were made from other paragraphs of train. Make them again with"):
+    with pytest.raises(ShardMismatchError, match="edu were made from other paragraphs of train. Make them again with"):
         ELMDataset(config=renewed, scores=["edu"])
     assert any("were made from other paragraphs" in line for line in verify(renewed)[1])
     annotate(renewed, HEADS, overwrite=True)
@@ -363,7 +365,7 @@ def test_a_data_set_that_is_verified_looks_at_its_scores(copy):
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptShard, match=f"{path}: is missing, or its bytes are not those"):
+    with pytest.raises(CorruptShardError, match=f"{path}: is missing, or its bytes are not those"):
         ELMDataset(config=copy).verify("hash")
     ELMDataset(config=copy, scores=["topic"]).verify("hash")
 
@@ -377,14 +379,14 @@ def test_a_damaged_file_is_noticed_when_its_scores_are_read(copy, damage):
         path.unlink()
     dataset = ELMDataset(config=copy)
     assert len(dataset[0]["text"]) > 0
-    with pytest.raises(CorruptShard, match=r"train-00001-of-00005.parquet .*elm annotate --overwrite"):
+    with pytest.raises(CorruptShardError, match=r"train-00001-of-00005.parquet .*elm annotate --overwrite"):
         dataset.filter("edu > 0")
     assert len(dataset.filter("topic > 0")) == ROWS
 
 
 def test_a_file_of_another_head_is_noticed_when_its_scores_are_read(copy):
     path = rewritten(copy, lambda table: table.replace_schema_metadata({"fingerprint": "of another head"}))
-    with pytest.raises(CorruptShard, match=f"{path} is not of the head that its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match=f"{path} is not of the head that its manifest speaks of"):
         ELMDataset(config=copy).filter("edu > 0")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 from filelock import FileLock
 
-from data_pipeline.errors import CorruptShard, StoreError
+from data_pipeline.errors import CorruptShardError, StoreError
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.utils import atomic_write_bytes, human_bytes, publish, sha256_of_file
 
@@ -71,10 +71,12 @@ class RemoteFolder:
         """Where the copy of a file is, or will be.
 
         Raises:
-            CorruptShard: the manifest is not one of this package.
+            CorruptShardError: the manifest is not one of this package.
         """
         if not _SHA256.fullmatch(entry.sha256):
-            raise CorruptShard(f"a manifest in {self.shown} gives {entry.file} the hash {entry.sha256!r}: no SHA-256")
+            raise CorruptShardError(
+                f"a manifest in {self.shown} gives {entry.file} the hash {entry.sha256!r}: no SHA-256"
+            )
         return self.cache / "files" / entry.sha256 / Path(entry.file).name
 
     def fetch(self, name: str, entry: ShardEntry) -> Path:
@@ -82,7 +84,7 @@ class RemoteFolder:
 
         Raises:
             StoreError: it cannot be fetched.
-            CorruptShard: it is not the file that the manifest speaks of.
+            CorruptShardError: it is not the file that the manifest speaks of.
         """
         path = self.place(entry)
         if path.exists():
@@ -98,7 +100,7 @@ class RemoteFolder:
                 with self._talking("cannot be fetched", remote):
                     self._system.get_file(f"{self._root}/{remote}", str(temporary))
                 if (found := sha256_of_file(temporary)) != entry.sha256:
-                    raise CorruptShard(
+                    raise CorruptShardError(
                         f"{self.shown}/{remote} has the SHA-256 {found[:12]}, its manifest speaks of "
                         f"{entry.sha256[:12]}: it was changed or damaged. Upload the folder again."
                     )

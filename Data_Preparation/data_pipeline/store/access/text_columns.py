@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 from data_pipeline.store.access.mapped_files import will_need
 from data_pipeline.store.access.read_ahead import ReadAhead, Where
 from data_pipeline.store.hashing import ColumnHash
@@ -168,12 +168,12 @@ class Columns:
             rows = [reader.get_batch(number) for number in range(reader.num_record_batches)]
             expected = _copy_schema(pq.read_schema(shard.path))
         except (OSError, pa.ArrowException) as error:
-            raise CorruptShard(f"{path} cannot be read: {error}. {_ADVICE}") from error
+            raise CorruptShardError(f"{path} cannot be read: {error}. {_ADVICE}") from error
         sizes = [min(_BATCH_ROWS, shard.rows - done) for done in range(0, shard.rows, _BATCH_ROWS)]
         if [batch.num_rows for batch in rows] != sizes or reader.schema != expected:
-            raise CorruptShard(f"{path} has other rows or columns than {shard.path}. {_ADVICE}")
+            raise CorruptShardError(f"{path} has other rows or columns than {shard.path}. {_ADVICE}")
         if (self._schema or expected) != expected:
-            raise CorruptShard(f"{shard.path} has other columns than the shards before it")
+            raise CorruptShardError(f"{shard.path} has other columns than the shards before it")
         self._schema = expected
         first = int(self._first_batches[index])
         for number, batch in enumerate(rows):
@@ -233,7 +233,7 @@ def write_copy(shard: ParagraphShard, path: Path) -> None:
     """Write a shard's Arrow copy; see `make_once`.
 
     Raises:
-        CorruptShard: the shard's texts are not those its hashes speak of.
+        CorruptShardError: the shard's texts are not those its hashes speak of.
     """
     make_once(path, shard.path.name, partial(_write_arrow, shard))
 
@@ -276,9 +276,9 @@ def _write_arrow(shard: ParagraphShard, temporary: Path) -> None:
                 for table in _rebatched(hashed):
                     writer.write_table(table, max_chunksize=_BATCH_ROWS)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptShard(f"{shard.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
+        raise CorruptShardError(f"{shard.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
     if (ids.hexdigest(), texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-        raise CorruptShard(
+        raise CorruptShardError(
             f"{shard.path}: its ids or texts are not those its hashes speak of. "
             "Restore the file, or run the pipeline with --overwrite."
         )
@@ -320,7 +320,7 @@ def _opened(rows: pa.RecordBatch, path: Path, start: int) -> _Batch:
     if characters is None:  # no text has any
         characters = pa.py_buffer(b"")
     if starts is None or starts.size < 8 * (rows.num_rows + 1):
-        raise CorruptShard(f"{path} is damaged: it ends too early. {_ADVICE}")
+        raise CorruptShardError(f"{path} is damaged: it ends too early. {_ADVICE}")
     will_need(np.array([starts.address]), np.array([starts.size]))
     place = characters.address - start
     return _Batch(rows, memoryview(starts).cast("q"), memoryview(characters), path, place, characters.address)
@@ -338,5 +338,5 @@ def _arrow(numbers: IntArray) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
-def _damaged(batch: _Batch, what: object) -> CorruptShard:
-    return CorruptShard(f"{batch.path} (or one beside it) is damaged: {what}. {_ADVICE}")
+def _damaged(batch: _Batch, what: object) -> CorruptShardError:
+    return CorruptShardError(f"{batch.path} (or one beside it) is damaged: {what}. {_ADVICE}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.store.access.mapped_files import Range, map_bytes
 from data_pipeline.store.access.read_ahead import ReadAhead, Where
 from data_pipeline.store.embeddings import EmbeddingShard
@@ -121,7 +121,7 @@ class Vectors:
             return found
         shard = self._open_shard(index)
         if (shard.dim, shard.coding.to_json()) != (self.first.dim, self.first.coding.to_json()):
-            raise ShardMismatch(
+            raise ShardMismatchError(
                 f"{shard.path} holds {shard.dim} dimensions as {shard.coding.precision}, {self.first.path.name} "
                 f"{self.first.dim} as {self.first.coding.precision}, or they are calibrated differently. {_ADVICE}"
             )
@@ -137,7 +137,7 @@ class Vectors:
         else:
             address = self._joined.address + int(self._starts[index]) * self._row_bytes
             if shard.offset % PAGESIZE:
-                raise CorruptShard(f"{shard.path}: its vectors do not begin at a page's edge. {_ADVICE}")
+                raise CorruptShardError(f"{shard.path}: its vectors do not begin at a page's edge. {_ADVICE}")
             if size:
                 self._joined.map_file(address - self._joined.address, shard.path, shard.offset, size)
         # Last, and not by counting: two threads may come here for the same shard, which does no harm.
