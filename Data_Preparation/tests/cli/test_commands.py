@@ -135,7 +135,7 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
         (["--min-tokens", "300", "--max-tokens", "200"], "min_tokens (300) is larger than max_tokens (200)"),
         (["--split.train_ratio", "0.9"], "must be 1, found 1.1"),
         (["--corpus.source", "ftp"], "corpus.source"),
-        (["--preset", "huge"], "no preset is called 'huge'; there are offline, qwen3-0.6b, qwen3-4b"),
+        (["--preset", "huge"], "unknown preset 'huge'; expected one of offline, qwen3-0.6b, qwen3-4b"),
         (["--corpus.source", "jsonl"], "corpus.path: the source 'jsonl' needs a file or folder"),
         (["--corpus.source", "wikitext", "--corpus.path", "/nowhere"], "/nowhere"),
         (["--min-tokens", "3", "--preprocess.min_tokens", "4"], "min_tokens is given twice, as 3 and as '4'"),
