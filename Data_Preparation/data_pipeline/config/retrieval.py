@@ -84,7 +84,7 @@ class CandidateConfig(Section):
     embedding: EmbeddingConfig | None = None
     """Embedding model; none: the one that made the vectors of the store. Passages from files need one."""
     query_rows: int = setting(256, decides=False, ge=1)
-    """Number of queries searched together; more queries read the vectors of passages less often and take more memory."""
+    """Number of queries searched together; more queries read the passage vectors less often and take more memory."""
     passage_rows: int = setting(16_384, decides=False, ge=1)
     """Number of vectors of passages in memory at a time."""
 

@@ -1,7 +1,7 @@
 """What a stage is, and the one place where it is skipped, refused as stale, locked, run and finished.
 
     output.is_finished -> skip            the same fingerprint, and its files are whole
-                       -> StaleStageError      another fingerprint, and not `overwrite`
+                       -> StaleStageError    another fingerprint, and not `overwrite`
                        -> stage.run(task) for every task, which resumes what a killed run left
                        -> stage.finish    the manifest, last
 

@@ -160,7 +160,7 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
         yield f"{path}: cannot be read: {error}"
         return
     if sha256_of_file(path) != manifest["dropped_sha256"]:
-        yield f"{path}: its bytes are not those its manifest speaks of"
+        yield f"{path}: checksum mismatch with manifest.json"
     dropped = reasons.total()
     kept = sum(shard.rows for split in store.splits for shard in store.listed(split))
     if kept != counts["kept"] or dropped != counts["paragraphs"] - counts["kept"]:

@@ -1,4 +1,4 @@
-"""Rows of a split by id, by selection, or as a table in memory; needs polars, which a training loop does without."""
+"""Lookup of rows by id or by selection, and tables in memory; needs polars, which a training loop does not import."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from data_pipeline.types import IntArray
 
 
 def read_frame(rows: Rows, names: Sequence[str]) -> pl.DataFrame:
-    """Columns of all rows, in memory."""
+    """Read columns of all rows into memory."""
     return pl.DataFrame(pl.from_arrow(rows.table(names)))
 
 
 def rows_of_ids(rows: Rows, ids: Sequence[Any], where: str) -> IntArray:
-    """Index of each id, shape (N,).
+    """Return the index of each id, shape (N,).
 
     Args:
         rows: rows to look in.
@@ -44,16 +44,18 @@ def rows_of_ids(rows: Rows, ids: Sequence[Any], where: str) -> IntArray:
 
 
 def rows_of_selection(rows: Rows, name: str) -> IntArray:
-    """Indices of the rows of a selection, the most wanted first, shape (N,).
+    """Return the indices of the rows of a selection, in order of preference, shape (N,).
 
     Raises:
-        StoreError: no selection has that name, or the data are on another machine.
+        StoreError: no selection has that name, or the dataset is remote.
         ShardMismatchError: the selection was made from other paragraphs.
     """
     source = rows.source
     if source.remote is not None:
-        raise StoreError(f"selections are read from folders of this machine only, {source.remote.shown} is not one")
+        raise StoreError(f"selections are read from local folders only, found {source.remote.shown}")
     if Path(name).name != name or name in {"", ".", ".."}:
-        raise NotFoundError(f"{name!r} is no name of a selection; `elm select` prints it, such as kcenter_p10_seed42")
+        raise NotFoundError(
+            f"{name!r} is not the name of a selection, such as kcenter_p10_seed42; `elm select` prints the name"
+        )
     folder = source.store.folder.parent / "selections" / name
     return rows_of_ids(rows, read_selection(folder, source.split, source.fingerprint()), str(folder))

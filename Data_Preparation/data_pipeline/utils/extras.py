@@ -10,12 +10,12 @@ def require(module: str, extra: str, why: str) -> ModuleType:
     """Import an optional dependency.
 
     Args:
-        module: name to import.
-        extra: extra of this package that installs it.
-        why: what it is needed for, for the message.
+        module: name of the module.
+        extra: extra of this package that installs the module.
+        why: name of the feature that needs the module, for the message.
 
     Raises:
-        MissingExtraError: it is not installed; the message has the pip line.
+        MissingExtraError: the module is not installed; the message has the pip command.
     """
     try:
         return importlib.import_module(module)

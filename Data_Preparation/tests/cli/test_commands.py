@@ -295,7 +295,7 @@ def test_precision_is_a_short_flag_and_every_command_knows_what_it_made(precisio
     path = tmp_path / "data" / "embeddings" / "val_embeddings.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert elm("verify", *TINY, *here) == 1
-    assert f"FAULT  {path}: its bytes are not those its manifest speaks of" in capsys.readouterr().out
+    assert f"FAULT  {path}: checksum mismatch with manifest.json" in capsys.readouterr().out
     assert elm("embed", *TINY, *here, "--precision", precision, "--overwrite") == 0
     assert elm("verify", *TINY, *here) == 0
 
@@ -464,10 +464,10 @@ def test_the_preflight_lists_everything_that_is_missing_at_once(tmp_path, here, 
     [
         (
             {"attention": "flash_attention_2"},
-            'flash attention 2 is asked for and not installed: pip install -e ".[gpu]"',
+            'flash attention 2 is requested and not installed: pip install -e ".[gpu]"',
         ),
-        ({"backend": "openvino"}, 'OpenVINO is asked for and not installed: pip install -e ".[openvino]"'),
-        ({"fp8": True}, 'float8 (torchao) is asked for and not installed: pip install -e ".[fp8]"'),
+        ({"backend": "openvino"}, 'OpenVINO is requested and not installed: pip install -e ".[openvino]"'),
+        ({"fp8": True}, 'float8 (torchao) is requested and not installed: pip install -e ".[fp8]"'),
     ],
 )
 def test_an_extra_that_is_asked_for_and_missing_is_named_with_its_pip_line(tmp_path, monkeypatch, setting, said):
@@ -502,7 +502,7 @@ def test_a_hub_that_cannot_be_reached_is_said_within_30_seconds(tmp_path, here):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.count("cannot reach the hub at http://127.0.0.1:9") == 2  # corpus and model
-    assert "--preset offline" in done.stderr
+    assert "the preset offline" in done.stderr
     assert SECRET not in done.stdout + done.stderr + (tmp_path / "logs" / "pipeline.log").read_text()
     assert not (tmp_path / "data").exists()
 

@@ -142,7 +142,7 @@ def test_a_flipped_bit_is_found_by_hash_and_not_by_size(copy):
     dataset = ELMDataset(copy)
     assert dataset.verify("size")
     for level in ("hash", "canary"):
-        with pytest.raises(CorruptShard, match=rf"{path.name}: its bytes are not those its manifest speaks of"):
+        with pytest.raises(CorruptShard, match=rf"{path.name}: checksum mismatch with manifest.json"):
             dataset.verify(level)
 
 

@@ -470,9 +470,10 @@ def virtual(path):
     [
         (truncated, "is truncated, damaged or no HDF5 file"), (no_hdf5, "is truncated, damaged or no HDF5 file"),
         (empty, "is truncated, damaged or no HDF5 file"), (unfinished, "was never finished"),
-        (other_format, "has format 99"), (fewer_rows, "says that it has 3 rows, and has 20"),
+        (other_format, "has format 99"), (fewer_rows, "has 20 rows, its attributes expect 3"),
         (wrong_group, "has no group 'train'; it has other (hdf5_dataset_name)"),
-        (no_vectors, "has no dataset 'embeddings' of its own"), (whole_numbers, "must have vectors of shape (N, D)"),
+        (no_vectors, "has no dataset 'embeddings' of its own"),
+        (whole_numbers, "must have floating-point vectors of shape (N, D)"),
         (short_ids, "has 20 vectors"), (flipped_vector, "not those its hash speaks of"),
         (flipped_id, "not those its hash speaks of"), (nan_vector, "gives no finite score"),
         (soft_link, "has no dataset 'embeddings' of its own"), (link_outside, "has no dataset 'embeddings' of its own"),

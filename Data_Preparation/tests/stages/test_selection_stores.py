@@ -88,14 +88,14 @@ def test_a_selection_of_other_paragraphs_is_refused(stored):
 
 
 def test_what_is_not_there_or_altered_is_named(stored):
-    with pytest.raises(StoreError, match="there is no selection 'best' of train; there are none"):
+    with pytest.raises(StoreError, match="unknown selection 'best' of train; expected one of none"):
         ELMDataset(config=stored, subset="best")
     for name in ("../x", "a/b", ""):
         with pytest.raises(StoreError, match="no name of a selection"):
             ELMDataset(config=stored, subset=name)
     found = select_from(stored, "random", Budget(rows=5))
     pl.read_parquet(found.path).reverse().write_parquet(found.path)
-    with pytest.raises(CorruptShardError, match="not the list its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match="checksum mismatch with manifest.json"):
         ELMDataset(config=stored, subset="random_n5_seed0")
     found.path.write_bytes(b"nothing")
     with pytest.raises(CorruptShardError, match="cannot be read"):
@@ -274,7 +274,7 @@ def test_altered_selections_are_faults(stored):
     assert "train: selection random_n5_seed0: 5 rows of these paragraphs" in good
     assert not bad
     pl.read_parquet(found.path).head(4).write_parquet(found.path)
-    assert any("not the list its manifest speaks of" in line for line in verify(stored, "hash", 8)[1])
+    assert any("checksum mismatch with manifest.json" in line for line in verify(stored, "hash", 8)[1])
 
 
 KILLED = """

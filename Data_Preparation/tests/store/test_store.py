@@ -72,7 +72,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
 
 def test_a_manifest_of_a_newer_format_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format_version": FORMAT_VERSION + 1}))
-    with pytest.raises(StoreError, match=r"has format 2, this version reads up to 1\. Update it") as caught:
+    with pytest.raises(StoreError, match=r"has format 2, expected at most 1\. Update this package") as caught:
         read_manifest(tmp_path, ParagraphManifest)
     assert not isinstance(caught.value, CorruptShardError)
 
@@ -309,7 +309,7 @@ def test_flushed_rows_are_there_after_a_crash_and_unflushed_ones_are_not(tmp_pat
 def test_a_shard_with_missing_rows_cannot_be_finished(tmp_path):
     writer = EmbeddingWriter(tmp_path / "a.safetensors", 5, 3, FLOAT32, METADATA)
     writer.write(np.array([4, 1]), VECTORS[[4, 1]])
-    with pytest.raises(StoreError, match="3 rows were never written"):
+    with pytest.raises(StoreError, match=r"3 of \d+ rows were not written"):
         writer.finish()
     writer.close()
     assert not (tmp_path / "a.safetensors").exists()
@@ -419,7 +419,7 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, damage):
 
 
 def test_a_missing_safetensors_file_is_missing_not_corrupt(tmp_path):
-    with pytest.raises(StoreError, match=r"there is no .*a\.safetensors") as caught:
+    with pytest.raises(StoreError, match=r"no such file: .*a\.safetensors") as caught:
         open_embedding_shard(tmp_path / "a.safetensors")
     assert not isinstance(caught.value, CorruptShardError)
 
@@ -470,7 +470,7 @@ def test_swapped_files_are_refused(tmp_path):
     (folder / "val.parquet").rename(folder / "other")
     (folder / "test.parquet").rename(folder / "val.parquet")
     (folder / "other").rename(folder / "test.parquet")
-    with pytest.raises(CorruptShardError, match=r"val\.parquet is not the file its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match=r"val\.parquet does not match manifest.json"):
         ParagraphStore(folder).check()
 
 
@@ -482,7 +482,7 @@ def test_a_file_written_again_with_other_ids_or_texts_is_refused(tmp_path, chang
     place = table.schema.get_field_index(column)
     pq.write_table(table.set_column(place, column, [["f" if column == "text_id" else "text f", value]]),
                    folder / "val.parquet")  # fmt: skip
-    with pytest.raises(CorruptShardError, match=r"val\.parquet is not the file its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match=r"val\.parquet does not match manifest.json"):
         ParagraphStore(folder).check()
 
 
@@ -542,7 +542,7 @@ def test_a_missing_shard_without_a_manifest_is_noticed(tmp_path):
     folder = make_store(tmp_path / "x", shard_rows=2, train=list("abcde"))
     (folder / "manifest.json").unlink()
     (folder / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(CorruptShardError, match="2 shards of train, their names speak of another number"):
+    with pytest.raises(CorruptShardError, match="2 shards of train, their names expect 3"):
         ParagraphStore(folder)
 
 
