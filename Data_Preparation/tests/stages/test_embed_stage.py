@@ -165,7 +165,7 @@ def test_stale_settings_are_named_with_both_values_and_the_way_out(config, parag
     assert "dim was '64', now '32'" in message
     assert "normalized was 'true', now 'false'" in message
     assert "--overwrite" in message
-    assert "--embedding.variant" in message
+    assert "embedding.variant" in message
     assert load_file(config.get_embeddings_path("train"))["embeddings"].shape == (165, 64)
     assert write(paragraphs, config, dim=32, normalize=False, overwrite=True).dim == 32
 
@@ -184,7 +184,7 @@ def test_a_file_no_manifest_speaks_of_is_not_overwritten(config, paragraphs):
     path = config.get_embeddings_path("train")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(StaleStageError, match=r"is there already and was not made with these settings"):
+    with pytest.raises(StaleStageError, match=r"exists and was not made with these settings"):
         write(paragraphs, config)
     assert path.read_bytes() == b"mine"
     write(paragraphs, config, overwrite=True)
@@ -206,7 +206,7 @@ def test_a_finished_file_of_other_settings_is_not_taken_though_its_manifest_was_
     write(paragraphs, config, "test")
     before = config.get_embeddings_path("test").read_bytes()
     (config.embeddings_dir / "manifest.json").unlink()
-    with pytest.raises(StaleStageError, match="is there already and was not made with these settings"):
+    with pytest.raises(StaleStageError, match="exists and was not made with these settings"):
         write(paragraphs, config, "test", **changes)
     assert config.get_embeddings_path("test").read_bytes() == before
     write(paragraphs, config, "test", overwrite=True, **changes)
@@ -708,7 +708,7 @@ def test_overwrite_replaces_strangers_shards_and_leaves_their_other_files(config
     (folder / "train_embeddings.safetensors").write_bytes(b"of another number of shards")
     (folder / "val_embeddings.safetensors").write_bytes(b"of another split")
     embedder = Counting(config.embedding)
-    with pytest.raises(StaleStageError, match=r"00001-of-00003\.safetensors is there already .*--overwrite.*variant"):
+    with pytest.raises(StaleStageError, match=r"00001-of-00003\.safetensors exists .*--overwrite.*variant"):
         write(store, config, embedder=embedder)
     assert embedder.texts == 0
     assert stranger.read_bytes() == b"theirs"

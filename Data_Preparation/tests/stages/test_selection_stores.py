@@ -184,12 +184,12 @@ def test_a_killed_measure_goes_on_with_the_part_it_was_at(stored, tiny_causal, m
 
 def test_names_that_are_taken_or_no_names_are_refused(stored):
     pytest.importorskip("textstat", reason='needs the extra "selection"')
-    with pytest.raises(ConfigError, match="there is no measure 'beauty'; there are .*perplexity"):
+    with pytest.raises(ConfigError, match="unknown measure 'beauty'; expected one of .*perplexity"):
         measure(stored, "beauty")
     with pytest.raises(ConfigError, match="'../x' names a folder"):
         measure(stored, "text_metrics", called="../x")
     measure(stored, "text_metrics")
-    with pytest.raises(ConfigError, match="there is a column mtld already"):
+    with pytest.raises(ConfigError, match="a column mtld exists already"):
         measure(stored, "wordpiece_ratio", {"model": "x"}, called="mtld")
 
 
@@ -202,7 +202,7 @@ def test_labels_are_seen_only_where_the_name_says_so(stored):
     assert strata.selection.subset.startswith("random-labels_n5_seed0_")
     with pytest.raises(SelectionError, match="name the column that has them"):
         select_from(stored, "random", Budget(rows=5), strata=StrataConfig(by="labels"))
-    with pytest.raises(SelectionError, match="there is no column 'mood' to be the label"):
+    with pytest.raises(SelectionError, match="no column 'mood' to be the label"):
         select_from(stored, "random", Budget(rows=5), label="mood")
     assert len(dataset) > 5
 
@@ -218,7 +218,7 @@ def test_scores_learnt_from_labels_say_so(stored):
     measure(stored, "self_filter", {"column": "el2n", "threshold": float(dataset.metadata["el2n"].median())})
     learnt = select_from(stored, "self_filter", Budget(rows=5))
     assert learnt.selection.sees == {"score:self_filter", "labels"}
-    with pytest.raises(ConfigError, match="there is no column 'nothing'"):
+    with pytest.raises(ConfigError, match="no column 'nothing'"):
         measure(stored, "self_filter", {"column": "nothing"}, called="other")
 
 
@@ -368,7 +368,7 @@ def test_the_commands(stored, tmp_path, capsys):
         (["select", "--name", "random", "--rows", "100000"], "the budget is 100,000 rows"),
         (["select", "--name", "kcenter", "--rows", "1", "--set", "metric"], "--set takes key=value, found 'metric'"),
         (["select", "--name", "kcenter", "--rows", "1", "--set", "metric=red"], "parameters of kcenter"),
-        (["measure", "beauty"], "there is no measure 'beauty'"),
+        (["measure", "beauty"], "unknown measure 'beauty'"),
     ):
         assert main([*arguments, *folder]) == 2
         error = capsys.readouterr().err

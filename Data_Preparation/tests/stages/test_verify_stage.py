@@ -337,7 +337,7 @@ def test_a_file_of_another_model_is_found_though_all_its_rows_are_right(damaged)
     path = damaged.embeddings_dir / "val_embeddings.safetensors"
     shutil.copy(other.embeddings_dir / path.name, path)
     found = "\n".join(verify(damaged, "size")[1])
-    assert f"{path} was made with max_length '77', its manifest says '8192'" in found
+    assert f"{path} was made with max_length '77', manifest.json expects '8192'" in found
 
 
 def test_only_the_canary_finds_vectors_that_were_permuted_before_they_were_hashed(damaged):
@@ -360,7 +360,7 @@ def test_a_damaged_copy_of_the_texts_is_found(damaged):
     content = copy.read_bytes()
     copy.write_bytes(content.replace(text.encode(), text.swapcase().encode()))
     with pytest.raises(
-        CorruptShardError, match=f"{copy.name}: its ids or texts are not those of val.parquet. Delete it"
+        CorruptShardError, match=f"{copy.name}: its ids or texts differ from those of val.parquet. Delete it"
     ):
         dataset.verify("hash")
     copy.unlink()

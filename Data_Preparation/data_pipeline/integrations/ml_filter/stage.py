@@ -50,7 +50,7 @@ class FilesStage:
         return "embedding" if isinstance(self.job, EmbeddingJob) else "annotation"
 
     def fingerprint(self) -> str:
-        """See `Stage`."""
+        """Compute the fingerprint of the outputs."""
         return sha256_of_json([self.name, self.job.params.deciding(), [file.name for file in self.files]])
 
     def tasks(self) -> list[Task]:
