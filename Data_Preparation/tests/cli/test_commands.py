@@ -159,7 +159,7 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
         (["--batch-size", "0"], "embedding.batch_size: Input should be greater than or equal to 1 (found 0)"),
         (["--embedding.device_timeout_s", "0"], "device_timeout_s: Input should be greater than 0 (found '0')"),
         (["--precision", "ubinary", "--embedding.dim", "100", "--embedding.model_name", "hashing"],
-         "--embedding.precision ubinary stores 8 dimensions in a byte, and 100 is no multiple"),
+         "embedding.precision ubinary stores 8 dimensions in a byte, and 100 is no multiple"),
     ],
 )  # fmt: skip
 def test_bad_input_exits_with_2_and_a_sentence(arguments, said, here, capsys):
