@@ -1,23 +1,23 @@
-"""Everything this package raises on purpose.
+"""Exceptions that this package raises on purpose.
 
 DataPipelineError
-├── ConfigError          a knob has a value that cannot work (also a ValueError)
-├── SourceError          a file, folder or name that was given is not there, or is not what it should be
-├── ModelError           an embedder cannot be loaded, or gives wrong vectors
-│   ├── WrongEmbedder    a head does not belong to these vectors
-│   ├── OutOfMemory      a pack does not fit into the device's memory
-│   └── DeviceHung       a GPU does not answer any more
-├── JudgeError           the judge of weak labels cannot be used, or cannot be trusted any more
-├── SelectionError       no subset can be chosen: a budget or a feature is not what it should be
-├── MissingExtra         an optional dependency is not installed (also an ImportError)
-├── FilesFailed          some files of a job could not be done; all others were
-└── StoreError           the files on disk cannot be used
-    ├── NotFound         what was named is not there
-    ├── ShardMismatch    two stores do not describe the same rows
-    ├── StaleStage       finished work was made with other settings
-    └── CorruptShard     a file is truncated, altered or unreadable
+├── ConfigError               a setting has a value that cannot work (also a ValueError)
+├── SourceError               a file, folder or name does not exist, or has unusable content
+├── ModelError                an embedder cannot be loaded, or gives wrong vectors
+│   ├── WrongEmbedderError    a head was trained on vectors of another embedder
+│   ├── OutOfMemoryError      a batch does not fit into the memory of the device
+│   └── DeviceHungError       a GPU does not answer
+├── JudgeError                the judge of weak labels cannot be used, or fails too often
+├── SelectionError            no subset can be chosen with this budget or these features
+├── MissingExtraError         an optional dependency is not installed (also an ImportError)
+├── FilesFailedError          some files of a job failed; all others were processed
+└── StoreError                files on disk cannot be used
+    ├── NotFoundError         a data folder, split, selection or run does not exist
+    ├── ShardMismatchError    two stores do not describe the same rows
+    ├── StaleStageError       finished work was made with other settings
+    └── CorruptShardError     a file is truncated, altered or unreadable
 
-A message says what was found, what was expected, where, and what to do.
+A message names the value found, the value expected, where, and what to do.
 """
 
 
@@ -30,56 +30,68 @@ class ConfigError(DataPipelineError, ValueError):
 
 
 class SourceError(DataPipelineError):
-    """A corpus, table, model or head that was named is not there, or is not what it should be."""
+    """A corpus, table, model or head does not exist, or its content cannot be used."""
 
 
 class ModelError(DataPipelineError):
-    """An embedder cannot be loaded, or does not behave as it must."""
+    """An embedder cannot be loaded, or gives wrong vectors."""
 
 
-class WrongEmbedder(ModelError):
-    """A head was trained on vectors of another embedder than those it is to score."""
+class WrongEmbedderError(ModelError):
+    """A head was trained on vectors of another embedder than the one that made these vectors."""
 
 
-class OutOfMemory(ModelError):
-    """A pack does not fit into the device's memory; a smaller one may."""
+class OutOfMemoryError(ModelError):
+    """A batch does not fit into the memory of the device; a smaller batch may."""
 
 
-class DeviceHung(ModelError):
-    """A GPU does not answer any more; neither do the threads that wait for it."""
+class DeviceHungError(ModelError):
+    """A GPU does not answer, and the threads that wait for it do not return."""
 
 
 class JudgeError(DataPipelineError):
-    """The judge of weak labels cannot be used, or fails so often that going on makes no sense."""
+    """The judge of weak labels cannot be used, or fails too often to continue."""
 
 
 class SelectionError(DataPipelineError):
-    """No subset can be chosen: the budget cannot be met, or a feature is missing or broken."""
+    """No subset can be chosen: the budget cannot be met, or a feature is missing or invalid."""
 
 
-class MissingExtra(DataPipelineError, ImportError):
+class MissingExtraError(DataPipelineError, ImportError):
     """An optional dependency is needed and not installed."""
 
 
-class FilesFailed(DataPipelineError):
-    """Some files of a job could not be done; all others were."""
+class FilesFailedError(DataPipelineError):
+    """Some files of a job failed; all others were processed."""
 
 
 class StoreError(DataPipelineError):
-    """The files on disk cannot be used."""
+    """Files on disk cannot be used."""
 
 
-class NotFound(StoreError):
-    """A data folder, split, selection or run that was named does not exist."""
+class NotFoundError(StoreError):
+    """A data folder, split, selection or run does not exist."""
 
 
-class ShardMismatch(StoreError):
+class ShardMismatchError(StoreError):
     """Two stores that must describe the same rows do not."""
 
 
-class StaleStage(StoreError):
-    """Finished work on disk was made with other settings than those asked for."""
+class StaleStageError(StoreError):
+    """Finished work on disk was made with other settings than the present ones."""
 
 
-class CorruptShard(StoreError):
+class CorruptShardError(StoreError):
     """A file is truncated, altered or unreadable."""
+
+
+# Names of earlier versions, which code of users imports and catches.
+WrongEmbedder = WrongEmbedderError
+OutOfMemory = OutOfMemoryError
+DeviceHung = DeviceHungError
+MissingExtra = MissingExtraError
+FilesFailed = FilesFailedError
+NotFound = NotFoundError
+ShardMismatch = ShardMismatchError
+StaleStage = StaleStageError
+CorruptShard = CorruptShardError

@@ -1,4 +1,4 @@
-"""What this machine can run: which preset suits it, and what a run would be missing."""
+"""Capabilities of this machine: the choice of a preset, the preflight check of a run, and `elm doctor`."""
 
 import importlib.util
 import os
@@ -20,56 +20,59 @@ from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
 from data_pipeline.utils import human_bytes
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
 
 _GB = 10**9
-_FREE_DISK = _GB // 2  # for the results; a model's download comes on top
-_OVERHEAD = 1.3  # activations and buffers, as a factor on the weights
+_FREE_DISK = _GB // 2  # for the results, without the download of a model
+_OVERHEAD = 1.3  # factor on the size of the weights, for activations and buffers
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-# Least memory of a GPU for a preset, in GB (10^9 bytes), largest first.
+# Minimum GPU memory of presets in GB (10^9 bytes), largest first.
 _PRESET_BY_GPU_GB = ((14, "qwen3-4b"), (5, "qwen3-0.6b"))
 
 
 def gpu_memory_bytes() -> int:
-    """Memory of the first CUDA GPU; 0 without one."""
+    """Return the memory of the first CUDA GPU in bytes; 0 without a GPU."""
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
 
 def choose_preset(gpu_bytes: int) -> tuple[str, str]:
-    """The preset for a GPU's memory, by that alone, and the reason.
+    """Choose a preset by the memory of the GPU.
 
     Args:
-        gpu_bytes: memory of the GPU; 0 for none.
+        gpu_bytes: memory of the GPU in bytes; 0 without a GPU.
+
+    Returns:
+        The name of the preset, and the reason for the choice.
     """
     if not gpu_bytes:
         return "offline", "No CUDA GPU found"
-    for least, preset in _PRESET_BY_GPU_GB:
-        if gpu_bytes >= least * _GB:
-            return preset, f"The GPU has {human_bytes(gpu_bytes)}, {least} GB or more"
+    for minimum, preset in _PRESET_BY_GPU_GB:
+        if gpu_bytes >= minimum * _GB:
+            return preset, f"The GPU has {human_bytes(gpu_bytes)}, {minimum} GB or more"
     return "offline", f"The GPU has {human_bytes(gpu_bytes)}, less than {_PRESET_BY_GPU_GB[-1][0]} GB"
 
 
 def preflight(config: Config, corpus: bool, tokenizer: bool, weights: bool) -> list[str]:
-    """What a run would be missing, found out in seconds and without changing anything.
+    """Check in seconds, without changing anything, whether a run can start.
 
     Args:
-        config: of the run.
-        corpus: the run reads the corpus.
-        tokenizer: the run counts tokens.
-        weights: the run embeds.
+        config: configuration of the run.
+        corpus: whether the run reads the corpus.
+        tokenizer: whether the run counts tokens.
+        weights: whether the run embeds.
 
     Returns:
-        One line for each thing that is missing; empty when all is there.
+        One line for each problem; empty if the run can start.
     """
     problems = []
     if corpus:
         problems += _missing_for_corpus(config)
     if tokenizer or weights:
         problems += _missing_for_model(config.embedding, weights)
-    # Corpus and model are often out of reach for the same reason; the way out is said once.
-    if any(WAYS_OUT in problem for problem in problems):
-        problems = [*(problem.replace(f" {WAYS_OUT}", "") for problem in problems), WAYS_OUT]
+    # Corpus and model are often unreachable for the same reason, so the advice is given once.
+    if any(OFFLINE_HINT in problem for problem in problems):
+        problems = [*(problem.replace(f" {OFFLINE_HINT}", "") for problem in problems), OFFLINE_HINT]
     free = shutil.disk_usage(_existing_parent(config.data_dir)).free
     if free < _FREE_DISK:
         problems.append(f"disk: {human_bytes(free)} free for {config.data_dir}, {human_bytes(_FREE_DISK)} needed")
@@ -97,7 +100,7 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
         if packaged is None and config.model_name != "hashing":
             problems.append(
                 f"model: no package has the weights of {config.model_name!r}; "
-                f"there are {', '.join(PACKAGED_MODELS)}. Use --embedding.weights hub."
+                f"expected one of {', '.join(PACKAGED_MODELS)}. Set embedding.weights to hub."
             )
         if packaged is not None and importlib.util.find_spec(packaged.module) is None:
             problems.append(
@@ -106,7 +109,7 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
             )
         return problems
     if weights and config.device.startswith("cuda") and not torch.cuda.is_available():
-        problems.append(f"GPU: --embedding.device {config.device} is asked for, and there is no CUDA GPU")
+        problems.append(f"GPU: embedding.device is {config.device}, and no CUDA GPU was found")
     if config.model_name == "hashing":
         return problems
     try:
@@ -123,15 +126,15 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
 
 
 def _missing_extras(config: EmbeddingConfig) -> list[str]:
-    asked = (
+    optional = (
         (config.attention == "flash_attention_2", "flash_attn", "gpu", "flash attention 2"),
         (config.backend == "openvino", "openvino", "openvino", "OpenVINO"),
         (config.fp8, "torchao", "fp8", "float8 (torchao)"),
     )
     return [
-        f'extra: {what} is asked for and not installed: pip install -e ".[{extra}]"'
-        for wanted, module, extra, what in asked
-        if wanted and importlib.util.find_spec(module) is None
+        f'extra: {what} is requested and not installed: pip install -e ".[{extra}]"'
+        for requested, module, extra, what in optional
+        if requested and importlib.util.find_spec(module) is None
     ]
 
 
@@ -139,19 +142,19 @@ def _missing_memory(config: EmbeddingConfig) -> list[str]:
     try:
         info = HfApi().model_info(config.model_name, revision=config.revision, timeout=10.0)
     except TRANSPORT_ERRORS:
-        return []  # the hub was asked a moment ago; loading says what is wrong
+        return []  # the hub answered a moment ago, and loading reports what is wrong
     parameters = info.safetensors.total if info.safetensors else 0
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     dtype = config.dtype if config.dtype != "auto" else ("float16" if on_gpu else "float32")
     needed = int(parameters * _BYTES_OF_DTYPE[dtype] * _OVERHEAD)
-    there = gpu_memory_bytes() if on_gpu else psutil.virtual_memory().available
+    available = gpu_memory_bytes() if on_gpu else psutil.virtual_memory().available
     problems = []
-    if needed > there:
+    if needed > available:
         where = "GPU memory" if on_gpu else "memory"
         problems.append(
             f"{where}: {config.model_name} in {dtype} needs about {human_bytes(needed)}, "
-            f"there are {human_bytes(there)}. "
-            "Choose a smaller one: --preset qwen3-0.6b or --preset offline"
+            f"{human_bytes(available)} are available. "
+            "Choose a smaller model: preset qwen3-0.6b or offline"
         )
     cache = _existing_parent(Path(constants.HF_HUB_CACHE))
     download = parameters * 2  # published in half precision
@@ -177,19 +180,19 @@ def _existing_parent(path: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of `elm doctor`."""
+    """Line of `elm doctor`."""
 
     name: str
     value: str
     good: bool | None = None
-    """None: neither good nor bad."""
+    """Whether the fact is good or bad; None if it is neither."""
 
 
 def facts(data_dir: Path) -> list[Fact]:
-    """What this machine has, and which presets it can run now."""
+    """List the hardware and extras of this machine, and the presets that it can run now."""
     memory = psutil.virtual_memory()
     gpu = gpu_memory_bytes()
-    found = [
+    lines = [
         Fact("Python", platform.python_version()),
         Fact("torch", torch.__version__),
         Fact("CPU", f"{os.cpu_count()} cores, {platform.machine()}"),
@@ -203,12 +206,13 @@ def facts(data_dir: Path) -> list[Fact]:
         ("flash_attn", "gpu", "flash attention 2"),
         ("openvino", "openvino", "another engine for CPUs"),
     ):
-        there = importlib.util.find_spec(module) is not None
-        found.append(Fact(f"extra {extra}", f"{what}: " + ("installed" if there else "not installed"), there or None))
-    preset, why = choose_preset(gpu)
-    found.append(Fact("preset auto", f"{preset} ({why})"))
+        installed = importlib.util.find_spec(module) is not None
+        state = "installed" if installed else "not installed"
+        lines.append(Fact(f"extra {extra}", f"{what}: {state}", installed or None))
+    preset, reason = choose_preset(gpu)
+    lines.append(Fact("preset auto", f"{preset} ({reason})"))
     for name in ("offline", "qwen3-0.6b", "qwen3-4b"):
         problems = preflight(load_preset(name), corpus=True, tokenizer=True, weights=True)
-        missing = "; ".join(problem for problem in problems if problem != WAYS_OUT)
-        found.append(Fact(f"preset {name}", missing or "can run now", not problems))
-    return found
+        missing = "; ".join(problem for problem in problems if problem != OFFLINE_HINT)
+        lines.append(Fact(f"preset {name}", missing or "can run now", not problems))
+    return lines

@@ -1,6 +1,6 @@
-"""The records that travel between the stages, and the aliases for arrays.
+"""Records that are passed between stages, and type aliases of arrays.
 
-Shape suffixes used all over the package: N rows, D width of a vector, L tokens.
+Shape suffixes of names in the package: N rows, D width of a vector, L tokens.
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,24 @@ MetadataValue: TypeAlias = str | int | float | bool | None
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""Names of all splits, in their order."""
 
 TextFormat = Literal["wikitext", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One article or record as its source gave it; nothing in it is cleaned yet."""
+    """Document of a source, before cleaning."""
 
     id: str
-    """Unique in the corpus and stable: the same document gets it in every run."""
+    """Id that is unique in the corpus and the same in every run."""
     text: str
-    """Lines separated by newlines, a blank line between blocks."""
+    """Text with lines separated by newlines and blocks separated by blank lines."""
     format: TextFormat = "plain"
-    """`wikitext` has headings (`= Title =`) and spaced-out punctuation; `plain` has neither."""
+    """Format of the text: `wikitext` has headings (`= Title =`) and spaced-out punctuation, `plain` has neither."""
     title: str = ""
+    """Title of the document, or empty."""
     source_split: str = ""
-    """Split the source itself put it in (`train`, `val`, `test`), or empty."""
+    """Official split of the source (`train`, `val`, `test`), or empty."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """Values of the metadata columns, by column name."""

@@ -1,4 +1,4 @@
-"""The commands for heads and scores: heads, annotate, and the two file pipelines."""
+"""Commands for heads and scores: `heads`, `annotate`, and the two file pipelines."""
 
 import argparse
 import math
@@ -31,16 +31,16 @@ def _convert(parsed: argparse.Namespace, given: Given) -> int:
         config = _validated(EmbeddingConfig, {**settings, "model_name": parsed.embedder})
         head = head.bound_to(identity_of(load_embedder(config)))
     elif settings:
-        raise ConfigError("--embedding flags say how --embedder MODEL is used; name the model too")
+        raise ConfigError("--embedding flags need --embedder MODEL, the model that they configure")
     save_head(head, parsed.folder, parsed.overwrite)
     say(f"{parsed.folder}\n{format_table(_head_rows(head))}")
     return 0
 
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("head", help="a .ckpt or .pt file, a Hugging Face head folder, a head's name, or one of ours")
-    parser.add_argument("folder", type=Path, help="where the head goes")
-    parser.add_argument("--embedder", help="the model whose vectors the head takes; it is loaded and bound to the head")
+    parser.add_argument("head", help="a .ckpt or .pt file, the folder of a head, or the name of a published head")
+    parser.add_argument("folder", type=Path, help="output folder of the head")
+    parser.add_argument("--embedder", help="embedding model of the head; it is loaded, and identified in the head")
     _overwrite_argument(parser)
 
 
@@ -50,7 +50,7 @@ def _train(parsed: argparse.Namespace, given: Given) -> int:
 
     config = _validated(TrainingConfig, parsed.training(parsed))
     if parsed.on == "test":
-        raise ConfigError("--on test is for evaluation alone; train on another one")
+        raise ConfigError("--on test is for evaluation only; train on another split")
     data = _labelled(parsed, given, parsed.on, parsed.labels)
     trained = train_head(data, config, identity_of_maker(data, probes=not parsed.without_probes))
     save_head(trained.head, parsed.folder, parsed.overwrite)
@@ -77,11 +77,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     from data_pipeline.config.training import TrainingConfig
 
     common_arguments(parser)
-    parser.add_argument("folder", type=Path, help="where the head goes")
+    parser.add_argument("folder", type=Path, help="output folder of the head")
     _label_arguments(parser, default_split="train")
     parser.add_argument(
         "--without-probes", action="store_true",
-        help="do not load the embedder; the head then knows it by name only",
+        help="do not load the embedder; the head then identifies it by its settings only",
     )  # fmt: skip
     _overwrite_argument(parser)
     parser.set_defaults(training=add_model_flags(parser, TrainingConfig, "training"))
@@ -93,17 +93,17 @@ def _evaluate(parsed: argparse.Namespace, given: Given) -> int:
     data = _labelled(parsed, given, parsed.on, parsed.labels)
     head = load_head(parsed.head)
     chosen_on = _chosen_on(parsed, given) if parsed.wanted else None
-    found = evaluate_head(
+    evaluation = evaluate_head(
         head, data, parsed.wanted, parsed.positive_from, chosen_on, rounds=parsed.bootstrap, seed=parsed.seed
     )
     if parsed.json is not None:
-        atomic_write_json(parsed.json, found.to_json())
-    say(_evaluation_text(found, data.where, (chosen_on or data).where))
+        atomic_write_json(parsed.json, evaluation.to_json())
+    say(_evaluation_text(evaluation, data.where, (chosen_on or data).where))
     return 0
 
 
 def _chosen_on(parsed: argparse.Namespace, given: Given) -> "Labelled | None":
-    """The rows that thresholds are chosen on; None for those that are measured."""
+    """Return the rows that thresholds are chosen on; None for the rows that are evaluated."""
     from data_pipeline.heads.labelled import has_vectors
 
     if parsed.thresholds_labels:
@@ -113,22 +113,22 @@ def _chosen_on(parsed: argparse.Namespace, given: Given) -> "Labelled | None":
     if parsed.thresholds_from != parsed.on:
         return _labelled(parsed, given, parsed.thresholds_from, parsed.labels)
     if parsed.on == "test":
-        raise ConfigError("thresholds are not chosen on the test split; use --thresholds-from val")
+        raise ConfigError("thresholds cannot be chosen on the test split; use --thresholds-from val")
     return None
 
 
-def _evaluation_text(found: "Evaluation", where: str, chosen_on: str) -> str:
-    width = max(len(name) for name in [*found.measures, "measure"])
-    lines = [f"{found.rows:,} rows, {where}", f"  {'measure':<{width}}  {'value':>8}  95 % interval"]
-    for name, measure in found.measures.items():
+def _evaluation_text(evaluation: "Evaluation", where: str, chosen_on: str) -> str:
+    width = max(len(name) for name in [*evaluation.measures, "measure"])
+    lines = [f"{evaluation.rows:,} rows, {where}", f"  {'measure':<{width}}  {'value':>8}  95 % interval"]
+    for name, measure in evaluation.measures.items():
         interval = "" if math.isnan(measure.low) else f"{measure.low:.4f} to {measure.high:.4f}"
         lines.append(f"  {name:<{width}}  {measure.value:8.4f}  {interval}")
-    known = {label: score for label, score in found.f1.items() if not math.isnan(score)}
-    if known:
-        lines.append("  F1 by label that occurs: " + ", ".join(f"{name} {score:.3f}" for name, score in known.items()))
-    if found.thresholds:
+    scores = {label: score for label, score in evaluation.f1.items() if not math.isnan(score)}
+    if scores:
+        lines.append("  F1 by label that occurs: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
+    if evaluation.thresholds:
         lines.append(f"  thresholds chosen on {chosen_on}:")
-    for threshold in found.thresholds:
+    for threshold in evaluation.thresholds:
         if math.isinf(threshold.score):
             lines.append(f"  precision {threshold.wanted:g}: no threshold reaches it")
             continue
@@ -141,17 +141,19 @@ def _evaluation_text(found: "Evaluation", where: str, chosen_on: str) -> str:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("head", help="a head's folder, file or name")
+    parser.add_argument("head", help="folder, file or name of a head")
     _label_arguments(parser, default_split="val")
     parser.add_argument(
-        "--precision", type=float, nargs="+", default=[], dest="wanted", help="find the thresholds that reach these"
+        "--precision", type=float, nargs="+", default=[], dest="wanted", help="precisions that need a threshold"
     )
-    parser.add_argument("--positive-from", type=float, help="labels from this number on are positive, for thresholds")
-    parser.add_argument("--thresholds-from", choices=SPLITS, default="val", help="split they are chosen on (val)")
-    parser.add_argument("--thresholds-labels", type=Path, nargs="+", help="files they are chosen on, like --labels")
+    parser.add_argument("--positive-from", type=float, help="lowest label that counts as positive, for thresholds")
+    parser.add_argument("--thresholds-from", choices=SPLITS, default="val", help="split to choose thresholds on (val)")
+    parser.add_argument(
+        "--thresholds-labels", type=Path, nargs="+", help="files to choose thresholds on, like --labels"
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, help="rounds for the intervals; 0 for none (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
-    parser.add_argument("--json", type=Path, help="write everything to this file too")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
 
 
 def _annotate(parsed: argparse.Namespace, given: Given) -> int:
@@ -159,12 +161,12 @@ def _annotate(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.stages.score import annotate
 
     config = configure_existing(parsed, given, "annotate.log")
-    heads = {name: load_head(source) for name, source in _named(parsed.heads).items()}
-    found = annotate(config, heads, parsed.splits, parsed.overwrite, parsed.device)
-    columns = next(iter(found.values())).columns
+    heads = {name: load_head(source) for name, source in _parse_heads(parsed.heads).items()}
+    results = annotate(config, heads, parsed.splits, parsed.overwrite, parsed.device)
+    columns = next(iter(results.values())).columns
     rows = [
         (str(split), f"{result.rows:,} rows{', finished before' if result.skipped else ''}")
-        for split, result in found.items()
+        for split, result in results.items()
     ]
     rows += [("columns", ", ".join(columns)), ("files", str(config.scores_dir))]
     say(format_table(rows) + f'\nRead them:\n  ELMDataset({str(config.data_dir)!r}, where="...")[0]["metadata"]')
@@ -173,23 +175,29 @@ def _annotate(parsed: argparse.Namespace, given: Given) -> int:
 
 def _annotate_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("--heads", nargs="+", required=True, metavar="NAME=PATH", help="heads, and what to call them")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
-    parser.add_argument("--device", default="cpu", help="that scores: cpu (default), cuda, cuda:1")
-    parser.add_argument("--log-file", type=Path, help="where to write the log")
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="heads and their names",
+    )
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to score (default: all)")
+    parser.add_argument("--device", default="cpu", help="scoring device: cpu (default), cuda, cuda:1")
+    parser.add_argument("--log-file", type=Path, help="path of the log file")
     _overwrite_argument(parser)
 
 
-def _named(given: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in given:
+def _parse_heads(pairs: list[str]) -> dict[str, str]:
+    heads: dict[str, str] = {}
+    for pair in pairs:
         name, equals, source = pair.partition("=")
         if not equals or not name or not source:
             raise ConfigError(f"--heads takes NAME=PATH, found {pair!r}")
-        if name in found:
+        if name in heads:
             raise ConfigError(f"--heads names {name!r} twice")
-        found[name] = source
-    return found
+        heads[name] = source
+    return heads
 
 
 def _embedding_pipeline(parsed: argparse.Namespace, given: Given) -> int:
@@ -223,7 +231,7 @@ def _pipeline(parsed: argparse.Namespace, run: "Callable[..., JobReport]") -> in
 
 
 def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config_file_path", type=Path, required=True, help="the job's YAML file")
+    parser.add_argument("--config_file_path", type=Path, required=True, help="YAML file of the job")
     _overwrite_argument(parser)
 
 
@@ -235,8 +243,8 @@ def _label_arguments(parser: argparse.ArgumentParser, default_split: str) -> Non
     parser.add_argument("--label", default="label", help="column with the labels (label)")
     parser.add_argument(
         "--labels", type=Path, nargs="+",
-        help="files with them: tables with text_id or document_id for the corpus, or HDF5, parquet, JSON Lines with "
-        "vectors; without, the corpus's own metadata",
+        help="label files: tables with text_id or document_id for the corpus, or HDF5, parquet, JSON Lines with "
+        "vectors; default: metadata of the corpus",
     )  # fmt: skip
     parser.add_argument("--group", default="train", help="group in HDF5 files (train)")
     parser.add_argument("--on", choices=SPLITS, default=default_split, help=f"split of the corpus ({default_split})")
@@ -258,9 +266,9 @@ def _labelled(parsed: argparse.Namespace, given: Given, split: Any, labels: list
 def _head_rows(head: "Head") -> list[tuple[str, str]]:
     shapes = " -> ".join([str(head.dim), *(str(len(layer.bias)) for layer in head.layers)])
     labels = ", ".join(head.labels[:12]) + (f", ... ({len(head.labels)})" if len(head.labels) > 12 else "")
-    known = head.embedder.settings if head.embedder else {}
+    settings = head.embedder.settings if head.embedder else {}
     probes = " and probe vectors" if head.embedder is not None and head.embedder.probes is not None else ""
-    embedder = ", ".join(f"{name} {value!r}" for name, value in known.items()) + probes if known else "unknown"
+    embedder = ", ".join(f"{name} {value!r}" for name, value in settings.items()) + probes if settings else "unknown"
     return [("kind", head.kind), ("labels", labels), ("layers", shapes), ("embedder", embedder)]
 
 
@@ -273,7 +281,7 @@ def _validated(model: Any, values: Mapping[str, Any]) -> Any:
 
 COMMANDS: Mapping[str, Command] = {
     "heads convert": Command(
-        "make a head of another system ours",
+        "convert a head of another system",
         _convert_arguments,
         _convert,
         example="elm heads convert edu.ckpt heads/edu --embedder Snowflake/snowflake-arctic-embed-m-v2.0",
@@ -291,20 +299,20 @@ COMMANDS: Mapping[str, Command] = {
         example="elm heads evaluate heads/edu --labels labels.csv --label grade",
     ),
     "annotate": Command(
-        "score a corpus's paragraphs with heads",
+        "score the paragraphs of a corpus with heads",
         _annotate_arguments,
         _annotate,
         example="elm annotate --heads edu=heads/edu",
     ),
     "run_embedding_pipeline": Command(
-        "JSON Lines -> vectors in HDF5, as a YAML file says",
+        "embed JSON Lines files to HDF5, configured by a YAML file",
         _pipeline_arguments,
         _embedding_pipeline,
         settings=False,
         example="elm run_embedding_pipeline --config_file_path embedding_job.yaml",
     ),
     "run_annotation_pipeline": Command(
-        "vectors in HDF5 -> JSON Lines with scores, as a YAML file says",
+        "score HDF5 files to JSON Lines, configured by a YAML file",
         _pipeline_arguments,
         _annotation_pipeline,
         settings=False,

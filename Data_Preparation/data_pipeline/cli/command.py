@@ -1,4 +1,4 @@
-"""What a command is, and how its settings come together."""
+"""Commands, and the configuration that they run with."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 FAILED = 1
 """Exit code of a run that failed."""
 
-# Short flags of the original scripts -> the field each one sets.
+# Short flags of the original scripts, and the settings that they set.
 _ALIASES: Mapping[str, str] = {
     "source": "corpus.source",
     "min_tokens": "preprocess.min_tokens",
@@ -35,19 +35,19 @@ _ALIASES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Command:
-    """A command's words and what it calls."""
+    """Command of the command line."""
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Given], int]
     settings: bool = True
-    """Whether every field of `Config` is a flag of it."""
+    """Whether the command has a flag for every field of `Config`."""
     example: str = ""
-    """A command line to begin with."""
+    """Example of a command line."""
 
 
 def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
-    """The config of a command line; says which preset was taken, and starts the log."""
+    """Build the config of a command line, configure logging, and log the chosen preset."""
     flags = given(parsed)
     for alias, name in _ALIASES.items():
         if getattr(parsed, alias, None) is not None:
@@ -58,14 +58,14 @@ def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = N
         _set(flags, "embedding.dtype", "float32")
     embedding = flags.get("embedding", {})
     if "model_name" in embedding:
-        # The packaged weights belong to the preset's model, not to another one.
+        # The packaged weights belong to the model of the preset only.
         embedding.setdefault("weights", "hub")
     if parsed.config is not None and flags.get("preset"):
         raise ConfigError(
             "--config and --preset exclude each other: a preset is a file of settings too. Leave one out."
         )
-    preset, said = (
-        _preset(flags.get("preset") or os.environ.get("ELM_PRESET") or "auto")
+    preset, message = (
+        _resolve_preset(flags.get("preset") or os.environ.get("ELM_PRESET") or "auto")
         if parsed.config is None
         else ("", f"settings: {parsed.config}")
     )
@@ -74,14 +74,14 @@ def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = N
     if log_name is None:
         configure_logging(None)
     else:
-        writes = not getattr(parsed, "dry_run", False)
-        configure_logging(parsed.log_file or config.logs_dir / log_name if writes else None)
-        logger.info(said)
+        has_log = not getattr(parsed, "dry_run", False)
+        configure_logging(parsed.log_file or config.logs_dir / log_name if has_log else None)
+        logger.info(message)
     return config
 
 
 def configure_existing(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
-    """The config of a command about what is on disk: of the corpus that is there, where nobody named one."""
+    """Build the config of a command for existing data; without a corpus name, the only corpus on disk is used."""
     from data_pipeline.stages.pipeline import find_corpus
 
     config = configure(parsed, given, log_name)
@@ -90,9 +90,9 @@ def configure_existing(parsed: argparse.Namespace, given: Given, log_name: str |
     return find_corpus(config, named)
 
 
-def _preset(asked: str) -> tuple[str, str]:
-    if asked != "auto":
-        return asked, f"preset {asked}"
+def _resolve_preset(name: str) -> tuple[str, str]:
+    if name != "auto":
+        return name, f"preset {name}"
     from data_pipeline.machine import choose_preset, gpu_memory_bytes
 
     preset, reason = choose_preset(gpu_memory_bytes())
@@ -109,13 +109,13 @@ def _set(flags: dict[str, Any], name: str, value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """To standard output."""
+    """Print to standard output."""
     print(text)
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of all commands that work on a data folder."""
-    parser.add_argument("--output-dir", type=Path, help="folder for everything that is made (data_dir)")
+    """Add the arguments of all commands that work on a data folder."""
+    parser.add_argument("--output-dir", type=Path, help="folder of all outputs (data_dir)")
     parser.add_argument(
-        "--logs-dir", type=Path, dest="logs_folder", help="folder for logs (logs_dir; default: logs in --output-dir)"
+        "--logs-dir", type=Path, dest="logs_folder", help="folder of logs (logs_dir; default: logs in --output-dir)"
     )

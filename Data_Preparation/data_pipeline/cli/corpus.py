@@ -1,4 +1,4 @@
-"""The commands that make a corpus and look at it: run, embed, verify, info, doctor."""
+"""Commands that make and inspect a corpus: `run`, `embed`, `verify`, `info`, `doctor`."""
 
 import argparse
 import time
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
     from data_pipeline.machine import preflight
 
-    # Whoever reads a corpus counts its tokens.
+    # Reading a corpus includes counting its tokens.
     problems = preflight(config, corpus, tokenizer=corpus, weights=weights)
     if problems:
         raise ConfigError("this run cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -112,7 +112,7 @@ def _doctor(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int:
-    corpus = "the paragraphs that are there" if skip_download else f"corpus source {config.corpus.source}"
+    corpus = "the existing paragraphs" if skip_download else f"corpus source {config.corpus.source}"
     rows = [
         ("from", corpus),
         ("paragraphs to", str(config.processed_dir)),
@@ -128,9 +128,9 @@ def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int
 
 
 def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str]]:
-    """Lines about the paragraphs, for people."""
+    """Return rows of a table about the paragraphs."""
     if manifest is None:
-        return [("paragraphs", "made by an older pipeline; it kept no counts")]
+        return [("paragraphs", "made by an older pipeline, without counts")]
     counts, leakage = manifest["counts"], manifest["leakage"]
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items()) or "none"
     rows = [
@@ -171,7 +171,7 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
             ("embeddings", f"{sum(result.rows for result in results):,} rows x {next(iter(results)).dim}, {speed}"),
         ]
         if truncated:
-            rows.append(("truncated", f"{truncated:,} texts were longer than the model takes, and were cut"))
+            rows.append(("truncated", f"{truncated:,} texts were longer than the limit of the model"))
         for dtype in sorted({name for tally in tallies for name in tally.recomputed}):
             count = sum(tally.recomputed.get(dtype, 0) for tally in tallies)
             rows.append(("recomputed", f"{count:,} vectors were not finite and were computed again in {dtype}"))
@@ -193,26 +193,26 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
 
 
 def _shown(path: Path) -> Path:
-    """A path as short as it can be from here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    """Return a path relative to the current folder, if it is inside."""
+    current = Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
     _embedding_arguments(parser)
-    parser.add_argument("--source", help="where the text comes from (corpus.source)")
-    parser.add_argument("--min-tokens", type=int, help="fewest tokens of a paragraph (preprocess.min_tokens)")
-    parser.add_argument("--max-tokens", type=int, help="most tokens of a paragraph (preprocess.max_tokens)")
-    parser.add_argument("--skip-download", action="store_true", help="use the paragraphs that are there")
+    parser.add_argument("--source", help="source of the text (corpus.source)")
+    parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
+    parser.add_argument("--max-tokens", type=int, help="maximum tokens of a paragraph (preprocess.max_tokens)")
+    parser.add_argument("--skip-download", action="store_true", help="use the existing paragraphs")
     parser.add_argument("--skip-embeddings", action="store_true", help="stop after the paragraphs")
-    parser.add_argument("--dry-run", action="store_true", help="check that all is there, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check that the run can start, and write nothing")
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
     _embedding_arguments(parser)
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to embed (default: all)")
     parser.add_argument("--no-fp16", action="store_true", help="compute in float32 (embedding.dtype)")
     parser.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1 (embedding.normalize)"
@@ -225,39 +225,41 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--level", choices=("size", "hash", "reembed", "canary"), metavar="{size,hash,reembed}", default="hash",
         help="size: files, sizes and headers; hash: also every byte (default); reembed: also some rows embedded again",
     )  # fmt: skip
-    parser.add_argument("--rows", type=int, default=64, help="rows of each split that --level reembed embeds again")
+    parser.add_argument("--rows", type=int, default=64, help="rows of each split to embed again with --level reembed")
 
 
 def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, help="most texts computed together (embedding.batch_size)")
-    parser.add_argument("--model-name", help="the embedder (embedding.model_name)")
-    parser.add_argument("--precision", help="of the stored vectors: float16, int8, ... (embedding.precision)")
+    parser.add_argument("--batch-size", type=int, help="maximum number of texts in a batch (embedding.batch_size)")
+    parser.add_argument("--model-name", help="embedding model (embedding.model_name)")
+    parser.add_argument("--precision", help="precision of the stored vectors: float16, int8, ... (embedding.precision)")
     parser.add_argument(
-        "--no-flash-attention", action="store_true", help="torch's own attention, text by text (embedding.attention)"
+        "--no-flash-attention",
+        action="store_true",
+        help="use the attention of torch, text by text (embedding.attention)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
-    parser.add_argument("--log-file", type=Path, help="where to write the log")
+    parser.add_argument("--log-file", type=Path, help="path of the log file")
 
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
-        "corpus -> paragraphs -> embeddings, the whole job",
+        "run the main pipeline: corpus -> paragraphs -> embeddings",
         _run_arguments,
         _run,
         example="elm run --preset offline --source jsonl --corpus.path mine.jsonl --output-dir data",
     ),
     "embed": Command(
-        "embed paragraphs that are on disk already",
+        "embed existing paragraphs",
         _embed_arguments,
         _embed,
         example="elm embed --precision int8 --embedding.variant int8",
     ),
     "verify": Command(
-        "recompute hashes, counts, norms and alignment of what is on disk",
+        "verify checksums, counts, norms and alignment of the files on disk",
         _verify_arguments,
         _verify,
         example="elm verify --level hash",
     ),
-    "info": Command("say what is on disk", common_arguments, _info, example="elm info --output-dir data"),
-    "doctor": Command("say what this machine can run", common_arguments, _doctor, example="elm doctor"),
+    "info": Command("describe the dataset on disk", common_arguments, _info, example="elm info --output-dir data"),
+    "doctor": Command("report what this machine can run", common_arguments, _doctor, example="elm doctor"),
 }

@@ -1,4 +1,4 @@
-"""Flags of the command line, generated from the config models: the only place that makes them."""
+"""Flags of the command line, generated from the config models."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
 
 Given = Callable[[argparse.Namespace], dict[str, Any]]
-"""From parsed arguments to the settings that were given, as nested mappings."""
+"""Function that returns the settings given on the command line, as nested mappings, from parsed arguments."""
 
 _SWITCH_VALUES = {
     "true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False,
@@ -24,10 +24,10 @@ _METAVARS: Mapping[type, str] = {int: "N", float: "X", Path: "PATH", str: "TEXT"
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> Given:
-    """Give a parser a flag for every setting of `Config` by its dotted name, grouped by section.
+    """Add a flag for every setting of `Config` by its dotted name, grouped by section.
 
     Returns:
-        A function that takes the settings that were given from the parsed arguments.
+        A function that returns the given settings from parsed arguments.
     """
     folders = parser.add_argument_group("folders and preset")
     names = []
@@ -63,9 +63,9 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> Given:
 
 
 def add_model_flags(parser: argparse.ArgumentParser, model: type[BaseModel], title: str) -> Given:
-    """Give a parser a flag for every field of a flat model: `--learning-rate` for `learning_rate`."""
+    """Add a flag for every field of a flat model, such as `--learning-rate` for `learning_rate`."""
     group = parser.add_argument_group(title, _first_sentence(model.__doc__))
-    prefix = f"{model.__name__}."  # keeps them apart from flags of the same name
+    prefix = f"{model.__name__}."  # separates them from flags of the same name
     for name, field in model.model_fields.items():
         _add_flag(group, [f"--{name.replace('_', '-')}"], prefix + name, field)
 
@@ -76,7 +76,7 @@ def add_model_flags(parser: argparse.ArgumentParser, model: type[BaseModel], tit
 
 
 def spell_out_switches(arguments: Sequence[str]) -> list[str]:
-    """Arguments with switches as argparse takes them: `--a.b false` and `--a.b=false` become `--no-a.b`."""
+    """Rewrite switches as argparse expects them: `--a.b false` and `--a.b=false` become `--no-a.b`."""
     switches = {f"--{name}" for name in _switches(Config)}
     spelled: list[str] = []
     rest = deque(arguments)
@@ -125,7 +125,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
-    """The type behind `Annotated` and `| None`, and whether None is allowed."""
+    """Return the type inside `Annotated` and `| None`, and whether None is allowed."""
     if get_origin(annotation) is Annotated:
         return _kind(get_args(annotation)[0])
     if get_origin(annotation) in {Union, UnionType}:
@@ -140,7 +140,7 @@ def _section(field: FieldInfo | None) -> type[BaseModel] | None:
 
 
 def _switches(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the fields that are true or false."""
+    """Iterate over the dotted names of boolean fields."""
     for name, field in model.model_fields.items():
         section = _section(field)
         if field.annotation is bool:
@@ -154,7 +154,7 @@ def _or_none(text: str) -> str | None:
 
 
 class _Pairs(argparse.Action):
-    """Takes `year:int author:str`, or one JSON object."""
+    """Action that parses `year:int author:str`, or one JSON object."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""The command `elm`, and the scripts: a table from command to library function."""
+"""Command `elm`: the table of all commands, and the conversion of errors to exit codes."""
 
 import argparse
 import difflib
@@ -16,13 +16,13 @@ from data_pipeline.cli.flags import Given, add_setting_flags, spell_out_switches
 from data_pipeline.errors import (
     ConfigError,
     DataPipelineError,
-    DeviceHung,
-    MissingExtra,
-    NotFound,
+    DeviceHungError,
+    MissingExtraError,
+    NotFoundError,
     SelectionError,
     SourceError,
-    StaleStage,
-    WrongEmbedder,
+    StaleStageError,
+    WrongEmbedderError,
 )
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     **selection.COMMANDS,
     **study.COMMANDS,
 }
-"""A name of two words is a command within a group."""
+"""Commands by name; a name of two words is a command within a group."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,28 +46,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spelled = spell_out_switches(sys.argv[1:] if arguments is None else arguments)
         parsed, unknown = parsers[""].parse_known_args(spelled)
         if unknown:
-            return _complain(ConfigError(_unknown_argument(parsers[parsed.command], unknown[0])), _BAD_INPUT)
+            return _report(ConfigError(_unknown_argument(parsers[parsed.command], unknown[0])), _BAD_INPUT)
         return COMMANDS[parsed.command].run(parsed, given[parsed.command])
-    except (ConfigError, SourceError, MissingExtra, NotFound, SelectionError, StaleStage, WrongEmbedder) as error:
-        return _complain(error, _BAD_INPUT)
-    except DeviceHung as error:
-        _complain(error, FAILED)
+    except (
+        ConfigError,
+        SourceError,
+        MissingExtraError,
+        NotFoundError,
+        SelectionError,
+        StaleStageError,
+        WrongEmbedderError,
+    ) as error:
+        return _report(error, _BAD_INPUT)
+    except DeviceHungError as error:
+        _report(error, FAILED)
         logging.shutdown()
         sys.stderr.flush()
-        # A thread waits for the GPU for ever, and Python would wait for the thread.
+        # A thread waits forever for the GPU, and a regular exit would wait for the thread.
         os._exit(FAILED)
     except (DataPipelineError, OSError) as error:
-        return _complain(error, FAILED)
+        return _report(error, FAILED)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return _INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest command where one is mistyped."""
+    """Parser that suggests the nearest command for a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message without the usage, which is a page long, and leave."""
+        """Print the message without the usage, which is a page long, and exit."""
         wrong = re.search(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if wrong:
             names = re.findall(r"[\w-]+", wrong[2])
@@ -79,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsers() -> tuple[dict[str, _Parser], dict[str, Given]]:
-    """Parsers by command, that of `elm` itself under an empty name; and what takes their settings."""
+    """Return the parsers by command (`elm` itself under an empty name), and the functions that return settings."""
     whole = _Parser(prog="elm", description="Turn text into training-ready embedding datasets.", allow_abbrev=False)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     parsers, given, groups = {"": whole}, dict[str, Given](), dict[str, Any]()
@@ -111,7 +119,7 @@ def _parsers() -> tuple[dict[str, _Parser], dict[str, Given]]:
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
-    """The command's own arguments; settings are summed up in one place-holder."""
+    """Return the usage of a command, with one placeholder for all settings."""
     words = parser.format_usage().removeprefix("usage: ").split()
     return f"{' '.join(words)} [--SECTION.SETTING VALUE ...]"
 
@@ -121,8 +129,8 @@ def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:
     return f"unknown argument {argument!r}{near}; `{parser.prog} --help` lists all"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+def _nearest(word: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(names), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -131,7 +139,7 @@ def _no_settings(parsed: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def _complain(error: Exception, code: int) -> int:
+def _report(error: Exception, code: int) -> int:
     logger.debug("failed", exc_info=error)
     print(f"error: {error}", file=sys.stderr)
     return code

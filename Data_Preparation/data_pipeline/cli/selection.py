@@ -1,4 +1,4 @@
-"""The commands for subsets: measure, select."""
+"""Commands for subsets: `selectors`, `measure`, `select`."""
 
 import argparse
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.stages.select import select_from
 
     config = configure_existing(parsed, given)
-    found = select_from(
+    selection = select_from(
         config,
         parsed.name,
         Budget(parsed.rows, parsed.frac, parsed.tokens),
@@ -34,7 +34,7 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
         against=parsed.against,
         overwrite=parsed.overwrite,
     )
-    say(_summary(found, str(config.data_dir), parsed.on))
+    say(_summary(selection, str(config.data_dir), parsed.on))
     return 0
 
 
@@ -60,36 +60,36 @@ def _shown(value: Any) -> str:
 
 
 def _parameters(given: list[str]) -> dict[str, Any]:
-    """`key=value` flags; a dot in a key leads into a section, values are YAML."""
-    found: dict[str, Any] = {}
+    """Parse `key=value` flags; a dot in a key selects a section, and values are YAML."""
+    parameters: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set takes key=value, found {text!r}")
-        place = found
+        section = parameters
         *sections, name = key.split(".")
-        for section in sections:
-            place = place.setdefault(section, {})
+        for part in sections:
+            section = section.setdefault(part, {})
         try:
-            place[name] = yaml.safe_load(value)
+            section[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {key}: {value!r} is not a YAML value: {error}") from None
-    return found
+    return parameters
 
 
 def _select_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("--name", required=True, metavar="SELECTOR", help="elm selectors lists them")
+    parser.add_argument("--name", required=True, metavar="SELECTOR", help="selector, as elm selectors lists it")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--frac", type=float, help="budget: fraction of the rows, above 0 and at most 1")
     budget.add_argument("--rows", type=int, help="budget: rows")
     budget.add_argument("--tokens", type=int, help="budget: tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the selector")
     parser.add_argument("--strata", metavar="COLUMN", help="groups that share the budget: labels, or a score's bins")
-    parser.add_argument("--bins", type=int, default=5, help="of a score column (default 5)")
+    parser.add_argument("--bins", type=int, default=5, help="number of bins of a score column (default 5)")
     parser.add_argument(
-        "--shares", choices=("proportional", "equal"), default="proportional", help="of the groups in the budget"
+        "--shares", choices=("proportional", "equal"), default="proportional", help="shares of the groups in the budget"
     )
     parser.add_argument("--against", choices=SPLITS, help="also count near duplicates of this split's rows")
     _common(parser, splits=False)
@@ -118,7 +118,7 @@ def _measure(parsed: argparse.Namespace, given: Given) -> int:
 
 def _measure_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("name", metavar="MEASURE", help="elm selectors lists them")
+    parser.add_argument("name", metavar="MEASURE", help="measure, as elm selectors lists it")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the measure")
     parser.add_argument("--as", dest="called", metavar="NAME", help="another name for folder and columns")
     _common(parser, splits=True)
@@ -148,23 +148,25 @@ def _fields(model: type[BaseModel]) -> list[str]:
 
 def _common(parser: argparse.ArgumentParser, splits: bool) -> None:
     if splits:
-        parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["train"], help="which (default train)")
+        parser.add_argument(
+            "--splits", nargs="+", choices=SPLITS, default=["train"], help="splits to measure (default train)"
+        )
     else:
-        parser.add_argument("--on", choices=SPLITS, default="train", help="the split (default train)")
-    parser.add_argument("--label", metavar="COLUMN", help="the column with the class, where there is one")
+        parser.add_argument("--on", choices=SPLITS, default="train", help="split to select from (default train)")
+    parser.add_argument("--label", metavar="COLUMN", help="column with the class")
     parser.add_argument("--overwrite", action="store_true", help="replace what was made from other data or settings")
 
 
 COMMANDS: Mapping[str, Command] = {
-    "selectors": Command("what can be selected by, and measured", lambda parser: None, _list, settings=False),
+    "selectors": Command("list the selectors and measures", lambda parser: None, _list, settings=False),
     "measure": Command(
-        "numbers of texts and vectors, kept as score columns",
+        "compute a measure of texts or vectors, stored as score columns",
         _measure_arguments,
         _measure,
         example="elm measure text_metrics",
     ),
     "select": Command(
-        "the rows worth training on, as a subset that ELMDataset opens",
+        "select rows to train on, as a subset that ELMDataset opens",
         _select_arguments,
         _select,
         example="elm select --name kcenter --frac 0.1",

@@ -1,4 +1,4 @@
-"""The commands of the study: prepare, select, train, eval, table."""
+"""Commands of the study: `prepare`, `select`, `train`, `eval`, `table`."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -9,11 +9,11 @@ from data_pipeline.study.arguments import add_arguments
 from data_pipeline.utils import configure_logging
 
 _STAGES = {
-    "prepare": "a labelled data set into the store, with vectors",
-    "select": "the subset",
-    "train": "a model on the subset",
-    "eval": "measure the model on the dev rows, once",
-    "table": "all measured runs beside random rows, with a figure",
+    "prepare": "import and embed a labelled dataset",
+    "select": "select the subset",
+    "train": "train a model on the subset",
+    "eval": "evaluate the model on the dev rows, once",
+    "table": "compare all evaluated runs with random subsets, as a table and a figure",
 }
 
 

@@ -1,4 +1,4 @@
-"""The command for weak labels: label."""
+"""Command `label` for weak labels."""
 
 import argparse
 import logging
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from data_pipeline.stages.label import LabelReport
 
 _ROWS_OF = ("training.parquet", "margins.parquet")
-"""Files whose rows are accounted for."""
+"""Output files whose rows are in the accounts."""
 
 
 def _label(parsed: argparse.Namespace, given: Given) -> int:
@@ -79,7 +79,7 @@ def _summary(report: "LabelReport") -> str:
 
 
 def _account(account: Mapping[str, Any], came_in: int) -> str:
-    """An account in words; its first counts, so many, are what came in."""
+    """Describe an account in words; its first `came_in` counts are the input."""
     from data_pipeline.weak_labels.accounts import describe
 
     parts = list(account.items())
@@ -92,7 +92,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "label": Command(
-        "weak labels for retrieval: passages and queries -> qrels and training triples",
+        "make weak labels for retrieval: passages and queries -> qrels and training triples",
         _arguments,
         _label,
         settings=False,

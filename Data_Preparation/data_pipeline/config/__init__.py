@@ -1,4 +1,4 @@
-"""Every setting of the package, once: its default, range, unit and meaning.
+"""Settings of the package: each is declared once, with its default, range, unit and meaning.
 
 Settings are merged in this order, the later winning: defaults < file or preset <
 environment (`ELM_EMBEDDING__BATCH_SIZE=4`) < command line (`--embedding.batch_size 4`).

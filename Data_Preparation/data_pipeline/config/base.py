@@ -1,4 +1,4 @@
-"""Base class of every settings section, and the names that may stand for folders and columns."""
+"""Base class of all settings sections, and the types of folder and column names."""
 
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ _RESERVED_NAMES = {
 def _plain_name(name: str) -> str:
     if not name or name in {".", ".."} or any(c in r'\/:*?"<>|' or ord(c) < 32 for c in name):
         raise ValueError(f"{name!r} must be a plain folder name, without slashes or control characters")
-    # A data folder is copied between machines: a name that Windows has no folder for is refused everywhere.
+    # Data folders are copied between machines, so a name that Windows does not allow is rejected everywhere.
     if name.split(".")[0].strip().upper() in _RESERVED_NAMES or name[-1] in ". ":
         raise ValueError(
             f"{name!r} cannot name a folder on Windows (reserved there, or it ends in a dot or space); use another name"
@@ -28,6 +28,7 @@ def _plain_name(name: str) -> str:
 
 
 FolderName = Annotated[str, AfterValidator(_plain_name)]
+"""Name that a folder can have on every operating system."""
 
 _OWN_COLUMNS = {
     "text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split", "raw",
@@ -41,16 +42,17 @@ def _column_name(name: str) -> str:
 
 
 ColumnName = Annotated[str, AfterValidator(_column_name)]
+"""Name of a metadata column, other than the columns that every corpus has."""
 
 
 def setting(default: Any = ..., *, decides: bool = True, **constraints: Any) -> Any:
-    """A field of a section, as pydantic's `Field`.
+    """Declare a field of a section, like pydantic's `Field`.
 
     Args:
-        default: value of the field where none is given.
-        decides: whether the field decides the bytes of an output. One that only says how they are computed (a device, a
-            batch size) or where something is (a folder that is known by a hash of its content) does not: work that was
-            done with another value of it is not done again.
+        default: value of the field if none is given.
+        decides: whether the field decides the bytes of an output. A field that only says how they are computed (a
+            device, a batch size) or where something is stored (a folder identified by a hash of its content) does not:
+            finished work remains valid when its value changes.
         constraints: further arguments of `Field`.
     """
     if "default_factory" not in constraints:
@@ -59,46 +61,44 @@ def setting(default: Any = ..., *, decides: bool = True, **constraints: Any) -> 
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, and an unknown name is an error."""
+    """A frozen group of settings that rejects unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def deciding(self, exclude_defaults: bool = False) -> dict[str, Any]:
-        """The settings that decide the bytes of an output, as JSON values: what fingerprints are made of.
+        """Return the settings that decide the bytes of an output, as JSON values for a fingerprint.
 
         Args:
-            exclude_defaults: leave out those that have their default.
+            exclude_defaults: whether to leave out settings that have their default value.
         """
-        return _without_undeciding(self, self.model_dump(mode="json", exclude_defaults=exclude_defaults))
+        return _keep_deciding(self, self.model_dump(mode="json", exclude_defaults=exclude_defaults))
 
 
-def _without_undeciding(value: object, dumped: Any) -> Any:
+def _keep_deciding(value: object, dumped: Any) -> Any:
     if isinstance(value, Section):
         fields = type(value).model_fields
         return {
-            name: _without_undeciding(getattr(value, name), inner)
-            for name, inner in dumped.items()
-            if decides(fields[name])
+            name: _keep_deciding(getattr(value, name), inner) for name, inner in dumped.items() if decides(fields[name])
         }
     if isinstance(value, list | tuple):
-        return [_without_undeciding(part, inner) for part, inner in zip(value, dumped, strict=True)]
+        return [_keep_deciding(part, inner) for part, inner in zip(value, dumped, strict=True)]
     if isinstance(value, dict):
-        return {name: _without_undeciding(part, dumped[name]) for name, part in value.items() if name in dumped}
+        return {name: _keep_deciding(part, dumped[name]) for name, part in value.items() if name in dumped}
     return dumped
 
 
 def decides(field: FieldInfo) -> bool:
-    """Whether a field decides the bytes of an output; see `setting`."""
+    """Return whether a field decides the bytes of an output (see `setting`)."""
     extra = field.json_schema_extra
     return not (isinstance(extra, dict) and extra.get("decides") is False)
 
 
 def explain(error: ValidationError) -> str:
-    """One line for each thing that is wrong, with its dotted name."""
+    """Describe a validation error: one line per invalid setting, with its dotted name."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "config"
-        # Where the name of a key's variable belongs, somebody may have put the key itself.
+        # Users sometimes enter the key itself instead of the name of its environment variable.
         secret = name.endswith("api_key_env") or problem["type"] == "missing"
         found = "" if secret else f" (found {shown(problem['input'], 200)})"
         reason = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]

@@ -9,30 +9,30 @@ from data_pipeline.config.base import ColumnName, FolderName, Section, setting
 
 
 class CorpusConfig(Section):
-    """Where the text comes from."""
+    """Source of the text."""
 
     source: Literal["hub", "wikitext", "jsonl", "parquet", "sample"] = "hub"
-    """hub: a WikiText data set of the Hugging Face hub; wikitext: local WikiText files;
-    jsonl, parquet: your own records; sample: the corpus in this package."""
+    """Source of the text. hub: a WikiText dataset of the Hugging Face hub; wikitext: local WikiText files;
+    jsonl, parquet: your own records; sample: the corpus bundled with this package."""
     name: FolderName = setting("wikitext2", decides=False)
-    """Names the folder data/<name>_processed."""
+    """Name of the corpus; its paragraphs are written to data/<name>_processed."""
     path: Path | None = setting(None, decides=False)
-    """File or folder, for the sources wikitext, jsonl (also .gz, .zst) and parquet."""
+    """File or folder to read, for the sources wikitext, jsonl (also .gz, .zst) and parquet."""
     hf_dataset_name: str = setting("Salesforce/wikitext", decides=False)
-    """Data set on the hub."""
+    """Name of the dataset on the hub."""
     hf_dataset_config: str = setting("wikitext-2-v1", decides=False)
-    """Its configuration: wikitext-2-v1, wikitext-2-raw-v1, wikitext-103-v1, wikitext-103-raw-v1."""
+    """Configuration of the dataset: wikitext-2-v1, wikitext-2-raw-v1, wikitext-103-v1, wikitext-103-raw-v1."""
     revision: str | None = setting(None, decides=False)
-    """Commit, tag or branch of the data set; the commit it stood for is recorded."""
+    """Commit, tag or branch of the dataset; the resolved commit is recorded."""
     text_field: str = "text"
-    """jsonl, parquet: the field with the text."""
+    """Field with the text (jsonl, parquet)."""
     id_field: str | None = None
-    """jsonl, parquet: the field with the document's id; without it, a hash of the text."""
+    """Field with the document id (jsonl, parquet); none: a hash of the text is the id."""
     title_field: str | None = None
-    """jsonl, parquet: the field with the title."""
+    """Field with the title (jsonl, parquet)."""
     split_field: str | None = None
-    """jsonl, parquet: the field with the official split; without it, a file name that is a split."""
+    """Field with the official split (jsonl, parquet); none: files named after a split belong to it."""
     metadata_fields: dict[ColumnName, Literal["str", "int", "float", "bool"]] = Field(default_factory=dict)
-    """jsonl, parquet: further fields to keep as columns, with their types."""
+    """Further fields to keep as columns, with their types (jsonl, parquet)."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
-    """How long the preflight waits for the hub, in seconds."""
+    """Timeout of the hub in the preflight check, in seconds."""

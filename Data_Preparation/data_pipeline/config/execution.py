@@ -14,24 +14,24 @@ class LocalSettings(Section):
     """Processes on this machine, and on others that share the folders."""
 
     tasks: int = Field(1, ge=1)
-    """Into how many parts the files are divided, over all machines."""
+    """Number of tasks that the files are divided into, over all machines."""
     local_tasks: int = Field(-1, ge=-1)
-    """How many of the parts this machine does; -1: all from local_rank_offset on."""
+    """Number of tasks that this machine runs; -1: all from local_rank_offset on."""
     local_rank_offset: int = Field(0, ge=0)
-    """The first part that this machine does."""
+    """Rank of the first task that this machine runs."""
     workers: int = Field(-1, ge=-1)
-    """Parts done at the same time; -1: all."""
+    """Number of tasks that run at the same time; -1: all."""
     logging_dir: Path | None = None
-    """Reports of the run; none: <output_dir>/logs."""
+    """Folder of logs and reports; none: <output_dir>/logs."""
 
     @property
     def ranks(self) -> range:
-        """The parts this machine does."""
+        """Ranks of the tasks that this machine runs."""
         count = self.tasks - self.local_rank_offset if self.local_tasks == -1 else self.local_tasks
         return range(self.local_rank_offset, self.local_rank_offset + count)
 
     @model_validator(mode="after")
-    def _parts_are_there(self) -> Self:
+    def _ranks_are_valid(self) -> Self:
         if self.workers == 0 or self.local_tasks == 0:
             raise ValueError("workers and local_tasks must be 1 or more, or -1")
         if self.local_rank_offset + max(1, self.local_tasks) > self.tasks:
@@ -42,12 +42,12 @@ class LocalSettings(Section):
         return self
 
 
-# Arguments of sbatch that older files of ML-Filter have beside the settings.
+# Older configuration files of ML-Filter have these arguments of sbatch at the level of the settings.
 _SBATCH_ARGUMENTS = ("nodes", "ntasks", "ntasks_per_node", "gres", "mem_per_gpu")
 
 
 class SlurmSettings(Section):
-    """A job array on a Slurm cluster, by datatrove's executor."""
+    """Job array on a Slurm cluster, submitted by datatrove's executor."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,64 +59,64 @@ class SlurmSettings(Section):
         return {**others, "sbatch_args": {**moved, **(others.get("sbatch_args") or {})}} if moved else settings
 
     tasks: int = Field(1, ge=1)
-    """Into how many parts the files are divided."""
+    """Number of tasks that the files are divided into."""
     time: str = "00:30:00"
-    """Limit of a part."""
+    """Time limit of a task, as Slurm writes it."""
     partition: str = "default"
-    """Where it runs."""
+    """Partition of the cluster."""
     cpus_per_task: int = Field(4, ge=1)
-    """Cores of a part."""
+    """Number of CPU cores per task."""
     mem_per_cpu_gb: int = Field(8, ge=1)
-    """Memory of a core, in GB."""
+    """Memory per CPU core, in GB."""
     gpus_per_task: int = Field(0, ge=0)
-    """GPUs of a part."""
+    """Number of GPUs per task."""
     workers: int = Field(-1, ge=-1)
-    """Parts at the same time; -1: as many as Slurm gives."""
+    """Maximum number of tasks at the same time; -1: no limit."""
     job_name: str | None = None
-    """none: embedding_pipeline or annotation_pipeline."""
+    """Name of the job; none: embedding_pipeline or annotation_pipeline."""
     qos: str = "normal"
-    """Quality of service; empty for none."""
+    """Quality of service of the job; empty: not requested."""
     account: str | None = None
-    """Whom the time is charged to."""
+    """Account that the time is charged to."""
     env_command: str | None = None
-    """Shell line that makes this package available on a node; none: the environment that submits."""
+    """Shell command that makes this package available on a node; none: the submitting environment is used."""
     condaenv: str | None = None
-    """Instead: a conda environment."""
+    """Conda environment to activate on a node, instead of env_command."""
     venv_path: str | None = None
-    """Instead: the activate script of a venv."""
+    """Activation script of a virtual environment, instead of env_command."""
     output: str | None = None
-    """Slurm's log file; none: in logging_dir."""
+    """Log file of Slurm; none: in logging_dir."""
     error: str | None = None
-    """Slurm's error file; none: the log file."""
+    """Error file of Slurm; none: the log file."""
     sbatch_args: SlurmArguments = Field(default_factory=dict)
-    """Further arguments of sbatch; underscores become hyphens."""
+    """Further arguments of sbatch, with underscores for hyphens."""
     srun_args: SlurmArguments = Field(default_factory=dict)
-    """Further arguments of srun; underscores become hyphens."""
+    """Further arguments of srun, with underscores for hyphens."""
     logging_dir: Path | None = None
-    """Logs and reports; none: <output_dir>/logs."""
+    """Folder of logs and reports; none: <output_dir>/logs."""
     slurm_logs_folder: Path | None = None
-    """Slurm's log files; none: in logging_dir."""
+    """Folder of the log files of Slurm; none: in logging_dir."""
     max_array_size: int = Field(1001, ge=-1)
-    """Largest job array of the cluster."""
+    """Maximum size of a job array on the cluster."""
     max_array_launch_parallel: bool = False
-    """Several arrays at once, where one is too small."""
+    """Launch several job arrays at once if the tasks do not fit into one."""
     stagger_max_array_jobs: int = Field(0, ge=0)
-    """Seconds between them."""
+    """Delay between the launches of two job arrays, in seconds."""
     tasks_per_job: int = Field(1, ge=1)
-    """Parts of one job of the array, one after the other."""
+    """Number of tasks that one job of the array runs one after the other."""
     randomize_start_duration: int = Field(0, ge=0)
-    """Seconds over which the parts' beginnings are spread."""
+    """Range of the random delay before a task starts, in seconds."""
     skip_completed: bool = True
-    """Accepted, and without effect: what is finished is known by file, and always skipped."""
+    """Accepted without effect: finished files are always skipped."""
     depends_job_id: str | None = None
-    """Begin after this job."""
+    """Id of the job that this job waits for."""
     run_on_dependency_fail: bool = False
-    """Also if it failed."""
+    """Start even if the job waited for has failed."""
     requeue: bool = True
-    """Let Slurm start a part again after a failed node."""
+    """Let Slurm restart a task after a node has failed."""
     requeue_signals: list[str] | str | None = "SIGUSR1"
-    """Signals upon which a part asks to be started again."""
+    """Signals on which a task asks to be requeued."""
     mail_type: str = "ALL"
-    """What mails are about."""
+    """Events that Slurm sends mail about."""
     mail_user: str | None = None
-    """Where they go."""
+    """Address that Slurm sends mail to."""

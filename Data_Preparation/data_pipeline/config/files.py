@@ -1,4 +1,4 @@
-"""YAML config files, and the presets that come with the package."""
+"""YAML configuration files and the bundled presets."""
 
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,20 @@ CONFIGS_FOLDER = Path(__file__).parents[2] / "configs"
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the package, sorted."""
+    """Return the names of the bundled presets, sorted."""
     return sorted(path.stem for path in presets_folder().glob("*.yaml"))
 
 
 def presets_folder() -> Path:
-    """`configs/presets/` of a checkout, or its copy inside an installed package."""
+    """Return the folder of the presets: `configs/presets/` of a checkout, or its copy in an installed package."""
     return (CONFIGS_FOLDER if CONFIGS_FOLDER.is_dir() else Path(__file__).parents[1] / "configs") / "presets"
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a YAML config; values only, no code.
+    """Read a YAML configuration file (safe loader: values only, no code).
 
     Raises:
-        ConfigError: it is missing, not YAML, or not a mapping.
+        ConfigError: the file is missing, not YAML, or not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -40,11 +40,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset.
+    """Return the path of a preset.
 
     Raises:
         ConfigError: no preset has that name.
     """
     if name not in preset_names():
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(preset_names())}")
+        raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(preset_names())}")
     return presets_folder() / f"{name}.yaml"

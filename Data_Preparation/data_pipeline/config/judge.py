@@ -12,59 +12,64 @@ _OWN_KEYS = {"messages", "model", "max_tokens", "max_completion_tokens", "temper
 
 
 class JudgeConfig(Section):
-    """The judge, its requests, and how failures are handled."""
+    """Judge, its requests, and the handling of failures."""
 
     judge: Literal["llm", "similarity"] = "llm"
-    """llm: a model behind an OpenAI-compatible server; similarity: cosine of embeddings with thresholds
-    from gold judgements, which needs no server and is no LLM."""
+    """Kind of judge. llm: a model behind an OpenAI-compatible server; similarity: cosine similarity of embeddings with
+    thresholds calibrated on gold judgements, which needs no server and no LLM."""
     base_url: str = setting("http://127.0.0.1:8080/v1", decides=False)
-    """Address of the server, up to /v1; the full address of its chat completions is understood too."""
+    """Address of the server, up to /v1; the full address of its chat completions is accepted too."""
     model: str = ""
-    """Name of the model, as the server lists it; empty: the only one that it lists."""
+    """Name of the model, as the server lists it; empty: the only model that the server lists."""
     api_key_env: str | None = setting(None, decides=False)
-    """Environment variable with the key; none: the server needs none. The key itself is kept nowhere."""
+    """Environment variable with the key; none: the server needs none. The key itself is never saved."""
     mode: Literal["binary", "graded"] = "binary"
-    """binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are relevant."""
+    """Scale of the judgements. binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are
+    relevant."""
     temperature: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = "auto"
     """Sampling temperature; auto: 0, and not sent to a server that refuses it; null: never sent."""
     system_role: Literal["auto"] | bool = "auto"
-    """Whether the instructions are a system message; false: they stand in front of the user's message; auto: false
-    where a server refuses the system role."""
+    """Whether the instructions are sent as a system message; false: they precede the user message; auto: true, unless
+    the server rejects the system role."""
     logprobs: Literal["auto"] | bool = "auto"
-    """Whether probabilities of the labels are asked for; auto: where the server gives them."""
+    """Whether probabilities of the labels are requested; auto: if the server supports them."""
     limit_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
-    """Name of the parameter that limits the answer; auto: the one that the server takes."""
+    """Name of the request parameter that limits the answer; auto: the one that the server accepts."""
     reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """Tokens for reasoning before the answer, which is cut off; auto: none, and 2048 for a model that reasons."""
+    """Number of tokens for reasoning before the answer, which is removed; auto: 0, or 2048 for a reasoning model."""
     timeout_s: float = setting(30.0, decides=False, gt=0)
-    """Limit of the duration of one call in seconds, from its first byte to its last."""
+    """Timeout of one call in seconds, from its first byte to its last."""
     slots: int = setting(20, decides=False, ge=1)
-    """Calls in flight at the same time, over all queries."""
+    """Number of concurrent calls, over all queries."""
     tries: int = setting(6, decides=False, ge=1)
-    """Calls for one pair, the first included, before it counts as failed in this run."""
+    """Maximum number of calls for one pair, the first included, before it counts as failed in this run."""
     backoff_s: float = setting(0.5, decides=False, gt=0)
-    """Longest wait before the second try, in seconds; doubled for each further one, and drawn at random below that."""
+    """Maximum wait before the second try, in seconds; doubled for each further try. The wait is drawn at random below
+    this limit."""
     max_backoff_s: float = setting(30.0, decides=False, gt=0)
-    """Upper limit of that wait in seconds."""
+    """Upper limit of the wait between two tries, in seconds."""
     max_retry_after_s: float = setting(300.0, decides=False, ge=0)
-    """Longest pause that a server may ask for, in seconds; after a longer one the pair counts as failed in this run."""
+    """Longest pause that a server may request, in seconds; if it requests a longer one, the pair counts as failed in
+    this run."""
     max_calls: int | None = setting(None, decides=False, ge=0)
-    """Calls for pairs in one run, further tries included, after which it stops cleanly; none: no limit.
-    The few calls that find out what the server can do are not counted."""
+    """Maximum number of calls in one run, retries included, after which it stops cleanly; none: no limit.
+    The few calls that probe what the server supports are not counted."""
     passage_tokens: int | None = Field(None, ge=1)
-    """Tokens of `tokenizer` after which a passage is cut for the judge, which is recorded; none: never cut."""
+    """Number of tokens of `tokenizer` to which a passage is truncated for the judge, which is recorded; none: no
+    limit."""
     passage_chars: int | None = Field(None, ge=1)
-    """Characters after which a passage is cut for the judge, which is recorded; none: never cut."""
+    """Number of characters to which passages are truncated for the judge, which is recorded; none: no limit."""
     tokenizer: str | None = None
     """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
     breaker_window: int = setting(50, decides=False, ge=1)
-    """Number of last calls in which failures are counted."""
+    """Number of recent calls among which failures are counted."""
     breaker_share: float = setting(0.5, decides=False, gt=0, le=1)
-    """Share of failed calls at which the run stops, 0 to 1; counted once there are breaker_window calls."""
+    """Share of failed calls at which the run stops, 0 to 1; applied after breaker_window calls."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further keys of the request, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets."""
+    """Additional keys of the request body, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets, since
+    they are saved."""
     flush_s: float = setting(0.5, decides=False, gt=0)
-    """Longest time in seconds until finished judgements are written to disk."""
+    """Interval at which finished judgements are written to disk, in seconds."""
     flush_answers: int = setting(256, decides=False, ge=1)
     """Number of finished judgements after which they are written to disk."""
     seed: int = 0
@@ -86,7 +91,7 @@ class JudgeConfig(Section):
 
     @field_validator("api_key_env")
     @classmethod
-    def _a_name(cls, name: str | None) -> str | None:
+    def _variable_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError("must be the name of an environment variable, not the key itself")
         return name
@@ -99,6 +104,6 @@ class JudgeConfig(Section):
             raise ValueError("passage_tokens and passage_chars are two limits for one thing; set one of them")
         if self.logprobs is True and self.reasoning_tokens not in ("auto", 0):
             raise ValueError("logprobs are those of an answer's first token, which reasoning takes; set one of them")
-        if taken := sorted(_OWN_KEYS & self.extra_body.keys()):
-            raise ValueError(f"extra_body: {', '.join(taken)} is set by the judge itself; leave it out")
+        if conflicts := sorted(_OWN_KEYS & self.extra_body.keys()):
+            raise ValueError(f"extra_body: {', '.join(conflicts)} is set by the judge itself; leave it out")
         return self

@@ -1,4 +1,4 @@
-"""Settings of a run of weak labels, in a section for each step."""
+"""Settings of a weak label run, with a section for each step."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -12,17 +12,17 @@ from data_pipeline.types import Split
 
 
 class Stratum(Section):
-    """A range of ranks, and how many of it are taken."""
+    """Range of ranks that candidates are sampled from."""
 
     first: int = Field(ge=1)
-    """The best rank of the range; ranks count from 1."""
+    """Best rank of the range; ranks start at 1."""
     last: int = Field(ge=1)
-    """The worst rank of the range, inclusive."""
+    """Worst rank of the range, inclusive."""
     take: int = Field(ge=0)
-    """Number of passages that are taken, at random if the range has more."""
+    """Number of passages to sample, at random if the range has more."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _ranks_in_order(self) -> Self:
         if self.last < self.first:
             raise ValueError(f"last ({self.last}) is before first ({self.first})")
         return self
@@ -36,17 +36,17 @@ _DEFAULT_STRATA = (
 
 
 class SamplingConfig(Section):
-    """Sampling of the candidates that are judged."""
+    """Sampling of the candidates to judge."""
 
     strata: tuple[Stratum, ...] = _DEFAULT_STRATA
-    """Strata of ranks; by default about 25 passages of a query, the best 15 and some from further down."""
+    """Strata of ranks; by default about 25 passages per query, the best 15 and a sample of lower ranks."""
     per_document: int = Field(2, ge=1)
-    """Maximum number of passages of one source document."""
+    """Maximum number of passages per source document."""
     seed: int = 0
-    """Seed of the choice within strata that are not taken whole."""
+    """Seed of the sampling within strata."""
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
+    def _strata_do_not_overlap(self) -> Self:
         for before, after in zip(self.strata, self.strata[1:], strict=False):
             if after.first <= before.last:
                 raise ValueError(f"the strata {before.first}-{before.last} and {after.first}-{after.last} overlap")
@@ -54,68 +54,69 @@ class SamplingConfig(Section):
 
 
 class PrefilterConfig(Section):
-    """Rules for candidates that are not judged; none by default."""
+    """Rules for skipping candidates without judging them; none by default."""
 
     min_words: int = Field(0, ge=0)
-    """Passages with fewer words are not judged; counted as BM25 does, without stop words."""
+    """Minimum number of words of a passage that is judged; counted as BM25 does, without stop words."""
     shared_word: bool = False
-    """Whether passages that share no stemmed word with the query, stop words aside, are not judged."""
+    """Whether to skip passages that share no stemmed word with the query, stop words excluded."""
 
 
 class PositivesConfig(Section):
-    """Which passages that were judged relevant become positives of training data; qrels have all of them."""
+    """Choice of the positives of training data among passages judged relevant; the qrels have all of them."""
 
     per_query: int | None = Field(None, ge=1)
-    """At most, the best grades first; none: all."""
+    """Maximum number of positives per query, the best grades first; none: all."""
     min_p: float = Field(0.0, ge=0, le=1)
-    """A judge that was less sure of its yes than this makes no positive, where it tells probabilities."""
+    """Minimum probability of relevance of a positive, 0 to 1, if the judge gives probabilities."""
 
 
 class NegativesConfig(Section):
-    """Which judged passages become hard negatives."""
+    """Choice of hard negatives among judged passages."""
 
     per_query: int = Field(10, ge=0)
-    """At most."""
+    """Maximum number of negatives per query."""
     margin: float = Field(0.95, gt=0, le=1)
-    """A negative's score is at most this share of the weakest positive's (NV-Retriever, Moreira et al., 2024)."""
+    """Maximum score of a negative, as a share of the score of the weakest positive, above 0 to 1 (NV-Retriever,
+    Moreira et al., 2024)."""
     margin_score: str = "dense"
-    """The score that is compared: dense, bm25, fused or rerank. Where a passage lacks it, it is no negative."""
+    """Score that the margin applies to: dense, bm25, fused or rerank. Passages without it are no negatives."""
     top: int = Field(20, ge=1)
-    """Ranks of a list that count as its top."""
+    """Number of ranks that count as the top of a list."""
     max_p: float = Field(0.5, gt=0, le=1)
-    """A judge that was less sure of its no than this leaves the passage out, where it tells probabilities."""
+    """Maximum probability of relevance of a negative, 0 to 1, if the judge gives probabilities."""
     near_duplicate: float = Field(0.8, gt=0, le=1)
-    """Jaccard similarity of character 5-grams from which a passage counts as a copy of a positive."""
+    """Jaccard similarity of character 5-grams at and above which a passage counts as a copy of a positive."""
 
 
 class PushConfig(Section):
-    """Where outputs are sent; nowhere, unless asked for. The token is that of HF_TOKEN or of `hf auth login`."""
+    """Upload of the outputs to the hub; off by default. The token comes from HF_TOKEN or `hf auth login`."""
 
     repo_id: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    """`owner/name` of a dataset; it is made if there is none."""
+    """Dataset on the hub, `owner/name`, which is created if it does not exist; none: no upload."""
     private: bool = True
-    """Whether a dataset that is made is private."""
+    """Whether a created dataset is private."""
     token_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable with the token; none: HF_TOKEN, or the login. The token itself is kept nowhere."""
+    """Environment variable with the token; none: HF_TOKEN, or the login. The token itself is never saved."""
 
 
 class SourceConfig(PassagesConfig):
     """Source of the passages."""
 
     source: Literal["store", "file", "documents", "hub"] = "store"
-    """store: paragraphs of a data folder of ours, with their vectors; file: JSON Lines or parquet, a passage a record;
-    documents: the same, or a data set of the hub, cut into windows of tokens; hub: a data set of the hub, a passage a
-    record."""
+    """Kind of source. store: paragraphs of a data folder, with their vectors; file: JSON Lines or parquet, one passage
+    per record; hub: a dataset of the hub, one passage per record; documents: a file or a dataset of the hub, whose
+    records are cut into windows of tokens."""
     hub: HubConfig = HubConfig()
-    """hub, documents: the dataset."""
+    """Dataset of the hub (hub, documents)."""
     path: Path | None = None
-    """file, documents: the file, or a folder of them."""
+    """File, or folder of files (file, documents)."""
     data_dir: Path = Path("data")
-    """store: the data folder."""
+    """Data folder (store)."""
     corpus: str | None = None
-    """store: name of the corpus; none: the only one, or the embedded one."""
+    """Name of the corpus (store); none: the only one, or the embedded one."""
     split: Split = "train"
-    """store: split of the corpus."""
+    """Split of the corpus (store)."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
@@ -130,20 +131,20 @@ class SourceConfig(PassagesConfig):
 
 
 class QueriesConfig(Section):
-    """The queries."""
+    """Source of the queries."""
 
     source: Literal["file", "hub", "sample"] = "file"
-    """file: JSON Lines; hub: a dataset of the hub; sample: the queries of the bundled sample."""
+    """Kind of source. file: JSON Lines; hub: a dataset of the hub; sample: the queries of the bundled sample."""
     hub: HubConfig = HubConfig()
-    """hub: the dataset."""
+    """Dataset of the hub (hub)."""
     path: Path | None = None
-    """The file."""
+    """File with the queries (file)."""
     id_field: str = "query_id"
-    """The field with the id; texts and whole numbers serve."""
+    """Field with the id, a text or a whole number."""
     text_field: str = "query"
-    """The field with the text."""
+    """Field with the text."""
     max_queries: int | None = Field(None, ge=1)
-    """Number of queries that are used, from the first; none: all."""
+    """Maximum number of queries, counted from the first; none: all."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
@@ -155,7 +156,7 @@ class QueriesConfig(Section):
 
 
 class FoldersConfig(Section):
-    """Folders for parts of a run; each is inside work_dir unless it is set."""
+    """Folders of parts of a run; each is inside work_dir unless it is set."""
 
     records: Path | None = None
     """Folder of records that were fetched from the hub."""
@@ -168,7 +169,7 @@ class FoldersConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Settings of the log."""
+    """Log messages of the run."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Minimum log level."""
@@ -177,14 +178,14 @@ class LoggingConfig(Section):
 
 
 class OutputConfig(Section):
-    """Settings of the output files."""
+    """Contents and copies of the output files."""
 
     zeros: bool = True
-    """Whether qrels.tsv has passages that were judged not relevant."""
+    """Whether qrels.tsv includes passages judged not relevant."""
     training_negatives: int = Field(3, ge=0)
-    """Negatives in a row of training.parquet; queries with fewer are left out of that file."""
+    """Number of negatives in a row of training.parquet; queries with fewer are left out of that file."""
     beir: bool = False
-    """Whether a folder in BEIR's layout is written too, with all passages and queries."""
+    """Whether to also write a folder in BEIR layout, with all passages and queries."""
     qrels_path: Path | None = None
     """File that qrels.tsv is copied to."""
     triples_path: Path | None = None
@@ -192,46 +193,46 @@ class OutputConfig(Section):
 
 
 class LabelConfig(Section):
-    """A whole `weak_labels.yaml`."""
+    """Complete configuration of a weak label run, as in `weak_labels.yaml`."""
 
     run: FolderName = "weak_labels"
-    """Name of the run and of its folder of outputs."""
+    """Name of the run and of its output folder."""
     work_dir: Path = Path("data/weak_labels")
-    """Folder of indexes, of the state of all runs, and of their outputs."""
+    """Folder of the indexes, the state and the outputs of all runs."""
     folders: FoldersConfig = FoldersConfig()
-    """Folders for parts of a run outside work_dir."""
+    """Folders of parts of a run outside work_dir."""
     passages: SourceConfig = SourceConfig()
     """Source of the passages."""
     queries: QueriesConfig
-    """The queries."""
+    """Source of the queries."""
     gold: Path | Literal["sample"] | None = None
-    """Judgements of people, in the form of TREC, MS MARCO, BEIR or MTEB: to calibrate the judge `similarity`, and to
-    measure agreement with."""
+    """File of human relevance judgements in the format of TREC, MS MARCO, BEIR or MTEB, which calibrate the judge
+    `similarity` and which the labels are compared with; sample: those of the bundled sample."""
     gold_relevant: int | None = Field(None, ge=1)
-    """The lowest grade of gold that counts as relevant; none: 1 if the highest grade is 1 or 2, and 2 if it is 3 or
-    more (TREC Deep Learning, 0 to 3)."""
+    """Lowest gold grade that counts as relevant; none: 1 if the highest grade is 1 or 2, and 2 if it is 3 or more (TREC
+    Deep Learning, 0 to 3)."""
     runs: tuple[Path, ...] = ()
-    """TREC runs of retrieval systems, ranked in the report under the labels and under gold, beside the run's own."""
+    """TREC run files of retrieval systems, which the report ranks by the labels and by gold, along with this run."""
     candidates: CandidateConfig = CandidateConfig()
-    """Search for candidates."""
+    """Retrieval of candidates by BM25 and dense search."""
     rerank: RerankConfig = RerankConfig()
-    """Reranking of the best candidates by a cross-encoder."""
+    """Reranking of candidates by a cross-encoder."""
     sampling: SamplingConfig = SamplingConfig()
-    """Sampling of the candidates that are judged."""
+    """Sampling of the candidates to judge."""
     prefilter: PrefilterConfig = PrefilterConfig()
-    """Rules for sampled candidates that are not judged; none by default."""
+    """Rules for skipping candidates without judging them; none by default."""
     judge: JudgeConfig = JudgeConfig()
-    """The judge."""
+    """Judge, its requests, and the handling of failures."""
     positives: PositivesConfig = PositivesConfig()
-    """Which of those judged relevant become positives."""
+    """Choice of the positives of training data."""
     negatives: NegativesConfig = NegativesConfig()
-    """Which judged passages become hard negatives."""
+    """Choice of hard negatives among judged passages."""
     output: OutputConfig = OutputConfig()
-    """The output files."""
+    """Contents and copies of the output files."""
     push: PushConfig = PushConfig()
     """Upload of the outputs to the hub; off by default."""
     logging: LoggingConfig = LoggingConfig()
-    """Settings of the log."""
+    """Log messages of the run."""
 
     @property
     def records_dir(self) -> Path:
@@ -263,10 +264,13 @@ class LabelConfig(Section):
             raise ValueError("runs needs gold: systems are ranked under it and under the labels")
         if len({path.name for path in self.runs}) != len(self.runs):
             raise ValueError("runs: two files have the same name, which names the system; rename one")
-        there = {"bm25": ["bm25", "fused"], "dense": ["dense", "fused"]}.get(
+        scores = {"bm25": ["bm25", "fused"], "dense": ["dense", "fused"]}.get(
             self.candidates.fusion, ["bm25", "dense", "fused"]
         )
-        there = [*there, "rerank"] if self.rerank.model else there
-        if self.negatives.margin_score not in there:
-            raise ValueError(f"negatives.margin_score {self.negatives.margin_score!r}: this run has {', '.join(there)}")
+        scores = [*scores, "rerank"] if self.rerank.model else scores
+        if self.negatives.margin_score not in scores:
+            raise ValueError(
+                f"negatives.margin_score {self.negatives.margin_score!r}: expected a score of this run, one of "
+                f"{', '.join(scores)}"
+            )
         return self

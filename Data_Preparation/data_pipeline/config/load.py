@@ -1,4 +1,4 @@
-"""The one loader: merges defaults, file, environment and flags into a `Config`, by pydantic-settings."""
+"""The only loader of the configuration: merges defaults, file, environment and flags into a `Config`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from data_pipeline.errors import ConfigError
 
 
 class _Settings(Config, BaseSettings):
-    """`Config` that can also be read from the environment."""
+    """`Config` that is also read from the environment."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -30,14 +30,14 @@ class _Settings(Config, BaseSettings):
 
 
 def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
-    """Merge defaults, a file, the environment (`ELM_...`) and flags into one config.
+    """Merge defaults, a file, the environment (`ELM_...`) and flags into one configuration.
 
     Args:
-        file: YAML file; None for none.
-        flags: dotted names or nested mappings, `{"embedding.batch_size": 4}`; they win over all.
+        file: YAML file, or None.
+        flags: dotted names or nested mappings, `{"embedding.batch_size": 4}`; these have the highest priority.
 
     Raises:
-        ConfigError: every bad name and value, each with its path.
+        ConfigError: names or values are invalid; the message lists all of them, each with its path.
     """
     nested: dict[str, Any] = {}
     for name, value in (flags or {}).items():
@@ -53,19 +53,19 @@ def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None
 
 
 def load_preset(name: str, flags: Mapping[str, Any] | None = None) -> Config:
-    """The config of a preset, with environment and flags merged in; see `load_config`.
+    """Load a preset and merge the environment and flags into it; see `load_config`.
 
     Raises:
-        ConfigError: no preset has that name, or a value is wrong.
+        ConfigError: no preset has that name, or a value is invalid.
     """
     return load_config(preset_path(name), {"preset": name, **(flags or {})})
 
 
 def merge(file: Mapping[str, Any], flags: Mapping[str, Any]) -> Config:
-    """Build the config from a file's content and flags, both as nested mappings.
+    """Build the configuration from the content of a file and flags, both as nested mappings.
 
     Raises:
-        ConfigError: every bad name and value, each with its path.
+        ConfigError: names or values are invalid; the message lists all of them, each with its path.
     """
 
     class Merged(_Settings):

@@ -1,4 +1,4 @@
-"""The whole configuration of the main pipeline: every section, and the folders that follow from them."""
+"""Configuration of the main pipeline: all sections, and the folders derived from them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,39 +13,39 @@ from data_pipeline.types import Split
 
 
 def project_root() -> Path:
-    """The checkout this package runs from, or the current folder for an installed copy."""
+    """Return the checkout this package runs from, or the current folder for an installed copy."""
     checkout = Path(__file__).resolve().parents[3]
     return checkout if (checkout / "Data_Preparation").is_dir() else Path.cwd()
 
 
 class Config(Section):
-    """The whole configuration; `Config()` is the user's own default: WikiText-2 and Qwen3-4B.
+    """Complete configuration; the defaults embed WikiText-2 with Qwen3-Embedding-4B.
 
     Raises:
-        pydantic.ValidationError: an unknown name or a value out of range.
+        pydantic.ValidationError: a name is unknown, or a value is out of range.
     """
 
     data_dir: Path = Field(default_factory=lambda: project_root() / "data")
-    """Everything that is made goes here."""
+    """Folder of all outputs."""
     logs_dir: Path = Field(default_factory=lambda: project_root() / "logs")
-    """Logs and reports of runs; inside data_dir where that one is named and this one is not."""
+    """Folder of logs and reports; `logs` in data_dir if data_dir is set and this setting is not."""
     cache_dir: Path | None = None
-    """Copies that make reading fast: of remote files, and of texts. none: texts are copied to
-    .cache beside the paragraphs, all else (and texts, where that folder cannot be written) to
+    """Folder of the local copies of remote files and of texts for random access. none: texts are copied to
+    .cache beside the paragraphs; other copies, and those of texts in a read-only folder, go to
     ~/.cache/elm-data-preparation."""
     preset: str = ""
-    """Start from this preset: offline, qwen3-0.6b, qwen3-4b; on the command line also auto
-    (by the GPU's memory alone). Kept for the record."""
+    """Preset that the settings start from: offline, qwen3-0.6b, qwen3-4b; on the command line also auto
+    (chosen by the memory of the GPU). Recorded with each run."""
     corpus: CorpusConfig = CorpusConfig()
-    """Where the text comes from."""
+    """Source of the text."""
     preprocess: PreprocessConfig = PreprocessConfig()
-    """From documents to the paragraphs that are kept."""
+    """Cutting, cleaning, filtering and deduplication of paragraphs."""
     split: SplitConfig = SplitConfig()
-    """How paragraphs are divided into train, val and test."""
+    """Division of paragraphs into train, val and test."""
     storage: StorageConfig = StorageConfig()
-    """How rows are laid out in files."""
+    """Layout of rows in files."""
     embedding: EmbeddingConfig = EmbeddingConfig()
-    """The embedder, and how it is run."""
+    """Embedding model and how it is run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,18 +67,18 @@ class Config(Section):
 
     @property
     def scores_dir(self) -> Path:
-        """Folder of the scores, one folder in it for each head."""
+        """Folder of the scores, with a subfolder for each head."""
         return self.data_dir / "scores"
 
     @property
     def selections_dir(self) -> Path:
-        """Folder of the selections, one folder in it for each."""
+        """Folder of the selections, with a subfolder for each subset."""
         return self.data_dir / "selections"
 
     def get_processed_path(self, split: Split) -> Path:
-        """The parquet file of a split that fits in one file."""
+        """Return the path of the parquet file of a split that has only one shard."""
         return self.processed_dir / f"{split}.parquet"
 
     def get_embeddings_path(self, split: Split) -> Path:
-        """The safetensors file of a split that fits in one file."""
+        """Return the path of the safetensors file of a split that has only one shard."""
         return self.embeddings_dir / f"{split}_embeddings.safetensors"

@@ -8,34 +8,35 @@ from data_pipeline.config.base import Section, setting
 
 
 class PreprocessConfig(Section):
-    """From documents to the paragraphs that are kept."""
+    """Cutting, cleaning, filtering and deduplication of paragraphs."""
 
     unit: Literal["section", "line"] = "section"
-    """section: consecutive lines merged into one paragraph; line: every line is one."""
+    """Unit of a paragraph. section: consecutive lines are merged into one paragraph; line: each line is a paragraph."""
     clean: Literal["auto", "wikitext", "plain", "raw"] = "auto"
-    """auto: as the source says; plain: Unicode and white space only; raw: nothing at all."""
+    """Cleaning of the text. auto: as the source says; wikitext: also its spaced-out punctuation; plain: only Unicode
+    and white space; raw: none."""
     unknown_policy: Literal["drop", "keep"] = "drop"
-    """What to do with WikiText's `<unk>`: take it out and tidy the hole, or leave it in."""
+    """Whether the `<unk>` of WikiText is dropped, with the spaces around it tidied, or kept."""
     max_unknown_share: float = Field(0.25, ge=0, le=1)
-    """Drop paragraphs with a larger share of `<unk>` words (wikitext only)."""
+    """Maximum share of `<unk>` among the words of a paragraph, 0 to 1 (wikitext only)."""
     min_chars: int = Field(20, ge=0)
-    """Drop shorter paragraphs, in characters (the original pipeline's value)."""
+    """Minimum length of a paragraph in characters (default of the original pipeline)."""
     max_punctuation_share: float = Field(0.5, ge=0, le=1)
-    """Drop paragraphs whose characters, white space aside, are punctuation beyond this share."""
+    """Maximum share of punctuation among the characters of a paragraph that are not white space, 0 to 1."""
     max_digit_share: float = Field(0.5, ge=0, le=1)
-    """Drop paragraphs whose characters, white space aside, are digits beyond this share."""
+    """Maximum share of digits among the characters of a paragraph that are not white space, 0 to 1."""
     min_tokens: int = Field(100, ge=0)
-    """Fewest tokens of the embedder's tokenizer, special tokens not counted; inclusive."""
+    """Minimum length of a paragraph in tokens of the embedder's tokenizer, without special tokens; inclusive."""
     max_tokens: int = Field(2000, ge=1)
-    """Most tokens; inclusive."""
+    """Maximum length of a paragraph in tokens; inclusive."""
     fast_tokens: Literal["auto", "off"] = setting("auto", decides=False)
-    """auto: count with a fast library where it is installed and agrees with the tokenizer."""
+    """Fast token counts. auto: use a fast library if it is installed and agrees with the tokenizer; off: never."""
     exact_dedup: bool = True
-    """Drop paragraphs whose text was seen before."""
+    """Drop paragraphs that repeat the text of an earlier one."""
     near_dedup: bool = False
-    """Drop paragraphs that nearly repeat an earlier one (MinHash)."""
+    """Drop near duplicates of an earlier paragraph (MinHash)."""
     near_threshold: float = Field(0.8, gt=0, le=1)
-    """Jaccard similarity of word 5-grams from which two paragraphs count as near duplicates."""
+    """Jaccard similarity of word 5-grams at and above which two paragraphs count as near duplicates."""
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Self:
@@ -45,20 +46,20 @@ class PreprocessConfig(Section):
 
 
 class SplitConfig(Section):
-    """How paragraphs are divided into train, val and test."""
+    """Division of paragraphs into train, val and test."""
 
     method: Literal["document", "paragraph", "official"] = "document"
-    """document: whole articles by keyed hash, so that added data moves nothing;
-    paragraph: a seeded shuffle of paragraphs, which leaks articles between splits;
-    official: as the source has it."""
+    """Method of the split assignment. document: whole documents by a keyed hash, so that adding data moves nothing;
+    paragraph: a seeded shuffle of paragraphs, which leaks documents between splits; official: the splits of the
+    source."""
     train_ratio: float = Field(0.8, ge=0, le=1)
-    """Share of the documents or paragraphs; the three ratios sum to 1."""
+    """Share of the documents or paragraphs in train; the three ratios sum to 1."""
     val_ratio: float = Field(0.1, ge=0, le=1)
-    """See train_ratio."""
+    """Share of the documents or paragraphs in val."""
     test_ratio: float = Field(0.1, ge=0, le=1)
-    """See train_ratio."""
+    """Share of the documents or paragraphs in test."""
     seed: int = 42
-    """Another seed, another division."""
+    """Seed of the split assignment."""
 
     @model_validator(mode="after")
     def _ratios_sum_to_one(self) -> Self:
@@ -69,8 +70,8 @@ class SplitConfig(Section):
 
 
 class StorageConfig(Section):
-    """How rows are laid out in files."""
+    """Layout of rows in files."""
 
     shard_rows: int = Field(1_048_576, ge=1)
-    """Rows of a split after which it is cut into several files. Shards of a multiple of 4096 rows can be
-    read as one array, whatever the width of a vector."""
+    """Maximum number of rows per shard. Shards with a multiple of 4096 rows can be memory-mapped as one array,
+    whatever the width of a vector."""

@@ -1,4 +1,4 @@
-"""Settings of the search for candidates."""
+"""Settings of passages, of the retrieval of candidates, and of reranking."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -8,35 +8,36 @@ from pydantic import Field, model_validator
 from data_pipeline.config.base import Section, setting
 from data_pipeline.config.embedding import EmbeddingConfig
 
-_OF_WINDOWS = {"window_tokens", "stride_tokens", "min_tokens"}
+_WINDOW_FIELDS = {"window_tokens", "stride_tokens", "min_tokens"}
 
 
 class PassagesConfig(Section):
-    """Fields of records, and windows of documents."""
+    """Fields of records, and windows that documents are cut into."""
 
     id_field: str = "doc_id"
-    """The field with the id (BEIR: _id); texts and whole numbers serve."""
+    """Field with the id, a text or a whole number (BEIR: _id)."""
     text_field: str = "text"
-    """The field with the text."""
+    """Field with the text."""
     title_field: str | None = None
-    """The field with the title (BEIR: title), which is put in front of the text with a line end between. Records
-    where it is null, empty or missing have no title."""
+    """Field with the title (BEIR: title), which precedes the text on a line of its own. Records where it is null,
+    empty or missing have no title."""
     document_field: str | None = "source_doc_id"
-    """The field with the id of the document that a passage is of. Records without it, and none: each passage
-    is a document of its own."""
+    """Field with the id of the document that a passage belongs to; none, or missing in a record: the passage is a
+    document of its own."""
     window_tokens: int = Field(160, ge=1)
-    """Documents cut into passages: tokens of one, in the tokenizer's own count, special ones aside."""
+    """Length of a window in tokens, without special tokens (documents cut into passages)."""
     stride_tokens: int = Field(80, ge=1)
-    """Tokens from the beginning of one passage to that of the next; at most window_tokens."""
+    """Distance between the starts of two windows in tokens; at most window_tokens (documents cut into passages)."""
     min_tokens: int = Field(0, ge=0)
-    """Documents cut into passages: passages of fewer tokens are left out, such as a document's short last one."""
+    """Minimum length of a window in tokens; shorter ones, such as the last of a document, are left out (documents cut
+    into passages)."""
 
     def deciding_whole(self) -> dict[str, Any]:
-        """What decides passages that are whole records."""
-        return {name: value for name, value in self.deciding().items() if name not in _OF_WINDOWS}
+        """Return the settings that decide passages that are whole records."""
+        return {name: value for name, value in self.deciding().items() if name not in _WINDOW_FIELDS}
 
     def deciding_cut(self) -> dict[str, Any]:
-        """What decides passages that are windows of documents."""
+        """Return the settings that decide passages that are windows of documents."""
         return {name: value for name, value in self.deciding().items() if name != "document_field"}
 
     @model_validator(mode="after")
@@ -50,43 +51,42 @@ class PassagesConfig(Section):
 
 
 class CandidateConfig(Section):
-    """Settings of the search for candidates."""
+    """Retrieval of candidates by BM25 and dense search."""
 
     fusion: Literal["minmax", "rrf", "bm25_then_dense", "bm25", "dense"] = "minmax"
-    """How the two lists become one. minmax: each list's scores scaled to 0 to 1, then the weighted mean (Bruch et
-    al., 2023); rrf: reciprocal ranks, summed (Cormack et al., 2009); bm25_then_dense: BM25's list in dense order,
-    which finds nothing that BM25 misses; bm25, dense: one list alone."""
+    """Fusion of the two ranked lists. minmax: weighted mean of scores scaled to 0 to 1 (Bruch et al., 2023); rrf: sum
+    of reciprocal ranks (Cormack et al., 2009); bm25_then_dense: the BM25 list in dense order, without passages that
+    BM25 misses; bm25, dense: one list alone."""
     top_k: int = Field(200, ge=1)
-    """Maximum number of candidates of a query."""
+    """Maximum number of candidates per query."""
     bm25_k: int = Field(200, ge=1)
-    """Maximum number of passages from BM25; passages that share no token with the query are never among them."""
+    """Maximum number of passages from BM25; passages that share no token with the query are never included."""
     bm25_percentile: float = Field(0.0, ge=0, lt=1)
-    """Share of BM25's list that is left out from its end: 0.5 keeps the better half."""
+    """Share of the BM25 list that is dropped from its end, 0 to 1: 0.5 keeps the better half."""
     dense_k: int = Field(200, ge=1)
     """Maximum number of passages from dense search."""
     dense_weight: float = Field(0.5, ge=0, le=1)
-    """minmax: weight of the dense score, 0 to 1; the BM25 score has the rest."""
+    """Weight of the dense score, 0 to 1; BM25 has the rest (minmax)."""
     rrf_k: float = Field(60.0, ge=0)
-    """rrf: added to every rank; the larger, the less the first few ranks count. 60 is the paper's value."""
+    """Constant that is added to every rank; the larger, the less the first ranks count (rrf; 60 in the paper)."""
     k1: float = Field(0.9, ge=0, le=10)
-    """BM25: how slowly a repeated token stops counting; 0: it counts once."""
+    """Term frequency saturation of BM25; 0: a repeated token counts once."""
     b: float = Field(0.4, ge=0, le=1)
-    """BM25: how much long passages are held back; 0: not at all."""
+    """Length normalization of BM25, 0 to 1; 0: none."""
     language: str = "english"
-    """BM25: whose stop words are left out and whose words are stemmed (a name of the Snowball stemmers, such as
-    german); none: neither."""
+    """Language of the stemmer and stop words of BM25, by its Snowball name, such as german; none: neither is used."""
     stop_words: bool = True
-    """BM25: leave out the language's most common words, where a list is known."""
+    """Whether BM25 ignores the stop words of the language, if it has a list."""
     bm25_backend: Literal["auto", "numba", "numpy"] = setting("auto", decides=False)
-    """BM25: what adds up scores; auto: numba where it is installed (several seconds to start, then faster)."""
+    """Engine that computes BM25 scores; auto: numba if it is installed (starts in several seconds, then is faster)."""
     measure: Literal["cosine", "dot"] = "cosine"
     """Similarity of two vectors."""
     embedding: EmbeddingConfig | None = None
-    """The embedder; none: the one that made the vectors of the store. Passages of files need one."""
+    """Embedding model; none: the one that made the vectors of the store. Passages from files need one."""
     query_rows: int = setting(256, decides=False, ge=1)
-    """Queries searched together: more read the passages' vectors less often and take more memory."""
+    """Number of queries searched together; more queries read the passage vectors less often and take more memory."""
     passage_rows: int = setting(16_384, decides=False, ge=1)
-    """Vectors of passages in memory at a time."""
+    """Number of vectors of passages in memory at a time."""
 
     @property
     def needs_bm25(self) -> bool:
@@ -100,34 +100,34 @@ class CandidateConfig(Section):
 
 
 class RerankConfig(Section):
-    """Settings of the cross-encoder."""
+    """Reranking of candidates by a cross-encoder."""
 
     model: str | None = None
-    """On the hub (cross-encoder/ms-marco-MiniLM-L-6-v2), or a folder; none: the fused order goes on as it is."""
+    """Cross-encoder on the hub, such as cross-encoder/ms-marco-MiniLM-L-6-v2, or a folder; none: no reranking."""
     revision: str | None = None
     """Commit, tag or branch of the model."""
     top_k: int = Field(40, ge=1)
-    """Candidates of a query that are reranked; the others follow in their order."""
+    """Number of candidates per query that are reranked; the others follow in their order."""
     batch_size: int = setting(32, decides=False, ge=1)
-    """Pairs in a batch."""
+    """Number of pairs in a batch."""
     max_length: int | None = Field(None, ge=8)
-    """Tokens of a pair after which it is cut; none: the model's maximum."""
+    """Number of tokens to which a pair is truncated; none: the limit of the model."""
     device: str | None = setting(None, decides=False)
-    """Torch device; none: a GPU where there is one."""
+    """Torch device; none: a GPU if one is available."""
 
 
 class HubConfig(Section):
-    """A dataset of the hub."""
+    """Dataset of the Hugging Face hub."""
 
     name: str = ""
-    """`owner/name`, or a folder that datasets can load."""
+    """Name on the hub, `owner/name`, or a folder that the library datasets can load."""
     config: str | None = None
     """Configuration of the dataset, if it has several."""
     split: str = "train"
     """Split of the dataset."""
     revision: str | None = None
-    """Commit, tag or branch; the local copy is named by the commit."""
+    """Commit, tag or branch of the dataset; the local copy is identified by the commit."""
     cache_dir: Path | None = None
-    """Cache folder of the library datasets; none: its default."""
+    """Cache folder of the library datasets; none: the default of the library."""
     timeout_s: float = Field(10.0, gt=0)
-    """Timeout of the hub in seconds."""
+    """Timeout of the hub, in seconds."""

@@ -7,7 +7,7 @@ from data_pipeline.download.corpus import SPLIT_NAMES, Corpus
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 
 def open_hub(config: CorpusConfig) -> Corpus:
@@ -51,7 +51,7 @@ def _read_rows(config: CorpusConfig, commit: str | None, split: str) -> Iterator
             f"with a split {split!r}: {error}"
         ) from error
     except TRANSPORT_ERRORS as error:
-        raise SourceError(f"could not download {config.hf_dataset_name}: {error}. {WAYS_OUT}") from error
+        raise SourceError(f"could not download {config.hf_dataset_name}: {error}. {OFFLINE_HINT}") from error
     for batch in rows.iter(batch_size=1000):
         for text in batch["text"]:
             yield text.removesuffix("\n")

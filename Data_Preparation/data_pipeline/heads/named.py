@@ -12,7 +12,7 @@ from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.heads.foreign import load_foreign
 from data_pipeline.heads.identity import EmbedderIdentity
 from data_pipeline.heads.model import Head
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _download(named: NamedHead) -> tuple[Path, str]:
         path = Path(hf_hub_download(named.repo, named.file))
     except TRANSPORT_ERRORS as error:
         raise SourceError(
-            f"could not download the head {named.file} of {named.repo}: {error}. {WAYS_OUT} "
+            f"could not download the head {named.file} of {named.repo}: {error}. {OFFLINE_HINT} "
             "If the file is on this machine, give its path instead."
         ) from error
     # The hub's cache names a snapshot's folder by its commit.

@@ -137,7 +137,7 @@ class JQLAnnotator(PipelineStep):
             The same documents, in order.
 
         Raises:
-            WrongEmbedder: a head was trained on vectors of another embedder.
+            WrongEmbedderError: a head was trained on vectors of another embedder.
             ModelError, SourceError: the model or a head cannot be had.
         """
         worker: _Worker | None = None

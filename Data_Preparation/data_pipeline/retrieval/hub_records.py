@@ -6,7 +6,7 @@ from pathlib import Path
 from data_pipeline.config.retrieval import HubConfig
 from data_pipeline.errors import SourceError
 from data_pipeline.utils import publish, sha256_of_json
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
 
 _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 
@@ -38,7 +38,7 @@ def fetch_records(config: HubConfig, folder: Path) -> Path:
             cache_dir=str(config.cache_dir) if config.cache_dir else None,
         )  # fmt: skip
     except _FAILURES as error:
-        raise SourceError(f"cannot load {config.name}, split {config.split}: {error}. {WAYS_OUT}") from error
+        raise SourceError(f"cannot load {config.name}, split {config.split}: {error}. {OFFLINE_HINT}") from error
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:

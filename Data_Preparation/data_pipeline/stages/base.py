@@ -1,12 +1,12 @@
-"""What a stage is, and the one place where it is skipped, refused as stale, locked, run and finished.
+"""Stage protocol, and the only place where stages are skipped, rejected as stale, locked, run and finished.
 
-    output.is_finished -> skip            the same fingerprint, and its files are whole
-                       -> StaleStage      another fingerprint, and not `overwrite`
-                       -> stage.run(task) for every task, which resumes what a killed run left
-                       -> stage.finish    the manifest, last
+    output.is_finished -> skip               same fingerprint, and the files are complete
+                       -> StaleStageError    another fingerprint, and `overwrite` is false
+                       -> stage.run(task)    for every task, resuming unfinished work
+                       -> stage.finish       writes the manifest, last
 
-A stage knows no executor, and an executor no stage: names of tasks travel between them, never rows or vectors. A task
-is safe to repeat, and to run twice at once.
+Stages and executors are independent: only tasks and results are passed between them, never rows or vectors. A task can
+be repeated, and run twice at the same time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from data_pipeline.utils import exclusive, progress_bar
 
 Advance = Callable[[int], object]
-"""Called with numbers of rows as they are finished."""
+"""Progress callback that is called with the number of newly finished rows."""
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -26,11 +26,12 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A part of a stage, the size of a shard; picklable."""
+    """Picklable part of a stage, the size of a shard."""
 
     name: str
-    """Stable: the same in every run."""
+    """Name that is the same in every run."""
     index: int = 0
+    """Position among the tasks of the stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,76 +41,76 @@ class TaskResult:
     name: str
     rows: int = 0
     skipped: bool = False
-    """An earlier run finished it."""
+    """Whether an earlier run finished the task."""
     error: str | None = None
-    """Why it failed, if the executor goes on after failures."""
+    """Error message of a failed task, if the executor continues after failures."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Further values for `Stage.finish`; picklable."""
+    """Picklable values for `Stage.finish`."""
 
 
 class Output(Protocol):
-    """Files that a stage makes, and the record of how they were made."""
+    """Output files of a stage, and the record of how they were made."""
 
     def is_finished(self, overwrite: bool) -> bool:
-        """Whether the files are whole and were made with the same fingerprint.
+        """Return whether the files are complete and were made with the same fingerprint.
 
         Raises:
-            StaleStage: they were made with other settings, and not `overwrite`.
+            StaleStageError: the files were made with other settings, and `overwrite` is false.
         """
 
 
 class Stage(Protocol[R_co]):
-    """Settings, stores and algorithms of one step."""
+    """Step of the pipeline that combines settings, stores and algorithms."""
 
     @property
     def name(self) -> str:
-        """What the stage is doing, for progress: `Embedding train`."""
+        """Activity of the stage for the progress bar, such as `Embedding train`."""
 
     @property
     def rows(self) -> int:
-        """Rows of all its tasks; 0 if it shows no progress."""
+        """Number of rows of all tasks; 0 for no progress bar."""
 
     @property
     def outputs(self) -> Sequence[Output]:
-        """What it makes."""
+        """Outputs of the stage."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of its deciding settings, its input's fingerprint and the format."""
+        """Compute the SHA-256 of the deciding settings, the fingerprint of the input, and the format."""
 
     def tasks(self) -> Sequence[Task]:
-        """Its parts, in order; one, if it cannot be cut."""
+        """Return the tasks in order; a single one if the stage cannot be divided."""
 
     def run(self, task: Task, advance: Advance = ...) -> TaskResult:
-        """Do one part, resuming what an earlier run left of it."""
+        """Run one task, resuming unfinished work of an earlier run."""
 
     def finish(self, results: Sequence[TaskResult]) -> R_co:
-        """Reduce, and write the manifest last. Without results, all outputs were finished before."""
+        """Combine the results, and write the manifest last; without results, all outputs were already finished."""
 
 
 class Executor(Protocol):
-    """Runs tasks of a stage, here or elsewhere, and gives their results in order."""
+    """Function that runs tasks of a stage, here or elsewhere, and returns their results in order."""
 
     def __call__(self, stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
-        """Run them all; raises what a task raises."""
+        """Run all tasks; an error of a task is raised."""
 
 
 def run_in_order(stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
-    """The executor of this process: one task after another."""
+    """Run tasks in this process, one after another."""
     return [stage.run(task, advance) for task in tasks]
 
 
 def run_stage(stage: Stage[R], *, overwrite: bool = False, execute: Executor = run_in_order) -> R:
-    """Run a stage, or skip it if all it makes is finished.
+    """Run a stage, or skip it if all its outputs are finished.
 
     Args:
-        stage: what to run.
-        overwrite: replace what was made with other settings or is damaged.
-        execute: runs its tasks.
+        stage: stage to run.
+        overwrite: whether to replace outputs that were made with other settings or are damaged.
+        execute: executor of the tasks.
 
     Raises:
-        StaleStage: an output was made with other settings, and not `overwrite`.
+        StaleStageError: an output was made with other settings, and `overwrite` is false.
     """
-    # All are asked: a stale one stops the run before anything is computed.
+    # A list, not a generator: any stale output stops the run before anything is computed.
     finished = [output.is_finished(overwrite) for output in stage.outputs]
     if finished and all(finished):
         return stage.finish([])
@@ -121,7 +122,7 @@ def run_stage(stage: Stage[R], *, overwrite: bool = False, execute: Executor = r
 def run_stages(
     stages: Iterable[Stage[R]], folder: Path, *, overwrite: bool = False, execute: Executor = run_in_order
 ) -> list[R]:
-    """Run stages that write to one folder, as its only writer; see `run_stage`.
+    """Run stages that write to the same folder, which is locked meanwhile; see `run_stage`.
 
     Raises:
         StoreError: another process is writing to the folder.

@@ -1,4 +1,4 @@
-"""Stage: paragraph shards -> embedding shards."""
+"""Stage that embeds the paragraph shards of a split."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
 from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
 from data_pipeline.embeddings.plan import Plan
-from data_pipeline.errors import ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
 from data_pipeline.stages.split_output import SplitOutput
 from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore, open_embedding_shard
@@ -36,11 +36,11 @@ class SplitResult:
     files: list[Path]
     tally: EncodeStats
     skipped: bool
-    """An earlier run finished it."""
+    """Whether an earlier run finished the split."""
 
 
 def stored_precision(embedder: Embedder, config: EmbeddingConfig) -> str:
-    """Precision of the stored vectors: half precision for half-precision models unless asked otherwise."""
+    """Return the precision of the stored vectors: that of the config, or by default that of the model."""
     if config.precision != "auto":
         return config.precision
     return "float32" if embedder.identity.dtype == "float32" else "float16"
@@ -57,18 +57,18 @@ def embed_split(
     """Embed the shards of a split into a folder, resuming where an earlier run stopped.
 
     Args:
-        store: the paragraphs.
+        store: paragraphs of the corpus.
         split: split to embed.
-        embedder: the model.
+        embedder: embedding model.
         config: settings of the embedder.
-        folder: `data/embeddings`, or a variant of it.
-        overwrite: replace what was made with other settings or is damaged; finished work with the same settings is
-            kept all the same.
+        folder: `data/embeddings`, or the folder of a variant.
+        overwrite: whether to replace vectors that were made with other settings or are damaged; finished work with
+            the same settings is kept.
 
     Raises:
-        StaleStage: the folder holds this split, made with other settings, and not `overwrite`.
+        StaleStageError: the split was embedded with other settings, and `overwrite` is false.
         ModelError: a vector cannot be computed.
-        ShardMismatch: a stored token count is not this tokenizer's.
+        ShardMismatchError: a stored token count differs from that of the tokenizer.
     """
     return run_stage(open_stage(store, split, embedder, config, folder, overwrite), overwrite=overwrite)
 
@@ -76,7 +76,7 @@ def embed_split(
 def open_stage(
     store: ParagraphStore, split: Split, embedder: Embedder, config: EmbeddingConfig, folder: Path, overwrite: bool
 ) -> "SplitEmbeddings":
-    """The stage that embeds a split; see `embed_split`."""
+    """Make the stage that embeds a split; see `embed_split`."""
     shards = store.listed(split)
     output = SplitOutput(
         folder=folder,
@@ -105,7 +105,7 @@ def _opens(path: Path, record: ShardRecord) -> bool:
 
 @dataclass
 class SplitEmbeddings:
-    """Vectors of the paragraphs of one split."""
+    """Stage that embeds one split."""
 
     store: ParagraphStore
     embedder: Embedder
@@ -115,7 +115,7 @@ class SplitEmbeddings:
     engine: Engine = field(init=False)
     coding: Coding = field(init=False)
     _special_tokens: int | None = field(init=False)
-    """Tokens added to every text, where the stored counts are this tokenizer's; else None."""
+    """Number of tokens added to every text; None if the stored counts are of another tokenizer."""
     _prepared: bool = field(default=False, init=False)
     _plans: dict[int, Future[Plan]] = field(default_factory=dict, init=False)
     _planner: ThreadPoolExecutor = field(init=False)
@@ -126,29 +126,29 @@ class SplitEmbeddings:
 
     @property
     def name(self) -> str:
-        """See `Stage`."""
+        """Activity of the stage, for the progress bar."""
         return f"Embedding {self.output.split}"
 
     @property
     def rows(self) -> int:
-        """See `Stage`."""
+        """Number of rows of the split."""
         return self.output.rows
 
     @property
     def outputs(self) -> list[SplitOutput]:
-        """See `Stage`."""
+        """Outputs of the stage."""
         return [self.output]
 
     def fingerprint(self) -> str:
-        """See `Stage`."""
+        """Compute the fingerprint of the outputs."""
         return self.output.fingerprint
 
     def tasks(self) -> list[Task]:
-        """One a paragraph shard."""
+        """Return one task for each paragraph shard."""
         return self.output.tasks()
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
-        """Embed one shard; the plan of the next one is made meanwhile."""
+        """Embed one shard, while the next one is planned in a thread."""
         self._prepare()
         shard, path = self.output.paragraphs[task.index], self.output.paths[task.index]
         plan = self._planned(task.index).result()
@@ -157,7 +157,7 @@ class SplitEmbeddings:
             self._planned(task.index + 1)
         facts = {"truncated": int(plan.tokens.truncated.sum())}
         if self._is_written(path, shard):
-            # A crash came after the file got its name and before the manifest recorded it.
+            # A crash came after the file was published and before the manifest recorded it.
             advance(shard.rows)
             return TaskResult(task.name, shard.rows, skipped=True, facts=facts)
         file = FilePlan(path, shard.rows, self.coding, self._metadata(shard), row_name=lambda row: _row_id(shard, row))
@@ -179,7 +179,7 @@ class SplitEmbeddings:
         return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False)
 
     def _prepare(self) -> None:
-        """Before the first task: the folder, the calibration of int8 and float8, and a look at files of other hands."""
+        """Prepare the first task: the folder, the calibration of int8 and float8, and the check for unlisted files."""
         if self._prepared:
             return
         output, folder = self.output, self.output.folder
@@ -192,19 +192,19 @@ class SplitEmbeddings:
         )
         self._special_tokens = _special_tokens(self.store, self.embedder)
         if is_new and not self.overwrite:
-            self._refuse_unlisted_files()
+            self._reject_unlisted_files()
         self._prepared = True
 
-    def _refuse_unlisted_files(self) -> None:
+    def _reject_unlisted_files(self) -> None:
         for shard, path in zip(self.output.paragraphs, self.output.paths, strict=True):
             if path.exists() and not self._is_written(path, shard):
-                raise StaleStage(
-                    f"{path} is there already and was not made with these settings (no manifest speaks of it). "
-                    "Pass --overwrite to replace it, or --embedding.variant NAME to keep both."
+                raise StaleStageError(
+                    f"{path} exists and was not made with these settings (no manifest lists it). "
+                    "Pass --overwrite to replace it, or set embedding.variant to keep both."
                 )
 
     def _is_written(self, path: Path, shard: ParagraphShard) -> bool:
-        """Whether a file is the one to be made, by its header."""
+        """Return whether a file is finished and was made with these settings, by its header."""
         try:
             existing = open_embedding_shard(path)
         except StoreError:
@@ -237,10 +237,10 @@ class SplitEmbeddings:
         return plan
 
     def _tokenized(self, shard: ParagraphShard) -> Iterator[Tokens]:
-        """Tokens of a shard, some rows at a time.
+        """Tokenize a shard in batches of rows.
 
         Raises:
-            ShardMismatch: a stored token count is wrong, or the file is not the one that was opened.
+            ShardMismatchError: a stored token count is wrong, or the file has changed since it was opened.
         """
         seen_ids, seen_texts = ColumnHash(), ColumnHash()
         prompt = self.embedder.identity.prompt
@@ -254,19 +254,19 @@ class SplitEmbeddings:
                 own_counts = tokens.lengths - self._special_tokens
                 wrong = np.flatnonzero((own_counts != np.array(counts)) & ~tokens.truncated)
                 if len(wrong):
-                    raise ShardMismatch(
+                    raise ShardMismatchError(
                         f"{shard.path} says that {names[wrong[0]]} has {counts[wrong[0]]} tokens, its tokenizer finds "
-                        f"{own_counts[wrong[0]]}. Run the pipeline again with --overwrite "
-                        "--preprocess.fast_tokens off, and please report this text."
+                        f"{own_counts[wrong[0]]}. Set preprocess.fast_tokens to off, run again with --overwrite, "
+                        "and please report this text."
                     )
             yield tokens
         if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-            raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
+            raise ShardMismatchError(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
 
     def _announced(self, plan: Plan, path: Path) -> Plan:
-        """The plan, once what can be measured is measured and what will be done is logged."""
+        """Return the plan after measuring the machine, if needed, and logging the amount of work."""
         engine = self.engine
-        if not engine.flops_per_s:  # once a split: what one shard tells of the machine holds for the others
+        if not engine.flops_per_s:  # once per split, since the result holds for all shards
             tuned = tune(self.embedder, plan, self.config.batch_tokens, self.config.threads)
             engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
         summary = plan.summary(self.embedder.runtime, engine.batch_tokens, engine.batch_size)
@@ -283,7 +283,7 @@ def _duration(seconds: float) -> str:
 
 
 def _row_id(shard: ParagraphShard, row: int) -> str:
-    """Id of a row, for a message; reads the file up to it."""
+    """Return the id of a row for a message; reads the file up to it."""
     for batch in shard.batches(["text_id"]):
         if row < batch.num_rows:
             return str(batch["text_id"][row].as_py())

@@ -1,4 +1,4 @@
-"""What selectors look at, out of one of our stores."""
+"""Features for selectors, read from a store."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, overload
@@ -15,7 +15,7 @@ from data_pipeline.types import IntArray
 
 
 class Texts(Sequence[str]):
-    """The texts of a dataset, read when they are looked at."""
+    """Lazy sequence of the texts of a dataset."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -24,13 +24,13 @@ class Texts(Sequence[str]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, position: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        index = np.atleast_1d(np.arange(len(self))[place]).astype(np.int64)
+    def __getitem__(self, position: slice) -> list[str]: ...
+    def __getitem__(self, position: int | slice) -> str | list[str]:
+        index = np.atleast_1d(np.arange(len(self))[position]).astype(np.int64)
         texts = self._rows.columns.texts(self._rows.of_files(index))
-        return texts if isinstance(place, slice) else texts[0]
+        return texts if isinstance(position, slice) else texts[0]
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), 4096):
@@ -38,18 +38,18 @@ class Texts(Sequence[str]):
 
 
 class _WithRows(Protocol):
-    """An `ELMDataset`."""
+    """Object with rows, such as an `ELMDataset`."""
 
     rows: Rows
 
 
 def features_from_dataset(dataset: _WithRows, needs: Iterable[Need], label: str | None = None) -> Features:
-    """The features of an `ELMDataset`; see `features_from_rows`."""
+    """Return the features of an `ELMDataset`; see `features_from_rows`."""
     return features_from_rows(dataset.rows, needs, label)
 
 
 def features_from_rows(rows: Rows, needs: Iterable[Need], label: str | None = None) -> Features:
-    """The features of a dataset that are needed, and no others; vectors and texts stay on disk.
+    """Return only the required features of a dataset; vectors and texts stay on disk.
 
     Args:
         rows: rows of a split, with embeddings if they are needed.
@@ -74,7 +74,7 @@ def features_from_rows(rows: Rows, needs: Iterable[Need], label: str | None = No
         table["token_count"].to_numpy().astype(np.int64) if "token_counts" in needs else None,
         {name: _numbers(table[name]) for name in columns if name in table.columns},
         {name: rows_of_selection(rows, name) for name in _named(needs, "subset")},
-        _seen(rows, list(columns)),
+        _inputs_of_scores(rows, list(columns)),
     )
 
 
@@ -105,14 +105,14 @@ def _classes(column: pl.Series) -> IntArray:
 
 def _numbers(column: pl.Series) -> NDArray[np.float64]:
     if not column.dtype.is_numeric():
-        raise SelectionError(f"the column {column.name!r} is of {column.dtype}, and a score is a number")
+        raise SelectionError(f"the column {column.name!r} has the type {column.dtype}, expected numbers")
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _seen(rows: Rows, columns: Sequence[str]) -> dict[Need, frozenset[Need]]:
-    """What the score columns were made from, as their manifests say."""
-    seen: dict[Need, frozenset[Need]] = {}
+def _inputs_of_scores(rows: Rows, columns: Sequence[str]) -> dict[Need, frozenset[Need]]:
+    """Return the features that score columns were made from, as their manifests say."""
+    inputs: dict[Need, frozenset[Need]] = {}
     for scores in rows.source.scores:
         sees = frozenset(scores.listed["settings"].get("sees", ()))
-        seen |= {f"score:{name}": sees for name in scores.columns if name in columns and sees}
-    return seen
+        inputs |= {f"score:{name}": sees for name in scores.columns if name in columns and sees}
+    return inputs

@@ -1,7 +1,7 @@
-"""The cascade: passages and queries -> candidates -> a sample of them -> judgements -> labels on disk.
+"""Weak label run: passages and queries -> candidates -> sample -> judgements -> labels on disk.
 
-All results are in one state file, and outputs are rendered from it. A run that was killed resumes, and its outputs have
-the bytes of an undisturbed run's.
+All results are stored in one state file, and outputs are rendered from it. A killed run resumes, and its outputs have
+the same bytes as those of an uninterrupted run.
 """
 
 from collections import Counter
@@ -40,18 +40,18 @@ from data_pipeline.weak_labels.state import Pair, RunRecorder, SampledCandidate,
 
 @dataclass(frozen=True)
 class LabelReport:
-    """Result of a run of weak labels."""
+    """Result of a weak label run."""
 
     folder: Path
     """Folder of the outputs."""
     queries: int
-    """Number of queries of this run, with and without candidates."""
+    """Number of queries, with and without candidates."""
     pairs: int
-    """Number of pairs of a query and a candidate that were sampled."""
+    """Number of sampled pairs of a query and a candidate."""
     summary: JudgeSummary
-    """Calls to the judge, and what they gave."""
+    """Calls to the judge, and their results."""
     figures: Mapping[str, Any]
-    """The content of report.json: accounts, grades, positives and negatives, agreement with gold."""
+    """Content of report.json: accounts, grades, positives and negatives, agreement with gold."""
     pushed: str | None = None
     """Address on the hub, if the outputs were pushed there."""
 
@@ -59,16 +59,16 @@ class LabelReport:
 def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder | None = None) -> LabelReport:
     """Make weak labels; resumes an earlier run of the same name.
 
-    Pairs that failed are tried again. A pair that nobody judged is in no output but `judgements.parquet`, as such.
+    Failed pairs are tried again. Pairs without a judgement are listed in `judgements.parquet` only.
 
     Args:
-        config: see `LabelConfig`.
-        judge: is used instead of the one that the config names.
-        embedder: is used instead of the one that the config or the store names.
+        config: settings of the run.
+        judge: judge to use instead of the one in the config.
+        embedder: embedder to use instead of the one in the config or the store.
 
     Raises:
-        SourceError, ConfigError, StoreError, ModelError, MissingExtra: an input, a setting or a file cannot be used.
-        JudgeError: the judge cannot be used, failed too often, or gave no label at all; what was judged is kept.
+        SourceError, ConfigError, StoreError, ModelError, MissingExtraError: an input, a setting or a file is unusable.
+        JudgeError: the judge cannot be used, failed too often, or gave no label at all; finished judgements are saved.
     """
     passages = open_passages(config)
     read = read_all_queries(config.queries, config.records_dir)
@@ -82,7 +82,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
         folder.mkdir(parents=True, exist_ok=True)
     searches = Searches()
     with State(config.state_path) as state:
-        state.start_run(config.run, _decisive(config, passages))
+        state.start_run(config.run, _deciding_settings(config, passages))
         state.add_queries(config.run, queries.items())
         finder = open_finder(passages, config.candidates, work_dir=config.indexes_dir, embedder=embedder)
         pairs = _pairs(config, passages, queries, finder, reranker, state, searches)
@@ -98,16 +98,16 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
 
 
 def _require_a_label(config: LabelConfig, judge: Judge, state: State) -> None:
-    """Refuse to write outputs of a run whose judge was asked and never gave a label."""
+    """Check that the judge gave at least one label, if it was called."""
     statuses = state.counts(config.run)
     if statuses["ok"] or not sum(statuses[status] for status in STATUSES):
         return
     judged = (pair.judgement for pair in state.judged_pairs(config.run))
-    raise no_label_error(judge.name, statuses, next(one for one in judged if one is not None))
+    raise no_label_error(judge.name, statuses, next(judgement for judgement in judged if judgement is not None))
 
 
 def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) -> None:
-    """Refuse to write outputs of a run whose queries all found nothing."""
+    """Check that at least one query has a candidate."""
     reasons = Counter(searches.without.values())
     if not searches.without or searches.found or sum(state.counts(config.run).values()):
         return
@@ -117,8 +117,8 @@ def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) 
     )
 
 
-def _decisive(config: LabelConfig, passages: Passages) -> dict[str, Any]:
-    """What decides which pairs a run has; not how they are computed."""
+def _deciding_settings(config: LabelConfig, passages: Passages) -> dict[str, Any]:
+    """Return the settings that decide the pairs of a run."""
     sections = {name: getattr(config, name).deciding() for name in ("candidates", "rerank", "sampling", "prefilter")}
     return {"passages": passages.fingerprint, **sections}
 
@@ -132,7 +132,7 @@ def _pairs(
     state: State,
     searches: Searches,
 ) -> Iterator[Pair]:
-    """Pairs to be judged, each query's as soon as its candidates are found and kept; counts them in `searches`."""
+    """Iterate over the pairs to judge, query by query; stores the candidates, and counts them in `searches`."""
     prefilter = Prefilter(config.prefilter, config.candidates.language, config.candidates.stop_words)
     for (query_id, text), found in zip(queries.items(), finder.find(list(queries.values())), strict=True):
         read: dict[int, tuple[int, float]] = {}

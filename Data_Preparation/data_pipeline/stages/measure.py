@@ -27,17 +27,17 @@ from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import IntArray, Split
 from data_pipeline.utils import atomic_write_bytes, sha256_of_json
 
-_PART_ROWS = 16_384  # of work that a killed run does not do again: many for a model that must be loaded each time
+_PART_ROWS = 16_384  # rows after which finished work is stored; large, since a model is called for each part
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of a split."""
+    """Result of computing a measure of one split."""
 
     rows: int
     columns: list[str]
     skipped: bool
-    """It was there before."""
+    """Whether an earlier run computed the measure."""
 
 
 def measure(
@@ -50,22 +50,22 @@ def measure(
     label: str | None = None,
     overwrite: bool = False,
 ) -> dict[Split, Measured]:
-    """Compute a measure of a corpus, and keep it as score columns.
+    """Compute a measure of a corpus, and store it as score columns.
 
     Args:
-        config: its folders, corpus and variant.
-        name: of the measure, see `MEASURES`.
-        parameters: of the measure.
-        splits: which ones; each for itself.
-        called: name of the folder, and of the column (or the beginning of several columns' names); None for the
-            measure's own. Two models' perplexities need two names.
-        label: column with the class, for measures that look at it.
-        overwrite: replace what was made under the name with other settings.
+        config: configuration with the folders, the corpus and the variant.
+        name: name of the measure; see `MEASURES`.
+        parameters: parameters of the measure.
+        splits: splits to measure, each separately.
+        called: name of the folder and the column (or prefix of several columns); None for the name of the measure.
+            Perplexities of two models need two names.
+        label: column with the class, for measures that need it.
+        overwrite: whether to replace scores of the same name with other settings.
 
     Raises:
-        ConfigError: there is no such measure or parameter, or a column of that name is there already.
-        StaleStage: the name is taken by other settings, and not `overwrite`.
-        SelectionError, ModelError, StoreError, MissingExtra: it cannot be computed.
+        ConfigError: the measure or a parameter is unknown, or a column of that name exists already.
+        StaleStageError: scores of the same name have other settings, and `overwrite` is false.
+        SelectionError, ModelError, StoreError, MissingExtraError: the measure cannot be computed.
     """
     found, settings = configured_measure(name, parameters)
     called = called or name
@@ -84,15 +84,15 @@ def measure(
 
 
 def configured_measure(name: str, parameters: Mapping[str, Any] | None) -> tuple[Measure, Section]:
-    """A measure and its parameters, checked.
+    """Return a measure and its validated parameters.
 
     Raises:
-        ConfigError: there is no such measure or parameter, or a value cannot be.
+        ConfigError: the measure or a parameter is unknown, or a value is invalid.
     """
     from data_pipeline.metrics.registry import MEASURES
 
     if name not in MEASURES:
-        raise ConfigError(f"there is no measure {name!r}; there are {', '.join(sorted(MEASURES))}")
+        raise ConfigError(f"unknown measure {name!r}; expected one of {', '.join(sorted(MEASURES))}")
     found = MEASURES[name]
     try:
         return found, found.config.model_validate(dict(parameters or {}))
@@ -101,7 +101,7 @@ def configured_measure(name: str, parameters: Mapping[str, Any] | None) -> tuple
 
 
 def column_names(measure: Measure, name: str, called: str) -> dict[str, str]:
-    """The measure's own columns -> those in the store."""
+    """Map the columns of a measure to their names in the store."""
     if called == name:
         return {column: column for column in measure.columns}
     if len(measure.columns) == 1:
@@ -111,37 +111,37 @@ def column_names(measure: Measure, name: str, called: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MetricScores:
-    """A metric of all rows of a split."""
+    """Stage that computes a metric of all rows of a split."""
 
     source: Rows
     metric: Measure
     settings: Section
     label: str | None
     columns: Mapping[str, str]
-    """Columns of the metric -> those in the store."""
+    """Names of the columns in the store, by columns of the metric."""
     output: ScoreOutput
     rows: int = 0  # metrics that take long show progress of their own
 
     @property
     def name(self) -> str:
-        """See `Stage`."""
+        """Activity of the stage, for the progress bar."""
         return f"Computing {self.output.folder.name} of {self.output.split}"
 
     @property
     def outputs(self) -> list[ScoreOutput]:
-        """See `Stage`."""
+        """Outputs of the stage."""
         return [self.output]
 
     def fingerprint(self) -> str:
-        """See `Stage`."""
+        """Compute the fingerprint of the outputs."""
         return self.output.fingerprint
 
     def tasks(self) -> list[Task]:
-        """One a paragraph shard."""
+        """Return one task for each paragraph shard."""
         return self.output.tasks()
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
-        """Compute one shard's file."""
+        """Compute the file of one shard."""
         shards = self.output.paragraphs
         start, count = sum(shard.rows for shard in shards[: task.index]), shards[task.index].rows
         if self.output.is_written(task.index):
@@ -155,7 +155,7 @@ class MetricScores:
         return TaskResult(task.name, count)
 
     def finish(self, results: Sequence[TaskResult]) -> Measured:
-        """Write the manifest, and remove the parts."""
+        """Write the manifest, and remove the finished parts."""
         if results:
             if self._parts.exists():
                 shutil.rmtree(self._parts)
@@ -164,11 +164,11 @@ class MetricScores:
 
     @property
     def _parts(self) -> Path:
-        """Folder of finished parts of a file, until it is whole."""
+        """Folder of finished parts of an unfinished file."""
         return self.output.folder / f".parts-{self.output.split}-{self.output.fingerprint[:20]}"
 
     def _values(self, index: IntArray) -> Columns:
-        """Values of neighbouring rows."""
+        """Compute the values of consecutive rows."""
         if not self.metric.row_by_row:
             return {column: values[index] for column, values in self._whole.items()}
         starts = range(0, len(index), _PART_ROWS)
@@ -180,7 +180,7 @@ class MetricScores:
         return self._computed(self.source)
 
     def _part(self, index: IntArray) -> Columns:
-        """Read if a killed run finished it; else computed and kept."""
+        """Read a part that a killed run finished, or compute and store it."""
         path = self._parts / f"{index[0]}-{len(index)}.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as finished:
@@ -205,7 +205,10 @@ def _open_stage(
     rows = open_rows(config, split, with_embeddings="embeddings" in found.needs, scores=others)
     columns = column_names(found, name, called)
     if clash := set(columns.values()) & {*rows.names, "embedding"}:
-        raise ConfigError(f"there is a column {', '.join(sorted(clash))} already; give the measure another name (--as)")
+        raise ConfigError(
+            f"a column {', '.join(sorted(clash))} exists already; give the measure another name (called=, or "
+            "elm measure --as)"
+        )
     kept = {"measure": name, **_kept_settings(found, settings, rows, label)}
     types = dict.fromkeys(columns.values(), pa.float64())
     output = ScoreOutput.of(rows, config.scores_dir / called, types, kept)
@@ -213,7 +216,7 @@ def _open_stage(
 
 
 def _kept_settings(found: Measure, settings: Section, rows: Rows, label: str | None) -> dict[str, Any]:
-    """All that decides the numbers, beside the texts."""
+    """Return the settings that decide the values, as JSON values."""
     made_with, sees = dict(found.identity(settings)), set(found.sees)
     for scores in rows.source.scores:
         if set(scores.columns) & set(found.reads(settings)):

@@ -1,4 +1,4 @@
-"""The order of the stages; the only module that knows it."""
+"""Order of the stages of the main pipeline; no other module knows it."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.config import Config
 from data_pipeline.download import open_corpus
 from data_pipeline.embeddings import load_embedder, load_tokenizer
-from data_pipeline.errors import ConfigError, NotFound
+from data_pipeline.errors import ConfigError, NotFoundError
 from data_pipeline.stages.base import run_stage
 from data_pipeline.stages.embed import SplitResult, embed_split
 from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Report:
-    """What a run did."""
+    """Result of a run of the main pipeline."""
 
     processed_dir: Path
     manifest: ParagraphManifest | None
@@ -40,7 +40,7 @@ class Report:
     embeddings: dict[Split, SplitResult] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For the record of a run."""
+        """Return the report as JSON values, for the record of a run."""
         return {
             "preprocess_skipped": self.preprocess_skipped,
             "preprocess_s": round(self.preprocess_s, 3),
@@ -64,15 +64,15 @@ class Report:
 
 
 def run(config: Config, skip_download: bool = False, skip_embeddings: bool = False, overwrite: bool = False) -> Report:
-    """The whole job: corpus -> paragraphs -> embeddings.
+    """Run the main pipeline: corpus -> paragraphs -> embeddings.
 
-    Finished work is skipped, interrupted work goes on where it stopped.
+    Finished work is skipped, and interrupted work resumes.
 
     Args:
         config: all settings.
-        skip_download: use the paragraphs that are there, without looking at the corpus.
-        skip_embeddings: stop after the paragraphs.
-        overwrite: replace what was made with other settings or is damaged.
+        skip_download: whether to use the existing paragraphs without reading the corpus.
+        skip_embeddings: whether to stop after the paragraphs.
+        overwrite: whether to replace outputs that were made with other settings or are damaged.
 
     Raises:
         DataPipelineError: see `data_pipeline.errors`.
@@ -85,10 +85,10 @@ def run(config: Config, skip_download: bool = False, skip_embeddings: bool = Fal
 
 
 def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: bool = False) -> Report:
-    """Corpus -> paragraphs, unless they exist.
+    """Make the paragraphs of a corpus, unless they exist.
 
     Raises:
-        StaleStage: paragraphs of other settings exist, and not `overwrite`.
+        StaleStageError: paragraphs with other settings exist, and `overwrite` is false.
     """
     folder = config.processed_dir
     with exclusive(folder):
@@ -105,17 +105,20 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
 
 
 def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None) -> Report:
-    """Paragraphs on disk -> embeddings.
+    """Embed existing paragraphs.
 
     Args:
-        config: its folders and its embedding section.
-        splits: which ones.
-        overwrite: replace what was made with other settings or is damaged.
-        report: is added to, and returned.
+        config: configuration with the folders and the embedder.
+        splits: splits to embed.
+        overwrite: whether to replace embeddings that were made with other settings or are damaged.
+        report: report to extend; None for a new one.
+
+    Returns:
+        The extended report.
 
     Raises:
-        StoreError: there are no paragraphs.
-        StaleStage: embeddings of other settings are there, and not `overwrite`.
+        NotFoundError: the corpus has no paragraphs.
+        StaleStageError: embeddings with other settings exist, and `overwrite` is false.
     """
     store = ParagraphStore(config.processed_dir)
     store.check()
@@ -133,24 +136,25 @@ def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, repo
 
 
 def find_corpus(config: Config, named: bool) -> Config:
-    """The config with the corpus that is on disk, where the user named none.
+    """Return the config with the name of the only corpus on disk, if the user named none.
 
     Args:
-        config: its `data_dir` is looked into.
-        named: the user named the corpus; then it is left as it is.
+        config: configuration with the data folder.
+        named: whether the user named the corpus, which is then kept.
 
     Raises:
-        ConfigError: several are there, and none is the config's own.
+        ConfigError: the data folder has several corpora.
+        NotFoundError: the data folder has no corpus.
     """
     if named or config.processed_dir.is_dir():
         return config
     folders = [path for path in visible(config.data_dir.glob("*_processed"), config.data_dir) if path.is_dir()]
-    there = [path.name.removesuffix("_processed") for path in folders]
-    if len(there) > 1:
-        raise ConfigError(f"{config.data_dir} holds several corpora: {', '.join(there)}. Say which: --corpus.name NAME")
-    if not there:
-        raise NotFound(f"No paragraphs in {config.data_dir}. Run `elm run` first.")
-    return config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": there[0]})})
+    names = [path.name.removesuffix("_processed") for path in folders]
+    if len(names) > 1:
+        raise ConfigError(f"{config.data_dir} holds several corpora: {', '.join(names)}. Set corpus.name to one.")
+    if not names:
+        raise NotFoundError(f"No paragraphs in {config.data_dir}. Run `elm run` first.")
+    return config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": names[0]})})
 
 
 def save_run(config: Config, report: Report) -> Path:

@@ -1,6 +1,6 @@
-"""Stage: a corpus -> paragraphs on disk, in `data/<corpus>_processed`.
+"""Stage that writes the paragraphs of a corpus to `data/<corpus>_processed`.
 
-Everything is written to a new folder that takes the place of the old one when it is whole.
+All files are written to a new folder, which replaces the old one when it is complete.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from data_pipeline.config import Config, PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
-from data_pipeline.errors import CorruptShard, SourceError, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.passes import mark_duplicates, stage_candidates, write_splits
@@ -46,31 +46,31 @@ _PROCESSED_FILE = re.compile(
 
 @dataclass(frozen=True)
 class ParagraphOutput:
-    """The folder of a corpus's paragraphs."""
+    """Output folder of the paragraphs of a corpus."""
 
     folder: Path
-    """`data/<corpus>_processed`."""
+    """Path of the folder, `data/<corpus>_processed`."""
     settings: Mapping[str, Any]
-    """All that decides which rows are written, and in what order; JSON values."""
+    """Settings that decide the rows and their order, as JSON values."""
 
     @property
     def fingerprint(self) -> str:
-        """See `store.manifest.fingerprint`; a corpus has no upstream but its own identity."""
+        """Fingerprint of the settings, which include the identity of the corpus."""
         return fingerprint(self.settings, "")
 
     def is_finished(self, overwrite: bool) -> bool:
-        """See `stages.base.Output`."""
+        """Return whether the paragraphs are complete and were made with the same fingerprint."""
         try:
             manifest = read_manifest(self.folder, ParagraphManifest)
-        except CorruptShard:
+        except CorruptShardError:
             if not overwrite:
                 raise
             return False
         if manifest is None:
             if any((self.folder / f"{split}.parquet").exists() for split in SPLITS) and not overwrite:
-                raise StaleStage(
-                    f"{self.folder} holds paragraphs that this version did not make (there is no manifest). "
-                    "Pass --overwrite to replace them, --skip-download to use them, or --output-dir to keep both."
+                raise StaleStageError(
+                    f"{self.folder} holds paragraphs without a manifest, made by another version. Pass --overwrite to "
+                    "replace them, use them without the corpus (elm run --skip-download), or set another data_dir."
                 )
             return False
         if not overwrite:
@@ -95,7 +95,7 @@ class ParagraphOutput:
 
 @dataclass(frozen=True)
 class CorpusParagraphs:
-    """Paragraphs of a corpus. It cannot be cut: a duplicate is known only when all rows have been seen."""
+    """Stage that prepares the paragraphs of a corpus; one task, since duplicates are found among all rows."""
 
     config: Config
     corpus: Corpus
@@ -119,19 +119,19 @@ class CorpusParagraphs:
 
     @property
     def outputs(self) -> list[ParagraphOutput]:
-        """See `Stage`."""
+        """Outputs of the stage."""
         return [self.output]
 
     def fingerprint(self) -> str:
-        """See `Stage`."""
+        """Compute the fingerprint of the outputs."""
         return self.output.fingerprint
 
     def tasks(self) -> list[Task]:
-        """See `Stage`."""
+        """Return the only task."""
         return [Task("paragraphs")]
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
-        """Write all paragraphs to a new folder, and put it in the place of the old one."""
+        """Write all paragraphs to a new folder, and replace the old one by it."""
         logger.info("reading %s", self.corpus.description)
         config = self.config
         library = load_fast_library(self.tokenizer) if config.preprocess.fast_tokens == "auto" else None
@@ -140,7 +140,7 @@ class CorpusParagraphs:
         return TaskResult(task.name, manifest["counts"]["kept"])
 
     def finish(self, results: Sequence[TaskResult]) -> "PreparedParagraphs":
-        """Read the manifest, which came into place with the folder."""
+        """Read the manifest, which was published with the folder."""
         manifest = read_manifest(self.output.folder, ParagraphManifest)
         assert manifest is not None
         return PreparedParagraphs(manifest, skipped=not results)
@@ -152,7 +152,7 @@ class PreparedParagraphs:
 
     manifest: ParagraphManifest
     skipped: bool
-    """An earlier run wrote them."""
+    """Whether an earlier run wrote the paragraphs."""
 
 
 def write_paragraphs(
@@ -163,24 +163,24 @@ def write_paragraphs(
     shard_rows: int,
     output: ParagraphOutput,
 ) -> ParagraphManifest:
-    """Turn a corpus into the parquet files of a processed folder.
+    """Write the paragraphs of a corpus to the parquet files of a processed folder.
 
-    Memory does not grow with the corpus, but for 9 bytes a row while exact duplicates are
-    looked for, about 3.4 kB a row for near ones, and the ids of the test split's documents.
+    Memory grows with the corpus only by 9 bytes per row for exact deduplication, about 3.4 kB per row for near
+    deduplication, and the document ids of the test split.
 
     Args:
-        corpus: the documents.
-        counter: counts tokens as the embedder's tokenizer does.
-        config: how to cut, clean and filter.
-        split: how to divide.
-        shard_rows: most rows in a file.
-        output: folder that is replaced when everything is written.
+        corpus: corpus to read.
+        counter: counter of tokens.
+        config: settings of cutting, cleaning and filtering.
+        split: settings of the split assignment.
+        shard_rows: maximum number of rows in a file.
+        output: output folder, which is replaced when all files are written.
 
     Returns:
-        The manifest that was written.
+        The manifest of the folder.
 
     Raises:
-        SourceError: the corpus cannot be read, has no paragraphs that pass, or repeats ids.
+        SourceError: the corpus cannot be read, has duplicate ids, or has no paragraph that passes the filters.
     """
     started = time.monotonic()
     new = new_folder(output.folder)
@@ -223,8 +223,8 @@ def write_paragraphs(
     logger.info("%s paragraphs written in %.1f s (tokens counted by %s)", f"{kept:,}", seconds, counter.method)
     for name, entry in splits.items():
         if entry["rows"] == 0:
-            logger.warning("the split %s is empty: the corpus is small for these ratios", name)
-    # A report on what was written, so it reads the files as a user would.
+            logger.warning("the split %s is empty, since the corpus is small for these ratios", name)
+    # Leakage is measured on the written files, as a user reads them.
     manifest["leakage"] = leakage(ParagraphStore(new), config.near_threshold)
     write_manifest(new, manifest)
     fsync_path(new)
@@ -233,7 +233,7 @@ def write_paragraphs(
 
 
 def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Mapping[str, ParagraphSplit]) -> None:
-    """Check that every paragraph that was cut is in a split or in `dropped.parquet`."""
+    """Check that every paragraph is in a split or in `dropped.parquet`."""
     written = sum(entry["rows"] for entry in splits.values())
     if paragraphs != kept + dropped.total() or kept != written:
         raise StoreError(
@@ -243,5 +243,5 @@ def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Map
 
 
 def is_processed_file(name: str) -> bool:
-    """Whether this package (or the older pipeline) writes a file of this name to a processed folder."""
+    """Return whether this package or the original pipeline writes a file of this name to a processed folder."""
     return _PROCESSED_FILE.fullmatch(name) is not None

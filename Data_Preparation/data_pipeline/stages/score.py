@@ -1,4 +1,4 @@
-"""Stage: embeddings on disk -> `data/scores/<head>/{split}.parquet`, by heads."""
+"""Stage that scores embeddings by heads, written to `data/scores/<head>/{split}.parquet`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class ScoredSplit:
     rows: int
     columns: list[str]
     skipped: bool
-    """An earlier run finished all heads."""
+    """Whether an earlier run finished all heads."""
 
 
 def annotate(
@@ -43,22 +43,22 @@ def annotate(
     overwrite: bool = False,
     device: str = "cpu",
 ) -> dict[Split, ScoredSplit]:
-    """Score the paragraphs of a corpus; all heads are applied while the vectors are read once.
+    """Score the paragraphs of a corpus by all heads, reading the vectors once.
 
-    A finished file is skipped, so a killed run resumes with the file it was at.
+    Finished files are skipped, so a killed run resumes at its unfinished file.
 
     Args:
-        config: its folders, corpus and variant.
+        config: configuration with the folders, the corpus and the variant.
         heads: heads by name, which is also the name of the folder and of the column.
         splits: splits to score.
-        overwrite: replace scores of other heads or other embeddings.
+        overwrite: whether to replace scores of other heads or other embeddings.
         device: device that computes the scores.
 
     Raises:
-        ConfigError: a name cannot be that of a folder or a column.
-        WrongEmbedder: a head does not belong to these embeddings.
-        StaleStage: other scores exist under the same name, and not `overwrite`.
-        StoreError: there are no embeddings, or they are damaged.
+        ConfigError: a name is not valid for a folder or a column.
+        WrongEmbedderError: a head was trained on vectors of another embedder.
+        StaleStageError: other scores exist under the same name, and `overwrite` is false.
+        StoreError: the embeddings are missing or damaged.
     """
     _check_names(heads)
     scorer = Scorer(heads, device)
@@ -75,33 +75,33 @@ def annotate(
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Scores of all rows of a split, by any number of heads."""
+    """Stage that scores all rows of a split by any number of heads."""
 
     source: Rows
     scorer: Scorer
     outputs: Sequence[ScoreOutput]
-    """One a head, in the scorer's order."""
+    """Outputs of the heads, in the order of the scorer."""
 
     @property
     def name(self) -> str:
-        """See `Stage`."""
+        """Activity of the stage, for the progress bar."""
         return f"Scoring {self.source.source.split}"
 
     @property
     def rows(self) -> int:
-        """See `Stage`."""
+        """Number of rows of the split."""
         return len(self.source)
 
     def fingerprint(self) -> str:
-        """See `Stage`."""
+        """Compute the fingerprint of the outputs."""
         return sha256_of_json([output.fingerprint for output in self.outputs])
 
     def tasks(self) -> list[Task]:
-        """One a paragraph shard."""
+        """Return one task for each paragraph shard."""
         return self.outputs[0].tasks()
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
-        """Score one shard, by the heads whose file is not written yet."""
+        """Score one shard by the heads whose file does not exist yet."""
         paragraphs = self.source.source.paragraphs[task.index]
         waiting = [output for output in self.outputs if not output.is_written(task.index)]
         if not waiting:

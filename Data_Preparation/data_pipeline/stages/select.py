@@ -1,4 +1,4 @@
-"""Selections from our stores: features out of a corpus, the subset and its description into `data/selections/`."""
+"""Selection of a subset of a corpus, stored with its description in `data/selections/`."""
 
 import logging
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredSelection:
-    """A selection, and where it is."""
+    """Result of selecting a subset, and its path."""
 
     selection: Selection
     path: Path
     about: Mapping[str, Any]
-    """Its description, see `describe`."""
+    """Description of the selection; see `describe`."""
 
 
 def select_from(
@@ -48,26 +48,25 @@ def select_from(
     against: Split | None = None,
     overwrite: bool = False,
 ) -> StoredSelection:
-    """Select rows of a corpus, and keep them as a subset that `ELMDataset(subset=...)` opens.
+    """Select rows of a corpus, and store them as a subset that `ELMDataset(subset=...)` opens.
 
-    Scores that are needed and not there are computed with their measures' defaults, where those can do without a
-    choice of yours.
+    Missing scores are computed with the defaults of their measures, if these have no required parameters.
 
     Args:
-        config: its folders, corpus and variant.
-        name: of the selector, see `SELECTORS`.
-        budget: how much.
-        seed: of everything random.
-        parameters: of the selector.
+        config: configuration with the folders, the corpus and the variant.
+        name: name of the selector; see `SELECTORS`.
+        budget: size of the subset.
+        seed: random seed.
+        parameters: parameters of the selector.
         strata: groups that share the budget.
-        split: whose rows.
-        label: column with the class. The description says how labels drift; selectors see it only where they say so.
-        against: a split kept apart; the description counts near duplicates of its rows. No selector sees it.
-        overwrite: replace a subset of the name that was made from other data.
+        split: split to select from.
+        label: column with the class. The description reports how labels drift; only selectors that need it see it.
+        against: held-out split, whose near duplicates the description counts. No selector sees it.
+        overwrite: whether to replace a subset of the same name that was made from other data.
 
     Raises:
-        ConfigError, SelectionError, StoreError, ModelError, MissingExtra: it cannot be selected, or not like this.
-        StaleStage: a subset of that name was made from other data, and not `overwrite`.
+        ConfigError, SelectionError, StoreError, ModelError, MissingExtraError: the subset cannot be selected.
+        StaleStageError: a subset of the same name was made from other data, and `overwrite` is false.
     """
     selector = selector_config(name, parameters)
     needs = selector.needs | (strata.needs if strata else frozenset())
@@ -96,7 +95,7 @@ def _has_vectors(config: Config, split: Split) -> bool:
 
 
 def _upstream(rows: Rows, found: Selection) -> str:
-    """Fingerprint of all that was looked at."""
+    """Compute the fingerprint of the features that the selector saw."""
     looked: dict[str, Any] = {"paragraphs": rows.source.fingerprint()}
     if "embeddings" in found.sees:
         looked["embeddings"] = dict(rows.first_shard.metadata)
@@ -108,11 +107,11 @@ def _upstream(rows: Rows, found: Selection) -> str:
 
 
 def _measure_missing(config: Config, split: Split, needs: frozenset[Need], label: str | None) -> None:
-    there = set(open_rows(config, split, with_embeddings=False).names)
+    existing = set(open_rows(config, split, with_embeddings=False).names)
     missing = sorted(need.removeprefix("score:") for need in needs if need.startswith("score:"))
-    missing = [column for column in missing if column not in there]
+    missing = [column for column in missing if column not in existing]
     for name in dict.fromkeys(_measure_of(column) for column in missing):
-        logger.info("computing %s of %s, which is not there yet", name, split)
+        logger.info("Computing %s of %s, which does not exist yet", name, split)
         measure(config, name, splits=[split], label=label)
 
 
@@ -120,11 +119,11 @@ def _measure_of(column: str) -> str:
     name = next((name for name, found in MEASURES.items() if column in found.columns), None)
     if name is None:
         raise SelectionError(
-            f"there is no column {column!r}, and no measure of that name. Scores come from: elm annotate (heads), "
+            f"no column {column!r}, and no measure of that name. Scores come from: elm annotate (heads), "
             f"elm measure ({', '.join(sorted(MEASURES))})"
         )
     fields = MEASURES[name].config.model_fields
     if wanted := [field for field, info in fields.items() if info.is_required()]:
         given = " ".join(f"{field}=..." for field in wanted)
-        raise SelectionError(f"there is no column {column!r} yet. Make it with: elm measure {name} --set {given}")
+        raise SelectionError(f"no column {column!r} yet. Make it with: elm measure {name} --set {given}")
     return name

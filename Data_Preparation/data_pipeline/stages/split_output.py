@@ -1,4 +1,4 @@
-"""The files of one split in one folder, one a paragraph shard, and their record in the folder's manifest."""
+"""Output files of one split, one for each paragraph shard, and their record in the manifest."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import StaleStage
+from data_pipeline.errors import StaleStageError
 from data_pipeline.stages.base import Task
 from data_pipeline.store import CALIBRATED
 from data_pipeline.store.manifest import (
@@ -28,26 +28,26 @@ from data_pipeline.utils.system import remove_unused
 
 @dataclass(frozen=True)
 class SplitOutput:
-    """Files that are made from the paragraphs of one split."""
+    """Output files that are made from the paragraphs of one split."""
 
     folder: Path
     split: Split
     manifest_type: type[EmbeddingManifest] | type[ScoreManifest]
     stem: str
-    """`train_embeddings`, `train`."""
+    """Stem of the file names, such as `train_embeddings`."""
     ending: str
-    """`.safetensors`, `.parquet`."""
+    """Ending of the file names, such as `.safetensors`."""
     settings: Mapping[str, Any]
-    """All that decides the bytes, beside the paragraphs; JSON values."""
+    """Settings that decide the bytes of the files, as JSON values."""
     upstream: str
     """Fingerprint of the paragraphs."""
     corpus: str
     paragraphs: Sequence[ParagraphShard]
-    """In order; one file for each."""
+    """Paragraph shards in order; each has one file."""
     is_whole: Callable[[Path, ShardRecord], bool]
-    """Whether a file that a manifest lists exists and has the right size."""
+    """Function that returns whether a listed file exists and has the right size."""
     remakes_damaged: bool = False
-    """Missing or damaged files are made again without being asked to; else that needs `overwrite`."""
+    """Whether missing or damaged files are made again without `overwrite`."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,25 +56,25 @@ class SplitOutput:
 
     @property
     def paths(self) -> list[Path]:
-        """The files, one a shard."""
+        """Paths of the files, one for each shard."""
         count = len(self.paragraphs)
         return [self.folder / shard_name(self.stem, self.ending, index, count) for index in range(count)]
 
     @property
     def rows(self) -> int:
-        """Rows of all files."""
+        """Number of rows of all files."""
         return sum(shard.rows for shard in self.paragraphs)
 
     def tasks(self) -> list[Task]:
-        """One a file."""
+        """Return one task for each file."""
         return [Task(path.name, index) for index, path in enumerate(self.paths)]
 
     def read_manifest(self) -> EmbeddingManifest | ScoreManifest | None:
-        """The folder's manifest."""
+        """Read the manifest of the folder."""
         return read_manifest(self.folder, self.manifest_type)  # type: ignore[type-var]
 
     def is_finished(self, overwrite: bool) -> bool:
-        """See `stages.base.Output`; with `overwrite`, files are read and those with other bytes removed."""
+        """Return whether the files are finished; with `overwrite`, files whose checksum differs are removed."""
         manifest = self.read_manifest()
         previous = manifest["splits"].get(self.split) if manifest else None
         if previous is None:
@@ -86,21 +86,23 @@ class SplitOutput:
         files = [(self.folder / Path(record["file"]).name, record) for record in previous["shards"]]
         whole = all(self.is_whole(path, record) for path, record in files)
         if not (whole or overwrite or self.remakes_damaged):
-            raise StaleStage(f"files in {self.folder} are missing or damaged. Pass --overwrite to make them again.")
+            raise StaleStageError(
+                f"files in {self.folder} are missing or damaged. Pass --overwrite to make them again."
+            )
         if whole and not overwrite:
             return True
         for path, record in files:
             if path.is_file() and sha256_of_file(path) != record["sha256"]:
-                path.unlink()  # or it would be taken for finished: its header may be whole
+                path.unlink()  # else it could pass as finished, since its header may be intact
                 whole = False
         return whole
 
     def record(self, facts: Mapping[str, Any], empty: Mapping[str, Any]) -> None:
-        """Record the finished files in the manifest, and remove those of earlier runs of the split.
+        """Record the finished files in the manifest, and remove files of earlier runs of the split.
 
         Args:
-            facts: what the record says beside rows and files.
-            empty: manifest of a folder that has none yet.
+            facts: additional values of the record.
+            empty: manifest of a folder without one.
         """
         shards = [
             entry_of(path, shard.rows, shard.ids_sha256, shard.texts_sha256).to_json()
@@ -111,13 +113,13 @@ class SplitOutput:
         made = made_with(self.settings, self.upstream)
         manifest["splits"][self.split] = {**made, "corpus": self.corpus, "rows": self.rows, **facts, "shards": shards}
         if not any(split["settings"].get("precision") in CALIBRATED for split in manifest["splits"].values()):
-            manifest.pop("calibration", None)  # of vectors that were replaced
+            manifest.pop("calibration", None)  # the vectors it belongs to were replaced
         self._remove_leftovers()
         if manifest != existing:
             write_manifest(self.folder, manifest)
 
     def _remove_leftovers(self) -> None:
-        """Remove what earlier runs of this split left: other numbers of shards, unfinished work."""
+        """Remove files of earlier runs of this split: other numbers of shards, and unfinished work."""
         finished = (f"{self.stem}{self.ending}", f"{self.stem}-?????-of-?????{self.ending}")
         unfinished = [f"{dots}{name}.*" for dots in (".", "..") for name in finished]
         for pattern in (*finished, *unfinished):

@@ -1,4 +1,4 @@
-"""Checks everything on disk against everything else, from the bytes up."""
+"""Verification of a corpus, its embeddings, scores and selections."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from data_pipeline.config import Config
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.dataset.spot_check import Level, parse_level
 from data_pipeline.embeddings import Embedder
-from data_pipeline.errors import DataPipelineError, NotFound, StoreError
+from data_pipeline.errors import DataPipelineError, NotFoundError, StoreError
 from data_pipeline.store import (
     ParagraphStore,
     embedding_faults,
@@ -31,29 +31,28 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
     """Check a corpus, its embeddings, scores and selections.
 
     Args:
-        config: says where they are.
-        level: `size`, that the files are those the manifests speak of, by their sizes, headers and
-            the hashes in them, in milliseconds; `hash`, also every byte, count, norm and hash, holding
-            one paragraph shard in memory, and 60 bytes a row; `reembed`, also some rows embedded again,
-            which loads the model.
-        rows: of each split, that are embedded again.
-        seed: of their choice.
+        config: configuration with the folders, the corpus and the variant.
+        level: `size` checks sizes, headers and the hashes in them against the manifests, in milliseconds; `hash` also
+            checks every byte, count, norm and hash, with one paragraph shard and 60 bytes per row in memory; `reembed`
+            also embeds a sample of rows again, which loads the model.
+        rows: number of rows of each split to embed again.
+        seed: random seed of the sample.
 
     Returns:
-        What is in order, and what is wrong; one line each.
+        Lines about valid files, and lines about faults.
 
     Raises:
-        ValueError: there is no such level.
-        NotFound: there are no paragraphs, or there is no such variant.
+        ValueError: the level is unknown.
+        NotFoundError: the paragraphs or the variant do not exist.
     """
     level = parse_level(level)
     if config.embedding.variant is not None and not config.embeddings_dir.is_dir():
-        raise NotFound(f"embedding.variant {config.embedding.variant!r}: no folder {config.embeddings_dir}")
+        raise NotFoundError(f"embedding.variant {config.embedding.variant!r}: no folder {config.embeddings_dir}")
     good: list[str] = []
     bad: list[str] = []
     try:
         store = ParagraphStore(config.processed_dir)
-    except NotFound:
+    except NotFoundError:
         raise
     except StoreError as error:
         return good, [str(error)]
@@ -111,10 +110,10 @@ def _score_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[
     good: list[str] = []
     bad: list[str] = []
     try:
-        found = open_scores(config.scores_dir, split)
+        score_folders = open_scores(config.scores_dir, split)
     except StoreError as error:
         return good, [str(error)]
-    for scores in found:
+    for scores in score_folders:
         if scores.listed["corpus"] != config.corpus.name:
             continue
         faults = list(score_faults(scores, store.listed(split)))
@@ -159,15 +158,15 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
         yield f"{path}: cannot be read: {error}"
         return
     if sha256_of_file(path) != manifest["dropped_sha256"]:
-        yield f"{path}: its bytes are not those its manifest speaks of"
+        yield f"{path}: checksum mismatch with manifest.json"
     dropped = reasons.total()
     kept = sum(shard.rows for split in store.splits for shard in store.listed(split))
     if kept != counts["kept"] or dropped != counts["paragraphs"] - counts["kept"]:
         yield (
-            f"{store.folder}: {kept} rows kept and {dropped} dropped, the manifest speaks of {counts['kept']} "
+            f"{store.folder}: {kept} rows kept and {dropped} dropped, manifest.json expects {counts['kept']} "
             f"and {counts['paragraphs'] - counts['kept']}"
         )
     elif dict(reasons) != counts["dropped"]:
-        yield f"{path}: its reasons are not those its manifest counts: {dict(reasons)}, {counts['dropped']}"
+        yield f"{path}: has the reasons {dict(reasons)}, manifest.json expects {counts['dropped']}"
     if fingerprint(manifest["settings"], manifest["upstream"]) != manifest["fingerprint"]:
-        yield f"{store.folder / 'manifest.json'}: its settings are not those its fingerprint was made from"
+        yield f"{store.folder / 'manifest.json'}: its settings do not match their fingerprint"

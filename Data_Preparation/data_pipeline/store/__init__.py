@@ -1,7 +1,7 @@
-"""What is on disk: paragraphs (parquet), embeddings (safetensors), scores (parquet), and manifests.
+"""Files on disk: paragraphs (parquet), embeddings (safetensors), scores (parquet), and manifests.
 
 Row i of shard k of a split is the same paragraph in every store. The parquet shards fix ids
-and order; every other file carries the SHA-256 of the id column it was made from.
+and order; every other file carries the SHA-256 of the ids and texts it was made from.
 """
 
 from data_pipeline.store.access.remote import RemoteFolder

@@ -1,4 +1,4 @@
-"""Stores checked from their bytes up: hashes, counts, alignment, and what vectors must be."""
+"""Full verification of stores: checksums, counts, alignment, and finite vectors of unit length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ _BLOCK_ROWS = 16_384
 
 
 def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Iterator[str]:
-    """What is wrong with a split's parquet files, from their bytes up; one line each.
+    """Verify the parquet files of a split, reading every byte; yields one line for each fault.
 
     Args:
-        store: with a manifest.
-        split: which one.
-        seen: hashes of the ids of other splits; those of this one are added.
+        store: paragraphs with a manifest.
+        split: split to verify.
+        seen: hashes of the ids of other splits; those of this split are added.
     """
     assert store.manifest is not None
     manifest: ParagraphManifest = store.manifest
@@ -35,8 +35,8 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
             yield str(error)
             continue
         if sha256_of_file(shard.path) != entry["sha256"]:
-            yield f"{shard.path}: its bytes are not those its manifest speaks of"
-            continue  # what a damaged file says of itself means nothing
+            yield f"{shard.path}: checksum mismatch with manifest.json"
+            continue  # the content of a damaged file says nothing
         try:
             table = pq.read_table(shard.path)
         except (OSError, ValueError) as error:
@@ -44,7 +44,7 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
             continue
         ids, texts = table["text_id"].to_pylist(), table["text"].to_pylist()
         if column_sha256(ids) != shard.ids_sha256 or column_sha256(texts) != shard.texts_sha256:
-            yield f"{shard.path}: its ids or texts are not those its hashes speak of"
+            yield f"{shard.path}: its ids or texts do not match their checksums"
         wrong = [i for i, text, n in zip(ids, texts, table["char_count"].to_pylist(), strict=True) if len(text) != n]
         if wrong:
             yield f"{shard.path}: char_count is wrong for {len(wrong)} rows, the first is {wrong[0]}"
@@ -57,7 +57,7 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
             yield f"{shard.path}: token_count is outside the limits for {len(outside)} rows, the first is {outside[0]}"
         for text_id in ids:
             if hash(text_id) in seen:
-                yield f"{shard.path}: the id {text_id} was seen before"
+                yield f"{shard.path}: duplicate id {text_id}"
             seen.add(hash(text_id))
 
 
@@ -68,30 +68,30 @@ def embedding_faults(
     split: Split,
     paths: Sequence[Path] | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Check a split's embedding files from their bytes up.
+    """Verify the embedding files of a split, reading every byte.
 
     Args:
-        folder: that the manifest is of.
-        manifest: of the embeddings.
-        store: the paragraphs.
-        split: which one.
-        paths: the files, where they are not in the folder.
+        folder: folder of the manifest.
+        manifest: manifest of the embeddings.
+        store: paragraphs that the embeddings were made from.
+        split: split to verify.
+        paths: embedding files, if they are not in the folder.
 
     Returns:
-        What is in order, and what is wrong; one line each.
+        Lines about valid files, and lines about faults.
     """
     entry = manifest["splits"].get(split) if manifest else None
     corpus = store.folder.name.removesuffix("_processed")
     if entry is not None and entry["corpus"] != corpus:
-        return [], [f"{folder}: the embeddings of {split} are of the corpus {entry['corpus']}, not {corpus}"]
+        return [], [f"{folder}: the embeddings of {split} belong to the corpus {entry['corpus']}, expected {corpus}"]
     good: list[str] = []
     bad: list[str] = []
     if entry is not None and fingerprint(entry["settings"], entry["upstream"]) != entry["fingerprint"]:
-        bad.append(f"{folder / 'manifest.json'}: the settings of {split} are not those its fingerprint was made from")
+        bad.append(f"{folder / 'manifest.json'}: the settings of {split} do not match their fingerprint")
     shards = store.listed(split)
     calibration = manifest.get("calibration") if manifest else None
     if entry is None or calibration is None or calibration.get("settings_sha256") != sha256_of_json(entry["settings"]):
-        calibration = None  # of another split's settings
+        calibration = None  # made with the settings of another split
     for index, paragraphs in enumerate(shards):
         name = shard_name(f"{split}_embeddings", ".safetensors", index, len(shards))
         path = paths[index] if paths else folder / name
@@ -119,21 +119,21 @@ def _embedding_shard_faults(
         yield str(error)
         return
     if entry is None:
-        yield f"{path}: no manifest speaks of it"
+        yield f"{path}: not listed in manifest.json"
     elif sha256_of_file(path) != entry.sha256:
-        yield f"{path}: its bytes are not those its manifest speaks of"
+        yield f"{path}: checksum mismatch with manifest.json"
     try:
         check_belongs(shard, paragraphs, entry, listed["settings"] if listed else None)
     except StoreError as error:
         yield str(error)
     if shard.metadata.get("dim") != str(shard.dim):
-        yield f"{path}: is {shard.dim} wide, its metadata says {shard.metadata.get('dim')}"
+        yield f"{path}: has {shard.dim} dimensions, its metadata expects {shard.metadata.get('dim')}"
     if calibration and shard.rows and not shard.coding.to_json().items() <= calibration.items():
-        yield f"{path}: is calibrated otherwise than its manifest says"
+        yield f"{path}: its calibration differs from that of manifest.json"
     tolerance = 1e-3 if shard.coding.precision == "float16" else 1e-5
     for start in range(0, shard.rows, _BLOCK_ROWS):
         block = shard.vectors(slice(start, start + _BLOCK_ROWS)).astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # damaged vectors are what this looks for
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged vectors are expected here
             norms = np.linalg.norm(block, axis=1)
         wrong = ~np.isfinite(block).all(axis=1) | (norms == 0)
         if shard.normalized:

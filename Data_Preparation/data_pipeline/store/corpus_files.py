@@ -1,7 +1,7 @@
-"""Which files a data set is made of, and the checks that they belong together.
+"""Files of a dataset, and the checks that they belong together.
 
-A shard is opened when its rows are first needed, and checked then: its size and hashes against the
-manifests, its rows against the paragraphs beside it. Nothing is handed out before that.
+A shard is opened and checked when its rows are first needed: its size and hashes against the manifests, and its
+rows against the paragraphs beside it.
 """
 
 import logging
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError, StoreError
 from data_pipeline.store import (
     EmbeddingShard,
     ParagraphShard,
@@ -38,35 +38,35 @@ from data_pipeline.user_files import visible
 logger = logging.getLogger(__name__)
 
 MAKE_EMBEDDINGS = "Make them with: elm embed"
-# Local shards that are looked at when a data set is opened; of more, each is when it is needed.
+# Local shards that are checked when a dataset is opened; further ones are checked when they are needed.
 _CHECK_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Source:
-    """The files of a split, named but not open: what a worker process gets."""
+class SplitFiles:
+    """Files of a split, by name; picklable, so that a worker process opens them for itself."""
 
     split: Split
     store: ParagraphStore
     embeddings_dir: Path
     manifest: EmbeddingManifest | None
-    """Of the embeddings."""
+    """Manifest of the embeddings."""
     with_embeddings: bool
     cache_dir: Path | None
     remote: RemoteFolder | None
     embeddings_name: str
-    """Of the folder, in the data folder."""
+    """Name of the folder of embeddings in the data folder."""
     scores: tuple[ScoreFolder, ...] = ()
-    """Of the heads."""
+    """Scores of the split, one folder for each head."""
 
     @property
     def paragraphs(self) -> list[ParagraphShard]:
-        """The shards, as the manifest lists them."""
+        """Paragraph shards, as the manifest lists them."""
         return self.store.listed(self.split)
 
     @property
     def listed(self) -> EmbeddedSplit | None:
-        """What the embeddings' manifest says of the split."""
+        """Entry of the split in the manifest of the embeddings; None if it has none."""
         return self.manifest["splits"].get(self.split) if self.manifest else None
 
     @property
@@ -75,11 +75,11 @@ class Source:
         return self.store.folder.name.removesuffix("_processed")
 
     def fingerprint(self) -> str:
-        """SHA-256 of the ids and texts of all rows, in order."""
+        """Compute the SHA-256 of the ids and texts of all rows, in order."""
         return paragraphs_sha256(self.paragraphs)
 
     def check(self) -> None:
-        """Look at the shards, or the first of many; see `open_embeddings` and `open_paragraphs`."""
+        """Check the first shards; see `open_embeddings` and `open_paragraphs`."""
         if self.with_embeddings:
             self._check_listed()
         if self.remote is not None:
@@ -90,10 +90,10 @@ class Source:
                 self.open_embeddings(index)
 
     def check_all(self) -> list[str]:
-        """Open every shard; returns what is in order, one line each.
+        """Open and check every shard; returns one line for each valid file.
 
         Raises:
-            StoreError: a file is not in order; the first one.
+            StoreError: a file is missing or damaged, or does not belong to the others; the first fault is raised.
         """
         good = []
         for index in range(len(self.paragraphs)):
@@ -105,13 +105,13 @@ class Source:
         return good
 
     def check_bytes(self) -> list[str]:
-        """Read everything; returns what is in order, one line each.
+        """Verify every byte; returns one line for each valid group of files.
 
         Raises:
-            CorruptShard: a file is not in order; one line each.
+            CorruptShardError: files are damaged; the message has one line for each fault.
         """
         if self.store.manifest is None:
-            raise CorruptShard(
+            raise CorruptShardError(
                 f"{self.store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified"
             )
         bad = list(paragraph_faults(self.store, self.split, set()))
@@ -129,14 +129,14 @@ class Source:
             bad += faults
             good += [] if faults else [f"{self.split}: scores of {scores.name}: hashes, alignment and values"]
         if bad:
-            raise CorruptShard("\n".join(bad))
+            raise CorruptShardError("\n".join(bad))
         return good
 
     def open_paragraphs(self, index: int) -> ParagraphShard:
-        """The paragraph shard of a number, fetched if need be and checked.
+        """Return a paragraph shard by its index, downloaded if necessary, and checked.
 
         Raises:
-            CorruptShard: it is not the file its manifest speaks of.
+            CorruptShardError: the file does not match its manifest.
         """
         shard = self.paragraphs[index]
         if self.remote is not None:
@@ -145,7 +145,7 @@ class Source:
         return shard
 
     def text_copy(self, index: int) -> tuple[ParagraphShard, Path]:
-        """The paragraph shard of a number, checked, and where its copy for reading is or shall be."""
+        """Return a paragraph shard by its index, checked, and the path of its copy for random access."""
         shard = self.open_paragraphs(index)
         beside = self.store.folder / ".cache"
         owner = f"{self.remote.url if self.remote else self.store.folder.resolve().parent}/{self.store.folder.name}"
@@ -155,11 +155,11 @@ class Source:
         if path.exists() or os.access(beside if beside.exists() else self.store.folder, os.W_OK):
             return shard, path
         elsewhere = default_cache_dir() / "texts"
-        logger.info("%s cannot be written; the copy for reading goes to %s", self.store.folder, elsewhere)
+        logger.info("%s is read-only; writing the copy for random access to %s", self.store.folder, elsewhere)
         return shard, copy_path(elsewhere, shard, owner)
 
     def embedding_path(self, index: int) -> Path:
-        """The embedding file of a number, fetched if need be."""
+        """Return the path of an embedding file by its index, downloaded if necessary."""
         entry = self._embedding_entry(index)
         if entry is None:
             name = shard_name(f"{self.split}_embeddings", ".safetensors", index, len(self.paragraphs))
@@ -169,24 +169,29 @@ class Source:
         return self.embeddings_dir / Path(entry.file).name
 
     def open_embeddings(self, index: int) -> EmbeddingShard:
-        """The embedding shard of a number, fetched if need be and checked.
+        """Return an embedding shard by its index, downloaded if necessary, and checked.
 
         Raises:
-            StoreError: it is missing.
-            CorruptShard: it is not the file its manifest speaks of.
-            ShardMismatch: it was not made from the paragraphs beside it.
-            StaleStage: it was made with other settings than the manifest says.
+            NotFoundError: the file is missing.
+            CorruptShardError: the file does not match its manifest.
+            ShardMismatchError: the file was not made from the paragraphs beside it.
+            StaleStageError: the file was made with other settings than the manifest says.
         """
         path = self.embedding_path(index)
         if not path.exists():
-            raise NotFound(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
+            raise NotFoundError(f"there are no embeddings for {self.split}: {path} is missing. {MAKE_EMBEDDINGS}")
         shard = open_embedding_shard(path)
         entry, settings = self._embedding_entry(index), self.listed["settings"] if self.listed else None
         check_belongs(shard, self.paragraphs[index], entry, settings)
         return shard
 
     def _check_listed(self) -> None:
-        """The embeddings' manifest lists what the paragraphs' lists, shard by shard."""
+        """Check that the manifests of embeddings and paragraphs list the same rows, shard by shard.
+
+        Raises:
+            StoreError: a remote folder has no manifest of the embeddings.
+            ShardMismatchError: the manifests list different rows.
+        """
         if self.remote is not None and self.listed is None:
             raise StoreError(
                 f"{self.remote.shown}/{self.embeddings_name} has no manifest with embeddings of {self.split}; "
@@ -196,16 +201,16 @@ class Source:
             return
         entries = [ShardEntry(**entry) for entry in self.listed["shards"]]
         if len(entries) != len(self.paragraphs):
-            raise ShardMismatch(
+            raise ShardMismatchError(
                 f"{self.embeddings_dir} has {len(entries)} files of {self.split}, {self.store.folder} has "
-                f"{len(self.paragraphs)}: they were not made from each other. {MAKE_EMBEDDINGS} --overwrite"
+                f"{len(self.paragraphs)}: they do not belong together. {MAKE_EMBEDDINGS} --overwrite"
             )
         for entry, paragraphs in zip(entries, self.paragraphs, strict=True):
-            found = (entry.rows, entry.ids_sha256, entry.texts_sha256)
-            if found != (paragraphs.rows, paragraphs.ids_sha256, paragraphs.texts_sha256):
-                raise ShardMismatch(
-                    f"{self.embeddings_dir / Path(entry.file).name} was not made from {paragraphs.path}: its manifest "
-                    f"speaks of {found[0]} rows, ids {found[1][:12]} and texts {found[2][:12]}, the paragraphs have "
+            listed = (entry.rows, entry.ids_sha256, entry.texts_sha256)
+            if listed != (paragraphs.rows, paragraphs.ids_sha256, paragraphs.texts_sha256):
+                raise ShardMismatchError(
+                    f"{self.embeddings_dir / Path(entry.file).name} was not made from {paragraphs.path}: manifest.json "
+                    f"lists {listed[0]} rows, ids {listed[1][:12]} and texts {listed[2][:12]}, the paragraphs have "
                     f"{paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and {paragraphs.texts_sha256[:12]}. "
                     f"{MAKE_EMBEDDINGS} --overwrite"
                 )
@@ -226,8 +231,12 @@ def open_source(
     with_embeddings: bool,
     cache_dir: Path | None,
     scores: Sequence[str] | None = None,
-) -> Source:
-    """Find the files of a split and check them; see `ELMDataset`."""
+) -> SplitFiles:
+    """Find the files of a split and check them; see `ELMDataset`.
+
+    Raises:
+        StoreError: files are missing or damaged, or do not belong together.
+    """
     name = f"embeddings/{variant}" if variant else "embeddings"
     remote = None
     if "://" in str(data_dir):
@@ -241,14 +250,14 @@ def open_source(
     embedded = str(entry["corpus"]) if entry else None
     if remote is not None:
         processed = _corpus_folder(remote.shown, corpus, embedded, remote.names)
-        store = ParagraphStore(remote.local(processed), remote.place)
+        store = ParagraphStore(remote.local(processed), remote.local_path)
     else:
         root = Path(data_dir)
         store = ParagraphStore(root / _corpus_folder(str(root), corpus, embedded, partial(_folders, root)))
     if remote is not None and scores:
-        raise StoreError(f"scores are read from folders of this machine only, {remote.shown} is not one; copy it")
-    found = () if remote is not None else _scores(Path(data_dir) / "scores", split, store, scores)
-    source = Source(split, store, folder, manifest, with_embeddings, cache_dir, remote, name, found)
+        raise StoreError(f"scores are read from local folders only, found {remote.shown}; copy it to this machine")
+    score_folders = () if remote is not None else _scores(Path(data_dir) / "scores", split, store, scores)
+    source = SplitFiles(split, store, folder, manifest, with_embeddings, cache_dir, remote, name, score_folders)
     source.check()
     if with_embeddings and remote is None and (entry is None or store.manifest is None):
         first = source.open_embeddings(0)
@@ -261,32 +270,32 @@ def open_source(
 
 
 def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[str] | None) -> tuple[ScoreFolder, ...]:
-    """The scores that belong to a split's paragraphs; those that were asked for by name must."""
-    found = []
+    """Return the scores that belong to the paragraphs of a split; those requested by name must."""
+    matching = []
     for scores in open_scores(folder, split, names):
         mismatch = scores.mismatch(store.listed(split))
         if mismatch is None:
-            found.append(scores)
+            matching.append(scores)
         elif names is not None:
-            raise ShardMismatch(mismatch)
+            raise ShardMismatchError(mismatch)
         elif scores.listed["corpus"] == store.folder.name.removesuffix("_processed"):
-            logger.warning("%s They are left out.", mismatch)
-    return tuple(found)
+            logger.warning("%s They are ignored.", mismatch)
+    return tuple(matching)
 
 
-def _corpus_folder(where: str, named: str | None, embedded: str | None, folders: Callable[[], list[str]]) -> str:
-    """Name of the folder with the paragraphs: the one asked for, embedded, or the only one."""
+def _corpus_folder(where: str, named: str | None, embedded: str | None, list_folders: Callable[[], list[str]]) -> str:
+    """Return the name of the folder with the paragraphs: the named, the embedded, or the only corpus."""
     if named is not None:
         return f"{named}_processed"
-    there = sorted(name for name in folders() if name.endswith("_processed"))
-    if embedded is not None and f"{embedded}_processed" in there:
+    existing = sorted(name for name in list_folders() if name.endswith("_processed"))
+    if embedded is not None and f"{embedded}_processed" in existing:
         return f"{embedded}_processed"
-    if len(there) == 1:
-        return there[0]
-    names = ", ".join(name.removesuffix("_processed") for name in there)
-    if there:
-        raise NotFound(f"{where} holds several corpora ({names}); say which: ELMDataset(..., corpus=NAME)")
-    raise NotFound(f"No paragraphs in {where}. Run `elm run` first.")
+    if len(existing) == 1:
+        return existing[0]
+    names = ", ".join(name.removesuffix("_processed") for name in existing)
+    if existing:
+        raise NotFoundError(f"{where} holds several corpora ({names}); name one: ELMDataset(..., corpus=NAME)")
+    raise NotFoundError(f"No paragraphs in {where}. Run `elm run` first.")
 
 
 def _folders(root: Path) -> list[str]:
@@ -294,6 +303,6 @@ def _folders(root: Path) -> list[str]:
 
 
 def default_cache_dir() -> Path:
-    """`elm-data-preparation` in the user's cache folder (XDG base directories)."""
+    """Return `elm-data-preparation` in the cache folder of the user (XDG base directories)."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "elm-data-preparation"

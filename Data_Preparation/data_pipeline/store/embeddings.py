@@ -1,8 +1,8 @@
 """Embedding shards: safetensors files with one tensor `embeddings` of shape (rows, dim).
 
-A shard is laid out at full size under a temporary name and its rows are written where they
-belong, in any order. What is on disk for certain is recorded a few seconds apart, so a killed
-run goes on from there; the finished file has the same bytes as an undisturbed run's.
+A shard is created at full size under a temporary name, and its rows are written in any order. Every few seconds the
+rows that were flushed to disk are recorded, so a killed run resumes from there; the finished file has the same bytes
+as that of an uninterrupted run.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.store.quantization import Coding, coding_of
@@ -26,55 +26,56 @@ from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_bytes, publish
 from data_pipeline.utils.system import binary_flag, write_at
 
-_PAGE = 4096  # the data starts at a page's edge, so that it can be mapped on its own
+_PAGE = 4096  # the data starts at a page boundary, so that it can be mapped on its own
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
 _ADVICE = "Make it again with: elm embed --overwrite"
 
 
 @dataclass(frozen=True)
 class EmbeddingShard:
-    """One safetensors file, its header read and checked against the file's size."""
+    """Open safetensors file, whose header was read and checked against the size of the file."""
 
     path: Path
     rows: int
     dim: int
-    """Of a vector; what is stored of it may be narrower."""
+    """Width of a decoded vector; the stored row may be narrower."""
     coding: Coding
     offset: int
+    """Position of the first row in the file, in bytes."""
     metadata: Mapping[str, str]
 
     @cached_property
     def stored(self) -> NDArray[Any]:
-        """All rows as a read-only memory map, shape (rows, stored width); nothing is read yet."""
+        """All rows as a read-only memory map, shape (rows, stored width)."""
         shape = (self.rows, self.coding.width(self.dim))
         if self.rows == 0:
             return np.zeros(shape, self.coding.dtype)
         return np.memmap(self.path, dtype=self.coding.dtype, mode="r", offset=self.offset, shape=shape)
 
     def vectors(self, rows: slice | IntArray) -> NDArray[Any]:
-        """Some rows as vectors, shape (N, dim): as they are stored, or decoded to float32.
+        """Return rows as vectors, shape (N, dim): floats as they are stored, others decoded to float32.
 
-        Decoded vectors that had length 1 have it again.
+        Decoded vectors are normalized if the original vectors were.
         """
         return self.decode(self.stored[rows])
 
     @property
     def normalized(self) -> bool:
-        """The vectors have length 1."""
+        """Whether the vectors have length 1."""
         return self.metadata.get("normalized") == "true"
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Stored rows of shape (N, width) -> vectors of shape (N, dim), as `vectors` gives them."""
-        found = self.coding.decode(stored)
-        return found if self.coding.is_float or not self.normalized else unit_length(found)
+        """Decode stored rows of shape (N, width) to vectors of shape (N, dim), as in `vectors`."""
+        vectors = self.coding.decode(stored)
+        return vectors if self.coding.is_float or not self.normalized else unit_length(vectors)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the memory map: pickling it would copy the vectors."""
+        """Leave out the memory map, since pickling it would copy the vectors."""
         return {name: value for name, value in self.__dict__.items() if name != "stored"}
 
 
 def unit_length(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Vectors of shape (N, dim) at length 1, of the same type, computed in float32; 0 stays 0."""
+    """Scale vectors of shape (N, dim) to length 1, keeping their dtype; computed in float32, and zeros stay zero."""
     exact = vectors.astype(np.float32, copy=False)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     scaled: NDArray[Any] = (exact / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(vectors.dtype, copy=False)
@@ -82,11 +83,11 @@ def unit_length(vectors: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file, and where its data begins.
+    """Read the JSON header of a safetensors file; returns it and the position of the data in bytes.
 
     Raises:
-        StoreError: there is no such file.
-        CorruptShard: it is not a safetensors file.
+        NotFoundError: the file does not exist.
+        CorruptShardError: the file is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -99,18 +100,18 @@ def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:
             if not isinstance(header.get("__metadata__", {}), dict):
                 raise ValueError("its metadata is not a mapping")
     except FileNotFoundError:
-        raise NotFound(f"there is no {path}. {_ADVICE.replace(' --overwrite', '')}") from None
+        raise NotFoundError(f"no such file: {path}. {_ADVICE.replace(' --overwrite', '')}") from None
     except (OSError, ValueError, struct.error) as error:
-        raise CorruptShard(f"{path} is not a safetensors file: {error}. {_ADVICE}") from error
+        raise CorruptShardError(f"{path} is not a safetensors file: {error}. {_ADVICE}") from error
     return header, 8 + length
 
 
 def open_embedding_shard(path: Path) -> EmbeddingShard:
-    """Open one file; checks that its size is what its header says.
+    """Open an embedding file and check its size against its header.
 
     Raises:
-        StoreError: there is no such file.
-        CorruptShard: it is truncated, altered, or holds something else.
+        NotFoundError: the file does not exist.
+        CorruptShardError: the file is truncated or altered, or holds other tensors.
     """
     header, offset = read_embedding_header(path)
     match header.get("embeddings"):
@@ -118,64 +119,66 @@ def open_embedding_shard(path: Path) -> EmbeddingShard:
             metadata = header.get("__metadata__", {})
             coding = coding_of(name, width, metadata, path)
         case _:
-            raise CorruptShard(f"{path} must hold one tensor `embeddings` of shape (rows, dim); found {list(header)}")
-    expected, found = offset + rows * width * coding.dtype.itemsize, path.stat().st_size
-    if found != expected:
-        raise CorruptShard(f"{path} has {found} bytes, its header speaks of {expected}. {_ADVICE}")
+            raise CorruptShardError(
+                f"{path} must hold one tensor `embeddings` of shape (rows, dim); found {list(header)}"
+            )
+    expected, size = offset + rows * width * coding.dtype.itemsize, path.stat().st_size
+    if size != expected:
+        raise CorruptShardError(f"{path} has {size} bytes, its header expects {expected}. {_ADVICE}")
     return EmbeddingShard(path, rows, coding.dim(width), coding, offset, metadata)
 
 
 def check_belongs(
     shard: EmbeddingShard, paragraphs: ParagraphShard, entry: ShardEntry | None, settings: Mapping[str, str] | None
 ) -> None:
-    """Make sure that an embedding file was made from the paragraphs beside it, and as its manifest says.
+    """Check that an embedding file was made from the paragraphs beside it, with the settings in its manifest.
 
     Args:
-        shard: the file.
-        paragraphs: the paragraphs beside it.
-        entry: what the manifest says of the file; None without one.
-        settings: what the manifest says of how it was made; None without one.
+        shard: embedding file.
+        paragraphs: paragraph shard beside it.
+        entry: entry of the file in the manifest; None without a manifest.
+        settings: settings of the embedder in the manifest; None without a manifest.
 
     Raises:
-        ShardMismatch: it was made from other paragraphs.
-        CorruptShard: it is not as long as the manifest says.
-        StaleStage: it was made with other settings: a file of the right length may still be another
-            model's.
+        ShardMismatchError: the file was made from other paragraphs.
+        CorruptShardError: the file has another size than the manifest says.
+        StaleStageError: the file was made with other settings; a file of the right size may still come from another
+            model.
     """
     ids, texts = (shard.metadata.get(name) for name in ("ids_sha256", "texts_sha256"))
     unproved = ids is None and entry is None  # the older pipeline wrote no hashes
     if shard.rows != paragraphs.rows or not (
         unproved or (ids, texts) == (paragraphs.ids_sha256, paragraphs.texts_sha256)
     ):
-        raise ShardMismatch(
-            f"{shard.path} was not made from {paragraphs.path}: it is of {shard.rows} rows, ids {str(ids)[:12]} and "
+        raise ShardMismatchError(
+            f"{shard.path} was not made from {paragraphs.path}: it has {shard.rows} rows, ids {str(ids)[:12]} and "
             f"texts {str(texts)[:12]}, the paragraphs have {paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and "
             f"{paragraphs.texts_sha256[:12]}. {_ADVICE}"
         )
     size = shard.path.stat().st_size
     if entry is not None and entry.bytes not in (None, size):
-        raise CorruptShard(f"{shard.path} has {size} bytes, its manifest speaks of {entry.bytes}. {_ADVICE}")
+        raise CorruptShardError(f"{shard.path} has {size} bytes, manifest.json expects {entry.bytes}. {_ADVICE}")
     for name, expected in (settings or {}).items():
         if shard.metadata.get(name) != expected:
-            raise StaleStage(
-                f"{shard.path} was made with {name} {shard.metadata.get(name)!r}, its manifest says {expected!r}. "
+            raise StaleStageError(
+                f"{shard.path} was made with {name} {shard.metadata.get(name)!r}, manifest.json expects {expected!r}. "
                 f"{_ADVICE}"
             )
 
 
 class EmbeddingWriter:
-    """One shard being written; open it again after a crash and it goes on.
+    """Writer of one shard, which resumes unfinished work after a crash.
 
     Args:
-        final: name of the finished file.
-        rows: rows of the shard.
+        final: path of the finished file.
+        rows: number of rows of the shard.
         dim: width of a vector.
-        coding: how vectors are stored.
-        metadata: goes into the file; also decides whether half-finished work can be used.
-        overwrite: discard half-finished work of other settings.
+        coding: coding of the stored vectors.
+        metadata: metadata of the file; unfinished work with other metadata is not resumed.
+        overwrite: whether to discard unfinished work with other settings.
 
     Raises:
-        StaleStage: half-finished work of other settings is there, and not `overwrite`.
+        StaleStageError: unfinished work with other settings exists, and `overwrite` is false.
     """
 
     def __init__(
@@ -187,7 +190,7 @@ class EmbeddingWriter:
         self._header = _header_bytes(rows, dim, coding, metadata)
         self._row_bytes = coding.width(dim) * coding.dtype.itemsize
         self.done: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
-        """Rows that are on disk for certain, or written since the last flush."""
+        """Mask of the rows that are on disk or were written since the last flush, shape (rows,)."""
         size = len(self._header) + rows * self._row_bytes
         resumed = self._resume(size, overwrite)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -199,11 +202,11 @@ class EmbeddingWriter:
             write_at(self._handle, self._header, 0)
 
     def write(self, rows: IntArray, vectors: NDArray[Any]) -> None:
-        """Put vectors into their rows.
+        """Write vectors to their rows.
 
         Args:
             rows: row numbers, shape (N,).
-            vectors: shape (N, dim).
+            vectors: vectors, shape (N, dim).
         """
         if vectors.shape != (len(rows), self._dim):
             raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {vectors.shape}")
@@ -213,26 +216,26 @@ class EmbeddingWriter:
         self.done[rows] = True
 
     def flush(self) -> None:
-        """Push the vectors to the disk, then record which rows they are."""
+        """Flush the vectors to disk, then record their rows."""
         os.fsync(self._handle)
         bitmap = np.packbits(self.done).tobytes()
         head = struct.pack("<II", zlib.crc32(self._header), zlib.crc32(bitmap))
         atomic_write_bytes(self._progress, head + bitmap)
 
     def finish(self) -> None:
-        """Give the complete file its name.
+        """Publish the complete file under its final name.
 
         Raises:
             StoreError: rows are missing.
         """
         if not self.done.all():
-            raise StoreError(f"{self._final}: {int((~self.done).sum())} rows were never written")
+            raise StoreError(f"{self._final}: {int((~self.done).sum())} of {len(self.done)} rows were not written")
         self.close()
         publish(self._partial, self._final)
         self._progress.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file; what was flushed can be taken up again."""
+        """Close the file; flushed rows can be resumed."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -246,7 +249,7 @@ class EmbeddingWriter:
             return False
         same_work = header == self._header and self._partial.stat().st_size == size
         if not same_work and not overwrite:
-            raise StaleStage(
+            raise StaleStageError(
                 f"{self._partial} is unfinished work made with other settings. "
                 "Finish it with those settings, or pass --overwrite to discard it."
             )

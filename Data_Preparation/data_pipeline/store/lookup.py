@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_pipeline.errors import NotFound, StoreError
+from data_pipeline.errors import NotFoundError, StoreError
 from data_pipeline.store.reader import Rows
 from data_pipeline.store.selections import read_selection
 from data_pipeline.types import IntArray
@@ -21,12 +21,12 @@ from data_pipeline.user_files.tables import read_table
 
 
 def read_frame(rows: Rows, names: Sequence[str]) -> pl.DataFrame:
-    """Columns of all rows, in memory."""
+    """Read columns of all rows into memory."""
     return pl.DataFrame(pl.from_arrow(rows.table(names)))
 
 
 def rows_of_ids(rows: Rows, ids: Sequence[Any], where: str) -> IntArray:
-    """Index of each id, shape (N,).
+    """Return the index of each id, shape (N,).
 
     Args:
         rows: rows to look in.
@@ -49,17 +49,19 @@ def rows_of_ids(rows: Rows, ids: Sequence[Any], where: str) -> IntArray:
 
 
 def rows_of_selection(rows: Rows, name: str) -> IntArray:
-    """Indices of the rows of a selection, the most wanted first, shape (N,).
+    """Return the indices of the rows of a selection, in order of preference, shape (N,).
 
     Raises:
-        StoreError: no selection has that name, or the data are on another machine.
-        ShardMismatch: the selection was made from other paragraphs.
+        StoreError: no selection has that name, or the dataset is remote.
+        ShardMismatchError: the selection was made from other paragraphs.
     """
     source = rows.source
     if source.remote is not None:
-        raise StoreError(f"selections are read from folders of this machine only, {source.remote.shown} is not one")
+        raise StoreError(f"selections are read from local folders only, found {source.remote.shown}")
     if Path(name).name != name or name in {"", ".", ".."}:
-        raise NotFound(f"{name!r} is no name of a selection; `elm select` prints it, such as kcenter_p10_seed42")
+        raise NotFoundError(
+            f"{name!r} is not the name of a selection, such as kcenter_p10_seed42; `elm select` prints the name"
+        )
     folder = source.store.folder.parent / "selections" / name
     return rows_of_ids(rows, read_selection(folder, source.split, source.fingerprint()), str(folder))
 

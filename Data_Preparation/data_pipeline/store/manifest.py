@@ -1,7 +1,7 @@
-"""Manifests: written last, so that their presence means the work is finished.
+"""Manifests, which are written last, so that a manifest exists only for finished work.
 
-A manifest holds the settings its stage ran with and their fingerprint. The same fingerprint:
-finished work is skipped. Another: `StaleStage` names what differs.
+A manifest records the settings of its stage and their fingerprint. Finished work with the same fingerprint is skipped;
+with another fingerprint, `StaleStageError` names the settings that differ.
 """
 
 import json
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # that of typing cannot be validated before Python 3.12
+from typing_extensions import TypedDict  # pydantic cannot validate that of typing before Python 3.12
 
-from data_pipeline.errors import CorruptShard, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, StaleStageError, StoreError
 from data_pipeline.utils import atomic_write_json, sha256_of_file, sha256_of_json
 
 FORMAT_VERSION = 1
@@ -23,7 +23,7 @@ Settings = Mapping[str, Any]
 
 
 class ShardRecord(TypedDict):
-    """What a manifest says of one file; see `ShardEntry`."""
+    """Entry of one file in a manifest; see `ShardEntry`."""
 
     file: str
     rows: int
@@ -34,27 +34,27 @@ class ShardRecord(TypedDict):
 
 
 class Made(TypedDict):
-    """How something was made: what decides whether it is made again."""
+    """Record of how an output was made, which decides whether it is made again."""
 
     fingerprint: str
     settings: dict[str, Any]
     upstream: str
-    """Fingerprint of what it was made from."""
+    """Fingerprint of the input."""
 
 
 class EmbeddedSplit(Made):
-    """Vectors of one split."""
+    """Entry of the vectors of one split."""
 
     corpus: str
     rows: int
     dim: int
     truncated: int
-    """Texts that were longer than the model takes."""
+    """Number of texts that were longer than the limit of the model."""
     shards: list[ShardRecord]
 
 
 class ScoredSplit(Made):
-    """Scores of one split."""
+    """Entry of the scores of one split."""
 
     corpus: str
     rows: int
@@ -63,7 +63,7 @@ class ScoredSplit(Made):
 
 
 class SelectedSplit(Made):
-    """A selection of the rows of one split."""
+    """Entry of a selection of the rows of one split."""
 
     rows: int
     ids_sha256: str
@@ -72,7 +72,7 @@ class SelectedSplit(Made):
 
 
 class ParagraphSplit(TypedDict):
-    """Paragraphs of one split."""
+    """Entry of the paragraphs of one split."""
 
     rows: int
     tokens: NotRequired[int]
@@ -81,13 +81,13 @@ class ParagraphSplit(TypedDict):
 
 
 class ParagraphCounts(TypedDict):
-    """What became of a corpus's paragraphs."""
+    """Numbers of documents and paragraphs of a corpus."""
 
     documents: int
     paragraphs: int
     kept: int
     dropped: dict[str, int]
-    """Paragraphs that were dropped, by reason."""
+    """Numbers of dropped paragraphs, by reason."""
     token_counter: str
 
 
@@ -109,7 +109,7 @@ class EmbeddingManifest(TypedDict):
     stage: NotRequired[str]
     splits: dict[str, EmbeddedSplit]
     calibration: NotRequired[dict[str, Any]]
-    """Of int8 and float8 vectors, for all splits."""
+    """Calibration of int8 and float8 vectors, shared by all splits."""
 
 
 class ScoreManifest(TypedDict):
@@ -138,7 +138,7 @@ class IndexManifest(Made):
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """Name, size and hashes of one file, as its manifest records them."""
+    """Name, size and hashes of one file, as recorded in its manifest."""
 
     file: str
     rows: int
@@ -149,22 +149,22 @@ class ShardEntry:
     """Size of the file; None in manifests of versions that did not record it."""
 
     def to_json(self) -> ShardRecord:
-        """For a manifest."""
+        """Return the entry as JSON values for a manifest."""
         return cast(ShardRecord, asdict(self))
 
 
 def entry_of(path: Path, rows: int, ids_sha256: str, texts_sha256: str) -> ShardEntry:
-    """What a manifest is to say of a finished file; reads it once."""
+    """Make the manifest entry of a finished file, whose bytes are read once."""
     return ShardEntry(path.name, rows, sha256_of_file(path), ids_sha256, texts_sha256, path.stat().st_size)
 
 
 def fingerprint(settings: Settings, upstream: str) -> str:
-    """The fingerprint of a stage's output: SHA-256 of its deciding settings, its input's fingerprint and the format."""
+    """Compute the fingerprint of an output: SHA-256 of its settings, the fingerprint of its input, and the format."""
     return sha256_of_json({"settings": settings, "upstream": upstream, "format_version": FORMAT_VERSION})
 
 
 def made_with(settings: Settings, upstream: str) -> Made:
-    """The record of how something was made, for a manifest."""
+    """Make the record of how an output was made, for a manifest."""
     return {"fingerprint": fingerprint(settings, upstream), "settings": dict(settings), "upstream": upstream}
 
 
@@ -172,10 +172,10 @@ M = TypeVar("M", ParagraphManifest, EmbeddingManifest, ScoreManifest, SelectionM
 
 
 def read_manifest(folder: Path, kind: type[M]) -> M | None:
-    """The manifest of a folder; None if the folder has none.
+    """Read the manifest of a folder; returns None if the folder has none.
 
     Raises:
-        CorruptShard: it is not readable JSON, or not a manifest of this kind.
+        CorruptShardError: the file is not valid JSON, or not a manifest of this kind.
         StoreError: a newer version of this package wrote it.
     """
     path = folder / "manifest.json"
@@ -184,12 +184,12 @@ def read_manifest(folder: Path, kind: type[M]) -> M | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CorruptShard(f"{path} cannot be read: {error}. Run again with --overwrite.") from error
+        raise CorruptShardError(f"{path} cannot be read: {error}. Run again with --overwrite.") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
-        raise CorruptShard(f"{path} is not a manifest of this package. Run again with --overwrite.")
+        raise CorruptShardError(f"{path} is not a manifest of this package. Run again with --overwrite.")
     if manifest["format_version"] > FORMAT_VERSION:
         raise StoreError(
-            f"{path} has format {manifest['format_version']}, this version reads up to {FORMAT_VERSION}. Update it."
+            f"{path} has format {manifest['format_version']}, expected at most {FORMAT_VERSION}. Update this package."
         )
     _check_types(path, manifest, kind)
     return cast(M, manifest)
@@ -199,25 +199,26 @@ def _check_types(path: Path, manifest: dict[str, Any], kind: type[M]) -> None:
     try:
         TypeAdapter(kind).validate_python(manifest)
     except ValidationError as error:
-        # What is missing is found out by who needs it: a manifest of an older version may have less.
-        wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
-        if wrong:
-            name = ".".join(map(str, wrong[0]["loc"]))
-            raise CorruptShard(
-                f"{path}: {name}: {wrong[0]['msg']}, found {str(wrong[0]['input'])[:60]!r}. Run again with --overwrite."
+        # Manifests of older versions lack fields, which matters only where a field is read.
+        invalid = [problem for problem in error.errors() if problem["type"] != "missing"]
+        if invalid:
+            name = ".".join(map(str, invalid[0]["loc"]))
+            raise CorruptShardError(
+                f"{path}: {name}: {invalid[0]['msg']}, found {str(invalid[0]['input'])[:60]!r}. "
+                "Run again with --overwrite."
             ) from error
 
 
 def read_manifest_to_replace(folder: Path, overwrite: bool, kind: type[M]) -> M | None:
-    """The manifest of a folder that is to be written to; with `overwrite`, one that cannot be read is removed.
+    """Read the manifest of an output folder; with `overwrite`, a damaged manifest is removed.
 
     Raises:
-        CorruptShard: it is not readable JSON, and not `overwrite`.
+        CorruptShardError: the manifest is damaged, and `overwrite` is false.
         StoreError: a newer version of this package wrote it.
     """
     try:
         return read_manifest(folder, kind)
-    except CorruptShard:
+    except CorruptShardError:
         if not overwrite:
             raise
         (folder / "manifest.json").unlink()
@@ -225,21 +226,21 @@ def read_manifest_to_replace(folder: Path, overwrite: bool, kind: type[M]) -> M 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a folder's manifest, atomically; everything it speaks of must be on disk before."""
+    """Write the manifest of a folder atomically; all files that it lists must be on disk before."""
     atomic_write_json(folder / "manifest.json", {"format_version": FORMAT_VERSION} | dict(manifest))
 
 
 def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) -> None:
-    """Refuse finished work that was made with other settings.
+    """Check that finished work was made with the present settings.
 
     Args:
-        existing: how it was made, from its manifest.
-        settings: what is asked for now, as nested mappings of JSON values.
-        upstream: the fingerprint of the stage's input now.
-        where: folder, for the message.
+        existing: record of the finished work, from its manifest.
+        settings: present settings, as nested mappings of JSON values.
+        upstream: present fingerprint of the input.
+        where: folder of the work, for the message.
 
     Raises:
-        StaleStage: naming each setting that differs, its old and its new value.
+        StaleStageError: the settings differ; the message names each one with its old and new value.
     """
     if existing["fingerprint"] == fingerprint(settings, upstream):
         return
@@ -251,10 +252,10 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
     ]
     if existing["upstream"] != upstream:
         changes.append("the paragraphs it was made from have changed")
-    raise StaleStage(
+    raise StaleStageError(
         f"{where} was made with other settings:\n  " + "\n  ".join(changes or ["the format of the files"]) + "\n"
-        "Pass --overwrite to rebuild it, or --output-dir to keep both "
-        "(for embeddings also --embedding.variant NAME)."
+        "Pass --overwrite to rebuild it, or keep both by setting another data_dir (for embeddings also "
+        "embedding.variant)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Paragraph shards: parquet files that fix the ids and the order of a split."""
+"""Paragraph shards: parquet files that define the ids and the order of a split."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import CorruptShard, NotFound
+from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
@@ -23,92 +23,94 @@ _ROW_GROUP_ROWS = 8192
 
 
 def shard_name(stem: str, ending: str, index: int, count: int) -> str:
-    """`train.parquet` for the only shard, `train-00000-of-00012.parquet` for one of many."""
+    """Return the file name of a shard: `train.parquet` for a single shard, else `train-00000-of-00012.parquet`."""
     return f"{stem}{ending}" if count == 1 else f"{stem}-{index:05d}-of-{count:05d}{ending}"
 
 
 @dataclass(frozen=True)
 class ParagraphShard:
-    """One parquet file of a split, and the hashes of what it must hold."""
+    """Parquet file of a split, and the hashes that it must have."""
 
     path: Path
     rows: int
     ids_sha256: str
     texts_sha256: str
     bytes: int | None = None
-    """Of the file; None where no manifest says it."""
+    """Size of the file in bytes; None without a manifest."""
     sha256: str | None = None
-    """Of the file; None where no manifest says it."""
+    """SHA-256 of the file; None without a manifest."""
 
     def check(self) -> None:
-        """Make sure that the file is the one its manifest speaks of, without reading its rows.
+        """Check that the file matches its manifest, without reading its rows.
 
         Raises:
-            CorruptShard: it is missing, truncated, or another one.
+            CorruptShardError: the file is missing or truncated, or does not match its manifest.
         """
         rows, metadata = _footer(self.path)
-        known = all(name in metadata for name in (b"ids_sha256", b"texts_sha256"))
-        if known:
+        has_hashes = all(name in metadata for name in (b"ids_sha256", b"texts_sha256"))
+        if has_hashes:
             ids, texts = (metadata[name].decode(errors="replace") for name in (b"ids_sha256", b"texts_sha256"))
-        else:  # written again by other hands
+        else:  # rewritten by another program
             ids, texts = _hash_of_column(self.path, "text_id"), _hash_of_column(self.path, "text")
         if (rows, ids, texts) != (self.rows, self.ids_sha256, self.texts_sha256):
-            raise CorruptShard(
-                f"{self.path} is not the file its manifest speaks of: found {rows} rows, ids {ids[:12]} and texts "
+            raise CorruptShardError(
+                f"{self.path} does not match manifest.json: found {rows} rows, ids {ids[:12]} and texts "
                 f"{texts[:12]}, expected {self.rows}, {self.ids_sha256[:12]} and {self.texts_sha256[:12]}. "
                 "Restore it, or run the pipeline with --overwrite."
             )
         size = self.path.stat().st_size
-        if known and self.bytes not in (None, size):
-            raise CorruptShard(
-                f"{self.path} has {size} bytes, its manifest speaks of {self.bytes}. "
+        if has_hashes and self.bytes not in (None, size):
+            raise CorruptShardError(
+                f"{self.path} has {size} bytes, manifest.json expects {self.bytes}. "
                 "Restore it, or run the pipeline with --overwrite."
             )
 
     def batches(self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
-        """Read columns a batch of rows at a time, in order.
+        """Read columns in order, in batches of rows.
 
         Raises:
-            CorruptShard: the file is damaged.
+            CorruptShardError: the file is damaged.
         """
         try:
             with pq.ParquetFile(self.path) as file:
                 yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
-            raise CorruptShard(f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
+            raise CorruptShardError(
+                f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite."
+            ) from error
 
 
-Place = Callable[[ShardEntry], Path]
-"""Where the file of an entry is."""
+LocalPath = Callable[[ShardEntry], Path]
+"""Function that returns the local path of the file of a manifest entry."""
 
 
 def paragraphs_sha256(shards: Sequence[ParagraphShard]) -> str:
-    """SHA-256 of the ids and texts of all rows, in order."""
+    """Compute the SHA-256 of the ids and texts of all rows, in order."""
     return sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
 
 
 class ParagraphStore:
-    """The parquet files of a processed folder, ours or the older pipeline's.
+    """Parquet files of a processed folder, written by this package or by the original pipeline.
 
     Args:
         folder: `data/<corpus>_processed`.
-        place: where the files are, if not in the folder.
+        local_path: returns the path of a file that is not in the folder; None if all are.
 
     Raises:
-        StoreError: the folder holds no paragraphs.
-        CorruptShard: a file of the older pipeline is damaged.
+        NotFoundError: the folder has no paragraphs.
+        CorruptShardError: a file of the original pipeline is damaged.
     """
 
-    def __init__(self, folder: Path, place: Place | None = None) -> None:
+    def __init__(self, folder: Path, local_path: LocalPath | None = None) -> None:
         self.folder = folder
         self.manifest: ParagraphManifest | None = read_manifest(folder, ParagraphManifest)
-        self._shards = {split: self._listed(split, place) for split in SPLITS}
+        self._shards = {split: self._listed(split, local_path) for split in SPLITS}
         if not any(self._shards.values()):
-            raise NotFound(f"No paragraphs in {folder}. Run `elm run` first.")
+            raise NotFoundError(f"No paragraphs in {folder}. Run `elm run` first.")
 
     @property
     def splits(self) -> list[Split]:
-        """The splits that are there."""
+        """Names of the splits that exist."""
         return [split for split in SPLITS if self._shards[split]]
 
     def check(self) -> None:
@@ -117,21 +119,21 @@ class ParagraphStore:
             self.shards(split)
 
     def listed(self, split: Split) -> list[ParagraphShard]:
-        """The shards of a split, in order, as the manifest lists them; the files are not looked at.
+        """Return the shards of a split in order, as the manifest lists them, without checking the files.
 
         Raises:
-            StoreError: the split is not there.
+            NotFoundError: the split does not exist.
         """
         if not self._shards[split]:
-            raise NotFound(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise NotFoundError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
         return self._shards[split]
 
     def shards(self, split: Split) -> list[ParagraphShard]:
-        """The shards of a split, in order, each checked.
+        """Return the shards of a split in order, each checked.
 
         Raises:
-            StoreError: the split is not there.
-            CorruptShard: a file is missing or damaged.
+            NotFoundError: the split does not exist.
+            CorruptShardError: a file is missing or damaged.
         """
         shards = self.listed(split)
         for shard in shards:
@@ -139,20 +141,20 @@ class ParagraphStore:
         return shards
 
     def read(self, split: Split, columns: Sequence[str] | None = None) -> "pl.DataFrame":
-        """All rows of a split, in order."""
+        """Read all rows of a split, in order."""
         import polars as pl  # 14 MB that a training loop does not need
 
         paths = [shard.path for shard in self.shards(split)]
         return pl.read_parquet(paths, columns=list(columns) if columns else None, hive_partitioning=False)
 
-    def _listed(self, split: Split, place: Place | None) -> list[ParagraphShard]:
+    def _listed(self, split: Split, local_path: LocalPath | None) -> list[ParagraphShard]:
         if self.manifest is None:
             return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
         listed = self.manifest["splits"].get(split)
         entries = [ShardEntry(**record) for record in listed["shards"]] if listed else []
         return [
             ParagraphShard(
-                place(entry) if place else self.folder / Path(entry.file).name,
+                local_path(entry) if local_path else self.folder / Path(entry.file).name,
                 entry.rows,
                 entry.ids_sha256,
                 entry.texts_sha256,
@@ -173,17 +175,17 @@ def _shard_files(folder: Path, split: Split) -> list[Path]:
     if single.is_file():
         return [single]
     pattern = re.compile(rf"{split}-(\d{{5}})-of-(\d{{5}})\.parquet")
-    found = sorted(path for path in folder.glob(f"{split}-*.parquet") if pattern.fullmatch(path.name))
-    if found and int(found[0].name.split("-of-")[1].split(".")[0]) != len(found):
-        raise CorruptShard(f"{folder} has {len(found)} shards of {split}, their names speak of another number")
-    return found
+    paths = sorted(path for path in folder.glob(f"{split}-*.parquet") if pattern.fullmatch(path.name))
+    if paths and (expected := int(paths[0].name.split("-of-")[1].split(".")[0])) != len(paths):
+        raise CorruptShardError(f"{folder} has {len(paths)} shards of {split}, their names expect {expected}")
+    return paths
 
 
 def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptShard(f"{path} is missing or damaged: {error}. Run the pipeline with --overwrite.") from error
+        raise CorruptShardError(f"{path} is missing or damaged: {error}. Run the pipeline with --overwrite.") from error
     return metadata.num_rows, metadata.metadata or {}
 
 
@@ -191,17 +193,17 @@ def _hash_of_column(path: Path, column: str) -> str:
     try:
         return column_sha256(pq.read_table(path, columns=[column])[column].to_pylist())
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise CorruptShard(f"{path} has no readable column {column!r}: {error}") from error
+        raise CorruptShardError(f"{path} has no readable column {column!r}: {error}") from error
 
 
 class ParagraphWriter:
-    """Writes a split as a stream of row groups, a new file every `shard_rows` rows.
+    """Writer of a split as a stream of row groups, with a new file every `shard_rows` rows.
 
     Args:
-        folder: an empty folder nobody reads yet (see `store.folders`).
-        stem: `train`, `val`, `test`.
-        schema: of the rows.
-        shard_rows: most rows in a file.
+        folder: empty folder that is not published yet (see `utils.folders`).
+        stem: stem of the file names: `train`, `val` or `test`.
+        schema: schema of the rows.
+        shard_rows: maximum number of rows in a file.
     """
 
     def __init__(self, folder: Path, stem: str, schema: pa.Schema, shard_rows: int) -> None:
@@ -217,14 +219,14 @@ class ParagraphWriter:
                 self._finish_shard()
                 self._start_shard()
                 continue
-            some, rows = rows.slice(0, room), rows.slice(room)
-            self._file.write_table(some, row_group_size=_ROW_GROUP_ROWS)
-            self._ids.update(some["text_id"].to_pylist())
-            self._texts.update(some["text"].to_pylist())
-            self._rows += some.num_rows
+            fitting, rows = rows.slice(0, room), rows.slice(room)
+            self._file.write_table(fitting, row_group_size=_ROW_GROUP_ROWS)
+            self._ids.update(fitting["text_id"].to_pylist())
+            self._texts.update(fitting["text"].to_pylist())
+            self._rows += fitting.num_rows
 
     def close(self) -> list[ShardEntry]:
-        """Finish the last file and give all of them their names; an empty split has one empty file."""
+        """Finish the last file and rename all files to their final names; an empty split has one empty file."""
         self._finish_shard()
         listed = []
         for index, (path, rows, ids, texts) in enumerate(self._entries):
@@ -247,7 +249,7 @@ class ParagraphWriter:
 
 
 def paragraph_schema(metadata: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Columns of a paragraph file: the fixed ones, then the metadata."""
+    """Return the schema of a paragraph file: the fixed columns, then the metadata columns."""
     fixed: list[tuple[str, Any]] = [
         ("text_id", pa.string()),
         ("text", pa.string()),

@@ -1,8 +1,8 @@
-"""How vectors are stored: as floats, or in a quarter or less of the bytes.
+"""Codings of stored vectors: floats, or quantized values in a quarter of the bytes of float32 or less.
 
-int8 and float8 need to know what values occur. They are told once, from a sample, before the first
-row is written (`calibrate`); all shards of all splits share it, so that the same code means the same
-value everywhere. It is kept in each file's metadata, and in the manifest.
+int8 and float8 are calibrated once on a sample before the first row is written (`calibrate`). All shards of all splits
+share the calibration, so that a code means the same value everywhere. It is stored in the metadata of each file and in
+the manifest.
 """
 
 import json
@@ -14,10 +14,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import ConfigError, CorruptShard
+from data_pipeline.errors import ConfigError, CorruptShardError
 from data_pipeline.types import Float32Array
 
-# Of safetensors, by precision; and of the array in memory.
+# Data types of safetensors and numpy, by precision.
 _FORMATS: dict[str, tuple[str, np.dtype[Any]]] = {
     "float32": ("F32", np.dtype("<f4")),
     "float16": ("F16", np.dtype("<f2")),
@@ -34,52 +34,54 @@ _INT8_STEPS = 255
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """Vectors <-> what is stored of them.
+    """Coding that converts vectors to stored values and back.
 
-    int8: each dimension's range, `low` to `high`, in 255 equal steps, codes from -128 (the scheme
-    of sentence-transformers). float8: E4M3, after division by one scale. ubinary: one bit a
-    dimension, 1 where it is above 0, eight to a byte, the first in the highest bit.
+    int8: the range of each dimension, `low` to `high`, in 255 equal steps, with codes from -128 (as in
+    sentence-transformers). float8: E4M3 after division by a common scale. ubinary: one bit per dimension, 1 for values
+    above 0, packed into bytes from the highest bit.
     """
 
     precision: str
     low: Float32Array | None = None
-    """int8: smallest value of each dimension, shape (dim,)."""
+    """Minimum of each dimension, shape (dim,) (int8)."""
     high: Float32Array | None = None
-    """int8: largest value of each dimension, shape (dim,); float8: largest of all, shape (1,)."""
+    """Maximum of each dimension, shape (dim,) (int8), or of all absolute values, shape (1,) (float8)."""
 
     @property
     def format(self) -> str:
-        """The tensor's type in a safetensors header."""
+        """Data type of the tensor in a safetensors header."""
         return _FORMATS[self.precision][0]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the stored array."""
+        """Data type of the stored array."""
         return _FORMATS[self.precision][1]
 
     @property
     def is_float(self) -> bool:
-        """What is stored are the vectors themselves."""
+        """Whether the vectors are stored as floats."""
         return self.precision in {"float32", "float16"}
 
     def width(self, dim: int) -> int:
-        """Stored numbers of a vector of `dim` dimensions.
+        """Return the number of stored values of a vector of `dim` dimensions.
 
         Raises:
-            ConfigError: the vector cannot be stored like this.
+            ConfigError: the precision is ubinary and `dim` is not a multiple of 8.
         """
         if self.precision != "ubinary":
             return dim
         if dim % 8:
-            raise ConfigError(f"--embedding.precision ubinary stores 8 dimensions in a byte, and {dim} is no multiple")
+            raise ConfigError(
+                f"embedding.precision ubinary stores 8 dimensions in a byte, and {dim} is no multiple of 8"
+            )
         return dim // 8
 
     def dim(self, width: int) -> int:
-        """Dimensions of a vector of `width` stored numbers."""
+        """Return the number of dimensions of a vector of `width` stored values."""
         return width * 8 if self.precision == "ubinary" else width
 
     def encode(self, vectors: NDArray[Any]) -> NDArray[Any]:
-        """Vectors of shape (N, dim) -> what is stored, shape (N, width); values out of range are clipped."""
+        """Encode vectors of shape (N, dim) to stored values of shape (N, width); values out of range are clipped."""
         if self.precision == "ubinary":
             return np.packbits(vectors > 0, axis=1)
         if self.precision == "int8":
@@ -91,9 +93,9 @@ class Coding:
         return vectors.astype(self.dtype)
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """What is stored, shape (N, width) -> vectors of shape (N, dim), of float32 or as they are.
+        """Decode stored values of shape (N, width) to vectors of shape (N, dim): float32, or the stored floats.
 
-        ubinary gives unit vectors whose dimensions are all equally far from 0.
+        ubinary gives unit vectors whose dimensions all have the same absolute value.
         """
         if self.precision == "ubinary":
             signs = np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
@@ -106,15 +108,15 @@ class Coding:
         return stored
 
     def to_json(self) -> dict[str, Any]:
-        """For a manifest, and for `coding_from_json`."""
-        found: dict[str, Any] = {"precision": self.precision}
+        """Return the coding as JSON values, for a manifest and for `coding_from_json`."""
+        content: dict[str, Any] = {"precision": self.precision}
         for name, values in (("low", self.low), ("high", self.high)):
             if values is not None:
-                found[name] = [float(str(value)) for value in values]  # the shortest digits that give it back
-        return found
+                content[name] = [float(str(value)) for value in values]  # the shortest digits that round-trip
+        return content
 
     def to_metadata(self) -> dict[str, str]:
-        """For a safetensors header, whose values are strings."""
+        """Return the coding as strings, for a safetensors header."""
         if self.precision not in CALIBRATED:
             return {"precision": self.precision}
         return {"precision": self.precision, "calibration": json.dumps(self.to_json(), separators=(",", ":"))}
@@ -122,7 +124,7 @@ class Coding:
     def _int8(self) -> tuple[Float32Array, Float32Array]:
         assert self.low is not None
         assert self.high is not None
-        # A dimension that never changed still needs a step to divide by.
+        # A constant dimension still needs a step above 0 to divide by.
         return self.low, np.maximum((self.high - self.low) / np.float32(_INT8_STEPS), np.float32(1e-12))
 
     def _float8(self) -> np.float32:
@@ -131,7 +133,7 @@ class Coding:
 
 
 def calibrate(precision: str, sample: Float32Array) -> Coding:
-    """The coding for vectors like those of a sample of shape (N, dim)."""
+    """Return the coding for vectors distributed like a sample of shape (N, dim)."""
     if precision == "int8":
         return Coding(precision, sample.min(axis=0), sample.max(axis=0))
     if precision == "float8":
@@ -139,54 +141,58 @@ def calibrate(precision: str, sample: Float32Array) -> Coding:
     return Coding(precision)
 
 
-def coding_from_json(found: Any, precision: str, width: int, where: object) -> Coding:
-    """Read back what `Coding.to_json` gave.
+def coding_from_json(content: Any, precision: str, width: int, where: object) -> Coding:
+    """Make a coding from the output of `Coding.to_json`.
 
     Args:
-        found: from JSON.
-        precision: that is expected.
-        width: stored numbers of a vector.
+        content: JSON values.
+        precision: expected precision.
+        width: number of stored values of a vector.
         where: file, for the message.
 
     Raises:
-        CorruptShard: it is damaged, or a calibration of something else.
+        CorruptShardError: the calibration is damaged, or does not fit the precision and width.
     """
     try:
-        with np.errstate(over="ignore"):  # what is too large is found below
-            low, high = (np.array(found[name], np.float32) if name in found else None for name in ("low", "high"))
-        coding = Coding(str(found["precision"]), low, high)
+        with np.errstate(over="ignore"):  # _is_valid rejects values that are too large
+            low, high = (np.array(content[name], np.float32) if name in content else None for name in ("low", "high"))
+        coding = Coding(str(content["precision"]), low, high)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise CorruptShard(f"{where} holds {precision} without its calibration ({error}): it cannot be read") from error
-    if coding.precision != precision or not _is_whole(coding, width):
-        raise CorruptShard(
-            f"{where} holds {precision}, and a calibration that is damaged or of something else. "
+        raise CorruptShardError(
+            f"{where} holds {precision} without its calibration ({error}): it cannot be read"
+        ) from error
+    if coding.precision != precision or not _is_valid(coding, width):
+        raise CorruptShardError(
+            f"{where} holds {precision} with a calibration that is damaged or of other vectors. "
             "Make it again with --overwrite."
         )
     return coding
 
 
 def coding_of(format_name: str, width: int, metadata: Mapping[str, str], where: object) -> Coding:
-    """The coding of a file, from its header.
+    """Return the coding of a file from its header.
 
     Raises:
-        CorruptShard: it is stored in a form that is not known, or its calibration is missing.
+        CorruptShardError: the data type is unknown, or the calibration is missing.
     """
     precision = PRECISION_OF_FORMAT.get(format_name)
     if precision is None:
-        raise CorruptShard(f"{where} holds {format_name}; known are {', '.join(PRECISION_OF_FORMAT)}")
+        raise CorruptShardError(f"{where} holds {format_name}, expected one of {', '.join(PRECISION_OF_FORMAT)}")
     if precision not in CALIBRATED:
         return Coding(precision)
     try:
-        found = json.loads(metadata["calibration"])
+        calibration = json.loads(metadata["calibration"])
     except (KeyError, ValueError, TypeError) as error:
-        raise CorruptShard(f"{where} holds {precision} without its calibration ({error}): it cannot be read") from error
-    return coding_from_json(found, precision, width, where)
+        raise CorruptShardError(
+            f"{where} holds {precision} without its calibration ({error}): it cannot be read"
+        ) from error
+    return coding_from_json(calibration, precision, width, where)
 
 
-def _is_whole(coding: Coding, width: int) -> bool:
-    """Whether a calibration has the shapes of its precision, and values that can be."""
+def _is_valid(coding: Coding, width: int) -> bool:
+    """Return whether a calibration has the shapes of its precision and finite values in order."""
     low, high = coding.low, coding.high
     if high is None or (low is None) != (coding.precision == "float8"):
         return False
-    shape, least = ((1,), np.zeros(1, np.float32)) if low is None else ((width,), low)
-    return least.shape == high.shape == shape and bool((np.isfinite(least) & np.isfinite(high) & (least <= high)).all())
+    shape, low = ((1,), np.zeros(1, np.float32)) if low is None else ((width,), low)
+    return low.shape == high.shape == shape and bool((np.isfinite(low) & np.isfinite(high) & (low <= high)).all())

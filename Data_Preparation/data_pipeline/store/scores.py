@@ -1,7 +1,7 @@
-"""Score files: parquet beside the embeddings, one folder a head, one file a paragraph shard.
+"""Score files: a folder for each head or metric, with a parquet file for each paragraph shard.
 
-`data/scores/<name>/{train,val,test}.parquet` has `text_id` and the head's columns, row by row as the
-paragraphs have them; its manifest holds the hash of the ids and texts they were made for.
+`data/scores/<name>/{train,val,test}.parquet` has `text_id` and the score columns, in the row order of the paragraphs;
+its manifest holds the hashes of the ids and texts that were scored.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import CorruptShard, ShardMismatch
+from data_pipeline.errors import CorruptShardError, ShardMismatchError
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import ScoredSplit, ScoreManifest, ShardEntry, fingerprint, read_manifest
@@ -29,12 +29,12 @@ _ROW_GROUP_ROWS = 65_536
 
 
 class ScoreWriter:
-    """One score file being written, as a stream of row groups; it gets its name when it is finished.
+    """Writer of one score file as a stream of row groups.
 
     Args:
-        final: name of the finished file.
-        columns: of the scores, with their types.
-        metadata: goes into the file.
+        final: path of the finished file.
+        columns: names and types of the score columns.
+        metadata: metadata of the file.
     """
 
     def __init__(self, final: Path, columns: Mapping[str, pa.DataType], metadata: Mapping[str, str]) -> None:
@@ -44,23 +44,23 @@ class ScoreWriter:
         self._file = pq.ParquetWriter(self._temporary, schema, compression="zstd")
 
     def write(self, rows: Mapping[str, Any]) -> None:
-        """Append rows, by column."""
+        """Append rows, given by column."""
         self._file.write_table(pa.table(dict(rows), schema=self._file.schema), row_group_size=_ROW_GROUP_ROWS)
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Publish the file under its final name."""
         self._file.close()
         publish(self._temporary, self._final)
 
     def abandon(self) -> None:
-        """Forget what was written."""
+        """Discard the unfinished file."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class ScoreFolder:
-    """The scores of one head for a split."""
+    """Scores of one split by one head or metric."""
 
     folder: Path
     split: Split
@@ -68,26 +68,26 @@ class ScoreFolder:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.folder.name
 
     @property
     def listed(self) -> ScoredSplit:
-        """What the manifest says of the split."""
+        """Entry of the split in the manifest."""
         return self.manifest["splits"][self.split]
 
     @property
     def columns(self) -> list[str]:
-        """Of the scores."""
+        """Names of the score columns."""
         return list(self.listed["columns"])
 
     @property
     def entries(self) -> list[ShardEntry]:
-        """Its files."""
+        """Manifest entries of the files, in order."""
         return [ShardEntry(**entry) for entry in self.listed["shards"]]
 
     def mismatch(self, shards: Sequence[ParagraphShard]) -> str | None:
-        """Why these scores are not of these paragraphs; None where they are."""
+        """Return a message if the scores were made from other paragraphs, else None."""
         ours = [(entry.rows, entry.ids_sha256, entry.texts_sha256) for entry in self.entries]
         theirs = [(shard.rows, shard.ids_sha256, shard.texts_sha256) for shard in shards]
         if ours == theirs:
@@ -95,15 +95,15 @@ class ScoreFolder:
         return f"the scores in {self.folder} were made from other paragraphs of {self.split}. {ADVICE}"
 
     def paths(self) -> list[Path]:
-        """Its files, in order; none leaves the folder."""
+        """Return the paths of the files, in order; all are in the folder."""
         return [self.folder / Path(entry.file).name for entry in self.entries]
 
     @cached_property
     def table(self) -> pa.Table:
-        """All score columns of all rows, mapped from Arrow copies that are made at the first use.
+        """Score columns of all rows, memory-mapped from Arrow copies that are made at the first use.
 
         Raises:
-            CorruptShard: a file is missing, damaged, or not the one its manifest speaks of.
+            CorruptShardError: a file is missing or damaged, or does not match its manifest.
         """
         return pa.concat_tables(
             [self._part(path, entry) for path, entry in zip(self.paths(), self.entries, strict=True)]
@@ -113,19 +113,19 @@ class ScoreFolder:
         try:
             size = path.stat().st_size
             if size != entry.bytes:
-                raise CorruptShard(f"{path} has {size} bytes, its manifest speaks of {entry.bytes}. {ADVICE}")
+                raise CorruptShardError(f"{path} has {size} bytes, manifest.json expects {entry.bytes}. {ADVICE}")
             if (pq.read_metadata(path).metadata or {}).get(b"fingerprint") != self.listed["fingerprint"].encode():
-                raise CorruptShard(f"{path} is not of the head that its manifest speaks of. {ADVICE}")
+                raise CorruptShardError(f"{path} was made with other settings than manifest.json says. {ADVICE}")
             if not os.access(self.folder, os.W_OK):
                 return self._read(path)
             copy = self.folder / ".cache" / f"{path.stem}.{entry.sha256[:20]}.arrow"
             if not copy.exists():
                 make_once(copy, str(path.relative_to(self.folder.parent)), partial(self._write_copy, path))
-            # Without Arrow's threads: a forked process would wait for them for ever.
+            # A forked process would wait forever for threads of Arrow.
             options = pa.ipc.IpcReadOptions(use_threads=False)
             return pa.ipc.open_file(pa.memory_map(str(copy)), options=options).read_all()
         except (OSError, pa.ArrowException) as error:
-            raise CorruptShard(f"{path} is missing or damaged: {error}. {ADVICE}") from error
+            raise CorruptShardError(f"{path} is missing or damaged: {error}. {ADVICE}") from error
 
     def _read(self, path: Path) -> pa.Table:
         return pq.read_table(path, columns=self.columns, partitioning=None)
@@ -136,67 +136,67 @@ class ScoreFolder:
             writer.write_table(table)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Files are named, not copied: a worker process reads them for itself."""
+        """Leave out the open table, which a worker process opens for itself."""
         return {name: value for name, value in self.__dict__.items() if name != "table"}
 
 
 def open_scores(scores_dir: Path, split: Split, names: Sequence[str] | None = None) -> list[ScoreFolder]:
-    """The scores of a split that are there.
+    """Open the scores of a split.
 
     Args:
         scores_dir: `data/scores`.
-        split: which one.
-        names: which heads'; None for all.
+        split: split to open.
+        names: names of the folders; None for all.
 
     Raises:
-        ShardMismatch: a head that is named has no scores of the split.
+        ShardMismatchError: a named folder has no scores of the split.
     """
-    there = [path.parent for path in visible(scores_dir.glob("*/manifest.json"), scores_dir)]
-    found = []
-    for folder in there if names is None else [scores_dir / name for name in names]:
+    existing = [path.parent for path in visible(scores_dir.glob("*/manifest.json"), scores_dir)]
+    opened = []
+    for folder in existing if names is None else [scores_dir / name for name in names]:
         manifest = read_manifest(folder, ScoreManifest)
         if manifest is not None and split in manifest["splits"]:
-            found.append(ScoreFolder(folder, split, manifest))
+            opened.append(ScoreFolder(folder, split, manifest))
         elif names is not None:
-            raise ShardMismatch(f"there are no scores of {split} in {folder}. Make them with: elm annotate")
-    return found
+            raise ShardMismatchError(f"no scores of {split} in {folder}. Make them with: elm annotate")
+    return opened
 
 
 def score_faults(scores: ScoreFolder, shards: Sequence[ParagraphShard]) -> Iterator[str]:
-    """What is wrong with the scores of a split, from their bytes up; one line each."""
+    """Verify the scores of a split, reading every byte; yields one line for each fault."""
     listed = scores.listed
     if fingerprint(listed["settings"], listed["upstream"]) != listed["fingerprint"]:
-        yield f"{scores.folder}: the settings of {scores.split} are not those its fingerprint was made from"
+        yield f"{scores.folder}: the settings of {scores.split} do not match their fingerprint"
     if mismatch := scores.mismatch(shards):
         yield mismatch
         return
     for path, entry in zip(scores.paths(), scores.entries, strict=True):
         if not path.exists() or sha256_of_file(path) != entry.sha256:
-            yield f"{path}: is missing, or its bytes are not those its manifest speaks of"
+            yield f"{path}: missing, or checksum mismatch with manifest.json"
             continue
         table = pq.read_table(path, partitioning=None)
         if table.num_rows != entry.rows or column_sha256(table["text_id"].to_pylist()) != entry.ids_sha256:
-            yield f"{path}: its rows or ids are not those of the paragraphs"
+            yield f"{path}: its rows or ids differ from those of the paragraphs"
         for column in scores.columns:
             values = table[column]
             if listed["settings"].get("gaps"):
-                continue  # a judge that gave no answer
+                continue  # the judge gave no answer for some rows
             if values.null_count or (pa.types.is_floating(values.type) and not np.isfinite(values.to_numpy()).all()):
-                yield f"{path}: {column} has values that are missing or not finite"
+                yield f"{path}: {column} has missing or non-finite values"
 
 
 class Scores:
-    """Score columns by row, over all heads of a split."""
+    """Score columns of all score folders of a split."""
 
     def __init__(self, folders: Sequence[ScoreFolder]) -> None:
         self._of_column = {column: folder for folder in folders for column in folder.columns}
 
     @property
     def names(self) -> list[str]:
-        """Of all columns."""
+        """Names of all score columns."""
         return list(self._of_column)
 
     def column(self, name: str, rows: IntArray | None = None) -> pa.ChunkedArray:
-        """One column, of rows of shape (N,) or of all."""
+        """Return one column, for row numbers of shape (N,) or for all rows."""
         whole = self._of_column[name].table[name]
         return whole if rows is None else whole.take(pa.array(rows))

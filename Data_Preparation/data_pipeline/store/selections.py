@@ -1,7 +1,7 @@
-"""Selections: parquet lists of ids beside the embeddings, a folder each.
+"""Selections: a folder for each subset, with a parquet list of ids for each split.
 
-`data/selections/<subset>/{train,val,test}.parquet` has `text_id`, the most wanted first, and `value`, what it was
-chosen by; its manifest holds the hash of all the ids and texts that were chosen from.
+`data/selections/<subset>/{train,val,test}.parquet` has `text_id`, in order of preference, and `value`, the value that
+the row was selected by; its manifest holds the hash of the ids and texts of all candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, NotFound, ShardMismatch
+from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import (
     SelectionManifest,
@@ -40,23 +40,23 @@ def write_selection(
     about: Mapping[str, Any],
     overwrite: bool = False,
 ) -> Path:
-    """Keep a selection; the same one is written once.
+    """Write a selection.
 
     Args:
         folder: `data/selections/<subset>`.
-        split: whose rows.
-        ids: of the rows, the most wanted first.
-        values: what each was chosen by, shape (K,); None where that is not known. Those that are no numbers become NaN.
-        settings: of the selection, JSON values.
-        upstream: fingerprint of the paragraphs, and of what was looked at.
-        about: further facts for the manifest, JSON values.
-        overwrite: replace one of other settings.
+        split: split of the rows.
+        ids: ids of the rows, in order of preference.
+        values: values that the rows were selected by, shape (K,); None if unknown. Non-finite values become NaN.
+        settings: settings of the selection, as JSON values.
+        upstream: fingerprint of the paragraphs and of the features.
+        about: description for the manifest, as JSON values.
+        overwrite: whether to replace a selection with other settings.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        StaleStage: a selection of that name was made with other settings, and not `overwrite`.
+        StaleStageError: a selection of that name was made with other settings, and `overwrite` is false.
     """
     manifest = read_manifest_to_replace(folder, overwrite, SelectionManifest)
     splits = dict(manifest["splits"]) if manifest else {}
@@ -65,8 +65,8 @@ def write_selection(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split}.parquet"
     temporary = path.with_name(f".{path.name}.tmp")
-    told = [None] * len(ids) if values is None else np.where(np.isfinite(values), values, np.nan)
-    pq.write_table(pa.table({"text_id": list(ids), "value": told}, schema=_SCHEMA), temporary, compression="zstd")
+    column = [None] * len(ids) if values is None else np.where(np.isfinite(values), values, np.nan)
+    pq.write_table(pa.table({"text_id": list(ids), "value": column}, schema=_SCHEMA), temporary, compression="zstd")
     publish(temporary, path)
     splits[split] = {
         "settings": dict(settings),
@@ -82,28 +82,28 @@ def write_selection(
 
 
 def read_selection(folder: Path, split: Split, paragraphs: str | None = None) -> list[str]:
-    """Ids of a selection, the most wanted first.
+    """Read the ids of a selection, in order of preference.
 
     Args:
         folder: `data/selections/<subset>`.
-        split: whose rows.
-        paragraphs: fingerprint of the paragraphs they must be of; None: of any.
+        split: split of the rows.
+        paragraphs: expected fingerprint of the paragraphs; None for any.
 
     Raises:
-        StoreError: there is none.
-        ShardMismatch: it was made from other paragraphs.
-        CorruptShard: its file is missing or altered.
+        NotFoundError: the selection does not exist.
+        ShardMismatchError: the selection was made from other paragraphs.
+        CorruptShardError: the file is missing or altered.
     """
     manifest = read_manifest(folder, SelectionManifest)
     if manifest is None or split not in manifest["splits"]:
-        there = [path.parent.name for path in visible(folder.parent.glob("*/manifest.json"), folder.parent)]
-        raise NotFound(
-            f"there is no selection {folder.name!r} of {split}; there are {', '.join(there) or 'none'}. "
+        existing = [path.parent.name for path in visible(folder.parent.glob("*/manifest.json"), folder.parent)]
+        raise NotFoundError(
+            f"unknown selection {folder.name!r} of {split}; expected one of {', '.join(existing) or 'none'}. "
             "Make it with: elm select"
         )
     listed = manifest["splits"][split]
     if paragraphs is not None and listed["about"]["paragraphs"] != paragraphs:
-        raise ShardMismatch(
+        raise ShardMismatchError(
             f"the selection in {folder} was made from other paragraphs of {split}. Make it again with: elm select "
             "--overwrite"
         )
@@ -111,7 +111,11 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
     try:
         ids: list[str] = pq.read_table(path, columns=["text_id"], partitioning=None)["text_id"].to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise CorruptShard(f"{path} cannot be read: {error}. Make it again with: elm select --overwrite") from error
+        raise CorruptShardError(
+            f"{path} cannot be read: {error}. Make it again with: elm select --overwrite"
+        ) from error
     if column_sha256(ids) != listed["ids_sha256"]:
-        raise CorruptShard(f"{path} is not the list its manifest speaks of. Make it again with: elm select --overwrite")
+        raise CorruptShardError(
+            f"{path}: checksum mismatch with manifest.json. Make it again with: elm select --overwrite"
+        )
     return ids

@@ -19,7 +19,7 @@ from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
 from data_pipeline.user_files.tables import Role, read_table
 from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file, shortened, shown
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 _SPLITS: dict[str, Split] = {"train": "train", "dev": "val"}
 _HUB_SPLITS = {"train": "train", "dev": "validation"}
@@ -173,7 +173,7 @@ def _load_from_hub(data: DataConfig, name: str, commit: str | None) -> pl.DataFr
         raise SourceError(f"{data.dataset} has no split {_HUB_SPLITS[name]!r}: {error}") from error
     except TRANSPORT_ERRORS as error:
         raise SourceError(
-            f"could not download {data.dataset}: {error}. {WAYS_OUT}, or give files: data.train=... data.dev=..."
+            f"could not download {data.dataset}: {error}. {OFFLINE_HINT}, or give files: data.train=... data.dev=..."
         ) from error
     return pl.DataFrame({column: split[column][:] for column in split.column_names})
 

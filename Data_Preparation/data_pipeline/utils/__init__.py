@@ -1,4 +1,4 @@
-"""Helpers that know nothing of the rest of the package."""
+"""Helpers that are independent of the rest of the package."""
 
 from data_pipeline.utils.extras import require
 from data_pipeline.utils.files import atomic_write_bytes, atomic_write_json, exclusive, publish

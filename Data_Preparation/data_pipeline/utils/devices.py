@@ -1,22 +1,22 @@
-"""What torch's devices differ in: dtypes they lack, and how they say that memory is full."""
+"""Differences between the devices of torch: missing dtypes, and errors for full memory."""
 
 import torch
 from torch import Tensor
 
 _WITHOUT_FLOAT64 = {"mps"}
-# Apple's and CPUs' allocators raise a plain RuntimeError, on Windows with other words.
+# The allocators of Apple GPUs and CPUs raise a plain RuntimeError, with other words on Windows.
 _FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """A tensor in float64, where it is; on the CPU if its device has no float64 (Apple's GPUs)."""
+    """Convert a tensor to float64, on its device or on the CPU if the device has no float64 (Apple GPUs)."""
     return (tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor).double()
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; float64 becomes float32 on one that has no float64.
+    """Move a tensor to a device; float64 becomes float32 if the device has no float64.
 
-    Without waiting for a CUDA GPU. Others must be waited for: the memory that is copied may be used again before.
+    The copy to a CUDA GPU is asynchronous. Other devices are waited for, since the source memory may be reused.
     """
     if tensor.dtype == torch.float64 and device.type in _WITHOUT_FLOAT64:
         tensor = tensor.float()
@@ -24,12 +24,12 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch says that a device's memory is full."""
+    """Return whether an error of torch means that the memory of a device is full."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in _FULL)
 
 
 def free_cached_memory(device: torch.device) -> None:
-    """Give memory that torch keeps for later back to a device, where it keeps any."""
+    """Return cached memory of torch to a device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -37,7 +37,7 @@ def free_cached_memory(device: torch.device) -> None:
 
 
 def half_or_float32(device: torch.device | str, dtype: str = "bfloat16") -> str:
-    """A half-precision dtype where the device has it; else float32 (Apple's GPUs before macOS 14 have no bfloat16)."""
+    """Return a half-precision dtype if the device has it, else float32 (no bfloat16 on Apple GPUs before macOS 14)."""
     try:
         torch.zeros(1, dtype=getattr(torch, dtype), device=device)
     except (RuntimeError, TypeError):

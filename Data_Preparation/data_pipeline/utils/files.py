@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders held by one writer."""
+"""Atomic writes of files, and locks for folders with a single writer."""
 
 import contextlib
 import json
@@ -12,27 +12,27 @@ from data_pipeline.utils.system import fsync_path, replace
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Move a finished file to its real name: fsync, rename, fsync the folder.
+    """Move a finished file to its final name: fsync, rename, fsync the folder.
 
-    A crash leaves either the old `final` or the new one, never a part of it.
+    A crash leaves either the old or the new `final`, never a part of it.
 
     Raises:
-        StoreError: the system does not allow it.
+        StoreError: the file cannot be replaced.
     """
     fsync_path(temporary)
     try:
         replace(temporary, final)
     except PermissionError as error:
         raise StoreError(
-            f"Cannot replace {final} ({error.strerror}): it is open in another program, or its folder is not yours to "
-            f"write to. The finished file is kept as {temporary}. Close what reads {final.name}, or change the "
+            f"Cannot replace {final} ({error.strerror}): it is open in another program, or its folder is read-only. "
+            f"The finished file is kept as {temporary}. Close the program that reads {final.name}, or change the "
             "folder's permissions, and run again."
         ) from error
     fsync_path(final.parent)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file so that a crash leaves its old content or the new one."""
+    """Write a small file atomically: a crash leaves its old or its new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
@@ -40,24 +40,24 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write_json(path: Path, value: object) -> None:
-    """Write JSON for people to read (indented), atomically."""
+    """Write indented JSON atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     atomic_write_bytes(path, (text + "\n").encode())
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder, or a file, for one writing process; the kernel lets go of it when the process dies.
+    """Lock a folder or file for one writing process; the kernel releases the lock when the process dies.
 
     Raises:
-        StoreError: another process is writing there.
+        StoreError: another process holds the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StoreError(f"another process is writing to {folder}; wait for it, or use another --output-dir") from None
+        raise StoreError(f"another process is writing to {folder}; wait for it, or use another folder") from None
     try:
         yield
     finally:

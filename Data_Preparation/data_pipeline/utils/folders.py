@@ -1,7 +1,7 @@
-"""Replacing a whole folder so that a crash leaves the old one or the new one.
+"""Atomic replacement of folders: a crash leaves the old or the new folder.
 
-The new content is written to `.<name>.new` beside the folder, and the two are exchanged: in one
-step where the system can (Linux), else by two renames, between which `recover_folder` mends.
+The new content is written to `.<name>.new` beside the folder, and the two are exchanged: atomically if the system
+supports it (Linux), else by two renames, between which `recover_folder` repairs a crash.
 """
 
 import os
@@ -13,21 +13,21 @@ from data_pipeline.errors import StoreError
 from data_pipeline.utils.system import fsync_path, linux_calls
 
 IsOurs = Callable[[str], bool]
-"""Whether a name in the folder is one that this package writes; all others are kept."""
+"""Function that returns whether this package writes files of a name; all other files are preserved."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def new_folder(folder: Path) -> Path:
-    """Where the next content of a folder is written."""
+    """Return the folder that the new content of a folder is written to."""
     return folder.with_name(f".{folder.name}.new")
 
 
 def replace_folder(folder: Path, is_ours: IsOurs) -> None:
-    """Put the finished `.<name>.new` in a folder's place; the folder need not exist.
+    """Replace a folder, which need not exist, by the finished `.<name>.new`.
 
     Raises:
-        StoreError: the system does not let go of the folder.
+        StoreError: the folder cannot be replaced.
     """
     new, old = new_folder(folder), _old_folder(folder)
     if not folder.exists():
@@ -37,10 +37,10 @@ def replace_folder(folder: Path, is_ours: IsOurs) -> None:
     else:
         try:
             os.rename(folder, old)
-        except PermissionError as error:  # of Windows, where a folder with open files stays
+        except PermissionError as error:  # Windows cannot rename a folder with open files
             raise StoreError(
-                f"Cannot replace the folder {folder} ({error.strerror}): a file in it is open, or it is not yours to "
-                f"write to. The new content is complete in {new}. Close what reads it, and run again."
+                f"Cannot replace the folder {folder} ({error.strerror}): a file in it is open, or it is read-only. "
+                f"The new content is complete in {new}. Close the program that reads it, and run again."
             ) from error
         os.rename(new, folder)
     fsync_path(folder.parent)
@@ -48,31 +48,31 @@ def replace_folder(folder: Path, is_ours: IsOurs) -> None:
 
 
 def recover_folder(folder: Path, is_ours: IsOurs) -> None:
-    """Bring a folder back to a whole state after a crash, and sweep what was left behind."""
+    """Restore a folder after a crash, and remove leftovers."""
     new, old = new_folder(folder), _old_folder(folder)
     if old.exists() and not folder.exists():
-        # The crash came between the two renames; a manifest means the new one is whole.
+        # The crash came between the two renames; the new folder is complete if it has a manifest.
         os.rename(new if (new / "manifest.json").exists() else old, folder)
-    for left_behind in (old, new):
-        _discard(left_behind, folder, is_ours)
+    for leftover in (old, new):
+        _discard(leftover, folder, is_ours)
 
 
 def _old_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the system cannot."""
-    # Neither has every C library the name, nor every kernel, file system and container the call.
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders atomically; returns False if the system cannot."""
+    # Some C libraries lack the function, and some kernels, file systems and containers lack the call.
     renameat2 = getattr(linux_calls(), "renameat2", None)
     if renameat2 is None:
         return False
-    done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    done = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     return bool(done == 0)
 
 
 def _discard(leftover: Path, folder: Path, is_ours: IsOurs) -> None:
-    """Remove a folder that is no longer needed, after saving what other hands put there."""
+    """Remove a leftover folder, after moving files of other programs to the present folder."""
     if not leftover.exists():
         return
     for entry in leftover.iterdir():

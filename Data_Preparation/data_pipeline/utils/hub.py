@@ -1,6 +1,6 @@
-"""Reaching the Hugging Face hub: which commit a name stands for, and clear errors.
+"""Access to the Hugging Face hub: resolving revisions to commits, with clear errors.
 
-`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean everywhere.
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` have their usual meaning.
 """
 
 import logging
@@ -21,26 +21,27 @@ from data_pipeline.errors import SourceError
 
 logger = logging.getLogger(__name__)
 
-# The hub client has changed its HTTP library twice; the base of its own error is that
-# library's base error, whichever it is, and covers time-outs and refused connections.
+# The hub client has changed its HTTP library twice. The base class of its own error is the base error of that
+# library, which covers timeouts and refused connections.
 TRANSPORT_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, HfHubHTTPError.__mro__[1], OSError)
 
-WAYS_OUT = (
-    "Check the connection, point HF_ENDPOINT at a mirror, or work from what is on this machine: "
-    "--preset offline needs no hub, --source wikitext --corpus.path FOLDER reads local files, "
-    "--embedding.model_name FOLDER loads a local model, HF_HUB_OFFLINE=1 uses the hub's own cache."
+OFFLINE_HINT = (
+    "Check the connection, set HF_ENDPOINT to a mirror, or work with local files: the preset offline needs no hub, "
+    "corpus.source wikitext with corpus.path reads local files, embedding.model_name may be a local folder, and "
+    "HF_HUB_OFFLINE=1 uses the local cache of the hub."
 )
+"""Advice for work without the hub, for messages."""
 
 
 def local_folder(name: str, setting: str) -> Path | None:
-    """The folder that a name of a model or dataset stands for; None where it can only be a name on the hub.
+    """Return the local folder of a model or dataset; None if the name can only be a name on the hub.
 
     Args:
-        name: a folder, or `owner/name` on the hub.
-        setting: that holds the name, for messages.
+        name: folder, or `owner/name` on the hub.
+        setting: name of the setting, for messages.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: the name is neither a folder nor a name on the hub.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -59,22 +60,23 @@ def local_folder(name: str, setting: str) -> Path | None:
 def resolve_commit(
     repo_id: str, repo_type: Literal["model", "dataset"], revision: str | None, timeout_s: float
 ) -> str | None:
-    """Ask the hub which commit a revision of a repository stands for now.
+    """Resolve a revision of a repository on the hub to its present commit.
 
     Args:
         repo_id: `owner/name`.
+        repo_type: `model` or `dataset`.
         revision: commit, tag or branch; None for the main branch.
-        timeout_s: how long to wait for an answer, in seconds.
+        timeout_s: timeout of the request, in seconds.
 
     Returns:
-        The commit's hash; None with HF_HUB_OFFLINE, where nothing can be asked.
+        The hash of the commit; None if HF_HUB_OFFLINE is set.
 
     Raises:
-        SourceError: the hub can't be reached, or has no such repository or revision.
+        SourceError: the hub cannot be reached, or has no such repository or revision.
     """
-    local_folder(repo_id, repo_type)  # for its error: the hub's client raises another one for a bad name
+    local_folder(repo_id, repo_type)  # raises for an invalid name, with a clearer message than the hub client
     if constants.HF_HUB_OFFLINE:
-        logger.info("HF_HUB_OFFLINE is set: %s comes from the local cache, unchecked", repo_id)
+        logger.info("HF_HUB_OFFLINE is set: using %s from the local cache without a check", repo_id)
         return None
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=timeout_s)
@@ -91,5 +93,5 @@ def resolve_commit(
             "private and HF_TOKEN is not set). Check the spelling."
         ) from error
     except TRANSPORT_ERRORS as error:
-        raise SourceError(f"cannot reach the hub at {constants.ENDPOINT}: {error}. {WAYS_OUT}") from error
+        raise SourceError(f"cannot reach the hub at {constants.ENDPOINT}: {error}. {OFFLINE_HINT}") from error
     return info.sha

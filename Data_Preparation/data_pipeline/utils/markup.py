@@ -1,4 +1,4 @@
-"""The form of a WikiText heading, which both the article splitter and the paragraph cutter need."""
+"""Headings of WikiText, which both the article splitter and the paragraph cutter parse."""
 
 import re
 
@@ -6,9 +6,9 @@ _HEADING = re.compile(r"(=(?: =)*) (?!= )(\S.*?)(?<! =) (=(?: =)*)")
 
 
 def parse_heading(line: str) -> tuple[int, str] | None:
-    """Level and title of a line that has the form of a heading; None if it has not.
+    """Parse a line as a heading; returns its level and title, or None.
 
-    Whether it is one depends on its neighbours as well: both must be blank.
+    A line is only a heading if its neighbors are blank, which the caller checks.
     """
     match = _HEADING.fullmatch(line.strip())
     if match is None or len(match[1]) != len(match[3]):

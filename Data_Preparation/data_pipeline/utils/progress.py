@@ -1,4 +1,4 @@
-"""Progress bars, batches, and the log of a script."""
+"""Progress bars, batches, and logging of commands."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ _LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}, {rate_fmt}\n"
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
+    """Group items into lists of `size`; the last list may be shorter."""
     batch: list[T] = []
     for item in items:
         batch.append(item)
@@ -27,7 +27,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
-    """A bar with rate and time left on a terminal; elsewhere one line every 10 seconds."""
+    """Make a progress bar with rate and time left; without a terminal it writes a line every 10 seconds."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
@@ -36,7 +36,7 @@ def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
         unit_scale=True,
         dynamic_ncols=terminal,
         mininterval=0.1 if terminal else 10.0,
-        # Redrawing with \r makes one endless line in a log file.
+        # Redrawing with \r would make one endless line in a log file.
         bar_format=None if terminal else _LINE_WITH_TOTAL if total else _LINE_WITHOUT_TOTAL,
         leave=not terminal,
         delay=0 if terminal else 2.0,
@@ -44,7 +44,7 @@ def progress_bar(total: int | None, description: str, unit: str) -> "tqdm[Any]":
 
 
 def configure_logging(log_file: Path | None, verbose: bool = False) -> None:
-    """Set up the root logger for a script: short lines on stderr, full ones in `log_file`."""
+    """Configure the root logger of a command: messages on stderr, with times and levels in `log_file`."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     for handler in list(root.handlers):
@@ -59,6 +59,6 @@ def configure_logging(log_file: Path | None, verbose: bool = False) -> None:
         handler = logging.FileHandler(log_file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)
-    # These narrate every HTTP request; their warnings still come through.
+    # These log every HTTP request.
     for noisy in ("httpx", "httpx2", "httpcore", "urllib3", "filelock", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

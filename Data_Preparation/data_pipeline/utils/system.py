@@ -1,8 +1,8 @@
-"""What this operating system offers, and what is done where it does not.
+"""Operating system functions, and fallbacks for systems without them.
 
-Linux, macOS and Windows, glibc and musl, x86 and Arm differ in what they have. Every such difference
-is decided here, by looking for the function and never by the name of the system alone, so that a
-caller has one way to go. None of it changes what is computed or stored.
+Linux, macOS and Windows, glibc and musl, x86 and Arm differ in the functions that they have. These differences are
+handled here, by looking for the function and never by the name of the system alone, so that callers need no branches.
+None of them changes what is computed or stored.
 """
 
 import ctypes
@@ -17,32 +17,32 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Of file systems and systems that do not push folders to the disk: network and FUSE mounts, Windows.
+# Errors of systems that cannot fsync folders: network and FUSE mounts, Windows.
 _NO_FOLDER_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS}
-# Linux has the numbers of calls and flags that `linux_calls` and its callers use on these; not on MIPS, Alpha, SPARC.
+# Processors on which Linux has the call numbers and flags of `linux_calls` and its callers; not MIPS, Alpha, SPARC.
 _USUAL_NUMBERS = {"x86_64", "amd64", "aarch64", "arm64", "riscv64", "s390x", "loongarch64"}
 _WINDOWS = os.name == "nt"
 _REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.05
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those of its container or batch job, where the system says."""
+    """Return the number of cores that this process may use, within the limits of its container or batch job."""
     affinity = getattr(os, "sched_getaffinity", None)
     if affinity is not None:
         try:
             return max(1, len(affinity(0)))
-        except OSError:  # a sandbox that forbids it
+        except OSError:  # sandboxes may forbid it
             pass
     return os.cpu_count() or 1
 
 
 def fsync_path(path: Path) -> None:
-    """Push a file or folder to the disk, so that a later rename cannot outrun its content.
+    """Flush a file or folder to disk, so that a later rename cannot overtake its content.
 
-    A folder is left to the system where that has no way to push it (Windows, some network file systems).
+    Folders are skipped on systems that cannot flush them (Windows, some network file systems).
     """
     folder = path.is_dir()
-    # Windows pushes only what is open for writing.
+    # Windows flushes only files that are open for writing.
     mode = os.O_RDWR if _WINDOWS and not folder else os.O_RDONLY
     try:
         handle = os.open(path, mode | binary_flag())
@@ -60,7 +60,7 @@ def fsync_path(path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """`os.replace`; Windows refuses while another program has the target open, so it is tried for a second there.
+    """Call `os.replace`, retrying for a second on Windows, where it fails while another program has the target open.
 
     Raises:
         OSError: the file cannot be replaced.
@@ -77,15 +77,15 @@ def replace(source: Path, target: Path) -> None:
 
 
 def binary_flag() -> int:
-    """For `os.open`: no translation of line ends, which Windows does unless told not to."""
+    """Return the flag of `os.open` that disables the translation of line ends on Windows."""
     return int(getattr(os, "O_BINARY", 0))
 
 
 def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of some bytes at a place in a file; moves the file's position where there is no `pwrite` (Windows).
+    """Write bytes at a position of a file; without `pwrite` (Windows), the position of the file moves.
 
     Raises:
-        OSError: the disk is full, or fails.
+        OSError: the disk is full or fails.
     """
     left = memoryview(data)
     while left:
@@ -98,29 +98,29 @@ def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def same_file_names(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of different names that are one file where case does not count (macOS, Windows), in order."""
+    """Return pairs of different names that are the same file on systems that ignore case (macOS, Windows), in order."""
     first: dict[str, str] = {}
     pairs = []
     for name in names:
-        known = first.setdefault(name.casefold(), name)
-        if known != name:
-            pairs.append((known, name))
+        existing = first.setdefault(name.casefold(), name)
+        if existing != name:
+            pairs.append((existing, name))
     return pairs
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether names that differ in case only are one file in a folder, or where it would be made; found by trying."""
+    """Return whether a folder, which need not exist, ignores the case of file names; found by trying."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     try:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".elm-case-") as file:
             path = Path(file.name)
             return path.with_name(path.name.swapcase()).exists()
-    except OSError:  # nothing can be written there, which is an error of its own later
+    except OSError:  # the folder is read-only, which a later write reports
         return False
 
 
 def remove_unused(path: Path) -> None:
-    """Remove a file that is not needed any more; Windows keeps one that a reader has open until the next time."""
+    """Remove a file that is no longer needed; on Windows a file that a reader has open is left for the next call."""
     try:
         path.unlink()
     except PermissionError:
@@ -130,7 +130,7 @@ def remove_unused(path: Path) -> None:
 
 @cache
 def linux_calls() -> Any | None:
-    """The C library's calls for memory and folders, typed; None where they are missing or mean something else."""
+    """Return the C library with typed functions for memory and folders; None if they are missing or differ."""
     if not sys.platform.startswith("linux") or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     if platform.machine().lower() not in _USUAL_NUMBERS:
@@ -144,16 +144,16 @@ def linux_calls() -> Any | None:
         libc.madvise.argtypes = [pointer, size, number]
         libc.syscall.restype = long
         libc.syscall.argtypes = [long, long, pointer, size, long, long]
-    except (OSError, AttributeError):  # a Python that cannot load libraries, a C library without one of them
+    except (OSError, AttributeError):  # Python cannot load libraries, or the C library lacks a function
         return None
     return libc
 
 
 @cache
 def own_process_handle(pid: int) -> int | None:
-    """A handle of this very process for calls that want one, another one after a fork; None where there is none.
+    """Return a pidfd of this process, cached by process id for forks; None if the system has none.
 
-    Kernels before 5.3, containers that forbid it, and Pythons built with older headers have none.
+    Kernels before 5.3, some containers, and Pythons built with older headers have none.
     """
     try:
         return os.pidfd_open(pid)

@@ -1,7 +1,7 @@
-"""Words of a text in any script: what white space separates, and single characters where a script has no spaces.
+"""Words of a text in any script: separated by white space, or single characters in scripts without spaces.
 
-Chinese, Japanese, Thai and others put no spaces between words. Taken as one word, a paragraph of theirs shares nothing
-with a copy that differs in one character; taken character by character, it shares nearly everything.
+Chinese, Japanese, Thai and others put no spaces between words. As one word, a paragraph would share nothing with a copy
+that differs in one character; as single characters, it shares nearly everything.
 """
 
 import re
@@ -36,12 +36,12 @@ _PARTS = re.compile(f"[{_CLASS}]|[^{_CLASS}]+")
 
 
 def is_unspaced(text: str) -> bool:
-    """Whether a text has characters of a script without spaces between words."""
+    """Return whether a text has characters of a script without spaces between words."""
     return not text.isascii() and _UNSPACED.search(text) is not None
 
 
 def split_words(text: str) -> list[str]:
-    """Words as white space separates them; of scripts without spaces, every character is one.
+    """Split a text into words at white space; in scripts without spaces, every character is a word.
 
     `"Ünder GPU加速 x"` gives `["Ünder", "GPU", "加", "速", "x"]`.
     """
@@ -52,7 +52,7 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words as one text: a space between two, but none beside a character of a script without spaces."""
+    """Join words by spaces, without a space beside a character of a script without spaces."""
     parts: list[str] = []
     follows_space = True
     for word in words:

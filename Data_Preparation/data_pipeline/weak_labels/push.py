@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from data_pipeline.config.labels import PushConfig
 from data_pipeline.errors import ConfigError, SourceError
 from data_pipeline.utils import atomic_write_bytes
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS
 
 _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 _CARD = "README.md"
@@ -83,6 +83,6 @@ def push(folder: Path, config: PushConfig) -> str:
     except _FAILURES as error:
         raise SourceError(
             f"could not upload {folder} to {config.repo_id}: {error}. The outputs are complete on this machine; run "
-            f"the same command again to upload them. {WAYS_OUT}"
+            f"the same command again to upload them. {OFFLINE_HINT}"
         ) from error
     return str(address)

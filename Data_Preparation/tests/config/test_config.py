@@ -212,7 +212,7 @@ def test_every_preset_loads_and_can_be_changed(name, monkeypatch):
 
 def test_the_presets_are_these():
     assert preset_names() == ["offline", "qwen3-0.6b", "qwen3-4b"]
-    with pytest.raises(ConfigError, match=r"no preset is called 'large'; there are offline, qwen3-0\.6b, qwen3-4b"):
+    with pytest.raises(ConfigError, match=r"unknown preset 'large'; expected one of offline, qwen3-0\.6b, qwen3-4b"):
         load_preset("large")
 
 

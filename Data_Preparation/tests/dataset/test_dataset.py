@@ -576,9 +576,7 @@ def test_swapped_files_are_refused_by_name(copy):
 def test_a_truncated_file_is_refused_by_name(copy):
     path = copy / "embeddings" / "train_embeddings.safetensors"
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(
-        CorruptShard, match=r"train_embeddings.safetensors has 173055 bytes, its header speaks of 173056"
-    ):
+    with pytest.raises(CorruptShard, match=r"train_embeddings.safetensors has 173055 bytes, its header expects 173056"):
         ELMDataset(copy)
     path = copy / "sample_processed" / "val.parquet"
     os.truncate(path, 100)
@@ -593,7 +591,7 @@ def test_a_stale_file_of_the_same_length_is_refused_by_name(copy, column):
     rows = pl.read_parquet(path)
     changed = rows.with_columns(pl.when(pl.int_range(pl.len()) == 80).then(pl.lit("x")).otherwise(column).alias(column))
     changed.write_parquet(path)
-    with pytest.raises(CorruptShard, match=r"train.parquet is not the file its manifest speaks of"):
+    with pytest.raises(CorruptShard, match=r"train.parquet does not match manifest.json"):
         ELMDataset(copy)
     (copy / "sample_processed" / "manifest.json").unlink()
     with pytest.raises(
@@ -642,7 +640,7 @@ def test_the_corpus_the_embeddings_were_made_from_is_taken(copy):
     shutil.copytree(copy / "sample_processed", copy / "another_processed")
     assert ELMDataset(copy).processed_dir.name == "sample_processed"
     with pytest.raises(
-        StoreError, match=r"several corpora \(another, sample\); say which: ELMDataset\(..., corpus=NAME"
+        StoreError, match=r"several corpora \(another, sample\); name one: ELMDataset\(..., corpus=NAME"
     ):
         ELMDataset(copy, load_embeddings=False)
     assert ELMDataset(copy, corpus="another", load_embeddings=False).processed_dir.name == "another_processed"

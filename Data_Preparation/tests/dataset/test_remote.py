@@ -107,7 +107,7 @@ def test_a_changed_file_under_an_unchanged_manifest_is_refused_by_name(there, ca
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptShard, match=rf"{kind}/{path.name} has the SHA-256 .*its manifest speaks of.*Upload"):
+    with pytest.raises(CorruptShard, match=rf"{kind}/{path.name} has SHA-256 .*manifest.json expects.*Upload"):
         opened(there, cache)[0]
     assert path.name not in fetched(cache)
     assert not any(name.endswith(".tmp") for name in fetched(cache))
@@ -156,7 +156,7 @@ def test_a_manifest_cannot_name_places_outside_the_cache(there, cache, hash_):
         manifest = json.loads(path.read_text())
         manifest["splits"]["train"]["shards"][0]["sha256"] = hash_
         path.write_text(json.dumps(manifest))
-        with pytest.raises(CorruptShard, match="no SHA-256"):
+        with pytest.raises(CorruptShard, match="expected a SHA-256"):
             opened(there, cache)[0]
 
 
@@ -167,7 +167,7 @@ def test_what_is_missing_there_is_named(there, cache):
     with pytest.raises(StoreError, match=rf"file://{there}/embeddings has no manifest with embeddings of train"):
         opened(there, cache)
     shutil.copytree(there / "sample_processed", there / "other_processed")
-    with pytest.raises(StoreError, match=r"several corpora \(other, sample\); say which"):
+    with pytest.raises(StoreError, match=r"several corpora \(other, sample\); name one"):
         ELMDataset(f"file://{there}", load_embeddings=False, cache_dir=cache)
     assert len(ELMDataset(f"file://{there}", load_embeddings=False, corpus="other", cache_dir=cache)) == ROWS
     with pytest.raises(StoreError, match=r"nothing://x/y cannot be opened"):
@@ -185,7 +185,7 @@ def test_a_place_that_cannot_be_listed_asks_which_corpus(there, cache):
     fsspec.register_implementation("unlistable", Unlistable, clobber=True)
     (there / "embeddings" / "manifest.json").unlink()
     url = f"unlistable://{there}"
-    with pytest.raises(StoreError, match=r"cannot be (listed|read).*say which corpus, ELMDataset\(..., corpus=NAME\)"):
+    with pytest.raises(StoreError, match=r"cannot be (listed|read).*name the corpus: ELMDataset\(..., corpus=NAME\)"):
         ELMDataset(url, load_embeddings=False, cache_dir=cache)
     assert ELMDataset(url, load_embeddings=False, corpus="sample", cache_dir=cache)[3]["text"]
 
@@ -257,7 +257,7 @@ def test_a_url_s_secrets_are_in_no_log_and_in_no_message(vault, there, cache, ca
     caplog.set_level(logging.DEBUG)
     remote = ELMDataset(vault, cache_dir=cache)
     assert remote[3]["text"]
-    assert f"fetching vault://host{there}/sample_processed/train-00000" in caplog.text
+    assert f"Downloading vault://host{there}/sample_processed/train-00000" in caplog.text
     assert remote.verify("reembed")
     files(there, "embeddings", "val")[0].write_bytes(b"changed")
     files(there, "embeddings", "test")[0].unlink()

@@ -194,13 +194,13 @@ def test_a_download_that_fails_is_an_error_with_the_ways_out(hub, endpoint, tmp_
     finally:
         hub.broken = False
     assert error.startswith(f"could not download {REPO}: ")
-    assert "--source wikitext" in error
+    assert "corpus.source wikitext" in error
 
 
 def test_offline_without_a_cache_is_an_error_with_the_ways_out(endpoint, tmp_path):
     error = read(endpoint, tmp_path, offline=True)["error"]
     assert REPO in error
-    assert "--source wikitext" in error
+    assert "corpus.source wikitext" in error
 
 
 def test_an_unreachable_hub_is_an_error_with_the_ways_out_within_30_seconds(tmp_path):
@@ -211,7 +211,7 @@ def test_an_unreachable_hub_is_an_error_with_the_ways_out_within_30_seconds(tmp_
     error = read(endpoint, tmp_path)["error"]
     assert time.monotonic() - started < 30
     assert error.startswith(f"cannot reach the hub at {endpoint}")
-    for way_out in ("HF_ENDPOINT", "--preset offline", "--source wikitext", "HF_HUB_OFFLINE=1"):
+    for way_out in ("HF_ENDPOINT", "the preset offline", "corpus.source wikitext", "HF_HUB_OFFLINE=1"):
         assert way_out in error
 
 

@@ -119,7 +119,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_the_ways_out(tmp_path):
     found = load("http://127.0.0.1:9", tmp_path, "Edu-JQL-Gemma-SF")
     assert found["kind"] == "SourceError"
     assert "cannot reach the hub at http://127.0.0.1:9" in found["error"]
-    assert "point HF_ENDPOINT at a mirror" in found["error"]
+    assert "set HF_ENDPOINT to a mirror" in found["error"]
 
 
 def test_a_file_that_the_hub_has_not(endpoint, tmp_path):

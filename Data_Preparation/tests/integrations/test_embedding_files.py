@@ -28,7 +28,7 @@ from support.file_jobs import (
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import encode, load_embedder
-from data_pipeline.errors import ConfigError, FilesFailed, ModelError, SourceError
+from data_pipeline.errors import ConfigError, FilesFailedError, ModelError, SourceError
 from data_pipeline.execution.local import run_local
 from data_pipeline.integrations.ml_filter import run_embedding_pipeline
 from data_pipeline.integrations.ml_filter.inputs import File
@@ -47,7 +47,7 @@ def embed(folder, records=None, name="a", **how):
 
 
 def failures(folder, **how):
-    with pytest.raises(FilesFailed) as caught:
+    with pytest.raises(FilesFailedError) as caught:
         run_embedding_pipeline(embedding_job(folder, **how))
     return str(caught.value)
 

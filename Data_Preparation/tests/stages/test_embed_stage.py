@@ -19,7 +19,7 @@ from support.counting_embedder import Counting
 from data_pipeline.config import CorpusConfig, EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder, encode
 from data_pipeline.embeddings.autotune import Tuned
-from data_pipeline.errors import ModelError, ShardMismatch, StaleStage, StoreError
+from data_pipeline.errors import ModelError, ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs
 from data_pipeline.store import ParagraphStore, ParagraphWriter, read_manifest, write_manifest
@@ -152,20 +152,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(config, paragraphs):
 def test_unfinished_work_of_other_settings_is_not_gone_on_with(config, paragraphs):
     with pytest.raises(KeyboardInterrupt):
         write(paragraphs, config, embedder=Counting(config.embedding, enough=100), flush_s=1e-9)
-    with pytest.raises(StaleStage, match=r"is unfinished work made with other settings.*--overwrite to discard"):
+    with pytest.raises(StaleStageError, match=r"is unfinished work made with other settings.*--overwrite to discard"):
         write(paragraphs, config, dim=64)
     assert write(paragraphs, config, dim=64, overwrite=True).dim == 64
 
 
 def test_stale_settings_are_named_with_both_values_and_the_way_out(config, paragraphs):
     write(paragraphs, config, dim=64)
-    with pytest.raises(StaleStage) as error:
+    with pytest.raises(StaleStageError) as error:
         write(paragraphs, config, dim=32, normalize=False)
     message = str(error.value)
     assert "dim was '64', now '32'" in message
     assert "normalized was 'true', now 'false'" in message
     assert "--overwrite" in message
-    assert "--embedding.variant" in message
+    assert "embedding.variant" in message
     assert load_file(config.get_embeddings_path("train"))["embeddings"].shape == (165, 64)
     assert write(paragraphs, config, dim=32, normalize=False, overwrite=True).dim == 32
 
@@ -175,7 +175,7 @@ def test_changed_paragraphs_make_embeddings_stale(config, paragraphs):
     changed = config.model_copy(update={"preprocess": config.preprocess.model_copy(update={"min_tokens": 150})})
     prepare_paragraphs(changed, overwrite=True)
     store = ParagraphStore(config.processed_dir)
-    with pytest.raises(StaleStage, match="the paragraphs it was made from have changed"):
+    with pytest.raises(StaleStageError, match="the paragraphs it was made from have changed"):
         write(store, config)
     assert write(store, config, overwrite=True).rows == len(store.read("train")) < 165
 
@@ -184,7 +184,7 @@ def test_a_file_no_manifest_speaks_of_is_not_overwritten(config, paragraphs):
     path = config.get_embeddings_path("train")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(StaleStage, match=r"is there already and was not made with these settings"):
+    with pytest.raises(StaleStageError, match=r"exists and was not made with these settings"):
         write(paragraphs, config)
     assert path.read_bytes() == b"mine"
     write(paragraphs, config, overwrite=True)
@@ -206,7 +206,7 @@ def test_a_finished_file_of_other_settings_is_not_taken_though_its_manifest_was_
     write(paragraphs, config, "test")
     before = config.get_embeddings_path("test").read_bytes()
     (config.embeddings_dir / "manifest.json").unlink()
-    with pytest.raises(StaleStage, match="is there already and was not made with these settings"):
+    with pytest.raises(StaleStageError, match="exists and was not made with these settings"):
         write(paragraphs, config, "test", **changes)
     assert config.get_embeddings_path("test").read_bytes() == before
     write(paragraphs, config, "test", overwrite=True, **changes)
@@ -375,7 +375,7 @@ def test_texts_and_ids_that_change_under_the_run_are_refused_and_nothing_is_writ
     others[77] += "x"
     pq.write_table(table.set_column(table.schema.get_field_index(column), column, [others]), path)
     embedder = Counting(config.embedding)
-    with pytest.raises(ShardMismatch, match=r"train\.parquet was changed while it was being embedded"):
+    with pytest.raises(ShardMismatchError, match=r"train\.parquet was changed while it was being embedded"):
         write(paragraphs, config, embedder=embedder, flush_s=1e-6, precision=precision)
     # int8 is calibrated first, with the texts; they are checked as well.
     calibrated_with_these_texts = precision == "int8" and column == "text_id"
@@ -395,7 +395,7 @@ def test_a_later_shard_that_changed_is_refused_and_the_earlier_ones_are_kept(con
     original = path.read_bytes()
     table = pq.read_table(path)
     pq.write_table(table.set_column(1, "text", [["other"] * 30]), path)
-    with pytest.raises(ShardMismatch, match=r"train-00001-of-00003\.parquet was changed"):
+    with pytest.raises(ShardMismatchError, match=r"train-00001-of-00003\.parquet was changed"):
         write(store, config)
     assert names(config.embeddings_dir) == ["train_embeddings-00000-of-00003.safetensors"]
     path.write_bytes(original)
@@ -455,7 +455,9 @@ def test_a_wrong_token_count_is_named_by_its_row_s_id_and_nothing_is_written(con
     tokenizer = HashingEmbedder(config.embedding).identity.tokenizer
     store = store_of(config, many(), shard_rows, tokenizer, {LATE: 77})
     expected = len(many()[LATE].split())
-    with pytest.raises(ShardMismatch, match=rf"says that id-{LATE} has 77 tokens, its tokenizer finds {expected}\."):
+    with pytest.raises(
+        ShardMismatchError, match=rf"says that id-{LATE} has 77 tokens, its tokenizer finds {expected}\."
+    ):
         write(store, config, batch_size=None)
     finished = [] if shard_rows == 1_000_000 else ["train_embeddings-00000-of-00002.safetensors"]
     assert names(config.embeddings_dir) == finished
@@ -706,7 +708,7 @@ def test_overwrite_replaces_strangers_shards_and_leaves_their_other_files(config
     (folder / "train_embeddings.safetensors").write_bytes(b"of another number of shards")
     (folder / "val_embeddings.safetensors").write_bytes(b"of another split")
     embedder = Counting(config.embedding)
-    with pytest.raises(StaleStage, match=r"00001-of-00003\.safetensors is there already .*--overwrite.*variant"):
+    with pytest.raises(StaleStageError, match=r"00001-of-00003\.safetensors exists .*--overwrite.*variant"):
         write(store, config, embedder=embedder)
     assert embedder.texts == 0
     assert stranger.read_bytes() == b"theirs"
@@ -721,7 +723,7 @@ def test_overwrite_replaces_strangers_shards_and_leaves_their_other_files(config
 @pytest.mark.parametrize("precision", ["float16", "float8", "int8", "ubinary"])
 def test_another_precision_is_another_work(config, paragraphs, precision):
     write(paragraphs, config, "val")
-    with pytest.raises(StaleStage, match=rf"precision was 'float32', now '{precision}'"):
+    with pytest.raises(StaleStageError, match=rf"precision was 'float32', now '{precision}'"):
         write(paragraphs, config, "val", precision=precision)
     assert write(paragraphs, config, "val", precision=precision, overwrite=True).rows == 43
     assert write(paragraphs, config, "val", precision=precision).skipped

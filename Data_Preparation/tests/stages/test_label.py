@@ -207,7 +207,7 @@ def test_the_command_prints_what_became_of_it(settings, tmp_path, capsys):
     ("change", "message"),
     [
         ({"judge": {"judge": "similarity"}}, "needs gold"),
-        ({"negatives": {"margin_score": "rerank"}}, "this run has bm25, dense, fused"),
+        ({"negatives": {"margin_score": "rerank"}}, "expected a score of this run, one of bm25, dense, fused"),
         ({"queries": {}}, "queries: path is for the source file"),
         ({"passages": {"source": "file"}}, "passages: the source file needs path, found neither"),
         ({"nonsense": 1}, "nonsense: no such setting"),

@@ -19,7 +19,7 @@ from data_pipeline.config import EmbeddingConfig, SplitConfig, StorageConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
 from data_pipeline.embeddings.transformer import linear
-from data_pipeline.errors import ConfigError, ModelError, SourceError, StaleStage, StoreError, WrongEmbedder
+from data_pipeline.errors import ConfigError, ModelError, SourceError, StaleStageError, StoreError, WrongEmbedderError
 from data_pipeline.heads import apply, identity
 from data_pipeline.heads.apply import Scorer, column_names, probabilities
 from data_pipeline.heads.files import head_sha256, load_head, save_head
@@ -262,12 +262,12 @@ KNOWN = dict(IDENTITY.settings) | {"task": "separation"}
 @pytest.mark.parametrize("field", [field for field in FIELDS if field != "dim"])
 def test_a_head_of_another_embedder_is_refused_and_both_values_are_named(field):
     found = KNOWN | {field: "other"}
-    with pytest.raises(WrongEmbedder, match=f"{field}: .*trained on '{KNOWN[field]}', these vectors have 'other'"):
+    with pytest.raises(WrongEmbedderError, match=f"{field}: .*trained on '{KNOWN[field]}', these vectors have 'other'"):
         check_identity("edu", EmbedderIdentity(KNOWN), DIM, found, "here")
 
 
 def test_a_head_of_another_width_is_refused():
-    with pytest.raises(WrongEmbedder, match="the head edu takes vectors of 8 dimensions, here has dim '256'"):
+    with pytest.raises(WrongEmbedderError, match="the head edu takes vectors of 8 dimensions, here has dim '256'"):
         check_identity("edu", EmbedderIdentity(KNOWN), 8, KNOWN, "here")
 
 
@@ -313,7 +313,7 @@ def test_altered_weights_are_refused(tmp_path):
 def test_another_head_is_replaced_only_if_that_is_allowed(tmp_path):
     save_head(regression(), tmp_path)
     save_head(regression(), tmp_path)
-    with pytest.raises(StaleStage, match="holds another head"):
+    with pytest.raises(StaleStageError, match="holds another head"):
         save_head(regression(seed=1), tmp_path)
     assert head_sha256(load_head(tmp_path)) == head_sha256(regression())
     save_head(regression(seed=1), tmp_path, overwrite=True)
@@ -435,7 +435,7 @@ def test_another_head_of_the_same_name_needs_overwrite(config):
     run(with_shards(config))
     annotate(config, {"edu": regression()})
     before = tree(config)
-    with pytest.raises(StaleStage, match="was made with other settings:\n  head was"):
+    with pytest.raises(StaleStageError, match="was made with other settings:\n  head was"):
         annotate(config, {"edu": regression(seed=1)})
     assert tree(config) == before
     annotate(config, {"edu": regression(seed=1)}, overwrite=True)
@@ -452,7 +452,7 @@ def test_vectors_in_another_precision_are_other_work(config):
     annotate(config, {"edu": regression()})
     other = with_shards(config, precision="ubinary", variant="bits")
     run(other)
-    with pytest.raises(StaleStage, match="precision was 'float32', now 'ubinary'"):
+    with pytest.raises(StaleStageError, match="precision was 'float32', now 'ubinary'"):
         annotate(other, {"edu": regression()})
 
 
@@ -480,7 +480,7 @@ def test_damaged_scores_are_made_again_by_overwrite(config, damage):
     if damage == "remove":
         path.unlink()
     if damage != "flip":  # which only reading every byte finds
-        with pytest.raises(StaleStage, match="are missing or damaged. Pass --overwrite"):
+        with pytest.raises(StaleStageError, match="are missing or damaged. Pass --overwrite"):
             annotate(config, {"edu": regression()})
     annotate(config, {"edu": regression()}, overwrite=True)
     assert tree(config) == before
@@ -490,9 +490,9 @@ def test_a_head_of_other_vectors_scores_nothing(config):
     run(config)
     settings = dict(IDENTITY.settings) | {"revision": "1"}
     head = dataclasses.replace(regression(), embedder=EmbedderIdentity(settings))
-    with pytest.raises(WrongEmbedder, match="revision: the head was trained on '1', these vectors have '2'"):
+    with pytest.raises(WrongEmbedderError, match="revision: the head was trained on '1', these vectors have '2'"):
         annotate(config, {"edu": head})
-    with pytest.raises(WrongEmbedder, match=r"takes vectors of 8 dimensions, .*embeddings has dim '256'"):
+    with pytest.raises(WrongEmbedderError, match=r"takes vectors of 8 dimensions, .*embeddings has dim '256'"):
         annotate(config, {"edu": regression(8, 1)})
     assert not (config.scores_dir / "edu").exists()
 

@@ -15,11 +15,11 @@ from data_pipeline.cli import main
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import (
     ConfigError,
-    CorruptShard,
+    CorruptShardError,
     JudgeError,
     SelectionError,
-    ShardMismatch,
-    StaleStage,
+    ShardMismatchError,
+    StaleStageError,
     StoreError,
 )
 from data_pipeline.selection import Budget, StrataConfig
@@ -77,26 +77,28 @@ def test_a_selection_of_other_paragraphs_is_refused(stored):
     settings["split"]["seed"] = 7
     other = type(stored).model_validate(settings)
     run(other, overwrite=True)
-    with pytest.raises(ShardMismatch, match="other paragraphs of train. Make it again with: elm select --overwrite"):
+    with pytest.raises(
+        ShardMismatchError, match="other paragraphs of train. Make it again with: elm select --overwrite"
+    ):
         ELMDataset(config=other, subset="random_n5_seed0")
-    with pytest.raises(StaleStage, match="--overwrite"):
+    with pytest.raises(StaleStageError, match="--overwrite"):
         select_from(other, "random", Budget(rows=5))
     select_from(other, "random", Budget(rows=5), overwrite=True)
     assert len(ELMDataset(config=other, subset="random_n5_seed0")) == 5
 
 
 def test_what_is_not_there_or_altered_is_named(stored):
-    with pytest.raises(StoreError, match="there is no selection 'best' of train; there are none"):
+    with pytest.raises(StoreError, match="unknown selection 'best' of train; expected one of none"):
         ELMDataset(config=stored, subset="best")
     for name in ("../x", "a/b", ""):
         with pytest.raises(StoreError, match="no name of a selection"):
             ELMDataset(config=stored, subset=name)
     found = select_from(stored, "random", Budget(rows=5))
     pl.read_parquet(found.path).reverse().write_parquet(found.path)
-    with pytest.raises(CorruptShard, match="not the list its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match="checksum mismatch with manifest.json"):
         ELMDataset(config=stored, subset="random_n5_seed0")
     found.path.write_bytes(b"nothing")
-    with pytest.raises(CorruptShard, match="cannot be read"):
+    with pytest.raises(CorruptShardError, match="cannot be read"):
         ELMDataset(config=stored, subset="random_n5_seed0")
 
 
@@ -106,9 +108,9 @@ def test_what_is_damaged_is_replaced_when_that_is_asked_for(stored, tiny_causal)
     whole = {path: path.read_bytes() for path in stored.data_dir.rglob("manifest.json")}
     for path in (found.path.parent / "manifest.json", stored.scores_dir / "wordpiece_ratio" / "manifest.json"):
         path.write_text("{")
-    with pytest.raises(CorruptShard, match="--overwrite"):
+    with pytest.raises(CorruptShardError, match="--overwrite"):
         select_from(stored, "random", Budget(rows=5))
-    with pytest.raises(CorruptShard, match="--overwrite"):
+    with pytest.raises(CorruptShardError, match="--overwrite"):
         measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)})
     measure(stored, "wordpiece_ratio", {"model": tiny_causal(0)}, overwrite=True)
     select_from(stored, "random", Budget(rows=5), overwrite=True)
@@ -142,7 +144,7 @@ def test_a_selector_has_its_measure_computed_where_no_choice_is_needed(stored):
 def test_two_models_numbers_lie_side_by_side_and_none_wipes_the_other(stored, tiny_causal):
     measure(stored, "perplexity", {"model": str(tiny_causal(0))}, called="small")
     kept = (stored.scores_dir / "small" / "train.parquet").read_bytes()
-    with pytest.raises(StaleStage, match="made_with.model was"):
+    with pytest.raises(StaleStageError, match="made_with.model was"):
         measure(stored, "perplexity", {"model": str(tiny_causal(1))}, called="small")
     measure(stored, "perplexity", {"model": str(tiny_causal(1))}, called="other")
     assert (stored.scores_dir / "small" / "train.parquet").read_bytes() == kept
@@ -151,7 +153,7 @@ def test_two_models_numbers_lie_side_by_side_and_none_wipes_the_other(stored, ti
     found = select_from(stored, "perplexity", Budget(rows=6), parameters={"score": "small"})
     assert found.selection.sees == {"score:small"}
     measure(stored, "perplexity", {"model": str(tiny_causal(1))}, called="small", overwrite=True)
-    with pytest.raises(StaleStage, match="changed"):  # the selection was made from the other numbers
+    with pytest.raises(StaleStageError, match="changed"):  # the selection was made from the other numbers
         select_from(stored, "perplexity", Budget(rows=6), parameters={"score": "small"})
 
 
@@ -182,12 +184,12 @@ def test_a_killed_measure_goes_on_with_the_part_it_was_at(stored, tiny_causal, m
 
 def test_names_that_are_taken_or_no_names_are_refused(stored):
     pytest.importorskip("textstat", reason='needs the extra "selection"')
-    with pytest.raises(ConfigError, match="there is no measure 'beauty'; there are .*perplexity"):
+    with pytest.raises(ConfigError, match="unknown measure 'beauty'; expected one of .*perplexity"):
         measure(stored, "beauty")
     with pytest.raises(ConfigError, match="'../x' names a folder"):
         measure(stored, "text_metrics", called="../x")
     measure(stored, "text_metrics")
-    with pytest.raises(ConfigError, match="there is a column mtld already"):
+    with pytest.raises(ConfigError, match="a column mtld exists already"):
         measure(stored, "wordpiece_ratio", {"model": "x"}, called="mtld")
 
 
@@ -200,7 +202,7 @@ def test_labels_are_seen_only_where_the_name_says_so(stored):
     assert strata.selection.subset.startswith("random-labels_n5_seed0_")
     with pytest.raises(SelectionError, match="name the column that has them"):
         select_from(stored, "random", Budget(rows=5), strata=StrataConfig(by="labels"))
-    with pytest.raises(SelectionError, match="there is no column 'mood' to be the label"):
+    with pytest.raises(SelectionError, match="no column 'mood' to be the label"):
         select_from(stored, "random", Budget(rows=5), label="mood")
     assert len(dataset) > 5
 
@@ -216,7 +218,7 @@ def test_scores_learnt_from_labels_say_so(stored):
     measure(stored, "self_filter", {"column": "el2n", "threshold": float(dataset.metadata["el2n"].median())})
     learnt = select_from(stored, "self_filter", Budget(rows=5))
     assert learnt.selection.sees == {"score:self_filter", "labels"}
-    with pytest.raises(ConfigError, match="there is no column 'nothing'"):
+    with pytest.raises(ConfigError, match="no column 'nothing'"):
         measure(stored, "self_filter", {"column": "nothing"}, called="other")
 
 
@@ -272,7 +274,7 @@ def test_altered_selections_are_faults(stored):
     assert "train: selection random_n5_seed0: 5 rows of these paragraphs" in good
     assert not bad
     pl.read_parquet(found.path).head(4).write_parquet(found.path)
-    assert any("not the list its manifest speaks of" in line for line in verify(stored, "hash", 8)[1])
+    assert any("checksum mismatch with manifest.json" in line for line in verify(stored, "hash", 8)[1])
 
 
 KILLED = """
@@ -352,7 +354,7 @@ def test_the_commands(stored, tmp_path, capsys):
         (["select", "--name", "random", "--rows", "100000"], "the budget is 100,000 rows"),
         (["select", "--name", "kcenter", "--rows", "1", "--set", "metric"], "--set takes key=value, found 'metric'"),
         (["select", "--name", "kcenter", "--rows", "1", "--set", "metric=red"], "parameters of kcenter"),
-        (["measure", "beauty"], "there is no measure 'beauty'"),
+        (["measure", "beauty"], "unknown measure 'beauty'"),
     ):
         assert main([*arguments, *folder]) == 2
         error = capsys.readouterr().err

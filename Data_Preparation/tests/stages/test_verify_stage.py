@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline import ELMDataset, verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
-from data_pipeline.errors import CorruptShard, NotFound
+from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs, run
 from data_pipeline.store import open_embedding_shard, read_manifest, write_manifest
 from data_pipeline.store.manifest import EmbeddingManifest
@@ -96,7 +96,7 @@ def test_an_altered_manifest_is_found(damaged, folder):
     settings["dim" if folder == "embeddings" else "tokenizer"] = "other"
     path.write_text(json.dumps(content))
     assert f"{path}: " in faults(damaged)
-    assert "not those its fingerprint was made from" in faults(damaged)
+    assert "do not match their fingerprint" in faults(damaged)
     path.write_text(path.read_text()[:-10])
     assert f"{path} cannot be read" in faults(damaged)
 
@@ -104,7 +104,7 @@ def test_an_altered_manifest_is_found(damaged, folder):
 def test_another_number_of_rows_is_found(damaged):
     path = damaged.processed_dir / "train-00000-of-00002.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    assert "train-00000-of-00002.parquet is not the file its manifest speaks of: found 99 rows" in faults(damaged)
+    assert "train-00000-of-00002.parquet does not match manifest.json: found 99 rows" in faults(damaged)
 
 
 def test_a_missing_file_is_found(damaged):
@@ -122,7 +122,7 @@ def test_swapped_files_are_found(damaged):
     found = faults(damaged)
     for split in ("val", "test"):
         assert f"{split}_embeddings.safetensors was not made from" in found
-        assert f"{split}_embeddings.safetensors: its bytes are not those its manifest speaks of" in found
+        assert f"{split}_embeddings.safetensors: checksum mismatch with manifest.json" in found
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
@@ -177,13 +177,13 @@ def test_a_wrong_count_of_characters_is_found(damaged):
 def test_an_id_in_two_splits_is_found(damaged):
     source, target = damaged.processed_dir / "val.parquet", damaged.processed_dir / "test.parquet"
     shutil.copy(source, target)
-    assert "test.parquet is not the file its manifest speaks of" in faults(damaged)
+    assert "test.parquet does not match manifest.json" in faults(damaged)
 
 
 def test_embeddings_of_another_corpus_are_found(damaged):
     shutil.copytree(damaged.processed_dir, damaged.data_dir / "other_processed")
     other = damaged.model_copy(update={"corpus": damaged.corpus.model_copy(update={"name": "other"})})
-    assert "the embeddings of train are of the corpus sample, not other" in faults(other)
+    assert "the embeddings of train belong to the corpus sample, expected other" in faults(other)
 
 
 def test_paragraphs_without_embeddings_are_in_order(damaged):
@@ -198,10 +198,10 @@ def test_an_older_directory_cannot_be_verified_and_says_so(damaged):
 
 
 def test_nothing_there_is_no_corpus_in_order(clean, tmp_path):
-    with pytest.raises(NotFound, match="No paragraphs in "):
+    with pytest.raises(NotFoundError, match="No paragraphs in "):
         faults(clean.model_copy(update={"data_dir": tmp_path}))
     other = clean.embedding.model_copy(update={"variant": "other"})
-    with pytest.raises(NotFound, match=r"embedding.variant 'other': no folder"):
+    with pytest.raises(NotFoundError, match=r"embedding.variant 'other': no folder"):
         faults(clean.model_copy(update={"embedding": other}))
 
 
@@ -280,7 +280,9 @@ def test_a_calibration_that_is_not_that_of_all_the_others_is_found(small, where)
         else [where]
     )
     found = sorted(faults(small).splitlines())
-    assert found == [f"{small.embeddings_dir / name}: is calibrated otherwise than its manifest says" for name in named]
+    assert found == [
+        f"{small.embeddings_dir / name}: its calibration differs from that of manifest.json" for name in named
+    ]
 
 
 def test_splits_that_were_calibrated_for_other_settings_are_in_order(small):
@@ -312,7 +314,7 @@ def test_the_size_level_looks_at_files_and_headers_only(damaged):
     path = damaged.embeddings_dir / "val_embeddings.safetensors"
     flip(path, -5)
     assert verify(damaged, "size")[1] == []
-    assert f"{path}: its bytes are not those its manifest speaks of" in faults(damaged)
+    assert f"{path}: checksum mismatch with manifest.json" in faults(damaged)
     path.write_bytes(path.read_bytes() + b"x")
     assert f"{path} has {path.stat().st_size} bytes" in "\n".join(verify(damaged, "size")[1])
 
@@ -324,7 +326,7 @@ def test_the_size_level_finds_a_file_of_other_paragraphs(damaged):
     (damaged.data_dir / "x").rename(second)
     found = verify(damaged, "size")[1]
     assert len(found) == 2
-    assert all("is not the file its manifest speaks of" in line for line in found)
+    assert all("does not match manifest.json" in line for line in found)
 
 
 def test_a_file_of_another_model_is_found_though_all_its_rows_are_right(damaged):
@@ -335,7 +337,7 @@ def test_a_file_of_another_model_is_found_though_all_its_rows_are_right(damaged)
     path = damaged.embeddings_dir / "val_embeddings.safetensors"
     shutil.copy(other.embeddings_dir / path.name, path)
     found = "\n".join(verify(damaged, "size")[1])
-    assert f"{path} was made with max_length '77', its manifest says '8192'" in found
+    assert f"{path} was made with max_length '77', manifest.json expects '8192'" in found
 
 
 def test_only_the_canary_finds_vectors_that_were_permuted_before_they_were_hashed(damaged):
@@ -357,7 +359,9 @@ def test_a_damaged_copy_of_the_texts_is_found(damaged):
     (copy,) = (damaged.processed_dir / ".cache").glob("val.*.arrow")
     content = copy.read_bytes()
     copy.write_bytes(content.replace(text.encode(), text.swapcase().encode()))
-    with pytest.raises(CorruptShard, match=f"{copy.name}: its ids or texts are not those of val.parquet. Delete it"):
+    with pytest.raises(
+        CorruptShardError, match=f"{copy.name}: its ids or texts differ from those of val.parquet. Delete it"
+    ):
         dataset.verify("hash")
     copy.unlink()
     assert dataset.verify("hash")[-1].startswith("val_embeddings.safetensors: 43 vectors")

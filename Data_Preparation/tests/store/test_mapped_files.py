@@ -114,7 +114,7 @@ def test_ranges_are_joined_by_whole_pages(seed):
     count = int(generator.integers(1, 40))
     addresses = generator.integers(0, 100 * PAGE, count)
     sizes = generator.choice([0, 1, 100, PAGE, 3 * PAGE, 30 * PAGE], count, p=[0.1, 0.3, 0.3, 0.1, 0.15, 0.05])
-    starts, ends = pages._joined(addresses, sizes)
+    starts, ends = pages._join_ranges(addresses, sizes)
     assert (starts % PAGE == 0).all()
     assert (starts <= ends).all()
     assert (starts[1:] > ends[:-1]).all()  # in order, and none touches the next
@@ -178,7 +178,7 @@ def test_on_another_system_nothing_is_said(monkeypatch):
     monkeypatch.setattr(pages, "linux_calls", lambda: None)
     pages.will_need(np.array([0]), np.array([1]))
     pages.populate(0, 1)
-    with pytest.raises(OSError, match="This system cannot map several files as one"):
+    with pytest.raises(OSError, match="this system cannot map several files as one"):
         pages.Range(PAGE)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
 
-from data_pipeline.errors import ConfigError, CorruptShard
+from data_pipeline.errors import ConfigError, CorruptShardError
 from data_pipeline.store import CALIBRATED, Coding, EmbeddingWriter, calibrate, coding_from_json, open_embedding_shard
 from data_pipeline.store.quantization import coding_of
 
@@ -103,7 +103,7 @@ def test_floats_are_stored_as_they_are(precision):
 def test_ubinary_needs_whole_bytes():
     assert Coding("ubinary").width(1024) == 128
     assert Coding("ubinary").dim(128) == 1024
-    with pytest.raises(ConfigError, match=r"--embedding\.precision ubinary stores 8 dimensions in a byte, and 1022 is"):
+    with pytest.raises(ConfigError, match=r"embedding\.precision ubinary stores 8 dimensions in a byte, and 1022 is"):
         Coding("ubinary").width(1022)
     assert all(Coding(precision).width(1022) == 1022 for precision in PRECISIONS if precision != "ubinary")
 
@@ -293,7 +293,7 @@ def without(found, name):
 def test_a_missing_damaged_or_foreign_calibration_is_refused(format_name, calibration):
     text = calibration if isinstance(calibration, str) else json.dumps(calibration)
     metadata = {} if calibration is None else {"calibration": text}
-    with pytest.raises(CorruptShard, match=r"^x\.safetensors holds (int8|float8)"):
+    with pytest.raises(CorruptShardError, match=r"^x\.safetensors holds (int8|float8)"):
         coding_of(format_name, 2, metadata, "x.safetensors")
 
 
@@ -306,7 +306,7 @@ def test_a_whole_calibration_is_taken():
 
 @pytest.mark.parametrize("name", ["I64", "BF16", "F8_E5M2", "BOOL", ""])
 def test_forms_that_are_not_known_are_refused(name):
-    with pytest.raises(CorruptShard, match=f"holds {name}; known are F32, F16, F8_E4M3, I8, U8"):
+    with pytest.raises(CorruptShardError, match=f"holds {name}, expected one of F32, F16, F8_E4M3, I8, U8"):
         coding_of(name, 2, {}, "x.safetensors")
 
 
@@ -401,7 +401,7 @@ def test_a_file_whose_calibration_is_too_narrow_is_refused(tmp_path):
     header["__metadata__"] |= Coding("int8", low, high).to_metadata()
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-    with pytest.raises(CorruptShard, match=r"a\.safetensors holds int8, and a calibration .*of something else"):
+    with pytest.raises(CorruptShardError, match=r"a\.safetensors holds int8 with a calibration .*of other vectors"):
         open_embedding_shard(path)
 
 

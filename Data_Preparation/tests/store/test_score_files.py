@@ -18,7 +18,7 @@ from data_pipeline import verify
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, StorageConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.heads.identity import EmbedderIdentity, identity_settings
 from data_pipeline.heads.model import Head, Layer
 from data_pipeline.stages.pipeline import run
@@ -155,7 +155,7 @@ def test_a_pickled_data_set_names_its_scores_and_does_not_copy_them(dataset):
 def test_only_the_heads_that_are_named_are_read(scored):
     assert [name for name in ELMDataset(config=scored, scores=["topic"]).rows.names if name in COLUMNS] == COLUMNS[3:]
     assert not set(ELMDataset(config=scored, scores=[]).rows.names) & set(COLUMNS)
-    with pytest.raises(ShardMismatch, match=r"there are no scores of train in .*nope. Make them with: elm annotate"):
+    with pytest.raises(ShardMismatchError, match=r"no scores of train in .*nope. Make them with: elm annotate"):
         ELMDataset(config=scored, scores=["edu", "nope"])
 
 
@@ -167,7 +167,7 @@ def test_scores_need_no_vectors(scored):
 def test_a_remote_folder_s_scores_are_not_promised(scored, tmp_path):
     url = f"file://{scored.data_dir}"
     assert "edu" not in ELMDataset(url, cache_dir=tmp_path).rows.names
-    with pytest.raises(StoreError, match="scores are read from folders of this machine only"):
+    with pytest.raises(StoreError, match="scores are read from local folders only"):
         ELMDataset(url, cache_dir=tmp_path, scores=["edu"])
 
 
@@ -278,8 +278,8 @@ def test_scores_of_other_paragraphs_are_left_out_or_refused(renewed, caplog):
     assert not set(dataset.rows.names) & set(COLUMNS)
     for name in HEADS:
         assert f"the scores in {renewed.scores_dir / name} were made from other paragraphs of train" in caplog.text
-    assert "elm annotate --overwrite They are left out." in caplog.text
-    with pytest.raises(ShardMismatch, match="edu were made from other paragraphs of train. Make them again with"):
+    assert "elm annotate --overwrite They are ignored." in caplog.text
+    with pytest.raises(ShardMismatchError, match="edu were made from other paragraphs of train. Make them again with"):
         ELMDataset(config=renewed, scores=["edu"])
     assert any("were made from other paragraphs" in line for line in verify(renewed)[1])
     annotate(renewed, HEADS, overwrite=True)
@@ -312,9 +312,9 @@ def test_verify_finds_every_flipped_byte(copy):
         content = bytearray(whole)
         content[place] ^= 1
         path.write_bytes(content)
-        assert verify(copy)[1] == [f"{path}: is missing, or its bytes are not those its manifest speaks of"]
+        assert verify(copy)[1] == [f"{path}: missing, or checksum mismatch with manifest.json"]
     path.unlink()
-    assert verify(copy)[1] == [f"{path}: is missing, or its bytes are not those its manifest speaks of"]
+    assert verify(copy)[1] == [f"{path}: missing, or checksum mismatch with manifest.json"]
 
 
 def permuted(table):
@@ -333,11 +333,11 @@ def spoilt(value):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (permuted, "its rows or ids are not those of the paragraphs"),
-        (lambda table: table.slice(1), "its rows or ids are not those of the paragraphs"),
-        (spoilt(float("nan")), "edu has values that are missing or not finite"),
-        (spoilt(float("inf")), "edu has values that are missing or not finite"),
-        (spoilt(None), "edu has values that are missing or not finite"),
+        (permuted, "its rows or ids differ from those of the paragraphs"),
+        (lambda table: table.slice(1), "its rows or ids differ from those of the paragraphs"),
+        (spoilt(float("nan")), "edu has missing or non-finite values"),
+        (spoilt(float("inf")), "edu has missing or non-finite values"),
+        (spoilt(None), "edu has missing or non-finite values"),
     ],
     ids=["permuted", "a row less", "NaN", "infinite", "null"],
 )
@@ -349,7 +349,7 @@ def test_verify_finds_values_that_were_wrong_before_they_were_hashed(copy, chang
 def test_verify_finds_settings_that_were_altered(copy):
     path = copy.scores_dir / "edu" / "manifest.json"
     path.write_text(path.read_text().replace('"kind": "regression"', '"kind": "binary"'))
-    assert any("the settings of train are not those its fingerprint" in line for line in verify(copy)[1])
+    assert any("the settings of train do not match their fingerprint" in line for line in verify(copy)[1])
 
 
 def test_verify_lists_a_manifest_that_cannot_be_read(copy):
@@ -363,7 +363,7 @@ def test_a_data_set_that_is_verified_looks_at_its_scores(copy):
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptShard, match=f"{path}: is missing, or its bytes are not those"):
+    with pytest.raises(CorruptShardError, match=f"{path}: missing, or checksum mismatch with manifest.json"):
         ELMDataset(config=copy).verify("hash")
     ELMDataset(config=copy, scores=["topic"]).verify("hash")
 
@@ -377,14 +377,14 @@ def test_a_damaged_file_is_noticed_when_its_scores_are_read(copy, damage):
         path.unlink()
     dataset = ELMDataset(config=copy)
     assert len(dataset[0]["text"]) > 0
-    with pytest.raises(CorruptShard, match=r"train-00001-of-00005.parquet .*elm annotate --overwrite"):
+    with pytest.raises(CorruptShardError, match=r"train-00001-of-00005.parquet .*elm annotate --overwrite"):
         dataset.filter("edu > 0")
     assert len(dataset.filter("topic > 0")) == ROWS
 
 
 def test_a_file_of_another_head_is_noticed_when_its_scores_are_read(copy):
     path = rewritten(copy, lambda table: table.replace_schema_metadata({"fingerprint": "of another head"}))
-    with pytest.raises(CorruptShard, match=f"{path} is not of the head that its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match=f"{path} was made with other settings than manifest.json says"):
         ELMDataset(config=copy).filter("edu > 0")
 
 

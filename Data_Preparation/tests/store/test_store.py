@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from data_pipeline.errors import CorruptShard, StaleStage, StoreError
+from data_pipeline.errors import CorruptShardError, StaleStageError, StoreError
 from data_pipeline.store import (
     FORMAT_VERSION,
     Coding,
@@ -72,9 +72,9 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
 
 def test_a_manifest_of_a_newer_format_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format_version": FORMAT_VERSION + 1}))
-    with pytest.raises(StoreError, match=r"has format 2, this version reads up to 1\. Update it") as caught:
+    with pytest.raises(StoreError, match=r"has format 2, expected at most 1\. Update this package") as caught:
         read_manifest(tmp_path, ParagraphManifest)
-    assert not isinstance(caught.value, CorruptShard)
+    assert not isinstance(caught.value, CorruptShardError)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_manifest_of_a_newer_format_is_refused(tmp_path):
 )
 def test_a_broken_manifest_is_corrupt(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(CorruptShard, match=r"manifest\.json .*--overwrite"):
+    with pytest.raises(CorruptShardError, match=r"manifest\.json .*--overwrite"):
         read_manifest(tmp_path, ParagraphManifest)
 
 
@@ -105,7 +105,7 @@ def test_work_made_with_the_same_settings_is_fresh(tmp_path):
 def test_stale_work_names_every_knob_that_differs_with_both_values(tmp_path):
     old = {"preprocess": {"min_tokens": 100, "unit": "line", "gone": 1}, "split": {"seed": 1}}
     new = {"preprocess": {"min_tokens": 60, "unit": "line"}, "split": {"seed": 2}, "added": True}
-    with pytest.raises(StaleStage) as caught:
+    with pytest.raises(StaleStageError) as caught:
         check_fresh(made_with(old), new, "", tmp_path)
     message = str(caught.value)
     assert message.splitlines()[:5] == [
@@ -120,7 +120,7 @@ def test_stale_work_names_every_knob_that_differs_with_both_values(tmp_path):
 
 
 def test_stale_input_is_named(tmp_path):
-    with pytest.raises(StaleStage, match="the paragraphs it was made from have changed"):
+    with pytest.raises(StaleStageError, match="the paragraphs it was made from have changed"):
         check_fresh(made_with({"a": 1}, "old"), {"a": 1}, "new", tmp_path)
 
 
@@ -309,7 +309,7 @@ def test_flushed_rows_are_there_after_a_crash_and_unflushed_ones_are_not(tmp_pat
 def test_a_shard_with_missing_rows_cannot_be_finished(tmp_path):
     writer = EmbeddingWriter(tmp_path / "a.safetensors", 5, 3, FLOAT32, METADATA)
     writer.write(np.array([4, 1]), VECTORS[[4, 1]])
-    with pytest.raises(StoreError, match="3 rows were never written"):
+    with pytest.raises(StoreError, match=r"3 of \d+ rows were not written"):
         writer.finish()
     writer.close()
     assert not (tmp_path / "a.safetensors").exists()
@@ -338,7 +338,7 @@ def begin(path, rows=5, coding=FLOAT32, metadata=METADATA, overwrite=False):
 def test_unfinished_work_of_other_settings_is_refused_and_discarded_on_request(tmp_path, other):
     path = tmp_path / "a.safetensors"
     begin(path)
-    with pytest.raises(StaleStage, match="unfinished work made with other settings"):
+    with pytest.raises(StaleStageError, match="unfinished work made with other settings"):
         begin(path, **other)
     assert begin(path) == [False, True, False, False, False]
     assert not any(begin(path, overwrite=True, **other))
@@ -379,7 +379,7 @@ def test_a_truncated_partial_file_is_not_gone_on_with(tmp_path):
     path = tmp_path / "a.safetensors"
     begin(path)
     os.truncate(tmp_path / ".a.safetensors.partial", 4096 + 10)
-    with pytest.raises(StaleStage):
+    with pytest.raises(StaleStageError):
         begin(path)
     assert begin(path, overwrite=True) == [False] * 5
 
@@ -414,14 +414,14 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, damage):
     path = tmp_path / "a.safetensors"
     write_shard(path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CorruptShard, match=r"a\.safetensors"):
+    with pytest.raises(CorruptShardError, match=r"a\.safetensors"):
         open_embedding_shard(path)
 
 
 def test_a_missing_safetensors_file_is_missing_not_corrupt(tmp_path):
-    with pytest.raises(StoreError, match=r"there is no .*a\.safetensors") as caught:
+    with pytest.raises(StoreError, match=r"no such file: .*a\.safetensors") as caught:
         open_embedding_shard(tmp_path / "a.safetensors")
-    assert not isinstance(caught.value, CorruptShard)
+    assert not isinstance(caught.value, CorruptShardError)
 
 
 # Paragraph shards
@@ -470,7 +470,7 @@ def test_swapped_files_are_refused(tmp_path):
     (folder / "val.parquet").rename(folder / "other")
     (folder / "test.parquet").rename(folder / "val.parquet")
     (folder / "other").rename(folder / "test.parquet")
-    with pytest.raises(CorruptShard, match=r"val\.parquet is not the file its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match=r"val\.parquet does not match manifest.json"):
         ParagraphStore(folder).check()
 
 
@@ -482,7 +482,7 @@ def test_a_file_written_again_with_other_ids_or_texts_is_refused(tmp_path, chang
     place = table.schema.get_field_index(column)
     pq.write_table(table.set_column(place, column, [["f" if column == "text_id" else "text f", value]]),
                    folder / "val.parquet")  # fmt: skip
-    with pytest.raises(CorruptShard, match=r"val\.parquet is not the file its manifest speaks of"):
+    with pytest.raises(CorruptShardError, match=r"val\.parquet does not match manifest.json"):
         ParagraphStore(folder).check()
 
 
@@ -497,7 +497,7 @@ def test_rows_in_another_order_are_refused(tmp_path):
     folder = make_store(tmp_path / "x", **SPLIT_IDS)
     table = pq.read_table(folder / "train.parquet").replace_schema_metadata(None)
     pq.write_table(table.take([1, 0, 2, 3, 4]), folder / "train.parquet")
-    with pytest.raises(CorruptShard):
+    with pytest.raises(CorruptShardError):
         ParagraphStore(folder).check()
 
 
@@ -506,14 +506,14 @@ def test_a_truncated_parquet_file_is_refused(tmp_path, size):
     folder = make_store(tmp_path / "x", **SPLIT_IDS)
     content = (folder / "train.parquet").read_bytes()
     (folder / "train.parquet").write_bytes(content[:size])
-    with pytest.raises(CorruptShard, match=r"train\.parquet is missing or damaged"):
+    with pytest.raises(CorruptShardError, match=r"train\.parquet is missing or damaged"):
         ParagraphStore(folder).check()
 
 
 def test_a_missing_parquet_file_is_named(tmp_path):
     folder = make_store(tmp_path / "x", **SPLIT_IDS)
     (folder / "test.parquet").unlink()
-    with pytest.raises(CorruptShard, match=r"test\.parquet is missing or damaged"):
+    with pytest.raises(CorruptShardError, match=r"test\.parquet is missing or damaged"):
         ParagraphStore(folder).check()
 
 
@@ -524,7 +524,7 @@ def test_damage_inside_a_parquet_file_is_found_when_it_is_read(tmp_path):
     content[4:200] = bytes(196)
     path.write_bytes(content)
     (shard,) = ParagraphStore(folder).shards("train")
-    with pytest.raises(CorruptShard, match="cannot be read"):
+    with pytest.raises(CorruptShardError, match="cannot be read"):
         list(shard.batches(["text_id", "text"]))
 
 
@@ -542,7 +542,7 @@ def test_a_missing_shard_without_a_manifest_is_noticed(tmp_path):
     folder = make_store(tmp_path / "x", shard_rows=2, train=list("abcde"))
     (folder / "manifest.json").unlink()
     (folder / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(CorruptShard, match="2 shards of train, their names speak of another number"):
+    with pytest.raises(CorruptShardError, match="2 shards of train, their names expect 3"):
         ParagraphStore(folder)
 
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 from data_pipeline.store import Columns, ParagraphStore, ParagraphWriter, copy_faults, copy_path, write_manifest
 from data_pipeline.store import corpus_files as source_module
 from data_pipeline.store.access import text_columns as columns_module
 from data_pipeline.store.access.text_columns import write_copy
-from data_pipeline.store.corpus_files import Source
+from data_pipeline.store.corpus_files import SplitFiles
 from data_pipeline.store.paragraphs import paragraph_schema
 
 WORDS = ["", "a", "Größe", "雪が降る", "🦜🧪", "\u0000x", "é" * 300, "plain words", "\n"]
@@ -141,14 +141,14 @@ def test_a_copy_that_cannot_be_finished_leaves_nothing(tmp_path):
     shards = write_store(tmp_path / "s", texts_of(20))
     wrong = replace(shards[0], texts_sha256="0" * 64)
     with pytest.raises(
-        CorruptShard, match=r"train\.parquet: its ids or texts are not those its hashes speak of.*Restore"
+        CorruptShardError, match=r"train\.parquet: its ids or texts do not match their checksums.*Restore"
     ):
         columns_of([wrong], tmp_path / "c").text(0)
     assert copies(tmp_path / "c") == []
     content = bytearray(shards[0].path.read_bytes())
     content[10:60] = bytes(50)
     shards[0].path.write_bytes(content)
-    with pytest.raises(CorruptShard, match=r"train\.parquet.*(cannot be read|not those its hashes)"):
+    with pytest.raises(CorruptShardError, match=r"train\.parquet.*(cannot be read|do not match their checksums)"):
         columns_of(shards, tmp_path / "c").text(0)
     assert copies(tmp_path / "c") == []
 
@@ -159,9 +159,11 @@ def test_a_truncated_copy_is_refused_with_advice(tmp_path, size):
     path = copy_path(tmp_path / "c", shards[0])
     columns_of(shards, tmp_path / "c").text(0)
     os.truncate(path, size if size >= 0 else path.stat().st_size + size)
-    with pytest.raises(CorruptShard, match=rf"{path.name} cannot be read: .*Delete it; it is made again from parquet"):
+    with pytest.raises(
+        CorruptShardError, match=rf"{path.name} cannot be read: .*Delete it; it is rebuilt from parquet"
+    ):
         columns_of(shards, tmp_path / "c").text(0)
-    assert "Delete it; it is made again" in copy_faults(shards[0], path)[0]
+    assert "Delete it; it is rebuilt" in copy_faults(shards[0], path)[0]
     path.unlink()
     assert columns_of(shards, tmp_path / "c").text(1) == texts_of(20)[1]
 
@@ -178,12 +180,14 @@ def test_a_copy_of_something_else_is_refused_with_advice(tmp_path):
     columns_of(shards, tmp_path / "c").text(0)
     table = pa.ipc.open_file(path).read_all()
     rewrite(path, table.slice(1))
-    with pytest.raises(CorruptShard, match="has other rows or columns than.*Delete it; it is made again from parquet"):
+    with pytest.raises(
+        CorruptShardError, match="has other rows or columns than.*Delete it; it is rebuilt from parquet"
+    ):
         columns_of(shards, tmp_path / "c").text(0)
     # The same rows and columns with other texts are found by their hash.
     swapped = table.take(pa.array([1, 0, *range(2, 20)]))
     rewrite(path, swapped.combine_chunks())
-    assert "its ids or texts are not those of train.parquet. Delete it" in copy_faults(shards[0], path)[0]
+    assert "its ids or texts differ from those of train.parquet. Delete it" in copy_faults(shards[0], path)[0]
 
 
 def test_a_copy_without_texts_is_refused_with_advice(tmp_path):
@@ -191,7 +195,7 @@ def test_a_copy_without_texts_is_refused_with_advice(tmp_path):
     path = copy_path(tmp_path / "c", shards[0])
     columns_of(shards, tmp_path / "c").text(0)
     rewrite(path, pa.ipc.open_file(path).read_all().drop_columns(["text"]))
-    with pytest.raises(CorruptShard, match="Delete it; it is made again from parquet"):
+    with pytest.raises(CorruptShardError, match="Delete it; it is rebuilt from parquet"):
         columns_of(shards, tmp_path / "c").text(0)
 
 
@@ -202,7 +206,7 @@ def test_a_copy_in_batches_of_another_size_is_refused_and_not_read_wrongly(tmp_p
     path = copy_path(tmp_path / "c", shards[0])
     rewrite(path, pa.ipc.open_file(path).read_all(), max_chunksize=10)
     columns = columns_of(shards, tmp_path / "c")
-    with pytest.raises(CorruptShard, match="Delete it; it is made again from parquet"):
+    with pytest.raises(CorruptShardError, match="Delete it; it is rebuilt from parquet"):
         assert [columns.text(0), columns.text(20)] == [texts_of(40)[0], texts_of(40)[20]]
 
 
@@ -210,11 +214,11 @@ FLIP = """
 import sys; from pathlib import Path; import numpy as np
 sys.path[:0] = [{tests!r}]
 from test_text_columns import columns_of; from data_pipeline.store import ParagraphStore
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 shards = ParagraphStore(Path({store!r})).shards("train")
 try:
     columns_of(shards, Path({copies!r})).texts(np.array({rows}))
-except CorruptShard as error:
+except CorruptShardError as error:
     assert "Delete it" in str(error)
 """
 
@@ -242,7 +246,7 @@ def test_damaged_offsets_of_a_copy_are_refused_and_do_not_read_beyond_its_end(tm
 
 def source_of(folder, cache_dir=None):
     store = ParagraphStore(folder)
-    return Source("train", store, folder, None, False, cache_dir, None, "embeddings")
+    return SplitFiles("train", store, folder, None, False, cache_dir, None, "embeddings")
 
 
 def test_copies_lie_beside_the_parquet_files_or_in_the_cache_folder_that_was_given(tmp_path):

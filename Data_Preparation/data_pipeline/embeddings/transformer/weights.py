@@ -8,7 +8,7 @@ from data_pipeline.config import EmbeddingConfig
 from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.user_files import visible
 from data_pipeline.utils import require, sha256_of_file
-from data_pipeline.utils.hub import TRANSPORT_ERRORS, WAYS_OUT, local_folder, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
             "downloaded, because HF_HUB_OFFLINE is set or the hub cannot be reached"
         ) from error
     except TRANSPORT_ERRORS as error:
-        raise ModelError(f"could not download {config.model_name}: {error}. {WAYS_OUT}") from error
+        raise ModelError(f"could not download {config.model_name}: {error}. {OFFLINE_HINT}") from error
     # The name of a snapshot's folder in the cache is its commit.
     return ModelFiles(Path(snapshot), Path(snapshot).name)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import ConfigError, CorruptShard, ModelError, StaleStage
+from data_pipeline.errors import ConfigError, CorruptShardError, ModelError, StaleStageError
 from data_pipeline.heads.apply import Scorer
 from data_pipeline.heads.files import head_sha256
 from data_pipeline.heads.identity import check_identity
@@ -55,10 +55,10 @@ def annotate_file(
         overwrite: replace what was made with other heads, keys or vectors.
 
     Raises:
-        CorruptShard: the input is damaged; nothing is written under the output's name.
-        WrongEmbedder: a head does not belong to these vectors.
+        CorruptShardError: the input is damaged; nothing is written under the output's name.
+        WrongEmbedderError: a head does not belong to these vectors.
         ConfigError: the input has no such key.
-        StaleStage: the output is there, made otherwise, and not `overwrite`.
+        StaleStageError: the output is there, made otherwise, and not `overwrite`.
         StoreError: another process is writing it.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class _Work:
         changed = sorted(
             name for name, value in self._settings.items() if (made.get("settings") or {}).get(name) != value
         )
-        raise StaleStage(
+        raise StaleStageError(
             f"{self._final} was made with other {', '.join(changed) or 'content'}, or by other hands. "
             "Set overwrite: true to make it again, or choose another output_dir."
         )
@@ -158,7 +158,7 @@ class _Work:
         expected = [self._file.attributes.get(name) for name in ("embeddings_sha256", "ids_sha256")]
         if self._file.is_ours and expected != [digest.hexdigest(), ids.hexdigest()]:
             self._discard()
-            raise CorruptShard(
+            raise CorruptShardError(
                 f"{self._file.path}: its vectors or ids are not those its hash speaks of: the file is damaged. "
                 "Make it again; nothing was written."
             )

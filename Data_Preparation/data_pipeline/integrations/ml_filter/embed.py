@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill
 from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
-from data_pipeline.errors import ConfigError, CorruptShard, SourceError, StaleStage, StoreError
+from data_pipeline.errors import ConfigError, CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.integrations.ml_filter.jobs import (
     EmbeddingParameters,
     embedding_config,
@@ -62,7 +62,7 @@ def embed_file(
 
     Raises:
         SourceError: a line is not what it must be, or too long where that is not allowed.
-        StaleStage: the output is there, made with other settings or from another input, and not `overwrite`.
+        StaleStageError: the output is there, made with other settings or from another input, and not `overwrite`.
         StoreError: another process is writing it.
         ModelError: a vector cannot be computed.
     """
@@ -110,7 +110,7 @@ def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bo
         with EmbeddingFile(final, group) as file:
             found = file.attributes
             rows = file.rows
-    except CorruptShard:
+    except CorruptShardError:
         if overwrite:
             return None
         raise
@@ -120,7 +120,7 @@ def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bo
     if overwrite:
         return None
     what = "; ".join(f"{name} was {found.get(name, 'not recorded')!r}, now {attributes[name]!r}" for name in changed)
-    raise StaleStage(
+    raise StaleStageError(
         f"{final} was made with other settings or from another input ({what}). "
         "Set overwrite: true to make it again, or choose another embedding_dir."
     )

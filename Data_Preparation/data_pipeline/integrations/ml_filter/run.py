@@ -36,8 +36,8 @@ def run_embedding_pipeline(config_file_path: Path | EmbeddingJob, overwrite: boo
 
     Raises:
         ConfigError: the file is wrong; each key with its path.
-        SourceError, ModelError, MissingExtra: there is nothing to read, or no model.
-        FilesFailed: some files could not be done; all others were.
+        SourceError, ModelError, MissingExtraError: there is nothing to read, or no model.
+        FilesFailedError: some files could not be done; all others were.
     """
     job = config_file_path
     if not isinstance(job, EmbeddingJob):
@@ -54,8 +54,8 @@ def run_annotation_pipeline(config_file_path: Path | AnnotationJob, overwrite: b
 
     Raises:
         ConfigError: the file is wrong; each key with its path.
-        SourceError, ModelError, MissingExtra: there is nothing to read, or a head cannot be loaded.
-        FilesFailed: some files could not be done; all others were.
+        SourceError, ModelError, MissingExtraError: there is nothing to read, or a head cannot be loaded.
+        FilesFailedError: some files could not be done; all others were.
     """
     job = config_file_path
     if not isinstance(job, AnnotationJob):

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, load_embedder
-from data_pipeline.errors import FilesFailed
+from data_pipeline.errors import FilesFailedError
 from data_pipeline.integrations.ml_filter.inputs import File
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob, embedding_config
 from data_pipeline.stages.base import Advance, Task, TaskResult
@@ -50,7 +50,7 @@ class FilesStage:
         return "embedding" if isinstance(self.job, EmbeddingJob) else "annotation"
 
     def fingerprint(self) -> str:
-        """See `Stage`."""
+        """Compute the fingerprint of the outputs."""
         return sha256_of_json([self.name, self.job.params.deciding(), [file.name for file in self.files]])
 
     def tasks(self) -> list[Task]:
@@ -94,11 +94,11 @@ class FilesStage:
         """See `PortableStage`.
 
         Raises:
-            FilesFailed: one line for each file that failed.
+            FilesFailedError: one line for each file that failed.
         """
         failed = [result for result in results if result.error is not None]
         if failed:
-            raise FilesFailed(
+            raise FilesFailedError(
                 f"{len(failed)} of {len(results)} files failed, the others are done:\n"
                 + "\n".join(f"  - {result.name}: {result.error}" for result in failed)
                 + "\nRun the same command again when they are mended; what is finished is skipped."

@@ -1,1 +1,1 @@
-"""Reading files on disk: memory maps, text columns, read-ahead, remote folders."""
+"""Access to files on disk: memory maps, text columns, read-ahead, remote folders."""

@@ -1,11 +1,11 @@
 """Memory-mapped files: several mapped as one array, and hints to the kernel before rows are read.
 
-A page that is not in memory is fetched when it is touched, one page after the other, each with
-neighbours that nobody asked for. Data larger than memory must never be read like that: a reader
-announces what it is about to read (`will_need`), and the disk works on all of it at once.
+The kernel fetches a page that is not in memory when it is touched: one page after another, each with its neighbors.
+That is too slow for data larger than memory, so a reader announces the rows it is about to read (`will_need`), and the
+disk fetches all of them at once.
 
-On Linux only, see `system.linux_calls`. Elsewhere each file is mapped on its own and no hints are
-given: the same rows, read more slowly from a disk.
+This works on Linux only, see `utils.system.linux_calls`. Elsewhere each file is mapped on its own without hints, which
+reads the same rows more slowly from a disk.
 """
 
 import ctypes
@@ -23,20 +23,20 @@ from data_pipeline.utils.system import linux_calls, own_process_handle
 _PROT_NONE, _PROT_READ = 0, 1
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 _MADV_WILLNEED, _MADV_POPULATE_READ = 3, 22
-_PROCESS_MADVISE = 440  # by its number, the same everywhere: the C library has no name for it before glibc 2.36
-_MAX_RANGES = 1024  # that the kernel takes in one call
+_PROCESS_MADVISE = 440  # called by number, since glibc has no wrapper before 2.36
+_MAX_RANGES = 1024  # limit of the kernel for one call
 
 
 class Range:
-    """A range of addresses into which parts of files are mapped side by side; read-only.
+    """Read-only address range that parts of files are mapped into side by side.
 
-    Arrays of it keep it alive. What no file was mapped to must not be touched.
+    Arrays over the range keep it alive. Addresses without a mapped file must not be read.
 
     Args:
-        size: in bytes.
+        size: size in bytes.
 
     Raises:
-        OSError: the system has no such ranges (see `system.linux_calls`), or no room for it (`ulimit -v`).
+        OSError: the system does not support such ranges (see `utils.system.linux_calls`), or has no room (`ulimit -v`).
     """
 
     def __init__(self, size: int) -> None:
@@ -46,7 +46,7 @@ class Range:
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (self.address, True), "version": 3}
 
     def map_file(self, at: int, path: Path, offset: int, size: int) -> None:
-        """Put a part of a file at a place in the range; both begin at a page's edge."""
+        """Map a part of a file at a position of the range; both begin at a page boundary."""
         handle = os.open(path, os.O_RDONLY)
         try:
             _mmap(self.address + at, size, _PROT_READ, _MAP_SHARED | _MAP_FIXED, handle, offset)
@@ -59,20 +59,20 @@ class Range:
 
 
 def map_bytes(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
-    """A part of one file, wherever it begins, as a read-only array; nothing is read yet."""
+    """Map a part of a file, which may begin anywhere, as a read-only array."""
     if size == 0:
         return np.zeros(0, np.uint8)
-    # As a plain array: every row cut from a memmap object costs a microsecond more.
+    # Slicing a memmap object costs a microsecond more per row than slicing a plain array.
     return np.memmap(path, np.uint8, "r", offset, (size,)).view(np.ndarray)
 
 
 def is_cached(path: Path, offset: int) -> bool:
-    """Whether a byte of a file is in memory; False also where the system does not say."""
+    """Return whether a byte of a file is in memory; False also if the system cannot tell."""
     if not hasattr(os, "RWF_NOWAIT"):
         return False
     handle = os.open(path, os.O_RDONLY)
     try:
-        # Not by mincore: it tells those who may not write the file that all of it is in memory.
+        # mincore reports all pages as cached to processes that may not write the file.
         return os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
     except OSError:
         return False
@@ -81,36 +81,36 @@ def is_cached(path: Path, offset: int) -> bool:
 
 
 def will_need(addresses: IntArray, sizes: IntArray) -> None:
-    """Let the disk fetch ranges of mapped files, all at once; returns while it works.
+    """Start fetching ranges of mapped files, all at once, without waiting for them.
 
     Args:
-        addresses: of the first bytes, shape (N,).
-        sizes: in bytes, shape (N,).
+        addresses: addresses of the first bytes, shape (N,).
+        sizes: sizes in bytes, shape (N,).
     """
     libc = linux_calls()
     if libc is None or not len(addresses):
         return
-    starts, ends = _joined(addresses, sizes)
+    starts, ends = _join_ranges(addresses, sizes)
     ranges = np.stack([starts, ends - starts], axis=1).astype(np.uint64)
     for first in range(0, len(ranges), _MAX_RANGES):
-        some = np.ascontiguousarray(ranges[first : first + _MAX_RANGES])
+        chunk = np.ascontiguousarray(ranges[first : first + _MAX_RANGES])
         handle = own_process_handle(os.getpid())
         done = -1
         if handle is not None:
-            done = libc.syscall(_PROCESS_MADVISE, handle, some.ctypes.data, len(some), _MADV_WILLNEED, 0)
+            done = libc.syscall(_PROCESS_MADVISE, handle, chunk.ctypes.data, len(chunk), _MADV_WILLNEED, 0)
         if done < 0:  # an older kernel, or a container that forbids it
-            for address, size in some.tolist():
+            for address, size in chunk.tolist():
                 libc.madvise(address, size, _MADV_WILLNEED)
 
 
 def populate(address: int, size: int) -> None:
-    """Enter pages that are in memory into the process's table at once, instead of by a fault for each few."""
+    """Enter cached pages into the page table of the process at once, instead of by one page fault for every few."""
     if (libc := linux_calls()) is not None:
-        libc.madvise(address, size, _MADV_POPULATE_READ)  # an older kernel refuses, and faults do the work
+        libc.madvise(address, size, _MADV_POPULATE_READ)  # older kernels reject this, and page faults do the work
 
 
-def _joined(addresses: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
-    """Ranges by whole pages, in order, those that touch joined: starts and ends."""
+def _join_ranges(addresses: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
+    """Align ranges to whole pages, sort them, and join adjacent ones; returns starts and ends."""
     order = np.argsort(addresses)
     starts = addresses[order] & -mmap.PAGESIZE
     ends = np.maximum.accumulate(addresses[order] + sizes[order])
@@ -123,9 +123,9 @@ def _joined(addresses: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
 def _mmap(address: int, size: int, protection: int, flags: int, handle: int, offset: int) -> int:
     libc = linux_calls()
     if libc is None:
-        raise OSError("This system cannot map several files as one.")
-    found = libc.mmap(address, size, protection, flags, handle, offset)
-    if found == ctypes.c_void_p(-1).value:
+        raise OSError("this system cannot map several files as one array")
+    mapped = libc.mmap(address, size, protection, flags, handle, offset)
+    if mapped == ctypes.c_void_p(-1).value:
         error = ctypes.get_errno()
         raise OSError(error, f"cannot map {size} bytes: {os.strerror(error)}")
-    return int(found)
+    return int(mapped)

@@ -1,4 +1,4 @@
-"""Reading rows before they are touched: what is in memory is entered at once, what is not is fetched at once."""
+"""Read-ahead of rows: cached pages are entered into the page table, other pages are fetched from disk, all at once."""
 
 import threading
 from collections import deque
@@ -13,34 +13,33 @@ import psutil
 from data_pipeline.store.access.mapped_files import is_cached, populate, will_need
 from data_pipeline.types import IntArray
 
-Where = tuple[Path, int]
-"""A file, and a place in it in bytes."""
+FilePosition = tuple[Path, int]
+"""File, and a position in it in bytes."""
 
-_CHECK_EVERY = 16_384  # rows, of data found in memory the last time
+_CHECK_EVERY = 16_384  # rows, after a check that found them cached
 _SAMPLE_ROWS = 16
-_POPULATE_BYTES = 16 << 20  # entered into the table in a millisecond, in which memory cannot be allocated
-_AROUND_BYTES = 128 << 10  # what the kernel fetches around a fault, one fault after the other
+_POPULATE_BYTES = 16 << 20  # takes a millisecond, during which the process cannot allocate memory
+_AROUND_BYTES = 128 << 10  # what the kernel fetches around a page fault
 
 
 class ReadAhead:
-    """Makes sure that reading rows does not wait for one page after the other.
+    """Read-ahead of rows, so that reading them does not wait for one page after another.
 
-    Some rows are looked at now and then. While they are in memory, nothing is done but to enter
-    the pages of data that fit into memory into the process's table, once and in a thread of its own.
-    Else the disk is told of every row that is about to be read; where all data fit into memory, with
-    its neighbours, which will be wanted too.
+    A sample of rows is checked from time to time. While it is cached, the only work is to enter the pages into the page
+    table of the process, once, in a thread, if all data fit into memory. Otherwise the disk is told of all rows that
+    are about to be read; if all data fit into memory, together with their neighbors, which will be needed too.
 
     Args:
-        where: file and place of a row.
-        ranges: of runs of rows (the first rows, how many rows each has, and how many neighbours
-            are taken together), the addresses and sizes of their bytes.
-        rows: how many there are.
-        row_bytes: of one row, about.
+        where: returns the file position of a row.
+        ranges: returns addresses and sizes in bytes of runs of rows, given their first rows, the number of rows of
+            each, and the number of neighbors to fetch together.
+        rows: number of rows.
+        row_bytes: approximate size of a row in bytes.
     """
 
     def __init__(
         self,
-        where: Callable[[int], Where],
+        where: Callable[[int], FilePosition],
         ranges: Callable[[IntArray, int, int], tuple[IntArray, IntArray]],
         rows: int,
         row_bytes: int,
@@ -53,24 +52,24 @@ class ReadAhead:
         self._populating = False
 
     def mapped(self, address: int, size: int) -> None:
-        """A file was mapped there."""
+        """Register a newly mapped file by its address and size in bytes."""
         if not self._fits:
             return
         for start in range(0, size, _POPULATE_BYTES):
             self._to_populate.append((address + start, min(_POPULATE_BYTES, size - start)))
 
     def prepare(self, rows: IntArray, count: int = 1) -> None:
-        """Runs of rows are about to be read.
+        """Announce that runs of rows are about to be read.
 
         Args:
-            rows: the first row of each, shape (N,).
-            count: rows of a run.
+            rows: first row of each run, shape (N,).
+            count: number of rows of each run.
         """
         if len(rows) == 0:
             return
         if self._left > 0:
             self._left -= len(rows) * count
-        elif self._in_memory(rows):
+        elif self._are_cached(rows):
             self._left = _CHECK_EVERY
         else:
             self._fetch(rows, count)
@@ -80,7 +79,7 @@ class ReadAhead:
             threading.Thread(target=self._populate, name="elm-populate", daemon=True).start()
 
     def prepare_row(self, row: int) -> None:
-        """One row is about to be read."""
+        """Announce that one row is about to be read."""
         if self._left > 0:
             self._left -= 1
         else:
@@ -97,9 +96,9 @@ class ReadAhead:
 
     @cached_property
     def _fits(self) -> bool:
-        """All of it may be in memory at once."""
+        """Whether all data fit into memory."""
         return self._bytes < psutil.virtual_memory().available // 2
 
-    def _in_memory(self, rows: IntArray) -> bool:
-        some = rows[:: max(1, len(rows) // _SAMPLE_ROWS)]
-        return all(is_cached(*self._where(row)) for row in some.tolist())
+    def _are_cached(self, rows: IntArray) -> bool:
+        sample = rows[:: max(1, len(rows) // _SAMPLE_ROWS)]
+        return all(is_cached(*self._where(row)) for row in sample.tolist())

@@ -1,7 +1,7 @@
-"""A data folder on another machine, by any protocol fsspec knows: s3://, gs://, hf://, https://, ...
+"""Remote data folders, by any protocol of fsspec: s3://, gs://, hf://, https://, ...
 
-Files are fetched when they are first needed, and kept under the hash that the manifest gives: a file
-that is there is the right one, whatever happened since to the remote one.
+Files are downloaded when they are first needed, and cached under the hash in the manifest: a cached file is valid
+whatever has happened to the remote file since.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 from filelock import FileLock
 
-from data_pipeline.errors import CorruptShard, StoreError
+from data_pipeline.errors import CorruptShardError, StoreError
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.utils import atomic_write_bytes, human_bytes, publish, sha256_of_file
 
@@ -29,21 +29,21 @@ _URL = re.compile(r"[\w+.-]+://[^\s'\"<>()]*")
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A data folder elsewhere.
+    """Remote data folder.
 
     Args:
-        url: of the folder.
-        cache: where copies are kept.
+        url: URL of the folder.
+        cache: local folder of downloaded files.
     """
 
     url: str = field(repr=False)
     cache: Path
 
     def local(self, name: str) -> Path:
-        """A local folder that holds the manifest of one of its folders, as it is now, and nothing else.
+        """Download the present manifest of a subfolder to a local folder, and return that folder.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: the manifest cannot be read.
         """
         key = hashlib.sha256(f"{self.url}/{name}".encode()).hexdigest()[:20]
         folder = self.cache / "manifests" / key / Path(name).name
@@ -56,51 +56,53 @@ class RemoteFolder:
         return folder
 
     def names(self) -> list[str]:
-        """Names of its folders.
+        """Return the names of the subfolders.
 
         Raises:
-            StoreError: they cannot be listed.
+            StoreError: the folder cannot be listed.
         """
-        with self._talking(
-            "cannot be read; if it only cannot be listed, say which corpus, ELMDataset(..., corpus=NAME)"
+        with self._converted_errors(
+            "cannot be read; if it can only not be listed, name the corpus: ELMDataset(..., corpus=NAME)"
         ):
-            found = self._system.ls(self._root, detail=True)
-        return [Path(entry["name"].rstrip("/")).name for entry in found if entry["type"] == "directory"]
+            entries = self._system.ls(self._root, detail=True)
+        return [Path(entry["name"].rstrip("/")).name for entry in entries if entry["type"] == "directory"]
 
-    def place(self, entry: ShardEntry) -> Path:
-        """Where the copy of a file is, or will be.
+    def local_path(self, entry: ShardEntry) -> Path:
+        """Return the path of the local copy of a file, which may not exist yet.
 
         Raises:
-            CorruptShard: the manifest is not one of this package.
+            CorruptShardError: the manifest has an invalid hash.
         """
         if not _SHA256.fullmatch(entry.sha256):
-            raise CorruptShard(f"a manifest in {self.shown} gives {entry.file} the hash {entry.sha256!r}: no SHA-256")
+            raise CorruptShardError(
+                f"a manifest in {self.shown} has the hash {entry.sha256!r} for {entry.file}, expected a SHA-256"
+            )
         return self.cache / "files" / entry.sha256 / Path(entry.file).name
 
     def fetch(self, name: str, entry: ShardEntry) -> Path:
-        """The local copy of a file of a folder, fetched if it is not there.
+        """Return the local copy of a file, downloading it if necessary.
 
         Raises:
-            StoreError: it cannot be fetched.
-            CorruptShard: it is not the file that the manifest speaks of.
+            StoreError: the file cannot be downloaded.
+            CorruptShardError: the file does not match its manifest.
         """
-        path = self.place(entry)
+        path = self.local_path(entry)
         if path.exists():
             return path
         with self._lock(path.parent):
             if path.exists():
-                return path  # another process was quicker
+                return path  # another process downloaded it meanwhile
             remote = f"{name}/{path.name}"
-            logger.info("fetching %s/%s%s", self.shown, remote,
+            logger.info("Downloading %s/%s%s", self.shown, remote,
                         f" ({human_bytes(entry.bytes)})" if entry.bytes is not None else "")  # fmt: skip
             temporary = path.with_name(f"{path.name}.tmp")
             try:
-                with self._talking("cannot be fetched", remote):
+                with self._converted_errors("cannot be fetched", remote):
                     self._system.get_file(f"{self._root}/{remote}", str(temporary))
-                if (found := sha256_of_file(temporary)) != entry.sha256:
-                    raise CorruptShard(
-                        f"{self.shown}/{remote} has the SHA-256 {found[:12]}, its manifest speaks of "
-                        f"{entry.sha256[:12]}: it was changed or damaged. Upload the folder again."
+                if (actual := sha256_of_file(temporary)) != entry.sha256:
+                    raise CorruptShardError(
+                        f"{self.shown}/{remote} has SHA-256 {actual[:12]}, manifest.json expects "
+                        f"{entry.sha256[:12]}: the file was changed or damaged. Upload the folder again."
                     )
                 publish(temporary, path)
             finally:
@@ -109,12 +111,12 @@ class RemoteFolder:
 
     @property
     def shown(self) -> str:
-        """The URL without what may be secret in it."""
+        """URL without the parts that may hold secrets."""
         return without_secrets(self.url)
 
     @cached_property
     def _system(self) -> Any:
-        with self._talking("cannot be opened"):
+        with self._converted_errors("cannot be opened"):
             return fsspec.core.url_to_fs(self.url)[0]
 
     @cached_property
@@ -123,22 +125,22 @@ class RemoteFolder:
 
     def _read(self, name: str) -> bytes | None:
         system, path = self._system, f"{self._root}/{name}"
-        with self._talking("cannot be read", name):
+        with self._converted_errors("cannot be read", name):
             try:
                 return bytes(system.cat_file(path))
             except FileNotFoundError:
                 return None
 
     @contextmanager
-    def _talking(self, what: str, name: str = "") -> Iterator[None]:
-        """Whatever a file system raises, as one kind of error that tells no secrets."""
+    def _converted_errors(self, what: str, name: str = "") -> Iterator[None]:
+        """Convert any error of a file system to a `StoreError` without secrets."""
         try:
             yield
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001  # each file system has errors of its own, of no common kind
+        except Exception as error:  # noqa: BLE001  # file systems raise errors without a common base class
             where = f"{self.shown}/{name}" if name else self.shown
-            # Not `from error`: its traceback would show the URL.
+            # The traceback of `from error` would show the URL.
             raise StoreError(f"{where} {what}: {without_secrets(str(error)) or type(error).__name__}") from None
 
     def _lock(self, folder: Path) -> FileLock:
@@ -146,12 +148,12 @@ class RemoteFolder:
         return FileLock(folder / ".lock")
 
     def __getstate__(self) -> dict[str, Any]:
-        """A process opens its own connections."""
+        """Leave out the connection, which each process opens for itself."""
         return {"url": self.url, "cache": self.cache}
 
 
 def without_secrets(text: str) -> str:
-    """A text whose URLs have neither users and passwords nor queries, which may hold tokens."""
+    """Remove users, passwords and queries, which may hold tokens, from the URLs in a text."""
 
     def cleaned(match: re.Match[str]) -> str:
         links = []

@@ -1,8 +1,8 @@
 """Texts and metadata by row, from a memory-mapped copy of the parquet files.
 
-Parquet is compressed and has to be read a row group at a time; a training loop wants any row at
-once. So each shard is written once more as an uncompressed Arrow file, under a name that has the
-parquet's hash in it: another parquet is another file. The copies can be deleted at any time.
+Parquet is compressed and must be read a row group at a time, but a training loop needs random access to rows.
+Therefore each shard is also written as an uncompressed Arrow file, whose name has the hash of the parquet file. The
+copies can be deleted at any time.
 """
 
 import logging
@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 from data_pipeline.store.access.mapped_files import will_need
-from data_pipeline.store.access.read_ahead import ReadAhead, Where
+from data_pipeline.store.access.read_ahead import FilePosition, ReadAhead
 from data_pipeline.store.hashing import ColumnHash
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.types import IntArray
@@ -28,34 +28,34 @@ from data_pipeline.utils.system import remove_unused
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_ADVICE = "Delete it; it is made again from parquet."
-_BATCH_ROWS = 131_072  # of an Arrow file: few enough to be in memory while it is written
-_TEXT_BYTES = 512  # of one text, about
-_READ_ROWS = 8192  # of parquet, at a time
+_ADVICE = "Delete it; it is rebuilt from parquet."
+_BATCH_ROWS = 131_072  # rows of a batch of an Arrow file, which is in memory while it is written
+_TEXT_BYTES = 512  # approximate size of a text
+_READ_ROWS = 8192  # rows of parquet to read at a time
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some rows of an Arrow file: the arrays, and their text column's memory."""
+    """Batch of rows of an Arrow file, and the buffers of its text column."""
 
     rows: pa.RecordBatch
     starts: memoryview
-    """Where each text begins, and the one before ends; 64-bit numbers."""
+    """Offset of the start of each text, which is the end of the previous one, as 64-bit integers."""
     characters: memoryview
     """All texts, in UTF-8."""
     path: Path
-    place: int
-    """Of the text bytes, in the file."""
+    offset: int
+    """Position of the text bytes in the file."""
     address: int
-    """Of the text bytes, in memory."""
+    """Address of the text bytes in memory."""
 
 
 class Columns:
-    """Row numbers -> texts and metadata, over all shards of a split.
+    """Reader of texts and metadata by row number, over all shards of a split.
 
     Args:
-        shards: of the split, in order.
-        open_shard: the shard of a number, checked, and where its Arrow copy is or shall be.
+        shards: shards of the split, in order.
+        open_shard: returns a shard by its index, checked, and the path of its Arrow copy.
     """
 
     def __init__(
@@ -75,32 +75,30 @@ class Columns:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of all columns."""
+        """Schema of all columns."""
         if self._schema is None:
             self._open_file(0)
         assert self._schema is not None
         return self._schema
 
     def text(self, row: int) -> str:
-        """The text of one row."""
+        """Read the text of one row."""
         self._ahead.prepare_row(row)
-        place = int(self._starts.searchsorted(row, side="right")) - 1 if len(self._starts) > 1 else 0
-        return _text(self._batches[place] or self._batch(place), row - int(self._starts[place]))
+        number = int(self._starts.searchsorted(row, side="right")) - 1 if len(self._starts) > 1 else 0
+        return _text(self._batches[number] or self._batch(number), row - int(self._starts[number]))
 
     def texts(self, rows: IntArray) -> list[str]:
-        """The texts of rows of shape (N,), which should be prepared before.
-
-        Not by Arrow's own `take`: the first call of its functions costs 0.2 s and 30 MB.
-        """
-        places = self._starts.searchsorted(rows, side="right") - 1
-        numbers = places.tolist()
+        """Read the texts of rows, given by row numbers of shape (N,); call `prepare` before."""
+        # Arrow's own `take` is avoided: the first call of its compute functions costs 0.2 s and 30 MB.
+        owners = self._starts.searchsorted(rows, side="right") - 1
+        numbers = owners.tolist()
         batches = {number: self._batch(number) for number in set(numbers)}
         firsts, ends = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         for number, batch in batches.items():
-            here = slice(None) if len(batches) == 1 else places == number
-            starts, locals_ = np.frombuffer(batch.starts, np.int64), rows[here] - self._starts[number]
-            firsts[here], ends[here] = starts[locals_], starts[locals_ + 1]
-        if len(batches) == 1 and (firsts[1:] == ends[:-1]).all():  # neighbours
+            mask = slice(None) if len(batches) == 1 else owners == number
+            starts, local_rows = np.frombuffer(batch.starts, np.int64), rows[mask] - self._starts[number]
+            firsts[mask], ends[mask] = starts[local_rows], starts[local_rows + 1]
+        if len(batches) == 1 and (firsts[1:] == ends[:-1]).all():  # consecutive rows
             pieces = [batches[numbers[0]].characters[firsts[0] : ends[-1]]]
         else:
             lines = zip(numbers, firsts.tolist(), ends.tolist(), strict=True)
@@ -108,53 +106,53 @@ class Columns:
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(ends - firsts, out=offsets[1:])
         joined = pa.py_buffer(b"".join(pieces))
-        # Arrow believes what offsets say, and would read on behind the end.
+        # Arrow does not check offsets, and would read beyond the end of the buffer.
         if joined.size != offsets[-1] or (ends < firsts).any():
-            raise _damaged(batches[numbers[0]], "texts do not lie where they should")
+            raise _damaged(batches[numbers[0]], "the offsets of its texts are invalid")
         try:
             array = pa.LargeStringArray.from_buffers(len(rows), pa.py_buffer(offsets), joined)
-            found: list[str] = array.to_pylist()
+            texts: list[str] = array.to_pylist()
         except UnicodeDecodeError as error:
             raise _damaged(batches[numbers[0]], error) from error
-        return found
+        return texts
 
     def records(self, rows: IntArray, columns: Sequence[str]) -> pa.Table:
-        """Some columns of rows of shape (N,)."""
+        """Read columns of rows, given by row numbers of shape (N,)."""
         order, parts = self._parts(rows)
         schema = pa.schema([self.schema.field(name) for name in columns])
-        taken = [self._batch(place).rows.select(columns).take(_arrow(locals_)) for place, locals_ in parts]
-        table = pa.Table.from_batches(taken, schema)
+        batches = [self._batch(number).rows.select(columns).take(_arrow(local_rows)) for number, local_rows in parts]
+        table = pa.Table.from_batches(batches, schema)
         if order is None:
             return table
         return table.combine_chunks().take(_arrow(np.argsort(order)))
 
     def batches(self, columns: Sequence[str]) -> list[pa.RecordBatch]:
-        """Some columns of all rows, as they lie in the files; nothing is read yet."""
-        return [self._batch(place).rows.select(columns) for place in range(len(self._batches))]
+        """Return columns of all rows as memory-mapped batches."""
+        return [self._batch(number).rows.select(columns) for number in range(len(self._batches))]
 
     def prepare(self, rows: IntArray, count: int = 1) -> None:
-        """Have the texts of runs of `count` rows fetched that are to be read soon; `rows` are the first of each."""
+        """Read ahead the texts of runs of `count` rows, given their first rows."""
         self._ahead.prepare(rows, count)
 
     def _parts(self, rows: IntArray) -> tuple[IntArray | None, list[tuple[int, IntArray]]]:
-        """Rows by batch: their positions, batch by batch (None: as they are), and the rows within each."""
+        """Group rows by batch; returns their order by batch (None: unchanged), and the rows within each batch."""
         if len(rows) == 0:
             return None, []
-        places = self._starts.searchsorted(rows, side="right") - 1
-        if places[0] == places[-1] and (places == places[0]).all():
-            return None, [(int(places[0]), rows - self._starts[places[0]])]
-        order = np.argsort(places, kind="stable")
-        present, firsts = np.unique(places[order], return_index=True)
-        locals_ = (rows - self._starts[places])[order]
-        return order, list(zip(present.tolist(), np.split(locals_, firsts[1:]), strict=True))
+        owners = self._starts.searchsorted(rows, side="right") - 1
+        if owners[0] == owners[-1] and (owners == owners[0]).all():
+            return None, [(int(owners[0]), rows - self._starts[owners[0]])]
+        order = np.argsort(owners, kind="stable")
+        numbers, firsts = np.unique(owners[order], return_index=True)
+        local_rows = (rows - self._starts[owners])[order]
+        return order, list(zip(numbers.tolist(), np.split(local_rows, firsts[1:]), strict=True))
 
-    def _batch(self, place: int) -> _Batch:
-        found = self._batches[place]
-        if found is None:
-            self._open_file(int(self._first_batches.searchsorted(place, side="right")) - 1)
-            found = self._batches[place]
-            assert found is not None
-        return found
+    def _batch(self, number: int) -> _Batch:
+        batch = self._batches[number]
+        if batch is None:
+            self._open_file(int(self._first_batches.searchsorted(number, side="right")) - 1)
+            batch = self._batches[number]
+            assert batch is not None
+        return batch
 
     def _open_file(self, index: int) -> None:
         shard, path = self._open_shard(index)
@@ -163,33 +161,33 @@ class Columns:
         try:
             source = pa.memory_map(str(path))
             start = source.read_buffer(8).address
-            # Without Arrow's threads: a forked process would wait for them for ever.
+            # A forked process would wait forever for threads of Arrow.
             reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
             rows = [reader.get_batch(number) for number in range(reader.num_record_batches)]
             expected = _copy_schema(pq.read_schema(shard.path))
         except (OSError, pa.ArrowException) as error:
-            raise CorruptShard(f"{path} cannot be read: {error}. {_ADVICE}") from error
+            raise CorruptShardError(f"{path} cannot be read: {error}. {_ADVICE}") from error
         sizes = [min(_BATCH_ROWS, shard.rows - done) for done in range(0, shard.rows, _BATCH_ROWS)]
         if [batch.num_rows for batch in rows] != sizes or reader.schema != expected:
-            raise CorruptShard(f"{path} has other rows or columns than {shard.path}. {_ADVICE}")
+            raise CorruptShardError(f"{path} has other rows or columns than {shard.path}. {_ADVICE}")
         if (self._schema or expected) != expected:
-            raise CorruptShard(f"{shard.path} has other columns than the shards before it")
+            raise CorruptShardError(f"{shard.path} has other columns than the shards before it")
         self._schema = expected
         first = int(self._first_batches[index])
         for number, batch in enumerate(rows):
-            self._batches[first + number] = _opened(batch, path, start)
+            self._batches[first + number] = _make_batch(batch, path, start)
 
-    def _where(self, row: int) -> Where:
-        place = int(self._starts.searchsorted(row, side="right")) - 1
-        batch = self._batch(place)
-        return batch.path, batch.place + batch.starts[row - int(self._starts[place])]
+    def _where(self, row: int) -> FilePosition:
+        number = int(self._starts.searchsorted(row, side="right")) - 1
+        batch = self._batch(number)
+        return batch.path, batch.offset + batch.starts[row - int(self._starts[number])]
 
     def _ranges(self, rows: IntArray, count: int, around: int) -> tuple[IntArray, IntArray]:
         addresses, sizes = [], []
-        for place, locals_ in self._parts(rows)[1]:
-            batch = self._batch(place)
+        for number, local_rows in self._parts(rows)[1]:
+            batch = self._batch(number)
             starts = np.frombuffer(batch.starts, np.int64)
-            begins = locals_ - locals_ % around
+            begins = local_rows - local_rows % around
             first = starts[begins]
             addresses.append(batch.address + first)
             sizes.append(starts[np.minimum(begins + count + around - 1, batch.rows.num_rows)] - first)
@@ -197,12 +195,12 @@ class Columns:
 
 
 def copy_path(folder: Path, shard: ParagraphShard, owner: str = "") -> Path:
-    """Name of a shard's Arrow copy in a folder of such; the same content has the same name.
+    """Return the path of the Arrow copy of a shard, which depends on the content of the shard.
 
     Args:
-        folder: with the copies.
-        shard: that is copied.
-        owner: what the shard belongs to, where copies of several data sets share the folder.
+        folder: folder of the copies.
+        shard: shard to copy.
+        owner: name of the dataset, if copies of several datasets share the folder.
     """
     size = shard.path.stat().st_size
     key = sha256_of_json([_FORMAT, _BATCH_ROWS, shard.rows, shard.ids_sha256, shard.texts_sha256, shard.sha256, size])
@@ -211,7 +209,7 @@ def copy_path(folder: Path, shard: ParagraphShard, owner: str = "") -> Path:
 
 
 def copy_faults(shard: ParagraphShard, path: Path) -> list[str]:
-    """What is wrong with a shard's Arrow copy, where there is one; reads its ids and texts."""
+    """Verify the ids and texts of the Arrow copy of a shard, if it exists; returns one line for each fault."""
     if not path.exists():
         return []
     ids, texts = ColumnHash(), ColumnHash()
@@ -225,28 +223,28 @@ def copy_faults(shard: ParagraphShard, path: Path) -> list[str]:
     except (OSError, ValueError, KeyError) as error:
         return [f"{path}: cannot be read: {error}. {_ADVICE}"]
     if (ids.hexdigest(), texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-        return [f"{path}: its ids or texts are not those of {shard.path.name}. {_ADVICE}"]
+        return [f"{path}: its ids or texts differ from those of {shard.path.name}. {_ADVICE}"]
     return []
 
 
 def write_copy(shard: ParagraphShard, path: Path) -> None:
-    """Write a shard's Arrow copy; see `make_once`.
+    """Write the Arrow copy of a shard; see `make_once`.
 
     Raises:
-        CorruptShard: the shard's texts are not those its hashes speak of.
+        CorruptShardError: the ids or texts of the shard do not match their checksums.
     """
     make_once(path, shard.path.name, partial(_write_arrow, shard))
 
 
 def make_once(path: Path, name: str, write: Callable[[Path], None]) -> None:
-    """Write a copy once, also where several processes come at the same time.
+    """Write a copy once, even if several processes need it at the same time.
 
-    Older copies of the file and what a killed process left are removed.
+    Outdated copies of the file and leftovers of killed processes are removed.
 
     Args:
-        path: of the copy, `<stem>.<key>.arrow`.
-        name: of the file that is copied, for the log.
-        write: writes the copy to the path it is given.
+        path: path of the copy, `<stem>.<key>.arrow`.
+        name: name of the original file, for the log.
+        write: function that writes the copy to a path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = path.name.split(".")[0]
@@ -255,7 +253,7 @@ def make_once(path: Path, name: str, write: Callable[[Path], None]) -> None:
             return
         for stale in path.parent.glob(f"{stem}.*.arrow*"):
             remove_unused(stale)
-        logger.info("preparing %s for random access", name)
+        logger.info("Preparing %s for random access", name)
         temporary = path.with_name(f"{path.name}.tmp")
         try:
             write(temporary)
@@ -276,17 +274,17 @@ def _write_arrow(shard: ParagraphShard, temporary: Path) -> None:
                 for table in _rebatched(hashed):
                     writer.write_table(table, max_chunksize=_BATCH_ROWS)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptShard(f"{shard.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
+        raise CorruptShardError(f"{shard.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
     if (ids.hexdigest(), texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-        raise CorruptShard(
-            f"{shard.path}: its ids or texts are not those its hashes speak of. "
+        raise CorruptShardError(
+            f"{shard.path}: its ids or texts do not match their checksums. "
             "Restore the file, or run the pipeline with --overwrite."
         )
 
 
 def _copy_schema(schema: pa.Schema) -> pa.Schema:
-    """Of a copy, by that of its parquet file."""
-    # 64-bit offsets: the texts of a batch may be more than 2 GB.
+    """Return the schema of the copy of a parquet file."""
+    # 64-bit offsets, since the texts of a batch may exceed 2 GB.
     return pa.schema(
         [field.with_type(pa.large_string()) if field.name == "text" else field for field in schema.remove_metadata()]
     )
@@ -300,14 +298,14 @@ def _hashed(batches: Iterable[pa.RecordBatch], ids: ColumnHash, texts: ColumnHas
 
 
 def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows as tables of one chunk and `_BATCH_ROWS` rows, the last one shorter."""
+    """Regroup rows into tables with one chunk of `_BATCH_ROWS` rows; the last one may be shorter."""
     held: list[pa.RecordBatch] = []
     room = _BATCH_ROWS
     for batch in batches:
         while batch.num_rows:
-            some, batch = batch.slice(0, room), batch.slice(room)
-            held.append(some)
-            room -= some.num_rows
+            fitting, batch = batch.slice(0, room), batch.slice(room)
+            held.append(fitting)
+            room -= fitting.num_rows
             if room == 0:
                 yield pa.Table.from_batches(held).combine_chunks()
                 held, room = [], _BATCH_ROWS
@@ -315,15 +313,15 @@ def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held).combine_chunks()
 
 
-def _opened(rows: pa.RecordBatch, path: Path, start: int) -> _Batch:
+def _make_batch(rows: pa.RecordBatch, path: Path, start: int) -> _Batch:
     _, starts, characters = rows["text"].buffers()
-    if characters is None:  # no text has any
+    if characters is None:  # all texts are empty
         characters = pa.py_buffer(b"")
     if starts is None or starts.size < 8 * (rows.num_rows + 1):
-        raise CorruptShard(f"{path} is damaged: it ends too early. {_ADVICE}")
+        raise CorruptShardError(f"{path} is truncated. {_ADVICE}")
     will_need(np.array([starts.address]), np.array([starts.size]))
-    place = characters.address - start
-    return _Batch(rows, memoryview(starts).cast("q"), memoryview(characters), path, place, characters.address)
+    offset = characters.address - start
+    return _Batch(rows, memoryview(starts).cast("q"), memoryview(characters), path, offset, characters.address)
 
 
 def _text(batch: _Batch, row: int) -> str:
@@ -334,9 +332,9 @@ def _text(batch: _Batch, row: int) -> str:
 
 
 def _arrow(numbers: IntArray) -> pa.Array:
-    """As an Arrow array; `pa.array` would import pandas, which takes 0.15 s."""
+    """Convert to an Arrow array without `pa.array`, which would import pandas for 0.15 s."""
     return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
-def _damaged(batch: _Batch, what: object) -> CorruptShard:
-    return CorruptShard(f"{batch.path} (or one beside it) is damaged: {what}. {_ADVICE}")
+def _damaged(batch: _Batch, what: object) -> CorruptShardError:
+    return CorruptShardError(f"{batch.path} (or one beside it) is damaged: {what}. {_ADVICE}")

@@ -1,4 +1,4 @@
-"""The stored vectors of a split: all its shards as one array, mapped when they are first needed."""
+"""Stored vectors of a split: all shards as one array, mapped when they are first needed."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.store.access.mapped_files import Range, map_bytes
-from data_pipeline.store.access.read_ahead import ReadAhead, Where
+from data_pipeline.store.access.read_ahead import FilePosition, ReadAhead
 from data_pipeline.store.embeddings import EmbeddingShard
 from data_pipeline.types import IntArray
 
@@ -20,15 +20,14 @@ _ADVICE = "Make it again with: elm embed --overwrite"
 
 
 class Vectors:
-    """Row numbers -> stored vectors, over all shards of a split.
+    """Reader of stored vectors by row number, over all shards of a split.
 
-    The shards are mapped side by side, so that a gather over many costs what it costs over one.
-    Where that cannot be (the bytes of a shard do not fill whole pages; not on Linux), each is read
-    on its own.
+    The shards are mapped side by side, so that gathering rows from many shards costs as much as from one. If that is
+    impossible (the bytes of a shard do not fill whole pages, or the system is not Linux), each is mapped on its own.
 
     Args:
-        rows: of each shard.
-        open_shard: opens and checks the shard of a number.
+        rows: number of rows of each shard.
+        open_shard: opens and checks a shard by its index.
     """
 
     def __init__(self, rows: Sequence[int], open_shard: Callable[[int], EmbeddingShard]) -> None:
@@ -43,7 +42,7 @@ class Vectors:
         self._dtype = first.coding.dtype
         self._row_bytes = self._width * self._dtype.itemsize
         self._ahead = ReadAhead(self._where, self._ranges, len(self), self._row_bytes)
-        # Rows of bytes: a file may begin where its numbers are not aligned, and numpy would copy it whole.
+        # Rows of bytes, since numpy would copy a file whose numbers are not aligned.
         self._joined = self._range()
         empty: NDArray[np.uint8] = np.zeros((0, self._row_bytes), np.uint8)
         if self._joined is None:
@@ -57,53 +56,53 @@ class Vectors:
         return int(self._starts[-1])
 
     def gather(self, rows: IntArray, dim: int | None = None) -> NDArray[Any]:
-        """Some rows as they are stored, shape (N, width); a copy. They should be prepared before.
+        """Read stored rows as a new array, shape (N, width); call `prepare` before.
 
         Args:
-            rows: shape (N,), each from 0 to below the number of rows.
-            dim: only so many of the first dimensions.
+            rows: row numbers, shape (N,).
+            dim: number of leading dimensions; None for all.
         """
         self._open_for(rows)
         width = self._width if dim is None else self.first.coding.width(dim)
-        found = np.empty((len(rows), width * self._dtype.itemsize), np.uint8)
+        gathered = np.empty((len(rows), width * self._dtype.itemsize), np.uint8)
         if len(self._arrays) == 1:
-            _take(self._arrays[0], rows, found)
+            _take(self._arrays[0], rows, gathered)
         else:
-            places = np.searchsorted(self._array_starts, rows, side="right") - 1
-            for place in np.unique(places):
-                here = places == place
-                part = np.empty((int(here.sum()), found.shape[1]), np.uint8)
-                _take(self._arrays[place], rows[here] - self._array_starts[place], part)
-                found[here] = part
-        return found.view(self._dtype)
+            owners = np.searchsorted(self._array_starts, rows, side="right") - 1
+            for owner in np.unique(owners):
+                mask = owners == owner
+                part = np.empty((int(mask.sum()), gathered.shape[1]), np.uint8)
+                _take(self._arrays[owner], rows[mask] - self._array_starts[owner], part)
+                gathered[mask] = part
+        return gathered.view(self._dtype)
 
     def row(self, row: int) -> NDArray[Any]:
-        """One row as it is stored, shape (width,); a copy."""
+        """Read one stored row as a new array, shape (width,)."""
         if not self._all_open or len(self._arrays) > 1:
             rows = np.array([row], np.int64)
             self.prepare(rows)
-            found: NDArray[Any] = self.gather(rows)[0]
-            return found
+            stored: NDArray[Any] = self.gather(rows)[0]
+            return stored
         self._ahead.prepare_row(row)
         return self._arrays[0][row].copy().view(self._dtype)
 
     def prepare(self, rows: IntArray, count: int = 1) -> None:
-        """Have runs of `count` rows fetched that are to be read soon; `rows` are the first of each."""
+        """Read ahead runs of `count` rows, given their first rows."""
         self._open_for(rows)
         self._ahead.prepare(rows, count)
 
     def whole(self) -> NDArray[Any]:
-        """All rows as they are stored, shape (rows, width): the files themselves, read-only, no copy.
+        """Return all stored rows as a read-only memory map of the files, shape (rows, width).
 
         Raises:
-            StoreError: the shards cannot lie side by side in memory.
+            StoreError: the shards cannot be mapped as one array.
         """
         if len(self._arrays) > 1:
             raise StoreError(
                 f"{self.first.path.parent} has {len(self._shards)} shards that cannot be mapped as one array: "
                 f"the bytes of each must be a multiple of {PAGESIZE}, and those of {self.first.path.name} are "
                 f"{self.first.rows * self._row_bytes}. Use to_numpy(), which copies, or write the paragraphs "
-                "with --storage.shard_rows 1048576."
+                "with storage.shard_rows 1048576."
             )
         for index in range(len(self._shards)):
             self.shard(index)
@@ -115,13 +114,13 @@ class Vectors:
                 self.shard(index)
 
     def shard(self, index: int) -> EmbeddingShard:
-        """The shard of a number, opened, checked and mapped."""
-        found = self._shards[index]
-        if found is not None:
-            return found
+        """Return a shard by its index, opened, checked and mapped."""
+        opened = self._shards[index]
+        if opened is not None:
+            return opened
         shard = self._open_shard(index)
         if (shard.dim, shard.coding.to_json()) != (self.first.dim, self.first.coding.to_json()):
-            raise ShardMismatch(
+            raise ShardMismatchError(
                 f"{shard.path} holds {shard.dim} dimensions as {shard.coding.precision}, {self.first.path.name} "
                 f"{self.first.dim} as {self.first.coding.precision}, or they are calibrated differently. {_ADVICE}"
             )
@@ -137,10 +136,13 @@ class Vectors:
         else:
             address = self._joined.address + int(self._starts[index]) * self._row_bytes
             if shard.offset % PAGESIZE:
-                raise CorruptShard(f"{shard.path}: its vectors do not begin at a page's edge. {_ADVICE}")
+                raise CorruptShardError(
+                    f"{shard.path}: its vectors begin at byte {shard.offset}, expected a multiple of {PAGESIZE}. "
+                    f"{_ADVICE}"
+                )
             if size:
                 self._joined.map_file(address - self._joined.address, shard.path, shard.offset, size)
-        # Last, and not by counting: two threads may come here for the same shard, which does no harm.
+        # Set last, without a counter, so that two threads may map the same shard.
         self._shards[index] = shard
         self._opened[index] = True
         self._all_open = bool(self._opened.all())
@@ -148,34 +150,34 @@ class Vectors:
 
     def _range(self) -> Range | None:
         sizes = np.diff(self._starts) * self._row_bytes
-        # Our files' headers end at a multiple of 4096; some machines have larger pages.
+        # Headers end at a multiple of 4096, and some machines have larger pages.
         if len(sizes) == 1 or PAGESIZE > 4096 or (sizes[:-1] % PAGESIZE).any() or not sizes.sum():
             return None
         try:
             return Range(int(sizes.sum()))
         except OSError as error:  # another system, or a limit on addresses (`ulimit -v`)
-            logger.debug("Shards are mapped one by one: %s", error)
+            logger.debug("Mapping shards one by one: %s", error)
             return None
 
     def _shard_of(self, rows: IntArray) -> IntArray:
         return np.searchsorted(self._starts, rows, side="right") - 1
 
-    def _where(self, row: int) -> Where:
+    def _where(self, row: int) -> FilePosition:
         index = int(self._shard_of(np.array(row)))
         shard = self.shard(index)
         return shard.path, shard.offset + (row - int(self._starts[index])) * self._row_bytes
 
     def _ranges(self, rows: IntArray, count: int, around: int) -> tuple[IntArray, IntArray]:
-        places = np.searchsorted(self._array_starts, rows, side="right") - 1
+        owners = np.searchsorted(self._array_starts, rows, side="right") - 1
         bases = np.array([array.ctypes.data for array in self._arrays], np.int64)
-        locals_ = rows - self._array_starts[places]
-        locals_ -= locals_ % around
-        counts = np.minimum(count + around - 1, np.array([len(array) for array in self._arrays])[places] - locals_)
-        return bases[places] + locals_ * self._row_bytes, counts * self._row_bytes
+        local_rows = rows - self._array_starts[owners]
+        local_rows -= local_rows % around
+        counts = np.minimum(count + around - 1, np.array([len(array) for array in self._arrays])[owners] - local_rows)
+        return bases[owners] + local_rows * self._row_bytes, counts * self._row_bytes
 
 
 def _take(array: NDArray[np.uint8], rows: IntArray, out: NDArray[np.uint8]) -> None:
-    """`out = array[rows, :width of out]`, without holding Python's lock."""
+    """Compute `out = array[rows, :width of out]` without holding the interpreter lock."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (len(rows) == 1 or (np.diff(rows) == 1).all()):
         out[:] = array[rows[0] : rows[0] + len(rows), : out.shape[1]]
     elif out.shape[1] == array.shape[1]:
