@@ -17,7 +17,7 @@ from data_pipeline.dataset.dtypes import convert_dtype, numpy_dtype, to_array
 from data_pipeline.dataset.interpolation import Method, interpolate, shares_of
 from data_pipeline.dataset.pairs import PairDataset, read_pairs
 from data_pipeline.dataset.samples import Batch, Metadata, MetadataBatch, Sample
-from data_pipeline.errors import NotFound
+from data_pipeline.errors import NotFoundError
 from data_pipeline.store.corpus_files import open_source
 from data_pipeline.store.reader import Rows
 from data_pipeline.types import SPLITS, IntArray, Split
@@ -70,9 +70,9 @@ class ELMDataset(BatchedDataset):
 
     Raises:
         StoreError: something is missing; the message says what to run.
-        ShardMismatch: embeddings and paragraphs do not belong together.
-        StaleStage: an embedding file was made with other settings than its manifest says.
-        CorruptShard: a file is truncated or altered.
+        ShardMismatchError: embeddings and paragraphs do not belong together.
+        StaleStageError: an embedding file was made with other settings than its manifest says.
+        CorruptShardError: a file is truncated or altered.
         ValueError: `split`, `columns` or `dim` is not valid.
     """
 
@@ -94,7 +94,7 @@ class ELMDataset(BatchedDataset):
         config: Config | None = None,
     ) -> None:
         if split not in SPLITS:
-            raise NotFound(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+            raise NotFoundError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         settings = config or load_config()
         if config is not None:
             corpus, variant = corpus or config.corpus.name, variant or config.embedding.variant
@@ -409,7 +409,7 @@ class ELMDataset(BatchedDataset):
             The result, one line.
 
         Raises:
-            ShardMismatch: rows do not have the vector of their text.
+            ShardMismatchError: rows do not have the vector of their text.
             ValueError: rows is below 1.
         """
         from data_pipeline.dataset.spot_check import spot_check

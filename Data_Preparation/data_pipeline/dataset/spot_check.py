@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.embeddings import Embedder, encode
-from data_pipeline.errors import ShardMismatch
+from data_pipeline.errors import ShardMismatchError
 from data_pipeline.store import EmbeddingShard
 from data_pipeline.store.corpus_files import MAKE_EMBEDDINGS
 from data_pipeline.store.reader import Rows
@@ -76,7 +76,7 @@ def _compare(
     n_wrong = int((~(cosines >= minimum)).sum())  # NaN counts as wrong
     if n_wrong:
         worst = int(np.argmin(cosines))
-        raise ShardMismatch(
+        raise ShardMismatchError(
             f"{shard.path.parent}: {n_wrong} of {len(ids)} rows of {split} do not have the vector of their text: the "
             f"cosine for {ids[worst]} is {cosines[worst]:.4f}, expected {minimum} or more. The rows are permuted, or "
             "the vectors are of another model, pooling or prompt than the file says. "

@@ -118,7 +118,7 @@ class Embedder(Protocol):
             Shape (N, full width), in input order; may hold non-finite values.
 
         Raises:
-            OutOfMemory: the pack is too large for the device.
+            OutOfMemoryError: the pack is too large for the device.
         """
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.engine import encode
-from data_pipeline.errors import CorruptShard, ShardMismatch, StaleStage
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StaleStageError
 from data_pipeline.store import (
     CALIBRATED,
     Coding,
@@ -53,9 +53,9 @@ def calibrated_coding(
         overwrite: replace a calibration of other settings.
 
     Raises:
-        StaleStage: the folder is calibrated for other settings, and `overwrite` is False.
-        CorruptShard: its calibration is damaged, and `overwrite` is False.
-        ShardMismatch: the texts do not have the hash that the store lists.
+        StaleStageError: the folder is calibrated for other settings, and `overwrite` is False.
+        CorruptShardError: its calibration is damaged, and `overwrite` is False.
+        ShardMismatchError: the texts do not have the hash that the store lists.
     """
     coding = Coding(precision)
     coding.width(embedder.identity.dim)
@@ -72,11 +72,11 @@ def calibrated_coding(
     if existing is not None and inputs.items() <= existing.items():
         try:
             return coding_from_json(existing, precision, embedder.identity.dim, folder / "manifest.json")
-        except CorruptShard:
+        except CorruptShardError:
             if not overwrite:
                 raise
     if existing is not None and not overwrite:
-        raise StaleStage(
+        raise StaleStageError(
             f"{folder} is calibrated for {existing['precision']} vectors of other settings or texts. "
             "Rebuild it with --overwrite, or set embedding.variant to keep both."
         )
@@ -108,7 +108,7 @@ def _sample_texts(shards: list[ParagraphShard]) -> list[str]:
     """Texts from all parts of a split; always the same ones.
 
     Raises:
-        ShardMismatch: a file was changed after it was opened.
+        ShardMismatchError: a file was changed after it was opened.
     """
     shards = [shard for shard in shards if shard.rows]
     shards = shards[:: -(-len(shards) // _SAMPLE_SHARDS)] if shards else []
@@ -122,7 +122,7 @@ def _sample_texts(shards: list[ParagraphShard]) -> list[str]:
             texts += rows[-start % step :: step]
             start += len(rows)
         if digest.hexdigest() != shard.texts_sha256:
-            raise ShardMismatch(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
+            raise ShardMismatchError(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
     return texts
 
 

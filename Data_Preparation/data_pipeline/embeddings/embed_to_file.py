@@ -75,7 +75,7 @@ def embed_to_file(
         overwrite: discard unfinished work of other settings.
 
     Raises:
-        StaleStage: unfinished work of other settings exists, and not `overwrite`.
+        StaleStageError: unfinished work of other settings exists, and not `overwrite`.
         ModelError: a vector cannot be computed, or does not fit into float16.
     """
     dim = engine.embedder.identity.dim

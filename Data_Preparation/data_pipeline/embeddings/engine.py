@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.plan import Pack, Plan, make_plan
 from data_pipeline.embeddings.tokens import Tokens
-from data_pipeline.errors import DeviceHung, ModelError, OutOfMemory
+from data_pipeline.errors import DeviceHungError, ModelError, OutOfMemoryError
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import refuse_single_text, shown
 
@@ -115,7 +115,7 @@ class Engine:
                 pack, texts, future = in_flight.popleft()
                 try:
                     vectors = future.result()
-                except OutOfMemory as error:
+                except OutOfMemoryError as error:
                     waiting.appendleft(pack)
                     lower = self._back_off(error, texts, name_of(int(pack.rows[0])))
                     limit = lower if limit is None else min(limit, lower)
@@ -128,7 +128,7 @@ class Engine:
                 self.tally.texts += len(rows)
                 self.tally.tokens += len(texts.ids)
                 yield rows, vectors[positions]
-        except DeviceHung:
+        except DeviceHungError:
             is_hung = True
             raise
         finally:
@@ -139,7 +139,7 @@ class Engine:
             if done is None or not done[plan.rows_of(pack)[0]].all():
                 yield pack
 
-    def _back_off(self, error: OutOfMemory, texts: Tokens, name: str) -> int:
+    def _back_off(self, error: OutOfMemoryError, texts: Tokens, name: str) -> int:
         """Maximum number of tokens in a pack for the rest of the plan, after the device ran out of memory."""
         if len(texts) == 1:
             raise ModelError(
@@ -182,7 +182,7 @@ class Engine:
         """Vectors of some texts in another precision, which may need more memory than the whole pack did."""
         try:
             return self.embedder.forward(texts.take(positions), dtype)
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             if len(positions) == 1:
                 raise ModelError(
                     f"{name_of(int(positions[0]))} does not fit into memory in {dtype}: {error}"

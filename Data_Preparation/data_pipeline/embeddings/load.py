@@ -24,7 +24,7 @@ def load_tokenizer(config: EmbeddingConfig) -> Tokenizer:
     """Load the tokenizer of the embedder that a config names, without its weights.
 
     Raises:
-        SourceError, ModelError, MissingExtra: see `load_embedder`.
+        SourceError, ModelError, MissingExtraError: see `load_embedder`.
     """
     if config.model_name == "hashing":
         return HashingEmbedder(config).tokenizer
@@ -39,7 +39,7 @@ def load_embedder(config: EmbeddingConfig) -> Embedder:
     Raises:
         SourceError: there is no such model, or the hub cannot be reached.
         ModelError: the model cannot be loaded, or gives wrong vectors.
-        MissingExtra: an optional package is not installed.
+        MissingExtraError: an optional package is not installed.
         ConfigError: the settings do not fit the model or the device.
     """
     return EMBEDDERS.get(config.model_name, _load_transformer)(config)

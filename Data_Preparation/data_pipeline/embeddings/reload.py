@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, load_embedder
 from data_pipeline.embeddings.identity import identity_differences
-from data_pipeline.errors import ShardMismatch, StoreError
+from data_pipeline.errors import ShardMismatchError, StoreError
 from data_pipeline.store import EmbeddingShard
 from data_pipeline.store.corpus_files import MAKE_EMBEDDINGS
 
@@ -24,13 +24,13 @@ def load_maker_of(made_by: Mapping[str, str], where: str) -> Embedder:
 
     Raises:
         StoreError: the metadata do not say how the vectors were made.
-        ShardMismatch: the model is another one now.
+        ShardMismatchError: the model is another one now.
     """
     if "pooling" not in made_by:
         raise StoreError(f"{where} does not say how its vectors were made: no text can be embedded like them")
     embedder = load_embedder(_config_of(made_by))
     for difference in identity_differences(made_by, embedder.identity.to_metadata()):
-        raise ShardMismatch(
+        raise ShardMismatchError(
             f"the vectors in {where} were made with {difference.field} {difference.recorded!r}, the model "
             f"{embedder.identity.model} now has {difference.other!r}: scores would mean nothing. {MAKE_EMBEDDINGS}"
         )

@@ -78,7 +78,7 @@ def evaluate_head(
         seed: seed of the bootstrap.
 
     Raises:
-        WrongEmbedder: the vectors are of another embedder than the head's.
+        WrongEmbedderError: the vectors are of another embedder than the head's.
         ConfigError: the head lacks a label of the data, or thresholds need `positive_from`.
         SourceError: no row has a label.
     """

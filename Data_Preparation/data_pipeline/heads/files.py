@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from data_pipeline.errors import ModelError, SourceError, StaleStage
+from data_pipeline.errors import ModelError, SourceError, StaleStageError
 from data_pipeline.heads.foreign import is_foreign, load_foreign
 from data_pipeline.heads.identity import FIELDS, PROBE_SENTENCES, EmbedderIdentity
 from data_pipeline.heads.model import Head, Layer
@@ -30,13 +30,13 @@ def save_head(head: Head, folder: Path, overwrite: bool = False) -> None:
         overwrite: replace another head in the folder.
 
     Raises:
-        StaleStage: the folder holds another head, and `overwrite` is not set.
+        StaleStageError: the folder holds another head, and `overwrite` is not set.
     """
     meaning, content = _meaning(head), save(_tensors(head))
     meaning["weights_sha256"] = _sha256(content)
     json.dumps(meaning, allow_nan=False)  # fails before any file is changed
     if (folder / _MEANING).exists() and not overwrite and not _is_same_head(folder, meaning):
-        raise StaleStage(f"{folder} holds another head. Choose another folder, or set overwrite to replace it.")
+        raise StaleStageError(f"{folder} holds another head. Choose another folder, or set overwrite to replace it.")
     if (folder / _MEANING).exists():
         # Weights of one head beside the meaning of another must not be readable, not even after a crash.
         (folder / _MEANING).unlink()

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.embeddings import Embedder, encode
 from data_pipeline.embeddings.identity import identity_differences, recorded_identity
-from data_pipeline.errors import WrongEmbedder
+from data_pipeline.errors import WrongEmbedderError
 from data_pipeline.types import Float32Array
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,11 @@ def check_identity(name: str, head: EmbedderIdentity | None, dim: int, found: Ma
         where: the vectors are, for messages.
 
     Raises:
-        WrongEmbedder: they are of another embedder, or of another width.
+        WrongEmbedderError: they are of another embedder, or of another width.
     """
     found = recorded_identity(found)
     if found.get("dim", str(dim)) != str(dim):
-        raise WrongEmbedder(f"the head {name} takes vectors of {dim} dimensions, {where} has dim {found['dim']!r}")
+        raise WrongEmbedderError(f"the head {name} takes vectors of {dim} dimensions, {where} has dim {found['dim']!r}")
     if head is None or not head.settings or not found.keys() - {"dim"}:
         _warn_once(f"the head {name}" if head is None or not head.settings else where)
         return
@@ -74,7 +74,7 @@ def check_identity(name: str, head: EmbedderIdentity | None, dim: int, found: Ma
         for difference in identity_differences(head.settings, found)
     ]
     if differences:
-        raise WrongEmbedder(
+        raise WrongEmbedderError(
             f"the head {name} cannot score {where}, whose vectors are of another embedder:\n  "
             + "\n  ".join(differences)
             + "\nEmbed the texts with the head's embedder, or use a head that was trained on these vectors."
@@ -87,7 +87,7 @@ def check_embedder(name: str, head: EmbedderIdentity | None, dim: int, embedder:
     A model of another name or revision with the same vectors, a copy in a folder for instance, is accepted.
 
     Raises:
-        WrongEmbedder: its vectors are others.
+        WrongEmbedderError: its vectors are others.
     """
     found = identity_settings(embedder.identity.to_metadata())
     if head is None or head.probes is None:
@@ -101,7 +101,7 @@ def check_embedder(name: str, head: EmbedderIdentity | None, dim: int, embedder:
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
     cosines = (vectors * expected).sum(axis=1) / lengths
     if not (cosines >= _LEAST_COSINE).all():
-        raise WrongEmbedder(
+        raise WrongEmbedderError(
             f"the head {name} was trained on vectors of {head.settings.get('model', 'another model')} "
             f"{head.settings.get('revision', '')}; those of {embedder.identity.model} {embedder.identity.revision} "
             f"differ from them: the least cosine on {len(PROBE_SENTENCES)} probe sentences is {cosines.min():.4f}, at "

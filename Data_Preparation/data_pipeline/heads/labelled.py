@@ -113,7 +113,7 @@ def labels_of_file(path: Path, column: str, group: str = "train") -> Labelled:
 
     Raises:
         SourceError: it has no labels, or no vectors.
-        CorruptShard: it is damaged.
+        CorruptShardError: it is damaged.
     """
     if _is_hdf5(path):
         return _of_hdf5(path, group)
@@ -215,7 +215,7 @@ def identity_of_maker(data: Labelled, probes: bool = True) -> EmbedderIdentity |
 
     Raises:
         ModelError, SourceError: the embedder cannot be loaded.
-        ShardMismatch: it is another one now.
+        ShardMismatchError: it is another one now.
     """
     if not data.embedder.keys() - {"dim"}:
         logger.warning(

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from data_pipeline.errors import ModelError, WrongEmbedder
+from data_pipeline.errors import ModelError, WrongEmbedderError
 from data_pipeline.heads.identity import EmbedderIdentity
 from data_pipeline.types import Float32Array
 
@@ -76,10 +76,10 @@ class Head:
         """Bind the head to an embedder.
 
         Raises:
-            WrongEmbedder: vectors of the embedder have another width.
+            WrongEmbedderError: vectors of the embedder have another width.
         """
         if embedder.settings.get("dim", str(self.dim)) != str(self.dim):
-            raise WrongEmbedder(
+            raise WrongEmbedderError(
                 f"the head takes vectors of {self.dim} dimensions, {embedder.settings.get('model', 'the embedder')} "
                 f"gives {embedder.settings['dim']}"
             )

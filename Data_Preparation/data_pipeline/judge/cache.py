@@ -38,7 +38,7 @@ class JudgementCache:
         read_only: open for reading, also while another process writes.
 
     Raises:
-        NotFound: the file does not exist, and `read_only` is set.
+        NotFoundError: the file does not exist, and `read_only` is set.
         StoreError: the file is damaged or of another program or a newer version, or another process writes to it.
     """
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from data_pipeline.errors import NotFound, StoreError
+from data_pipeline.errors import NotFoundError, StoreError
 from data_pipeline.utils import exclusive
 
 FORMAT_VERSION = 1
@@ -26,7 +26,7 @@ class Database:
         read_only: open for reading, also while another process writes.
 
     Raises:
-        NotFound: the file does not exist, and `read_only` is set.
+        NotFoundError: the file does not exist, and `read_only` is set.
         StoreError: the file is damaged or of another program or a newer version, or another process writes to it.
     """
 
@@ -37,7 +37,7 @@ class Database:
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         if read_only and not path.is_file():
-            raise NotFound(f"{path}: no such file; expected {content}")
+            raise NotFoundError(f"{path}: no such file; expected {content}")
         try:
             if not read_only:
                 # Two processes would pay for the same judgements.

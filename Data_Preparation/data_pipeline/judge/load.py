@@ -49,6 +49,6 @@ def load_judge(config: JudgeConfig, embedder: Embedder | None = None, thresholds
 
     Raises:
         ConfigError: the judge `similarity` lacks an embedder, thresholds or normalized vectors.
-        MissingExtra: an optional package is not installed.
+        MissingExtraError: an optional package is not installed.
     """
     return JUDGES[config.judge](config, embedder, thresholds)

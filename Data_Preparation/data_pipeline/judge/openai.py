@@ -62,7 +62,7 @@ class LLMJudge:
 
     Raises:
         ConfigError: the environment variable with the key is not set, or the tokenizer cannot be loaded.
-        MissingExtra: the package openai is not installed.
+        MissingExtraError: the package openai is not installed.
     """
 
     def __init__(self, config: JudgeConfig, prompt: Prompt | None = None) -> None:

@@ -55,7 +55,7 @@ def confident_learning(
 
     Raises:
         SelectionError: Embeddings or labels are invalid, or a class occurs in one fold only.
-        MissingExtra: cleanlab is not installed.
+        MissingExtraError: cleanlab is not installed.
     """
     cleanlab = require("cleanlab", "selection", "finding wrong labels")
     probabilities = out_of_fold_probabilities(embeddings, labels, config, groups)

@@ -78,7 +78,7 @@ def judged_texts(
     Raises:
         JudgeError: the judge cannot be used, fails too often, or gives no answer at all; earlier answers are stored.
         StoreError: the cache cannot be used.
-        ConfigError, MissingExtra: the judge cannot be loaded.
+        ConfigError, MissingExtraError: the judge cannot be loaded.
     """
     judge = judge or LLMJudge(config.judge, TEXT_PROMPT)
     values = np.full(len(texts), np.nan)

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from data_pipeline.config import EmbeddingConfig, Section
 from data_pipeline.config.base import setting
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
-from data_pipeline.errors import ModelError, OutOfMemory, SelectionError
+from data_pipeline.errors import ModelError, OutOfMemoryError, SelectionError
 from data_pipeline.types import IntArray
 from data_pipeline.utils import batched, require
 from data_pipeline.utils.devices import half_or_float32, is_out_of_memory
@@ -91,7 +91,7 @@ class TextModel:
             rows: Token ids of each text, shape (L,).
 
         Raises:
-            OutOfMemory: The batch does not fit into the memory of the device.
+            OutOfMemoryError: The batch does not fit into the memory of the device.
         """
         tensors = [torch.from_numpy(ids) for ids in rows]
         padded = pad_sequence(tensors, batch_first=True, padding_value=self.pad_id)
@@ -104,7 +104,7 @@ class TextModel:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(
+            raise OutOfMemoryError(
                 f"{len(rows)} texts of up to {padded.shape[1]} tokens do not fit into the memory of {self.device}: "
                 f"{error}. Lower batch_tokens."
             ) from error

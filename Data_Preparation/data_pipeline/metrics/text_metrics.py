@@ -95,7 +95,7 @@ def text_metrics(texts: Sequence[str], columns: Sequence[str] = METRICS) -> dict
 
     Raises:
         SelectionError: A metric is unknown.
-        MissingExtra: textstat is needed and not installed.
+        MissingExtraError: textstat is needed and not installed.
     """
     refuse_single_text(texts, "texts")
     if unknown := [name for name in columns if name not in METRICS]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config.retrieval import CandidateConfig
-from data_pipeline.errors import CorruptShard, MissingExtra, StoreError
+from data_pipeline.errors import CorruptShardError, MissingExtraError, StoreError
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.retrieval.ranked_list import RankedList, top_k
 from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
@@ -82,7 +82,7 @@ def open_bm25(passages: Passages, folder: Path, config: CandidateConfig | None =
 
     Raises:
         ConfigError: the language is unknown.
-        MissingExtra: the extra weak-labels is not installed.
+        MissingExtraError: the extra weak-labels is not installed.
         StoreError: the folder holds other files, or another process is building the index.
     """
     config = config or CandidateConfig()
@@ -125,7 +125,7 @@ def _is_fresh(folder: Path, settings: Mapping[str, Any], passages: Passages) -> 
     """Whether the folder holds the index of these passages and settings, by its manifest and file sizes."""
     try:
         manifest = read_manifest(folder, IndexManifest)
-    except CorruptShard as error:
+    except CorruptShardError as error:
         logger.warning("Rebuilding the BM25 index: %s", error)
         return False
     if manifest is None:
@@ -193,7 +193,7 @@ def _build(bm25s: Any, passages: Passages, folder: Path, settings: Mapping[str, 
 def _load(bm25s: Any, folder: Path, config: CandidateConfig, rows: int) -> Any:
     has_numba = importlib.util.find_spec("numba") is not None
     if config.bm25_backend == "numba" and not has_numba:
-        raise MissingExtra(
+        raise MissingExtraError(
             "candidates.bm25_backend: numba needs the package numba, which is not installed. Install it with: "
             "pip install numba, or leave the setting at auto."
         )
@@ -207,11 +207,13 @@ def _load(bm25s: Any, folder: Path, config: CandidateConfig, rows: int) -> Any:
             scores["indices"]
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptShard(
+        raise CorruptShardError(
             f"{folder} cannot be read as a BM25 index: {error}. Delete it; it will be built again."
         ) from error
     if not is_consistent or len(retriever.vocab_dict) != len(scores["indptr"]) - 1:
-        raise CorruptShard(f"{folder} is damaged: its arrays do not fit together. Delete it; it will be built again.")
+        raise CorruptShardError(
+            f"{folder} is damaged: its arrays do not fit together. Delete it; it will be built again."
+        )
     # As plain arrays over the same memory map: every indexing of a memmap makes another memmap object.
     scores.update({name: np.asarray(scores[name]) for name in ("data", "indices", "indptr")})
     return retriever

@@ -40,7 +40,7 @@ def find_candidates(
 
     Raises:
         SourceError: a query is empty, or there are no passages.
-        ConfigError, MissingExtra, StoreError, ModelError: see `open_bm25` and `vectors_of`.
+        ConfigError, MissingExtraError, StoreError, ModelError: see `open_bm25` and `vectors_of`.
     """
     return open_finder(passages, config, work_dir=work_dir, embedder=embedder).find(queries)
 

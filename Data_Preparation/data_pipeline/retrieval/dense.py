@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.embeddings import encode
-from data_pipeline.errors import CorruptShard
+from data_pipeline.errors import CorruptShardError
 from data_pipeline.retrieval.passage_vectors import PassageVectors
 from data_pipeline.retrieval.ranked_list import RankedList, top_k
 from data_pipeline.types import Float32Array, IntArray
@@ -56,7 +56,7 @@ class DenseIndex:
 
         Raises:
             ValueError: the shape is wrong, or a query's vector is zero or not finite.
-            CorruptShard: a passage's vector is not finite.
+            CorruptShardError: a passage's vector is not finite.
         """
         exact_QD = self._prepare(queries_QD)
         if k < 1:
@@ -111,7 +111,7 @@ class DenseIndex:
             block = self.vectors.read(rows).astype(np.float32)
             lengths = np.linalg.norm(block, axis=1)
             if not np.isfinite(lengths).all():
-                raise CorruptShard(
+                raise CorruptShardError(
                     f"{self.vectors.where}: the vector of row {start + int(np.flatnonzero(~np.isfinite(lengths))[0])} "
                     "is not finite. Compute the embeddings again."
                 )

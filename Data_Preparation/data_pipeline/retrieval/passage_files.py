@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from data_pipeline.config.retrieval import PassagesConfig
 from data_pipeline.download.records import JSON_LINES, PARQUET
-from data_pipeline.errors import CorruptShard, SourceError
+from data_pipeline.errors import CorruptShardError, SourceError
 from data_pipeline.preprocess.chunking import Chunker
 from data_pipeline.retrieval.passages import SCHEMA, Passages
 from data_pipeline.store import ColumnHash
@@ -111,9 +111,9 @@ def _open_copy(
         table = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
         facts: dict[str, Any] = json.loads(about.read_bytes()) if about.exists() else {}
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise CorruptShard(f"{copy} cannot be read: {error}. Delete it; it will be written again.") from error
+        raise CorruptShardError(f"{copy} cannot be read: {error}. Delete it; it will be written again.") from error
     if table.schema != SCHEMA:
-        raise CorruptShard(
+        raise CorruptShardError(
             f"{copy} has the columns {table.schema.names}, expected {SCHEMA.names}. "
             "Delete it; it will be written again."
         )

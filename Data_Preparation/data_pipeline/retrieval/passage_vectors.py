@@ -15,7 +15,7 @@ from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS,
 from data_pipeline.embeddings.identity import identity_differences
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.embeddings.reload import load_maker
-from data_pipeline.errors import ConfigError, CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import ConfigError, CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.store import Coding, open_embedding_shard
 from data_pipeline.store.reader import Rows
@@ -56,8 +56,8 @@ def vectors_of(
 
     Raises:
         ConfigError: the passages have no vectors, and no embedder is named.
-        ShardMismatch: the embedder named is not the one that made the store's vectors.
-        SourceError, ModelError, MissingExtra: the embedder can't be loaded, or gives no vector for a text.
+        ShardMismatchError: the embedder named is not the one that made the store's vectors.
+        SourceError, ModelError, MissingExtraError: the embedder can't be loaded, or gives no vector for a text.
     """
     rows = passages.dataset_rows
     if rows is not None and rows.source.with_embeddings:
@@ -79,7 +79,7 @@ def _stored_vectors(rows: Rows, embedding: EmbeddingConfig | None, embedder: Emb
     if embedder is None:
         embedder = load_maker(first) if embedding is None else load_embedder(embedding)
     for difference in identity_differences(first.metadata, embedder.identity.to_metadata()):
-        raise ShardMismatch(
+        raise ShardMismatchError(
             f"the vectors in {first.path} were made with {difference.field} {difference.recorded!r}, the embedder for "
             f"the queries has {difference.other!r}: scores would mean nothing. Leave `embedding` out to use the "
             "store's own."
@@ -104,9 +104,9 @@ def _made_once(passages: Passages, work_dir: Path, engine: Engine) -> PassageVec
     try:
         shard = open_embedding_shard(path)
         if (shard.rows, shard.dim) != (len(passages), identity.dim):
-            raise CorruptShard(f"{path} holds {shard.rows} vectors of {shard.dim} dimensions")
+            raise CorruptShardError(f"{path} holds {shard.rows} vectors of {shard.dim} dimensions")
     except StoreError as error:
-        raise CorruptShard(
+        raise CorruptShardError(
             f"{error}\n{path} is not what this package wrote there. Delete it; it is made again."
         ) from error
     return PassageVectors(shard.rows, shard.dim, str(path), lambda rows: shard.stored[_slice(rows)], engine.embedder)

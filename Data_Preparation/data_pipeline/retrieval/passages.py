@@ -261,7 +261,7 @@ def passages_of_store(store: ParagraphStore, split: Split, cache_dir: Path | Non
 
     Raises:
         StoreError: the split is not there.
-        CorruptShard: a file is damaged.
+        CorruptShardError: a file is damaged.
     """
     shards = store.shards(split)
     folder = cache_dir or store.folder / ".cache"

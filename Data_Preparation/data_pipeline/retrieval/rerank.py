@@ -20,7 +20,7 @@ class Reranker:
         config: names the model; see `RerankConfig`.
 
     Raises:
-        MissingExtra: sentence-transformers is not installed.
+        MissingExtraError: sentence-transformers is not installed.
         SourceError: the model is neither a folder nor on the hub.
         ModelError: the model cannot be loaded.
     """

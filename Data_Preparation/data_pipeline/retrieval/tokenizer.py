@@ -51,7 +51,7 @@ class Bm25Tokenizer:
 
     Raises:
         ConfigError: the language is unknown.
-        MissingExtra: the extra weak-labels is not installed.
+        MissingExtraError: the extra weak-labels is not installed.
     """
 
     def __init__(self, language: str = "english", stop_words: bool = True) -> None:

@@ -24,7 +24,7 @@ def write_figure(rows: Sequence[Row], folder: Path) -> list[Path]:
     spans the worst to the best random seed; a dashed line is the accuracy with all rows.
 
     Raises:
-        MissingExtra: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
     require("matplotlib", "study", "the figure of a study")
     from matplotlib import rc_context

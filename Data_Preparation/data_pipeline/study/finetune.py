@@ -30,7 +30,7 @@ def model_files(config: StudyModelConfig) -> ModelFiles:
     """Folder and revision of the model that is fine-tuned.
 
     Raises:
-        SourceError, ModelError, MissingExtra: The model cannot be found.
+        SourceError, ModelError, MissingExtraError: The model cannot be found.
     """
     embedding = EmbeddingConfig(model_name=config.name, revision=config.revision, weights=config.weights)
     return find_model(embedding, setting="model.name")
@@ -61,7 +61,7 @@ def finetune(
 
     Raises:
         ModelError: The folder has no such model, or the loss is not finite.
-        MissingExtra: accelerate is not installed.
+        MissingExtraError: accelerate is not installed.
     """
     require("accelerate", "study", "fine-tuning")
     from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments, set_seed

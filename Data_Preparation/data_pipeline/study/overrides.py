@@ -39,7 +39,7 @@ def load_study(overrides: Sequence[str] = (), file: Path | None = None) -> Study
 
     Raises:
         ConfigError: The file cannot be read, or names or values are invalid; all of them are listed.
-        MissingExtra: Hydra is not installed.
+        MissingExtraError: Hydra is not installed.
     """
     file = (file or CONFIG_FILE).absolute()
     if not file.is_file() or file.suffix != ".yaml":

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import SourceError, StaleStage
+from data_pipeline.errors import SourceError, StaleStageError
 from data_pipeline.stages.features import Texts
 from data_pipeline.stages.pipeline import run
 from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
@@ -49,7 +49,7 @@ def prepare(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
 
     Raises:
         SourceError: The data cannot be read, a text or label is invalid, or a row was lost.
-        StaleStage: The folder was made from other data or with another embedder, and `overwrite` is off.
+        StaleStageError: The folder was made from other data or with another embedder, and `overwrite` is off.
     """
     folder = config.records_dir
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str,
     if about.is_file() and not overwrite:
         existing: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         if existing["settings"] != settings:
-            raise StaleStage(
+            raise StaleStageError(
                 f"{folder} was made from other data:\n  was {existing['settings']}\n  now {settings}\n"
                 "Replace it with overwrite, or set another data.name to keep both."
             )

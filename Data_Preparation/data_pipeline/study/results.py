@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from data_pipeline.errors import MissingExtra
+from data_pipeline.errors import MissingExtraError
 from data_pipeline.study.config import StudyConfig
 from data_pipeline.study.figure import write_figure
 from data_pipeline.study.table import find_runs, markdown, study_table, write_table
@@ -22,13 +22,13 @@ def tabulate(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
         `files`, and the `table` as Markdown.
 
     Raises:
-        NotFound: No run has been evaluated.
+        NotFoundError: No run has been evaluated.
     """
     del overwrite
     rows = study_table(find_runs(config.artifacts_dir))
     files = write_table(rows, config.artifacts_dir)
     try:
         files += write_figure(rows, config.artifacts_dir)
-    except MissingExtra as error:
+    except MissingExtraError as error:
         logger.warning("Skipping the figure: %s", error)
     return {"files": [str(path) for path in files], "table": markdown(rows)}

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import NotFound, SourceError, StoreError
+from data_pipeline.errors import NotFoundError, SourceError, StoreError
 from data_pipeline.heads.identity import identity_settings
 from data_pipeline.selection.description import near_rows
 from data_pipeline.stages.features import Texts
@@ -70,7 +70,7 @@ def train(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
 
     Raises:
         StoreError: There is no such subset, or another process is training the same run.
-        ModelError, SourceError, ConfigError, MissingExtra: The model cannot be trained.
+        ModelError, SourceError, ConfigError, MissingExtraError: The model cannot be trained.
     """
     subset = find_subset(config)
     dataset = ELMDataset(
@@ -122,7 +122,7 @@ def evaluate(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
     with exclusive(run.folder):
         trained = read_record(run.folder / "train_metrics.json")
         if trained is None:
-            raise NotFound(f"no trained model in {run.folder}. Run `elm study train` with the same settings first")
+            raise NotFoundError(f"no trained model in {run.folder}. Run `elm study train` with the same settings first")
         existing = read_record(run.folder / "metrics.json")
         if existing is not None and not overwrite:
             logger.info("Skipping evaluation: %s is finished", run.folder)
@@ -191,7 +191,7 @@ def run_of(config: StudyConfig, dataset: ELMDataset, subset: Subset) -> Run:
         subset: Subset to train on.
 
     Raises:
-        SourceError, ModelError, MissingExtra: The model to fine-tune cannot be found.
+        SourceError, ModelError, MissingExtraError: The model to fine-tune cannot be found.
     """
     training = config.training
     study: dict[str, Any] = {"paragraphs": dataset.rows.source.fingerprint(), "kind": config.model.kind}

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from data_pipeline.errors import (
     ConfigError,
     DataPipelineError,
-    MissingExtra,
+    MissingExtraError,
     SelectionError,
     SourceError,
-    StaleStage,
+    StaleStageError,
 )
 from data_pipeline.study.arguments import add_arguments
 from data_pipeline.utils import atomic_write_json, configure_logging
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage = parsed.overrides.pop(0) if parsed.overrides and parsed.overrides[0] in STAGES else None
     try:
         sys.stdout.write(run_parsed(stage, parsed) + "\n")
-    except (ConfigError, SourceError, MissingExtra, SelectionError, StaleStage) as error:
+    except (ConfigError, SourceError, MissingExtraError, SelectionError, StaleStageError) as error:
         return _report_error(error, _BAD_INPUT)
     except (DataPipelineError, OSError) as error:
         return _report_error(error, _FAILED)

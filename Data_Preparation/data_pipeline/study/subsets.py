@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import NotFound
+from data_pipeline.errors import NotFoundError
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.registry import selector_config
@@ -63,8 +63,8 @@ def choose(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
         Name, file and description of the subset, the features that were read, and the CSV manifest if asked for.
 
     Raises:
-        ConfigError, SelectionError, StoreError, ModelError, MissingExtra: The subset cannot be selected.
-        StaleStage: A subset or score of that name was made from other data or settings, and `overwrite` is off.
+        ConfigError, SelectionError, StoreError, ModelError, MissingExtraError: The subset cannot be selected.
+        StaleStageError: A subset or score of that name was made from other data or settings, and `overwrite` is off.
     """
     with study_lock(config):
         return _choose(config, overwrite)
@@ -115,7 +115,7 @@ def compute_scores(config: StudyConfig, needs: Iterable[Need], overwrite: bool =
 
     Raises:
         ConfigError: A measure has required parameters, and is not in the config.
-        StaleStage: A score was computed with other parameters than those of the config, and `overwrite` is off.
+        StaleStageError: A score was computed with other parameters than those of the config, and `overwrite` is off.
     """
     columns = {need.removeprefix("score:") for need in needs if need.startswith("score:")}
     existing = set(ELMDataset(load_embeddings=False, config=config.pipeline_config).rows.names)
@@ -129,7 +129,7 @@ def find_subset(config: StudyConfig) -> Subset:
     """Find the subset that `choose` selected with these settings.
 
     Raises:
-        NotFound: There is no such subset.
+        NotFoundError: There is no such subset.
     """
     settings = _selection_settings(config)
     for path in visible(
@@ -149,7 +149,7 @@ def find_subset(config: StudyConfig) -> Subset:
                 about,
                 config.selection.label,
             )
-    raise NotFound(
+    raise NotFoundError(
         f"No subset in {config.pipeline_config.selections_dir} with {settings}. Run `elm study select` with the same "
         "settings first"
     )

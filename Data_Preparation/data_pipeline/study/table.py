@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import NotFound, StoreError
+from data_pipeline.errors import NotFoundError, StoreError
 from data_pipeline.utils import atomic_write_bytes, atomic_write_json, sha256_of_json
 
 _RANDOM = "random"
@@ -81,11 +81,11 @@ def find_runs(artifacts: Path) -> list[dict[str, Any]]:
     """Read every `metrics.json` below a folder.
 
     Raises:
-        NotFound: There is none.
+        NotFoundError: There is none.
     """
     paths = sorted(artifacts.rglob("metrics.json"))
     if not paths:
-        raise NotFound(f"No metrics.json below {artifacts}. Run `elm study eval` first")
+        raise NotFoundError(f"No metrics.json below {artifacts}. Run `elm study eval` first")
     return [{**json.loads(path.read_text(encoding="utf-8")), "path": str(path)} for path in paths]
 
 

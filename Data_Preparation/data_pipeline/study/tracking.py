@@ -22,7 +22,7 @@ def tracked(config: StudyConfig, stage: str, name: str) -> Iterator[Log]:
         name: Name of the run.
 
     Raises:
-        MissingExtra: Tracking is enabled and wandb is not installed.
+        MissingExtraError: Tracking is enabled and wandb is not installed.
     """
     tracking = config.tracking
     if tracking.wandb_mode == "disabled":

@@ -43,7 +43,7 @@ def rank_systems(systems: Mapping[str, Run], labels: Grades, gold: Grades) -> di
         `kendall_tau`, tau-b from -1 to 1, or None if there are no such queries or all systems are equal under one.
 
     Raises:
-        MissingExtra: the extra weak-labels is not installed.
+        MissingExtraError: the extra weak-labels is not installed.
     """
     queries = sorted(labels.keys() & gold.keys())
     gains = [{query: dict(grades[query]) for query in queries} for grades in (labels, gold)]

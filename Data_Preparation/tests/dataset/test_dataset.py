@@ -19,7 +19,7 @@ from data_pipeline import ELMCollator, ELMDataset
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig, SplitConfig
 from data_pipeline.download.sample import sample_qrels, sample_queries
 from data_pipeline.embeddings import HashingEmbedder, encode
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.stages.pipeline import run
 
 
@@ -339,7 +339,9 @@ def test_small_vectors_whose_calibration_is_missing_are_refused_by_name(tmp_path
     content = path.read_bytes()
     assert content.count(b'"calibration":') == 1
     path.write_bytes(content.replace(b'"calibration":', b'"calibratiom":'))
-    with pytest.raises(CorruptShard, match=rf"val_embeddings\.safetensors holds {precision} without its calibration"):
+    with pytest.raises(
+        CorruptShardError, match=rf"val_embeddings\.safetensors holds {precision} without its calibration"
+    ):
         ELMDataset(config.data_dir, "val")
 
 
@@ -523,7 +525,7 @@ def test_search_with_a_model_that_has_changed_is_refused(tmp_path, monkeypatch):
         self.identity = replace(self.identity, revision="3")
 
     monkeypatch.setattr(HashingEmbedder, "__init__", other)
-    with pytest.raises(ShardMismatch, match=r"were made with revision '2', the model hashing now has '3'"):
+    with pytest.raises(ShardMismatchError, match=r"were made with revision '2', the model hashing now has '3'"):
         dataset.search("text")
 
 
@@ -569,18 +571,20 @@ def test_swapped_files_are_refused_by_name(copy):
     train, val = (copy / "embeddings" / f"{split}_embeddings.safetensors" for split in ("train", "val"))
     train.rename(copy / "x")
     val.rename(train)
-    with pytest.raises(ShardMismatch, match=r"train_embeddings.safetensors was not made from .*train.parquet"):
+    with pytest.raises(ShardMismatchError, match=r"train_embeddings.safetensors was not made from .*train.parquet"):
         ELMDataset(copy)
 
 
 def test_a_truncated_file_is_refused_by_name(copy):
     path = copy / "embeddings" / "train_embeddings.safetensors"
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(CorruptShard, match=r"train_embeddings.safetensors has 173055 bytes, its header expects 173056"):
+    with pytest.raises(
+        CorruptShardError, match=r"train_embeddings.safetensors has 173055 bytes, its header expects 173056"
+    ):
         ELMDataset(copy)
     path = copy / "sample_processed" / "val.parquet"
     os.truncate(path, 100)
-    with pytest.raises(CorruptShard, match=r"val.parquet is missing or damaged"):
+    with pytest.raises(CorruptShardError, match=r"val.parquet is missing or damaged"):
         ELMDataset(copy, "val")
 
 
@@ -591,11 +595,11 @@ def test_a_stale_file_of_the_same_length_is_refused_by_name(copy, column):
     rows = pl.read_parquet(path)
     changed = rows.with_columns(pl.when(pl.int_range(pl.len()) == 80).then(pl.lit("x")).otherwise(column).alias(column))
     changed.write_parquet(path)
-    with pytest.raises(CorruptShard, match=r"train.parquet does not match manifest.json"):
+    with pytest.raises(CorruptShardError, match=r"train.parquet does not match manifest.json"):
         ELMDataset(copy)
     (copy / "sample_processed" / "manifest.json").unlink()
     with pytest.raises(
-        ShardMismatch, match=r"train_embeddings.safetensors was not made from .*train.parquet.*--overwrite"
+        ShardMismatchError, match=r"train_embeddings.safetensors was not made from .*train.parquet.*--overwrite"
     ):
         ELMDataset(copy)
 
@@ -632,7 +636,7 @@ def test_an_older_directory_with_another_number_of_rows_is_refused(tmp_path):
     toy(tmp_path, [[1, 2], [3, 4]])
     path = tmp_path / "toy_processed" / "train.parquet"
     pl.read_parquet(path).head(1).write_parquet(path)
-    with pytest.raises(ShardMismatch, match=r"it is of 2 rows.*the paragraphs have 1 rows"):
+    with pytest.raises(ShardMismatchError, match=r"it is of 2 rows.*the paragraphs have 1 rows"):
         ELMDataset(tmp_path)
 
 

@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.builders import JOINED, ROWS, files, flat, make, rows_of, same
 
 from data_pipeline import ELMDataset
-from data_pipeline.errors import CorruptShard, StoreError
+from data_pipeline.errors import CorruptShardError, StoreError
 from data_pipeline.store import RemoteFolder
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
@@ -107,7 +107,7 @@ def test_a_changed_file_under_an_unchanged_manifest_is_refused_by_name(there, ca
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptShard, match=rf"{kind}/{path.name} has SHA-256 .*manifest.json expects.*Upload"):
+    with pytest.raises(CorruptShardError, match=rf"{kind}/{path.name} has SHA-256 .*manifest.json expects.*Upload"):
         opened(there, cache)[0]
     assert path.name not in fetched(cache)
     assert not any(name.endswith(".tmp") for name in fetched(cache))
@@ -145,7 +145,7 @@ def test_a_file_that_was_damaged_in_the_cache_is_found_by_verify(there, cache):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptShard, match=r"train_embeddings-00003-of-00006.safetensors: its bytes are not"):
+    with pytest.raises(CorruptShardError, match=r"train_embeddings-00003-of-00006.safetensors: its bytes are not"):
         opened(there, cache).verify("hash")
 
 
@@ -156,7 +156,7 @@ def test_a_manifest_cannot_name_places_outside_the_cache(there, cache, hash_):
         manifest = json.loads(path.read_text())
         manifest["splits"]["train"]["shards"][0]["sha256"] = hash_
         path.write_text(json.dumps(manifest))
-        with pytest.raises(CorruptShard, match="expected a SHA-256"):
+        with pytest.raises(CorruptShardError, match="expected a SHA-256"):
             opened(there, cache)[0]
 
 
@@ -261,7 +261,7 @@ def test_a_url_s_secrets_are_in_no_log_and_in_no_message(vault, there, cache, ca
     assert remote.verify("reembed")
     files(there, "embeddings", "val")[0].write_bytes(b"changed")
     files(there, "embeddings", "test")[0].unlink()
-    with pytest.raises(CorruptShard, match=rf"vault://host{there}/embeddings/val_embeddings") as changed:
+    with pytest.raises(CorruptShardError, match=rf"vault://host{there}/embeddings/val_embeddings") as changed:
         ELMDataset(vault, "val", cache_dir=cache)[0]
     with pytest.raises(StoreError, match=rf"vault://host{there}/embeddings/test_embeddings") as gone:
         ELMDataset(vault, "test", cache_dir=cache)[0]

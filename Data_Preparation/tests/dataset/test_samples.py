@@ -9,7 +9,7 @@ import torch
 from support.builders import JOINED, ONE, ROWS, UNJOINED, files, make, same, stored_rows, stored_vectors
 
 from data_pipeline import ELMCollator, ELMDataset
-from data_pipeline.errors import CorruptShard, ShardMismatch, StoreError
+from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.store import Columns, Vectors
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
@@ -162,9 +162,9 @@ def test_of_very_many_files_each_is_checked_when_it_is_needed(tmp_path):
     dataset = ELMDataset(data_dir)
     assert dataset.get_batch(range(158))["embedding"].shape == (158, 256)
     for row, kind, message in (
-        (158, ShardMismatch, "train_embeddings-00079-of-00083.safetensors was not made from .*--overwrite"),
+        (158, ShardMismatchError, "train_embeddings-00079-of-00083.safetensors was not made from .*--overwrite"),
         (162, StoreError, "train_embeddings-00081-of-00083.safetensors is missing. Make them with"),
-        (164, CorruptShard, "train_embeddings-00082-of-00083.safetensors has .*--overwrite"),
+        (164, CorruptShardError, "train_embeddings-00082-of-00083.safetensors has .*--overwrite"),
     ):
         for read in (lambda row=row: dataset[row], lambda row=row: dataset.get_batch([0, row])):
             with pytest.raises(kind, match=message):

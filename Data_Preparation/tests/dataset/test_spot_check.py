@@ -7,7 +7,7 @@ from support.builders import JOINED, ONE, ROWS, UNJOINED, files, make
 
 from data_pipeline import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
-from data_pipeline.errors import CorruptShard, ShardMismatch
+from data_pipeline.errors import CorruptShardError, ShardMismatchError
 from data_pipeline.store import open_embedding_shard
 from data_pipeline.utils import sha256_of_file
 
@@ -80,7 +80,7 @@ def test_rows_that_were_permuted_before_they_were_hashed_are_found_by_the_spot_c
     dataset = ELMDataset(copy)
     assert dataset.verify("size")
     assert dataset.verify("hash")
-    with pytest.raises(ShardMismatch, match="rows of train do not have the vector of their text") as caught:
+    with pytest.raises(ShardMismatchError, match="rows of train do not have the vector of their text") as caught:
         dataset.verify("reembed")
     message = str(caught.value)
     assert message.startswith(str(copy / "embeddings"))
@@ -93,14 +93,14 @@ def test_rows_that_were_permuted_before_they_were_hashed_are_found_by_the_spot_c
 def test_two_swapped_rows_are_found_if_one_of_them_is_looked_at(copy):
     rewrite(copy, 0, lambda rows: np.concatenate([rows[[1, 0]], rows[2:]]))
     dataset = ELMDataset(copy)
-    with pytest.raises(ShardMismatch, match="2 of 165 rows of train"):
+    with pytest.raises(ShardMismatchError, match="2 of 165 rows of train"):
         dataset.spot_check(rows=ROWS)
     found = 0
     for seed in range(40):
         chosen = np.random.default_rng(seed).choice(ROWS, 20, replace=False)
         if {0, 1} & set(chosen.tolist()):
             found += 1
-            with pytest.raises(ShardMismatch):
+            with pytest.raises(ShardMismatchError):
                 dataset.spot_check(20, seed)
         else:
             assert dataset.spot_check(20, seed)
@@ -123,14 +123,16 @@ def test_vectors_of_another_pooling_that_calls_itself_the_same_are_found(tmp_pat
         assert ELMDataset(data_dir).verify("reembed")  # by its own measure they are right
     dataset = ELMDataset(data_dir)
     assert dataset.verify("hash")
-    with pytest.raises(ShardMismatch, match="64 of 64 rows .*of another model, pooling or prompt than the file says"):
+    with pytest.raises(
+        ShardMismatchError, match="64 of 64 rows .*of another model, pooling or prompt than the file says"
+    ):
         dataset.verify("reembed")
 
 
 def test_a_vector_that_is_no_number_is_found_by_the_spot_check_too(copy):
     rewrite(copy, 0, lambda rows: np.full_like(rows, np.nan))
     rewrite(copy, 1, np.zeros_like)
-    with pytest.raises(ShardMismatch, match="66 of 165 rows"):
+    with pytest.raises(ShardMismatchError, match="66 of 165 rows"):
         ELMDataset(copy).spot_check(rows=ROWS)
 
 
@@ -142,7 +144,7 @@ def test_a_flipped_bit_is_found_by_hash_and_not_by_size(copy):
     dataset = ELMDataset(copy)
     assert dataset.verify("size")
     for level in ("hash", "reembed"):
-        with pytest.raises(CorruptShard, match=rf"{path.name}: checksum mismatch with manifest.json"):
+        with pytest.raises(CorruptShardError, match=rf"{path.name}: checksum mismatch with manifest.json"):
             dataset.verify(level)
 
 
@@ -156,7 +158,7 @@ def test_damage_to_the_copy_of_the_texts_is_found_by_hash(copy):
     again = ELMDataset(copy)
     assert again.verify("size")
     with pytest.raises(
-        CorruptShard, match=rf"{path.name}: its ids or texts differ from those of .*Delete it; it is rebuilt"
+        CorruptShardError, match=rf"{path.name}: its ids or texts differ from those of .*Delete it; it is rebuilt"
     ):
         again.verify("hash")
     path.unlink()
@@ -166,7 +168,7 @@ def test_damage_to_the_copy_of_the_texts_is_found_by_hash(copy):
 
 def test_a_selection_is_verified_with_the_whole_of_its_files(copy):
     rewrite(copy, 4, WRONG["turned round"])
-    with pytest.raises(ShardMismatch, match="of 165 rows"):
+    with pytest.raises(ShardMismatchError, match="of 165 rows"):
         ELMDataset(copy).select([0, 1, 2]).spot_check(rows=ROWS)
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.counting_embedder import Counting
 
 from data_pipeline.embeddings import HashingEmbedder, calibration, encode
-from data_pipeline.errors import ConfigError, CorruptShard, StaleStage
+from data_pipeline.errors import ConfigError, CorruptShardError, StaleStageError
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs
 from data_pipeline.store import (
@@ -236,15 +236,15 @@ def test_an_empty_split_neither_fails_nor_decides_the_calibration(lopsided, prec
 def test_a_folder_calibrated_for_other_settings_is_refused_and_replaced_on_request(config, paragraphs):
     write(paragraphs, config, "train", precision="int8")
     before = files(config)
-    with pytest.raises(StaleStage) as error:
+    with pytest.raises(StaleStageError) as error:
         write(paragraphs, config, "val", precision="int8", dim=64)
     said = str(error.value)
     assert said.startswith(f"{config.embeddings_dir} is calibrated for int8 vectors of other settings")
     assert "--overwrite" in said
     assert "embedding.variant" in said
-    with pytest.raises(StaleStage, match="is calibrated for int8 vectors of other settings"):
+    with pytest.raises(StaleStageError, match="is calibrated for int8 vectors of other settings"):
         write(paragraphs, config, "val", precision="float8")
-    with pytest.raises(StaleStage, match="dim was '256', now '64'"):
+    with pytest.raises(StaleStageError, match="dim was '256', now '64'"):
         write(paragraphs, config, "train", precision="int8", dim=64)
     assert files(config) == before
     write(paragraphs, config, "val", precision="int8", dim=64, overwrite=True)
@@ -327,7 +327,7 @@ def test_a_damaged_calibration_is_refused_and_made_anew_on_request(config, parag
     manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
     damage(manifest["calibration"])
     write_manifest(config.embeddings_dir, manifest)
-    with pytest.raises(CorruptShard, match=r"manifest\.json holds int8.*--overwrite"):
+    with pytest.raises(CorruptShardError, match=r"manifest\.json holds int8.*--overwrite"):
         write(paragraphs, config, "val", precision="int8")
     write(paragraphs, config, "val", precision="int8", overwrite=True)
     assert in_manifest(config) == calibrate("int8", exact(paragraphs, config, "train")).to_json()
@@ -360,7 +360,7 @@ def test_a_folder_calibrated_on_other_texts_is_refused_and_calibrated_anew_on_re
     grown = config.model_copy(update={"preprocess": config.preprocess.model_copy(update={"min_tokens": 80})})
     prepare_paragraphs(grown, overwrite=True)
     store = ParagraphStore(config.processed_dir)
-    with pytest.raises(StaleStage, match="is calibrated for int8 vectors of other settings or texts"):
+    with pytest.raises(StaleStageError, match="is calibrated for int8 vectors of other settings or texts"):
         write(store, config, "train", precision="int8")
     write(store, config, "train", precision="int8", overwrite=True)
     assert in_manifest(config) == calibrate("int8", exact(store, config, "train")).to_json()

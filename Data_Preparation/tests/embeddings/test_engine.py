@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from data_pipeline.embeddings import Engine, Identity, Runtime, encode
 from data_pipeline.embeddings.plan import make_plan
 from data_pipeline.embeddings.tokens import from_rows
-from data_pipeline.errors import DeviceHung, ModelError, OutOfMemory
+from data_pipeline.errors import DeviceHungError, ModelError, OutOfMemoryError
 
 
 class Fake:
@@ -35,7 +35,7 @@ class Fake:
 
     def forward(self, texts, dtype=None):
         if self.runtime.computed_tokens(texts.lengths) > self.most_tokens:
-            raise OutOfMemory("too much")
+            raise OutOfMemoryError("too much")
         self.calls.append((len(texts), dtype))
         vectors = np.array([[n, n / 2, 0, 0] for n in texts.lengths], dtype=np.float32)
         return self.spoil(vectors, dtype)
@@ -112,7 +112,7 @@ def test_finished_rows_stay_when_memory_runs_out_later():
     class Shrinking(Fake):
         def forward(self, texts, dtype=None):
             if texts.ids[0] >= 4 and len(texts) > 1:
-                raise OutOfMemory("too much")
+                raise OutOfMemoryError("too much")
             return super().forward(texts, dtype)
 
     embedder = Shrinking()
@@ -154,7 +154,7 @@ def test_a_single_text_that_does_not_fit_is_named():
         ModelError, match=r"text-1 has 9 tokens and does not fit into memory alone.*max_length"
     ) as error:
         run_all(Fake(most_tokens=8), [3, 9, 2])
-    assert not isinstance(error.value, OutOfMemory)
+    assert not isinstance(error.value, OutOfMemoryError)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
@@ -217,7 +217,7 @@ def test_memory_that_runs_out_while_a_vector_is_computed_again_is_halved_too():
     class Greedy(Spoiled):
         def forward(self, texts, dtype=None):
             if dtype is not None and len(texts) > 1:
-                raise OutOfMemory("too much")
+                raise OutOfMemoryError("too much")
             return super().forward(texts, dtype)
 
     embedder = Greedy(np.nan, fine=("bfloat16",))
@@ -230,7 +230,7 @@ def test_a_text_too_large_for_the_safer_precision_is_named():
     class Greedy(Spoiled):
         def forward(self, texts, dtype=None):
             if dtype is not None:
-                raise OutOfMemory("too much")
+                raise OutOfMemoryError("too much")
             return super().forward(texts, dtype)
 
     with pytest.raises(ModelError, match="text-1 does not fit into memory in bfloat16: too much"):
@@ -445,13 +445,13 @@ def test_a_device_that_hangs_is_not_waited_for():
         def forward(self, texts, dtype=None):
             if texts.ids[0] == 0:
                 under_way.wait(5)
-                raise DeviceHung("cuda:0 has not answered")
+                raise DeviceHungError("cuda:0 has not answered")
             under_way.set()
             back.wait(5)
             return super().forward(texts, dtype)
 
     try:
-        with pytest.raises(DeviceHung):
+        with pytest.raises(DeviceHungError):
             run_all(Hanging(in_flight=2), [5] * 4, batch_tokens=5)
         # The other thread still waits for the device.
         assert engine_threads() != []

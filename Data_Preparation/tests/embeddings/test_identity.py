@@ -4,7 +4,7 @@ import pytest
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder, Identity, encode
-from data_pipeline.errors import WrongEmbedder
+from data_pipeline.errors import WrongEmbedderError
 from data_pipeline.heads.identity import EmbedderIdentity, check_embedder, check_identity, identity_settings
 
 WITHOUT = Identity("m", "1", "mean", True, "float32", 4, 99, "passage: ", "hash")
@@ -31,7 +31,7 @@ def settings(identity):
     ],
 )
 def test_a_head_of_one_adapter_does_not_match_vectors_of_none(head, vectors, difference):
-    with pytest.raises(WrongEmbedder, match=difference):
+    with pytest.raises(WrongEmbedderError, match=difference):
         check_identity("edu", EmbedderIdentity(settings(head)), 4, vectors.to_metadata(), "here")
     check_identity("edu", EmbedderIdentity(settings(head)), 4, head.to_metadata(), "here")
     # Of other fields nothing follows from what is not said.
@@ -49,5 +49,5 @@ def test_an_embedder_at_hand_has_to_use_the_head_s_adapter():
     embedder = HashingEmbedder(EmbeddingConfig(model_name="hashing", dim=4))
     probes = encode(embedder, ["a"] * 3)
     head = EmbedderIdentity(settings(embedder.identity) | {"task": "separation"}, probes)
-    with pytest.raises(WrongEmbedder, match="task: the head was trained on 'separation', these vectors have ''"):
+    with pytest.raises(WrongEmbedderError, match="task: the head was trained on 'separation', these vectors have ''"):
         check_embedder("edu", head, 4, embedder)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from data_pipeline import ELMDataset
-from data_pipeline.errors import ConfigError, CorruptShard, SourceError
+from data_pipeline.errors import ConfigError, CorruptShardError, SourceError
 from data_pipeline.heads import identity_of_maker, labelled
 from data_pipeline.heads.task import make_task
 from data_pipeline.stages.pipeline import run
@@ -123,10 +123,10 @@ def test_hdf5_without_labels_or_damaged_is_refused(tmp_path):
     path = hdf5(tmp_path / "a.h5", embeddings=np.zeros((2, 2)), document_id=[b"a", b"b"])
     with pytest.raises(SourceError, match="has no labels; embed with save_labels: true"):
         labelled.labels_of_file(path, "label")
-    with pytest.raises(CorruptShard, match="has no group 'validation'; it has train"):
+    with pytest.raises(CorruptShardError, match="has no group 'validation'; it has train"):
         labelled.labels_of_file(path, "label", "validation")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CorruptShard, match="truncated"):
+    with pytest.raises(CorruptShardError, match="truncated"):
         labelled.labels_of_file(path, "label")
 
 

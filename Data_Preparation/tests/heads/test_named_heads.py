@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.hub_server import COMMIT, in_process, serve
 
-from data_pipeline.errors import SourceError, WrongEmbedder
+from data_pipeline.errors import SourceError, WrongEmbedderError
 from data_pipeline.heads.identity import FIELDS, EmbedderIdentity, check_identity
 from data_pipeline.heads.named import DEFAULT_EMBEDDER, NAMED_HEADS, load_named
 
@@ -145,5 +145,5 @@ def test_a_named_head_refuses_vectors_of_another_model():
     same = {**bound.settings, "revision": "abc", "dtype": "float16"}
     check_identity("edu", bound, 768, same, "here")
     for change in ({"model": "Alibaba-NLP/gte-multilingual-base"}, {"pooling": "mean"}, {"max_length": "512"}):
-        with pytest.raises(WrongEmbedder):
+        with pytest.raises(WrongEmbedderError):
             check_identity("edu", bound, 768, same | change, "here")

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from data_pipeline.config.training import TrainingConfig
-from data_pipeline.errors import ConfigError, SourceError, WrongEmbedder
+from data_pipeline.errors import ConfigError, SourceError, WrongEmbedderError
 from data_pipeline.heads import (
     EmbedderIdentity,
     Labelled,
@@ -275,5 +275,5 @@ def test_wrong_questions_get_clear_answers():
     with pytest.raises(ConfigError, match="has the label 'maybe', the head knows no, yes"):
         evaluate_head(binary, data_of(np.array(["maybe"] * 100), vectors))
     elsewhere = replace(data_of(names, vectors), embedder={"model": "another", "dim": "16"})
-    with pytest.raises(WrongEmbedder, match="'made', these vectors have 'another'"):
+    with pytest.raises(WrongEmbedderError, match="'made', these vectors have 'another'"):
         evaluate_head(binary, elsewhere)

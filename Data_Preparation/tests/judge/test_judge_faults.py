@@ -5,7 +5,7 @@ import time
 import pytest
 from support.judging import RUN, fill, grades, judge_all, make_pairs, opened, quick, statuses
 
-from data_pipeline.errors import ConfigError, JudgeError, MissingExtra
+from data_pipeline.errors import ConfigError, JudgeError, MissingExtraError
 from data_pipeline.judge import load_judge
 from data_pipeline.judge.pool import run_judge
 from data_pipeline.judge.prompts import PROMPTS, read_messages
@@ -150,7 +150,7 @@ def test_a_key_is_asked_for_by_the_name_of_its_variable(monkeypatch, tmp_path):
 
 def test_without_the_package_the_message_has_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingExtra, match=r"pip install .*\[weak-labels\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[weak-labels\]"):
         load_judge(quick())
 
 

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipeline.errors import MissingExtra, SelectionError
+from data_pipeline.errors import MissingExtraError, SelectionError
 from data_pipeline.metrics.confident import (
     ConfidentConfig,
     _folds,
@@ -106,5 +106,5 @@ def test_a_class_that_no_head_could_learn_is_named():
 
 def test_without_the_package_the_message_has_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    with pytest.raises(MissingExtra, match=r"finding wrong labels needs .*pip install .*\[selection\]"):
+    with pytest.raises(MissingExtraError, match=r"finding wrong labels needs .*pip install .*\[selection\]"):
         confident_learning(*three_classes(30), DEFAULT)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import MissingExtra, SelectionError
+from data_pipeline.errors import MissingExtraError, SelectionError
 from data_pipeline.metrics.text_metrics import METRICS, mattr, mtld, text_metrics
 
 PLAIN = ("token_count", "char_count", "type_token_ratio", "avg_word_len", "mtld", "mattr")
@@ -93,5 +93,5 @@ def test_an_unknown_metric_is_named():
 def test_without_textstat_the_other_metrics_are_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "textstat", None)
     assert text_metrics(["one two"], PLAIN)["token_count"].tolist() == [2]
-    with pytest.raises(MissingExtra, match=r"elm-data-preparation\[selection\]"):
+    with pytest.raises(MissingExtraError, match=r"elm-data-preparation\[selection\]"):
         text_metrics(["one two"])

@@ -10,7 +10,7 @@ import pytest
 from support.forks import ENVIRONMENT
 
 from data_pipeline.config.retrieval import CandidateConfig
-from data_pipeline.errors import ConfigError, CorruptShard, MissingExtra, StoreError
+from data_pipeline.errors import ConfigError, CorruptShardError, MissingExtraError, StoreError
 from data_pipeline.retrieval import bm25 as module
 from data_pipeline.retrieval.bm25 import open_bm25
 from data_pipeline.retrieval.passages import passages_of_lists
@@ -208,7 +208,7 @@ def test_damage_is_mended_or_named(tmp_path, monkeypatch):
     assert len(builds) == 5
     path = folder / "params.index.json"
     path.write_text(path.read_text().replace("lucene", "lucenx").replace('"num_docs": 7', '"num_docs": 9'))
-    with pytest.raises(CorruptShard, match="damaged"):
+    with pytest.raises(CorruptShardError, match="damaged"):
         open_bm25(passages(), folder)
 
 
@@ -236,7 +236,7 @@ def test_numba_finds_what_numpy_finds(tmp_path):
 def test_numba_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     open_bm25(passages(), tmp_path / "bm25")
-    with pytest.raises(MissingExtra, match="pip install numba"):
+    with pytest.raises(MissingExtraError, match="pip install numba"):
         open_bm25(passages(), tmp_path / "bm25", CandidateConfig(bm25_backend="numba"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder, encode
-from data_pipeline.errors import ConfigError, CorruptShard, ShardMismatch
+from data_pipeline.errors import ConfigError, CorruptShardError, ShardMismatchError
 from data_pipeline.retrieval.dense import DenseIndex
 from data_pipeline.retrieval.passage_vectors import PassageVectors, vectors_of
 from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows
@@ -134,7 +134,7 @@ def test_what_is_no_vector_is_named():
     with pytest.raises(ValueError, match="k must be 1 or more"):
         index_of(vectors).search(vectors, 0)
     vectors[2, 1] = np.nan
-    with pytest.raises(CorruptShard, match="row 2 is not finite"):
+    with pytest.raises(CorruptShardError, match="row 2 is not finite"):
         index_of(vectors, passage_rows=2).search(np.ones((1, 4)), 2)
 
 
@@ -167,7 +167,7 @@ def test_a_view_of_a_store_has_its_rows(config):
 def test_another_embedder_than_the_stores_is_refused(config):
     run(config)
     passages = passages_of_rows(ELMDataset(config=config).rows)
-    with pytest.raises(ShardMismatch, match="were made with dim '256', the embedder for the queries has '64'"):
+    with pytest.raises(ShardMismatchError, match="were made with dim '256', the embedder for the queries has '64'"):
         vectors_of(passages, config.data_dir, EmbeddingConfig(model_name="hashing", dim=64))
 
 
@@ -222,7 +222,7 @@ def test_a_damaged_file_of_vectors_is_named(tmp_path):
     vectors_of(passages, tmp_path, HASHING)
     path = next(tmp_path.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CorruptShard, match="Delete it"):
+    with pytest.raises(CorruptShardError, match="Delete it"):
         vectors_of(passages, tmp_path, HASHING)
 
 

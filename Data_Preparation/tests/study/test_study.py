@@ -13,7 +13,7 @@ import pytest
 from support.study_data import settings, study, write_data
 from support.tiny_text_models import classifier
 
-from data_pipeline.errors import ConfigError, MissingExtra, StaleStage, StoreError
+from data_pipeline.errors import ConfigError, MissingExtraError, StaleStageError, StoreError
 from data_pipeline.study import choose, evaluate, prepare, run_study, study_table, train
 from data_pipeline.study.config import SweepConfig, SweepEntry
 from data_pipeline.study.stages import main
@@ -244,7 +244,7 @@ def test_scores_are_measured_with_the_configs_parameters(folder):
     other = shutil.copytree(folder / "bert", folder / "other")
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"continuing_subword_prefix":"##"', "").replace('"##z"', '"zz"'))
-    with pytest.raises(StaleStage):
+    with pytest.raises(StaleStageError):
         choose(config_of(folder, "probe", more[0], f"measures={{wordpiece_ratio: {{model: '{other}'}}}}"))
 
 
@@ -292,7 +292,7 @@ def test_tracking_is_off_unless_asked_for(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     whole(config_of(folder, "probe"))
     whole(config_of(folder, "finetune"))
-    with pytest.raises(MissingExtra, match="wandb"):
+    with pytest.raises(MissingExtraError, match="wandb"):
         train(config_of(folder, "probe", "track.wandb_mode=offline"), overwrite=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.study_data import ODD, study, write_data, write_tsv
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.errors import SourceError, StaleStage
+from data_pipeline.errors import SourceError, StaleStageError
 from data_pipeline.study import choose, load_study, prepare
 
 pytest.importorskip("hydra", reason="the study's config needs the extra study")
@@ -75,7 +75,7 @@ def test_other_data_under_the_same_name(tmp_path):
     write_data(tmp_path)
     prepare(study(tmp_path))
     write_data(tmp_path, rows=130)
-    with pytest.raises(StaleStage, match="other data"):
+    with pytest.raises(StaleStageError, match="other data"):
         prepare(study(tmp_path))
     assert prepare(study(tmp_path), overwrite=True)["rows"]["train"] == 130
 

@@ -26,7 +26,7 @@ from data_pipeline.embeddings.transformer.paths import EmbeddingPath, Setup, cho
 from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
-from data_pipeline.errors import ConfigError, DeviceHung, ModelError, OutOfMemory
+from data_pipeline.errors import ConfigError, DeviceHungError, ModelError, OutOfMemoryError
 from data_pipeline.types import Float32Array
 from data_pipeline.utils.devices import free_cached_memory, is_out_of_memory
 
@@ -121,7 +121,7 @@ class TransformerEmbedder:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 free_cached_memory(self._setup.device)
-                raise OutOfMemory(
+                raise OutOfMemoryError(
                     f"{len(texts)} texts of up to {texts.lengths.max()} tokens do not fit into {self._setup.device}"
                 ) from error
             raise ModelError(
@@ -166,12 +166,12 @@ def wait_for(finished: Callable[[], bool], timeout_s: float, device: str) -> Non
         device: name of the GPU, for messages.
 
     Raises:
-        DeviceHung: the work is not done after `timeout_s` seconds.
+        DeviceHungError: the work is not done after `timeout_s` seconds.
     """
     started = time.monotonic()
     while not finished():
         if time.monotonic() - started > timeout_s:
-            raise DeviceHung(
+            raise DeviceHungError(
                 f"{device} has not answered for {timeout_s:g} s. Finished work is kept: check the GPU with "
                 "nvidia-smi, then run again to resume. Long texts may need a larger "
                 "embedding.device_timeout_s."

@@ -13,7 +13,7 @@ def to_float8(model: Any, device: torch.device) -> None:
 
     Raises:
         ConfigError: the device does not support float8.
-        MissingExtra: torchao is not installed.
+        MissingExtraError: torchao is not installed.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         raise ConfigError(f"embedding.fp8 needs a GPU with float8 (Ada, Hopper or newer); the device is {device}")

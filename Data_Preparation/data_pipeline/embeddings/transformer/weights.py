@@ -58,7 +58,7 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
     Raises:
         SourceError: there is no such folder, the hub cannot be reached, or has no such model.
         ModelError: the weights have another checksum than expected.
-        MissingExtra: the package with the weights is not installed.
+        MissingExtraError: the package with the weights is not installed.
     """
     if config.weights == "package":
         return _packaged(config.model_name)

@@ -33,7 +33,7 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import encode, load_embedder, load_tokenizer
 from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.embeddings.transformer.recipe import read_recipe
-from data_pipeline.errors import ConfigError, ModelError, ShardMismatch, StaleStage
+from data_pipeline.errors import ConfigError, ModelError, ShardMismatchError, StaleStageError
 from data_pipeline.stages.pipeline import embed, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -491,7 +491,7 @@ def test_vectors_of_another_adapter_are_other_work(config, tmp_path):
     run(config)
     assert ELMDataset(config=config).rows.first_shard.metadata["task"] == "separation"
     changed = config.model_copy(update={"embedding": embedding.model_copy(update={"task": "base"})})
-    with pytest.raises(StaleStage, match="task was 'separation', now 'base'"):
+    with pytest.raises(StaleStageError, match="task was 'separation', now 'base'"):
         embed(changed, ["train"])
     dataset = ELMDataset(config=config)
     assert dataset.spot_check(8)
@@ -501,7 +501,7 @@ def test_vectors_of_another_adapter_are_other_work(config, tmp_path):
 def test_a_file_that_names_no_adapter_is_not_of_a_model_that_uses_one(converted):
     shard = made_by(load(converted[0]))
     del shard.metadata["task"]
-    with pytest.raises(ShardMismatch, match="were made with task '', the model .* now has 'text_matching'"):
+    with pytest.raises(ShardMismatchError, match="were made with task '', the model .* now has 'text_matching'"):
         load_maker(shard)
 
 

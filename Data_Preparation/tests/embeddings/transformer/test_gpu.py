@@ -12,7 +12,7 @@ from data_pipeline.embeddings import Engine, encode, load_embedder
 from data_pipeline.embeddings.plan import make_plan
 from data_pipeline.embeddings.tokens import from_rows
 from data_pipeline.embeddings.transformer.attention import KERNELS, unavailable_reason
-from data_pipeline.errors import OutOfMemory
+from data_pipeline.errors import OutOfMemoryError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -111,7 +111,7 @@ def test_memory_that_runs_out_halves_the_packs(tiny_qwen3):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 500e6) / total)
     try:
-        with pytest.raises(OutOfMemory, match=r"1000 texts of up to 1000 tokens do not fit into cuda"):
+        with pytest.raises(OutOfMemoryError, match=r"1000 texts of up to 1000 tokens do not fit into cuda"):
             embedder.forward(plan.tokens)
         engine = Engine(embedder, 10**6)
         found = {row: vector for rows, some in engine.run(plan, str) for row, vector in zip(rows, some, strict=True)}

@@ -17,7 +17,7 @@ from data_pipeline.embeddings.transformer.loading import is_causal
 from data_pipeline.embeddings.transformer.openvino import OpenVinoForward
 from data_pipeline.embeddings.transformer.paths import Setup, choose_path
 from data_pipeline.embeddings.transformer.probe import make_probes
-from data_pipeline.errors import ConfigError, MissingExtra, ModelError
+from data_pipeline.errors import ConfigError, MissingExtraError, ModelError
 
 openvino = pytest.importorskip("openvino", reason='needs the extra "openvino"')
 
@@ -171,7 +171,9 @@ def test_it_is_for_cpus():
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtra, match=r"embedding.backend openvino needs the package 'openvino'.*\[openvino\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"embedding.backend openvino needs the package 'openvino'.*\[openvino\]"
+    ):
         by_openvino(bert(), "mean")
 
 

@@ -41,7 +41,7 @@ from data_pipeline.embeddings.transformer.last_layer import layers_of
 from data_pipeline.embeddings.transformer.linear import PackedLinear, pack_linear_layers
 from data_pipeline.embeddings.transformer.paths import Setup, choose_path, default_batch_tokens
 from data_pipeline.embeddings.transformer.probe import PROBES, cosine_loss, make_probes
-from data_pipeline.errors import ConfigError, DeviceHung, MissingExtra, ModelError, OutOfMemory
+from data_pipeline.errors import ConfigError, DeviceHungError, MissingExtraError, ModelError, OutOfMemoryError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -676,7 +676,7 @@ def test_a_device_whose_memory_is_full_says_so_in_any_words(tiny_bert, monkeypat
         raise RuntimeError("MPS backend out of memory (MPS allocated: 17.93 GB)")
 
     monkeypatch.setitem(vars(embedder), "_forward", too_much)
-    with pytest.raises(OutOfMemory, match="1 texts of up to 3 tokens do not fit into cpu"):
+    with pytest.raises(OutOfMemoryError, match="1 texts of up to 3 tokens do not fit into cpu"):
         embedder.forward(embedder.tokenize(["a"]))
 
 
@@ -782,7 +782,7 @@ def test_float8_needs_a_newer_gpu(capability, possible, torchao, monkeypatch):
 def test_float8_without_torchao_says_what_to_install(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(MissingExtra, match=r"embedding.fp8 needs the package 'torchao.quantization'.*\[fp8\]"):
+    with pytest.raises(MissingExtraError, match=r"embedding.fp8 needs the package 'torchao.quantization'.*\[fp8\]"):
         to_float8(bert(), torch.device("cuda"))
 
 
@@ -816,7 +816,7 @@ def test_a_device_that_answers_is_waited_for():
 
 def test_a_device_that_does_not_answer_is_given_up_and_the_way_on_is_said():
     with pytest.raises(
-        DeviceHung, match=r"cuda:0 has not answered for 0\.02 s\. Finished work is kept: .*run again to resume"
+        DeviceHungError, match=r"cuda:0 has not answered for 0\.02 s\. Finished work is kept: .*run again to resume"
     ) as error:
         wait_for(lambda: False, 0.02, "cuda:0")
     assert "embedding.device_timeout_s" in str(error.value)

@@ -16,7 +16,7 @@ from data_pipeline.embeddings.transformer import embedder as transformer
 from data_pipeline.embeddings.transformer import loading
 from data_pipeline.embeddings.transformer.loading import choose_device, choose_dtype
 from data_pipeline.embeddings.transformer.recipe import read_recipe
-from data_pipeline.errors import ConfigError, ModelError, ShardMismatch
+from data_pipeline.errors import ConfigError, ModelError, ShardMismatchError
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import prepare_paragraphs
 from data_pipeline.store import ParagraphStore
@@ -168,7 +168,9 @@ def test_a_count_that_is_not_the_tokenizers_is_refused(config, embedder, tiny_qw
     pq.write_table(wrong.to_arrow().replace_schema_metadata(metadata), path)
     text_id, count = wrong["text_id"][0], wrong["token_count"][0]
     config.get_embeddings_path("test").unlink()
-    with pytest.raises(ShardMismatch, match=f"says that {text_id} has {count} tokens, its tokenizer finds {count - 1}"):
+    with pytest.raises(
+        ShardMismatchError, match=f"says that {text_id} has {count} tokens, its tokenizer finds {count - 1}"
+    ):
         embed_it()
 
 
