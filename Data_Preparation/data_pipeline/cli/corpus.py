@@ -29,35 +29,35 @@ def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
 
 
 def _run(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.pipeline import run
+    from data_pipeline.stages.pipeline import run_pipeline
 
     started = time.monotonic()
     config = configure(parsed, given, "pipeline.log")
     _check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
     if parsed.dry_run:
         return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)
-    report = run(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
+    report = run_pipeline(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
     say(_summary(config, report, time.monotonic() - started))
     return 0
 
 
 def _embed(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.pipeline import embed, save_run
+    from data_pipeline.stages.pipeline import embed_corpus, save_run
 
     started = time.monotonic()
     config = configure_existing(parsed, given, "embeddings.log")
     _check_ready(config, corpus=False, weights=True)
-    report = embed(config, parsed.splits, parsed.overwrite)
+    report = embed_corpus(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
     say(_summary(config, report, time.monotonic() - started))
     return 0
 
 
 def _verify(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.verify import verify
+    from data_pipeline.stages.verify import verify_corpus
 
     config = configure_existing(parsed, given)
-    good, bad = verify(config, parsed.level, parsed.rows)
+    good, bad = verify_corpus(config, parsed.level, parsed.rows)
     for line in good:
         print(f"ok     {line}")
     for line in bad:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def _select(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.selection import Budget, StrataConfig
-    from data_pipeline.stages.select import select_from
+    from data_pipeline.stages.select import select_subset
 
     config = configure_existing(parsed, given)
-    selection = select_from(
+    selection = select_subset(
         config,
         parsed.name,
         Budget(parsed.rows, parsed.frac, parsed.tokens),
@@ -96,10 +96,10 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.measure import measure
+    from data_pipeline.stages.measure import compute_metric
 
     config = configure_existing(parsed, given)
-    found = measure(
+    found = compute_metric(
         config,
         parsed.name,
         _parameters(parsed.set),

@@ -24,7 +24,7 @@ _ROWS_OF = ("training.parquet", "margins.parquet")
 def _label(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.config.labels import LabelConfig
     from data_pipeline.integrations.auto_qrels_config import from_older, is_older
-    from data_pipeline.stages.label import label
+    from data_pipeline.stages.label import make_weak_labels
 
     content = read_config_file(parsed.config)
     try:
@@ -33,7 +33,7 @@ def _label(parsed: argparse.Namespace, given: Given) -> int:
         raise ConfigError(f"{parsed.config}:\n{explain(error)}") from None
     configure_logging(config.logging.file)
     logging.getLogger().setLevel(config.logging.level)
-    say(_summary(label(config)))
+    say(_summary(make_weak_labels(config)))
     return 0
 
 

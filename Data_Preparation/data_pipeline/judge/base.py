@@ -104,7 +104,7 @@ class Judgement:
             raise ValueError(f"grade must be 0, 1, 2 or 3; got {self.grade}")
 
 
-class CallFailed(Exception):
+class CallFailedError(Exception):
     """A call to the judge that gave no answer; the pool decides whether to try again.
 
     Args:
@@ -123,6 +123,10 @@ class CallFailed(Exception):
     def add_to_reason(self, sentence: str) -> None:
         """Append a sentence to the reason."""
         self.reason = f"{self.reason}. {sentence}"
+
+
+CallFailed = CallFailedError
+"""Former name of `CallFailedError`."""
 
 
 class Judge(Protocol):
@@ -146,7 +150,7 @@ class Judge(Protocol):
         """Grade one passage; called from several tasks at the same time.
 
         Raises:
-            CallFailed: the call gave no answer; the caller decides whether to try again.
+            CallFailedError: the call gave no answer; the caller decides whether to try again.
             JudgeError: no call can give an answer, so the run must stop.
         """
 

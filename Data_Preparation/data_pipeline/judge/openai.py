@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.errors import ConfigError, JudgeError
-from data_pipeline.judge.base import CallFailed, JudgeIdentity, Judgement
+from data_pipeline.judge.base import CallFailedError, JudgeIdentity, Judgement
 from data_pipeline.judge.formats import FormatSearch, RequestFormat, read_hints
 from data_pipeline.judge.limits import passage_limit
 from data_pipeline.judge.parsing import first_logprobs
@@ -45,7 +45,7 @@ class _Failure:
     retry_after: str | None
 
 
-class _Rejected(CallFailed):
+class _RejectedError(CallFailedError):
     """A request that the server does not accept; the same request cannot succeed."""
 
     def __init__(self, reason: str, failure: _Failure) -> None:
@@ -89,7 +89,7 @@ class LLMJudge:
 
         Raises:
             JudgeError: the server rejects the key, lacks the model, or gives no label in any format.
-            CallFailed: the server cannot be reached or is overloaded; another try may succeed.
+            CallFailedError: the server cannot be reached or is overloaded; another try may succeed.
         """
         if self._client is None:
             self._client = self._openai.AsyncOpenAI(
@@ -104,7 +104,7 @@ class LLMJudge:
         while (asked := self._search.next()) is not None:
             try:
                 is_label = await self._probe(asked)
-            except CallFailed as error:
+            except CallFailedError as error:
                 # A long answer may break a server whose short answers were not labels: the message has both.
                 if self._search.tried:
                     error.add_to_reason(f"Before that: {self._describe_replies()}")
@@ -123,14 +123,14 @@ class LLMJudge:
         """Ask a harmless question in a request format; return whether the answer is a label."""
         try:
             completion = await self._call(*_PROBE, asked)
-        except _Rejected as error:
+        except _RejectedError as error:
             hints = read_hints(error.failure.text, error.failure.parameter, asked)
             if error.failure.status == _NOT_FOUND and not hints and "parameter" not in error.failure.text:
                 raise await self._not_found_error(error.reason) from None
             self._search.add_rejection(asked, error.reason, hints)
             return False
         if completion.refusal:
-            raise CallFailed(f"refused a harmless question: {completion.refusal[:MAX_QUOTED_CHARS]}")
+            raise CallFailedError(f"refused a harmless question: {completion.refusal[:MAX_QUOTED_CHARS]}")
         fault = self._reason_for_no_label(completion, asked)
         if fault:
             needs_more_tokens = bool(completion.reasoning) and completion.is_cut_off
@@ -145,7 +145,7 @@ class LLMJudge:
             if asked.top_logprobs and not completion.is_cut_off and not first_logprobs(completion.choice):
                 return "logprobs were requested and not reported"
             judgement = to_judgement(completion, self._prompt.labels, asked.top_logprobs > 0)
-        except (CallFailed, ValueError) as error:
+        except (CallFailedError, ValueError) as error:
             return str(error)
         return judgement.reason
 
@@ -159,7 +159,7 @@ class LLMJudge:
     async def _not_found_error(self, reply: str) -> JudgeError:
         try:
             models = self._clean(", ".join((await self._list_models())[:_MAX_MODELS]))
-        except (CallFailed, JudgeError):
+        except (CallFailedError, JudgeError):
             models = ""
         hint = f" The server lists: {models}." if models else ""
         return JudgeError(
@@ -174,7 +174,7 @@ class LLMJudge:
         completion = await self._call(query, shown, self._format)
         latency_s = time.perf_counter() - started
         if completion.model != self.identity.served_model:
-            raise CallFailed(
+            raise CallFailedError(
                 f"answered by the model {self._clean(completion.model)!r}, not by {self.identity.served_model!r} as at "
                 "the start; if a router serves several models under one name, set judge.model to one of them"
             )
@@ -217,7 +217,7 @@ class LLMJudge:
         except self._openai.APIStatusError as error:
             raise self._to_error(_read_failure(error), None) from None
         except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
-            raise CallFailed(f"cannot list the models: {self._clean(str(error))}") from None
+            raise CallFailedError(f"cannot list the models: {self._clean(str(error))}") from None
 
     async def _call(self, query: str, passage: str, asked: RequestFormat) -> Completion:
         messages = self._prompt.messages(query, passage, asked.system_role)
@@ -232,8 +232,8 @@ class LLMJudge:
                     **asked.parameters,
                 )
             return read_completion(self._clean(reply.http_response.text))
-        except CallFailed as error:
-            raise CallFailed(self._clean(error.reason)) from None
+        except CallFailedError as error:
+            raise CallFailedError(self._clean(error.reason)) from None
         except self._openai.APIStatusError as error:
             failure = _read_failure(error)
             if failure.code in _FILTERED:
@@ -241,12 +241,12 @@ class LLMJudge:
             raise self._to_error(failure, asked) from None
         except (self._openai.APITimeoutError, TimeoutError):
             hint = "; a model that reasons may need a longer judge.timeout_s" if asked.reasoning_tokens else ""
-            raise CallFailed(f"no answer within {self._config.timeout_s:g} s{hint}") from None
+            raise CallFailedError(f"no answer within {self._config.timeout_s:g} s{hint}") from None
         except self._openai.OpenAIError as error:
             cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
-            raise CallFailed(self._clean(f"{error}{cause}")[:MAX_QUOTED_CHARS]) from None
+            raise CallFailedError(self._clean(f"{error}{cause}")[:MAX_QUOTED_CHARS]) from None
         except UnicodeEncodeError:
-            raise CallFailed("the text holds a lone surrogate, which cannot be sent", final=True) from None
+            raise CallFailedError("the text holds a lone surrogate, which cannot be sent", final=True) from None
 
     def _served_model_or_empty(self) -> str:
         return self._identity.served_model if self._identity else ""
@@ -264,8 +264,8 @@ class LLMJudge:
             )
         if is_retryable(failure.status):
             retry_after_s = parse_retry_after(failure.retry_after)
-            return CallFailed(reply, limited=failure.status == 429, retry_after_s=retry_after_s)
-        return _Rejected(reply, failure)
+            return CallFailedError(reply, limited=failure.status == 429, retry_after_s=retry_after_s)
+        return _RejectedError(reply, failure)
 
     def _clean(self, text: str) -> str:
         """Remove the key, which servers may repeat, and what UTF-8 cannot encode."""

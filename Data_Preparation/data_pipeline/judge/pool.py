@@ -17,7 +17,7 @@ from typing import Generic
 
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.errors import DataPipelineError, JudgeError
-from data_pipeline.judge.base import CallFailed, Judge, Judgement, judgement_key
+from data_pipeline.judge.base import CallFailedError, Judge, Judgement, judgement_key
 from data_pipeline.judge.breaker import Breaker
 from data_pipeline.judge.recorder import ItemT, Judged, Recorder
 from data_pipeline.judge.retry import RetryPolicy
@@ -89,7 +89,7 @@ async def _open(judge: Judge, policy: RetryPolicy, rng: random.Random) -> None:
     for failures in itertools.count(1):
         try:
             return await judge.open()
-        except CallFailed as error:
+        except CallFailedError as error:
             too_long = (error.retry_after_s or 0) > policy.max_retry_after_s
             if failures >= policy.tries or error.final or too_long:
                 raise JudgeError(
@@ -99,7 +99,7 @@ async def _open(judge: Judge, policy: RetryPolicy, rng: random.Random) -> None:
             await asyncio.sleep(policy.wait_s(failures, error.retry_after_s, rng))
 
 
-class _BudgetSpent(Exception):
+class _BudgetSpentError(Exception):
     """No further call is allowed, and the item was not tried."""
 
 
@@ -203,7 +203,7 @@ class _Pool(Generic[ItemT]):
                 continue
             try:
                 self._unsaved[work.key] = await self._judge_item(work.item)
-            except _BudgetSpent:
+            except _BudgetSpentError:
                 continue
             self._wake_saver_if_full()
 
@@ -213,13 +213,13 @@ class _Pool(Generic[ItemT]):
         for tries in itertools.count(1):
             try:
                 judgement = await self._call(item, tries)
-            except CallFailed as error:
+            except CallFailedError as error:
                 final_failure = self._final_failure(error, tries)
                 if final_failure is not None:
                     return final_failure
                 failure = error.reason
                 await self._wait(error, tries)
-            except _BudgetSpent:
+            except _BudgetSpentError:
                 self._summary.stopped = "max_calls"
                 if not failure:
                     raise
@@ -231,7 +231,7 @@ class _Pool(Generic[ItemT]):
                 return judgement
         raise AssertionError("unreachable")
 
-    async def _wait(self, error: CallFailed, failures: int) -> None:
+    async def _wait(self, error: CallFailedError, failures: int) -> None:
         if error.retry_after_s is not None:
             # The server means all callers, not only the one that got the reply.
             self._not_before = max(self._not_before, asyncio.get_running_loop().time() + error.retry_after_s)
@@ -242,7 +242,7 @@ class _Pool(Generic[ItemT]):
         while (pause_s := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause_s)
         if self._is_budget_spent():
-            raise _BudgetSpent
+            raise _BudgetSpentError
         self._summary.calls += 1
         started = time.perf_counter()
         try:
@@ -250,12 +250,12 @@ class _Pool(Generic[ItemT]):
             async with asyncio.timeout(self._config.timeout_s):
                 judgement = await self._judge.judge(item.query, item.passage)
         except TimeoutError:
-            raise CallFailed(f"no answer within {self._config.timeout_s:g} s") from None
+            raise CallFailedError(f"no answer within {self._config.timeout_s:g} s") from None
         finally:
             self._busy_s += time.perf_counter() - started
         return replace(judgement, tries=tries)
 
-    def _final_failure(self, error: CallFailed, tries: int) -> Judgement | None:
+    def _final_failure(self, error: CallFailedError, tries: int) -> Judgement | None:
         """Make the failure to be stored; None if the call is to be tried again."""
         too_long = (error.retry_after_s or 0) > self._policy.max_retry_after_s
         is_last = error.final or too_long or tries >= self._policy.tries

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_pipeline.judge.base import CallFailed, Judgement
+from data_pipeline.judge.base import CallFailedError, Judgement
 from data_pipeline.judge.parsing import MAX_OUTSIDE, Reading, first_logprobs, parse_answer, read_logprobs
 
 MAX_QUOTED_CHARS = 200
@@ -52,21 +52,21 @@ def read_completion(body: str) -> Completion:
     """Read a reply with status 200.
 
     Raises:
-        CallFailed: the body is not a chat completion: cut off, of another structure, or without a choice.
+        CallFailedError: the body is not a chat completion: cut off, of another structure, or without a choice.
     """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise CallFailed(f"the reply is not JSON: {body[:MAX_QUOTED_CHARS]!r}") from error
+        raise CallFailedError(f"the reply is not JSON: {body[:MAX_QUOTED_CHARS]!r}") from error
     if not isinstance(reply, dict):
-        raise CallFailed(f"the reply is not an object: {body[:MAX_QUOTED_CHARS]!r}")
+        raise CallFailedError(f"the reply is not an object: {body[:MAX_QUOTED_CHARS]!r}")
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise CallFailed(f"the reply has no choices: {body[:MAX_QUOTED_CHARS]!r}")
+        raise CallFailedError(f"the reply has no choices: {body[:MAX_QUOTED_CHARS]!r}")
     choice = choices[0]
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        raise CallFailed(f"the reply's choice has no message: {body[:MAX_QUOTED_CHARS]!r}")
+        raise CallFailedError(f"the reply's choice has no message: {body[:MAX_QUOTED_CHARS]!r}")
     text, reasoning_part = _split_parts(message.get("content"))
     refusal, usage = message.get("refusal"), reply.get("usage")
     if choice.get("finish_reason") == "content_filter":
@@ -119,7 +119,7 @@ def to_judgement(completion: Completion, labels: Mapping[str, int], logprobs: bo
         logprobs: whether log-probabilities were requested; the server reported them when the judge was opened.
 
     Raises:
-        CallFailed: the log-probabilities or the text are missing.
+        CallFailedError: the log-probabilities or the text are missing.
     """
     judgement = _read_answer(completion, labels, logprobs)
     return replace(
@@ -137,7 +137,9 @@ def _read_answer(completion: Completion, labels: Mapping[str, int], logprobs: bo
     if completion.reasoning and completion.is_cut_off:
         return Judgement("parse_failed", answer=answer, reason=NO_ANSWER)
     if not completion.has_text:
-        raise CallFailed(f"the reply's message has no text (finish_reason {completion.choice.get('finish_reason')!r})")
+        raise CallFailedError(
+            f"the reply's message has no text (finish_reason {completion.choice.get('finish_reason')!r})"
+        )
     grade = parse_answer(answer, labels)
     if not logprobs:
         if grade is None:
@@ -150,7 +152,7 @@ def _read_answer(completion: Completion, labels: Mapping[str, int], logprobs: bo
         return Judgement("parse_failed", answer=answer, reason=str(error))
     if not top:
         # Another server behind the same address, perhaps; its answers are not comparable.
-        raise CallFailed("the reply has no logprobs, though the server gave them at the start")
+        raise CallFailedError("the reply has no logprobs, though the server gave them at the start")
     reason = _reason_for_no_label(answer, grade, reading, labels)
     if reason or reading is None:
         return Judgement("parse_failed", answer=answer, outside=reading.outside if reading else 1.0, reason=reason)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from data_pipeline.judge.base import CallFailed, JudgeIdentity, Judgement
+from data_pipeline.judge.base import CallFailedError, JudgeIdentity, Judgement
 
 Script = Callable[[str, str], int | Judgement | Exception]
 
@@ -14,8 +14,8 @@ class ScriptedJudge:
         judge = ScriptedJudge(lambda query, passage: 3 if query in passage else 0)
 
     Args:
-        script: (query, passage) -> a grade, a whole judgement, or an error to raise, such as `CallFailed` for a call
-            that may be tried again and `JudgeError` for one that ends the run.
+        script: (query, passage) -> a grade, a whole judgement, or an error to raise: `CallFailedError` for a call that may be
+            tried again, `JudgeError` for one that ends the run.
         delay_s: duration of each call in seconds.
         version: part of the identity; a judge of another version does not reuse stored answers.
     """
@@ -73,7 +73,7 @@ def failing(reason: str = "scripted failure", times: int | None = None, then: Sc
         nonlocal remaining
         if remaining is None or remaining > 0:
             remaining = None if remaining is None else remaining - 1
-            return CallFailed(reason)
+            return CallFailedError(reason)
         return then(query, passage) if then else 0
 
     return script

@@ -56,7 +56,9 @@ class LabelReport:
     """Address on the hub, if the outputs were pushed there."""
 
 
-def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder | None = None) -> LabelReport:
+def make_weak_labels(
+    config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder | None = None
+) -> LabelReport:
     """Make weak labels; resumes an earlier run of the same name.
 
     Failed pairs are tried again. Pairs without a judgement are listed in `judgements.parquet` only.
@@ -95,6 +97,10 @@ def label(config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder
     pushed = push(folder, config.push) if config.push.repo_id else None
     pairs_of_run = sum(figures["statuses"].values())
     return LabelReport(folder, len(queries), pairs_of_run, summary, figures, pushed)
+
+
+label = make_weak_labels
+"""Former name of `make_weak_labels`."""
 
 
 def _require_a_label(config: LabelConfig, judge: Judge, state: State) -> None:

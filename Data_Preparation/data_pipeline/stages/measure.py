@@ -40,7 +40,7 @@ class Measured:
     """Whether an earlier run computed the measure."""
 
 
-def measure(
+def compute_metric(
     config: Config,
     name: str,
     parameters: Mapping[str, Any] | None = None,
@@ -81,6 +81,10 @@ def measure(
             yield _open_stage(config, name, found, settings, split, stored_as, label)
 
     return dict(zip(splits, run_stages(stages(), config.scores_dir, overwrite=overwrite), strict=True))
+
+
+measure = compute_metric
+"""Former name of `compute_metric`."""
 
 
 def configured_measure(name: str, parameters: Mapping[str, Any] | None) -> tuple[Measure, Section]:

@@ -63,7 +63,9 @@ class Report:
         }
 
 
-def run(config: Config, skip_download: bool = False, skip_embeddings: bool = False, overwrite: bool = False) -> Report:
+def run_pipeline(
+    config: Config, skip_download: bool = False, skip_embeddings: bool = False, overwrite: bool = False
+) -> Report:
     """Run the main pipeline: corpus -> paragraphs -> embeddings.
 
     Finished work is skipped, and interrupted work resumes.
@@ -79,9 +81,13 @@ def run(config: Config, skip_download: bool = False, skip_embeddings: bool = Fal
     """
     report = prepare_paragraphs(config, skip_download, overwrite)
     if not skip_embeddings:
-        embed(config, SPLITS, overwrite, report)
+        embed_corpus(config, SPLITS, overwrite, report)
     save_run(config, report)
     return report
+
+
+run = run_pipeline
+"""Former name of `run_pipeline`."""
 
 
 def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: bool = False) -> Report:
@@ -104,7 +110,9 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
         return Report(folder, prepared.manifest, prepared.skipped, seconds)
 
 
-def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None) -> Report:
+def embed_corpus(
+    config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None
+) -> Report:
     """Embed existing paragraphs.
 
     Args:
@@ -133,6 +141,10 @@ def embed(config: Config, splits: Sequence[Split], overwrite: bool = False, repo
             )
     report.embedding_s = time.monotonic() - started
     return report
+
+
+embed = embed_corpus
+"""Former name of `embed_corpus`."""
 
 
 def find_corpus(config: Config, named: bool) -> Config:

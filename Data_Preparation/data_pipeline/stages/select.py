@@ -16,7 +16,7 @@ from data_pipeline.selection.ranking import SelectorConfig
 from data_pipeline.selection.registry import selector_config
 from data_pipeline.selection.selecting import Selection, StrataConfig, select
 from data_pipeline.stages.features import features_from_rows
-from data_pipeline.stages.measure import measure
+from data_pipeline.stages.measure import compute_metric
 from data_pipeline.store import write_selection
 from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import Split
@@ -35,7 +35,7 @@ class StoredSelection:
     """Description of the selection; see `describe`."""
 
 
-def select_from(
+def select_subset(
     config: Config,
     name: str,
     budget: Budget,
@@ -90,6 +90,10 @@ def select_from(
     return StoredSelection(found, path, about)
 
 
+select_from = select_subset
+"""Former name of `select_subset`."""
+
+
 def _has_vectors(config: Config, split: Split) -> bool:
     return any(config.embeddings_dir.glob(f"{split}_embeddings*.safetensors"))
 
@@ -112,7 +116,7 @@ def _measure_missing(config: Config, split: Split, needs: frozenset[Need], label
     missing = [column for column in missing if column not in existing]
     for name in dict.fromkeys(_measure_of(column) for column in missing):
         logger.info("Computing %s of %s, which does not exist yet", name, split)
-        measure(config, name, splits=[split], label=label)
+        compute_metric(config, name, splits=[split], label=label)
 
 
 def _measure_of(column: str) -> str:

@@ -27,7 +27,7 @@ from data_pipeline.user_files import visible
 from data_pipeline.utils import sha256_of_file
 
 
-def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> tuple[list[str], list[str]]:
+def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> tuple[list[str], list[str]]:
     """Check a corpus, its embeddings, scores and selections.
 
     Args:
@@ -75,6 +75,10 @@ def verify(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0)
         except DataPipelineError as error:
             bad.append(str(error))
     return good, bad
+
+
+verify = verify_corpus
+"""Former name of `verify_corpus`."""
 
 
 def _hash_faults(config: Config, store: ParagraphStore) -> tuple[list[str], list[str]]:

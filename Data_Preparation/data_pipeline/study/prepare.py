@@ -14,7 +14,7 @@ import polars as pl
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import SourceError, StaleStageError
 from data_pipeline.stages.features import Texts
-from data_pipeline.stages.pipeline import run
+from data_pipeline.stages.pipeline import run_pipeline
 from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
 from data_pipeline.user_files.tables import Role, read_table
@@ -56,7 +56,7 @@ def prepare(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
     with exclusive(folder):
         source = _write_records(config.data, folder, overwrite)
     job = config.pipeline_config
-    report = run(job, overwrite=overwrite)
+    report = run_pipeline(job, overwrite=overwrite)
     assert report.manifest is not None
     rows = {name: report.manifest["splits"][split]["rows"] for name, split in _SPLITS.items()}
     if rows != source["rows"]:

@@ -16,8 +16,8 @@ from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.registry import selector_config
 from data_pipeline.selection.selecting import Selection
-from data_pipeline.stages.measure import measure
-from data_pipeline.stages.select import select_from
+from data_pipeline.stages.measure import compute_metric
+from data_pipeline.stages.select import select_subset
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import SelectionManifest, read_manifest
 from data_pipeline.study.config import LABEL, StudyConfig
@@ -85,7 +85,7 @@ def _choose(config: StudyConfig, overwrite: bool) -> dict[str, Any]:
     selection = config.selection
     needs = selector_config(selection.name, selection.params).needs
     compute_scores(config, needs | (selection.strata.needs if selection.strata else frozenset()), overwrite)
-    stored = select_from(
+    stored = select_subset(
         config.pipeline_config, selection.name, config.subset.budget, seed=config.seed, parameters=selection.params,
         strata=selection.strata, label=LABEL, overwrite=overwrite,
     )  # fmt: skip
@@ -122,7 +122,7 @@ def compute_scores(config: StudyConfig, needs: Iterable[Need], overwrite: bool =
     for name, entry in MEASURES.items():
         needed = columns & set(entry.columns)
         if needed and (name in config.measures or not needed <= existing):
-            measure(config.pipeline_config, name, config.measures.get(name), label=LABEL, overwrite=overwrite)
+            compute_metric(config.pipeline_config, name, config.measures.get(name), label=LABEL, overwrite=overwrite)
 
 
 def find_subset(config: StudyConfig) -> Subset:

@@ -243,7 +243,7 @@ def test_a_fetch_that_broke_off_leaves_nothing(there, cache):
     assert fetched(cache) == []
 
 
-class Answer(Exception):
+class AnswerError(Exception):
     """Like aiohttp's ClientResponseError, which is no OSError."""
 
 
@@ -272,7 +272,7 @@ def test_a_url_s_secrets_are_in_no_log_and_in_no_message(vault, there, cache, ca
         assert "hunter2" not in text
 
 
-@pytest.mark.parametrize("kind", [PermissionError, ValueError, Answer])
+@pytest.mark.parametrize("kind", [PermissionError, ValueError, AnswerError])
 def test_an_error_of_the_file_system_that_names_the_url_does_not_tell_its_secrets(vault, cache, monkeypatch, kind):
     monkeypatch.setattr(Vault, "fails", kind)
     with pytest.raises(StoreError, match="vault://host") as caught:

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from data_pipeline.errors import JudgeError
-from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
+from data_pipeline.judge import CallFailedError, Judgement, ScriptedJudge
 from data_pipeline.judge.cache import JudgementCache
 from data_pipeline.judge.prompts import TEXT_PROMPT, read_messages
 from data_pipeline.metrics.judged import JudgedTextsConfig, judged_texts
@@ -50,7 +50,7 @@ def test_grades_are_thirds_and_probabilities_are_kept(tmp_path):
 
 def test_failures_are_no_answers_and_the_next_run_asks_again(tmp_path, caplog):
     answers = {
-        "ok": 3, "failed": CallFailed("overloaded"), "final": CallFailed("too long", final=True),
+        "ok": 3, "failed": CallFailedError("overloaded"), "final": CallFailedError("too long", final=True),
         "refused": Judgement("refused", reason="no"), "chatter": Judgement("parse_failed", answer="Well", reason="?"),
     }  # fmt: skip
     path = tmp_path / "state.db"
@@ -80,7 +80,7 @@ def test_a_broken_judge_stops_the_run_and_answers_are_kept(tmp_path):
     texts, path = [f"text {row}" for row in range(40)], tmp_path / "state.db"
 
     def ill(question, text):
-        return 3 if int(text.split()[1]) < 10 else CallFailed("down")
+        return 3 if int(text.split()[1]) < 10 else CallFailedError("down")
 
     with pytest.raises(JudgeError, match="of the last 10 calls failed"):
         values(texts, path, ill, config(breaker_window=10, slots=1))
@@ -92,7 +92,7 @@ def test_a_broken_judge_stops_the_run_and_answers_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        (lambda question, text: CallFailed("down"), r"no label at all \(3 failed\).*For example: down\."),
+        (lambda question, text: CallFailedError("down"), r"no label at all \(3 failed\).*For example: down\."),
         (lambda question, text: Judgement("refused", answer="I will not", reason="policy"),
          r"3 refused\).*For example: policy, answer 'I will not'"),
     ],

@@ -18,7 +18,7 @@ from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.config.labels import LabelConfig, PrefilterConfig, QueriesConfig
 from data_pipeline.errors import ConfigError, JudgeError, SourceError, StoreError
-from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
+from data_pipeline.judge import CallFailedError, Judgement, ScriptedJudge
 from data_pipeline.judge.scripted import failing
 from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
 from data_pipeline.stages.label import label
@@ -89,7 +89,7 @@ def test_no_label_comes_from_a_failed_call_and_the_next_run_asks_again(settings)
 
     def some_down(query, passage):
         asked.append(passage)
-        return CallFailed("down") if len(asked) % 3 else 3
+        return CallFailedError("down") if len(asked) % 3 else 3
 
     report = label(config, judge=ScriptedJudge(some_down))
     labels = report.figures["statuses"]["ok"]
@@ -147,7 +147,7 @@ def test_other_candidates_need_another_run(settings):
 
 KILLED = """
 import sys, time
-from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
+from data_pipeline.judge import CallFailedError, Judgement, ScriptedJudge
 from data_pipeline.stages.label import label
 from data_pipeline.config.labels import LabelConfig
 sys.path.insert(0, {folder!r})

@@ -8,7 +8,7 @@ from data_pipeline.cli import main
 from data_pipeline.config.labels import LabelConfig, QueriesConfig
 from data_pipeline.config.retrieval import PassagesConfig
 from data_pipeline.errors import SourceError, StoreError
-from data_pipeline.judge import CallFailed, Judgement, ScriptedJudge
+from data_pipeline.judge import CallFailedError, Judgement, ScriptedJudge
 from data_pipeline.retrieval.passage_files import passages_of_file
 from data_pipeline.stages.label import label
 from data_pipeline.stages.label_inputs import read_queries
@@ -72,7 +72,7 @@ def test_queries_without_candidates_are_in_every_count_and_in_beir(settings):
 
 
 def test_pairs_are_judged_failed_prefiltered_or_unjudged(settings):
-    answers = iter([3, CallFailed("down"), Judgement("refused", reason="no"), 0, 3])
+    answers = iter([3, CallFailedError("down"), Judgement("refused", reason="no"), 0, 3])
     report = made(settings, lambda query, passage: next(answers))
     assert report.figures["accounts"]["pairs"] == {
         "sampled": 5, "judged": 3, "failed": {"failed": 1, "refused": 1}, "prefiltered": {}, "unjudged": 0,

@@ -35,7 +35,7 @@ def test_a_job_is_resumed_with_the_same_bytes(job, layers, precision):
     settings = job[0].embedding
     (whole,) = embed(job, load_embedder(settings), "whole", precision=precision).files
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     embedder = load_embedder(settings)
@@ -44,11 +44,11 @@ def test_a_job_is_resumed_with_the_same_bytes(job, layers, precision):
     def until_killed(texts, dtype=None):
         calls.append(len(texts))
         if len(calls) > 4:
-            raise Killed
+            raise KilledError
         return forward(texts, dtype)
 
     embedder.forward = until_killed
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         embed(job, embedder, "resumed", precision=precision)
     (resumed,) = embed(job, load_embedder(settings), "resumed", precision=precision).files
     assert resumed.read_bytes() == whole.read_bytes()
