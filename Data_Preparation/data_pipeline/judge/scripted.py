@@ -14,8 +14,8 @@ class ScriptedJudge:
         judge = ScriptedJudge(lambda query, passage: 3 if query in passage else 0)
 
     Args:
-        script: (query, passage) -> a grade, a whole judgement, or an error to raise: `CallFailedError` for a call that may be
-            tried again, `JudgeError` for one that ends the run.
+        script: (query, passage) -> a grade, a whole judgement, or an error to raise: `CallFailedError` for a call that
+            may be tried again, `JudgeError` for one that ends the run.
         delay_s: duration of each call in seconds.
         version: part of the identity; a judge of another version does not reuse stored answers.
     """

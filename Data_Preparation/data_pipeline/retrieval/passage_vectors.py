@@ -71,7 +71,7 @@ def vectors_of(
         assert embedding is not None
         embedder = load_embedder(embedding)
     limits = (embedding.batch_tokens, embedding.batch_size) if embedding else (None, None)
-    return _made_once(passages, work_dir, Engine(embedder, *limits))
+    return _made_once(passages, work_dir, Engine(embedder, *limits), embedding.flush_s if embedding else 5.0)
 
 
 def _stored_vectors(rows: Rows, embedding: EmbeddingConfig | None, embedder: Embedder | None) -> PassageVectors:
@@ -92,7 +92,7 @@ def _stored_vectors(rows: Rows, embedding: EmbeddingConfig | None, embedder: Emb
     return PassageVectors(len(rows), rows.dim, str(first.path.parent), read, embedder)
 
 
-def _made_once(passages: Passages, work_dir: Path, engine: Engine) -> PassageVectors:
+def _made_once(passages: Passages, work_dir: Path, engine: Engine, flush_s: float) -> PassageVectors:
     identity = engine.embedder.identity
     metadata = identity.to_metadata() | {"passages": passages.fingerprint}
     path = work_dir / f"vectors-{sha256_of_json(metadata)[:20]}.safetensors"
@@ -100,7 +100,7 @@ def _made_once(passages: Passages, work_dir: Path, engine: Engine) -> PassageVec
         work_dir.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
             if not path.exists():
-                _embed(passages, path, metadata, engine)
+                _embed(passages, path, metadata, engine, flush_s)
     try:
         shard = open_embedding_shard(path)
         if (shard.rows, shard.dim) != (len(passages), identity.dim):
@@ -119,7 +119,7 @@ def _slice(rows: IntArray) -> IntArray | slice:
     return rows
 
 
-def _embed(passages: Passages, path: Path, metadata: dict[str, str], engine: Engine) -> None:
+def _embed(passages: Passages, path: Path, metadata: dict[str, str], engine: Engine, flush_s: float) -> None:
     # An empty passage says nothing, and some models give no vector for it.
     file = FilePlan(
         path,
@@ -131,7 +131,12 @@ def _embed(passages: Passages, path: Path, metadata: dict[str, str], engine: Eng
     )
     with progress_bar(len(passages), "Embedding passages", "row") as bar:
         embed_to_file(
-            file, _windows(passages, path.parent, engine.embedder), engine, advance=bar.update, overwrite=True
+            file,
+            _windows(passages, path.parent, engine.embedder),
+            engine,
+            advance=bar.update,
+            flush_s=flush_s,
+            overwrite=True,
         )
 
 

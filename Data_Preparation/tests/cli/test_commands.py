@@ -282,7 +282,7 @@ def test_precision_is_a_short_flag_and_every_command_knows_what_it_made(precisio
     vectors = ELMDataset(tmp_path / "data", "val").get_statistics()["embedding"]
     assert (vectors["dim"], vectors["precision"]) == (256, precision)
     said = (tmp_path / "logs" / "pipeline.log").read_text()
-    assert ("calibrating on 165 texts of train" in said) == (precision in {"float8", "int8"})
+    assert ("on 165 texts of train" in said) == (precision in {"float8", "int8"})
     capsys.readouterr()
     assert elm("info", *TINY, *here) == 0
     assert f"256 dimensions ({precision}), mean norm 1.0000" in capsys.readouterr().out

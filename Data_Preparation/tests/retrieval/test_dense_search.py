@@ -231,9 +231,8 @@ import os, signal, sys
 from pathlib import Path
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import HashingEmbedder
-from data_pipeline.retrieval import passage_vectors as vectors
+from data_pipeline.retrieval.passage_vectors import vectors_of
 from data_pipeline.retrieval.passages import passages_of_lists
-vectors._FLUSH_S = 0
 real, left = HashingEmbedder.forward, [8]
 def forward(self, texts, dtype=None):
     left[0] -= 1
@@ -242,7 +241,7 @@ def forward(self, texts, dtype=None):
     return real(self, texts, dtype)
 HashingEmbedder.forward = forward
 passages = passages_of_lists([f"p{row}" for row in range(300)], [f"text number {row}" for row in range(300)])
-vectors.vectors_of(passages, Path(sys.argv[1]), EmbeddingConfig(model_name="hashing", batch_size=20))
+vectors_of(passages, Path(sys.argv[1]), EmbeddingConfig(model_name="hashing", batch_size=20, flush_s=1e-9))
 """
 
 

@@ -232,9 +232,9 @@ def test_a_view_of_a_view_has_its_rows_scores(scored, dataset):
     ],
 )  # fmt: skip
 def test_a_condition_that_is_none_is_a_value_error(scored, dataset, condition):
-    with pytest.raises(ValueError, match="condition|there is no column"):
+    with pytest.raises(ValueError, match="condition|unknown column"):
         dataset.filter(condition)
-    with pytest.raises(ValueError, match="condition|there is no column"):
+    with pytest.raises(ValueError, match="condition|unknown column"):
         ELMDataset(config=scored, where=condition)
 
 
