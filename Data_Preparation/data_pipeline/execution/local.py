@@ -1,4 +1,4 @@
-"""Executor: the parts of a stage on this machine, one after the other or in several processes."""
+"""Executor that runs the parts of a stage on this machine, in this process or in several."""
 
 import logging
 import multiprocessing
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_local(stage: PortableStage, settings: LocalSettings) -> list[TaskResult]:
-    """Do the parts of this machine; see `LocalSettings`. A task that fails does not stop the others.
+    """Run the parts of this machine; see `LocalSettings`. A failed task does not stop the others.
 
     Raises:
         ModelError, SourceError: a model cannot be loaded.
@@ -26,7 +26,7 @@ def run_local(stage: PortableStage, settings: LocalSettings) -> list[TaskResult]
     if workers <= 1:
         return [result for rank in ranks for result in run_part(stage, rank, settings.tasks)]
     threads = max(1, usable_cores() // workers)
-    # Not by fork: threads of torch and of HDF5 do not survive it.
+    # Threads of torch and HDF5 do not survive a fork.
     context = multiprocessing.get_context("spawn")
     results: list[TaskResult] = []
     with ProcessPoolExecutor(workers, context, _prepare_worker, (threads,)) as pool:

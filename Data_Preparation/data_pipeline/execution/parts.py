@@ -1,4 +1,4 @@
-"""Parts of a stage: every n-th task, done by one worker, whose failures do not stop the others."""
+"""Parts of a stage: every n-th task, run by one worker; a failed task does not stop the others."""
 
 import logging
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ logger = logging.getLogger(__name__)
 
 
 class PortableStage(Stage[Any], Protocol):
-    """A stage that can be pickled, and so run by other processes and on other machines."""
+    """Stage that can be pickled, to run in other processes and on other machines."""
 
     def for_worker(self, rank: int) -> Self:
-        """The stage as worker `rank` runs it: its models loaded, on the device that is this worker's.
+        """Return the stage for worker `rank`, with models loaded on the device of this worker.
 
         Raises:
             ModelError, SourceError: a model cannot be loaded.
         """
 
     def write_report(self, results: Sequence[TaskResult], folder: Path, seconds: float, part: str = "") -> Path:
-        """Write the record of a run, or of a part of it."""
+        """Write the report of a run or a part, and return its path."""
 
     def check(self, results: Sequence[TaskResult]) -> None:
-        """Raise an error that lists the tasks that failed."""
+        """Check that no task failed; the error lists all that did."""
 
 
 def run_part(stage: PortableStage, rank: int, parts: int) -> list[TaskResult]:
-    """Do one part of a stage: every `parts`-th task, from number `rank` on.
+    """Run one part of a stage: every `parts`-th task, starting with `rank`.
 
     Raises:
         ModelError, SourceError: a model cannot be loaded.
@@ -42,7 +42,7 @@ def run_part(stage: PortableStage, rank: int, parts: int) -> list[TaskResult]:
 
 
 def tasks_of_part(stage: PortableStage, rank: int, parts: int) -> list[Task]:
-    """The tasks of one part."""
+    """Return the tasks of one part."""
     return list(stage.tasks())[rank::parts]
 
 
@@ -51,7 +51,7 @@ def _attempt(stage: PortableStage, task: Task) -> TaskResult:
         result = stage.run(task)
     except (DataPipelineError, OSError) as error:
         logger.error("FAILED %s: %s", task.name, error)
-        # It may quote what no file can hold, half of a surrogate pair.
+        # The message may quote lone surrogates, which no file can store.
         return TaskResult(task.name, error=str(error).encode(errors="backslashreplace").decode())
     logger.info("%s: %d rows%s", task.name, result.rows, ", finished before" if result.skipped else "")
     return result

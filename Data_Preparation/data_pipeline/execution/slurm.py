@@ -1,4 +1,4 @@
-"""Executor: the parts of a stage as a Slurm job array, by datatrove's executor."""
+"""Executor that runs the parts of a stage as a Slurm job array, submitted by datatrove."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class StageStep(PipelineStep):
-    """A part of a stage, as a step of datatrove: it reads and writes its files itself."""
+    """Pipeline step of datatrove that runs a part of a stage, which reads and writes its own files."""
 
     type = "files"
 
@@ -35,7 +35,7 @@ class StageStep(PipelineStep):
         self._stage, self._logging_dir = stage, logging_dir
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Do the part of a rank; datatrove marks it as failed where this raises."""
+        """Run the part of a rank; datatrove marks it as failed if this raises an error."""
         del data
         configure_logging(None)
         started = time.monotonic()
@@ -48,25 +48,25 @@ class StageStep(PipelineStep):
 
 class _Executor(SlurmPipelineExecutor):
     def launch_merge_stats(self) -> None:
-        """Nothing: parts write their own reports, and that job would wait for ever where a part failed."""
+        """Skip this job: parts write their own reports, and it would wait forever for a failed part."""
 
     def get_launch_file_contents(self, sbatch_args: dict[str, Any], run_script: str) -> str:
-        """As ever, but for srun's flags that take no value: datatrove writes `--exact=`, which srun refuses."""
+        """Correct srun flags without a value: datatrove writes `--exact=`, which srun rejects."""
         run_script = re.sub(r"(?<=\s)(--[\w-]+)=(?=\s)", r"\1", run_script)
         return str(super().get_launch_file_contents(sbatch_args, run_script))
 
 
 def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> str:
-    """Hand a stage to Slurm.
+    """Submit a stage to Slurm.
 
     Returns:
-        The job's number.
+        The id of the job.
 
     Raises:
-        ConfigError: the folder for logs has white space in its name.
-        DataPipelineError: Slurm does not take it.
+        ConfigError: the path of the log folder has white space.
+        DataPipelineError: Slurm is not installed or rejects the job.
     """
-    # Of this submission alone: parts that were finished with other inputs say nothing about these.
+    # A new folder for each submission, since parts that finished with other inputs must not count.
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     folder = logging_dir.resolve() / f"{stage.name}-slurm-{stamp}"
     if len(str(folder).split()) != 1:
@@ -75,7 +75,7 @@ def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> 
         pipeline=[StageStep(stage, folder)],
         job_name=settings.job_name or f"{stage.name}_pipeline",
         logging_dir=str(folder),
-        skip_completed=False,  # by file, and not by part
+        skip_completed=False,  # finished files are skipped instead of parts
         **_arguments(settings),
     )
     try:
@@ -86,7 +86,7 @@ def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> 
         ) from error
     except subprocess.CalledProcessError as error:
         raise DataPipelineError(f"Slurm did not take the job: {error}. Its message is above.") from error
-    logger.info("submitted to Slurm as job %s; logs and reports: %s", executor.job_id, folder)
+    logger.info("Submitted to Slurm as job %s; logs and reports: %s", executor.job_id, folder)
     return str(executor.job_id)
 
 
@@ -98,23 +98,23 @@ _SAME_NAME = (
 
 
 def _arguments(settings: SlurmSettings) -> dict[str, Any]:
-    """Of datatrove's executor."""
-    found = {name: getattr(settings, name) for name in _SAME_NAME}
+    """Return the arguments of the executor of datatrove."""
+    arguments = {name: getattr(settings, name) for name in _SAME_NAME}
     signals = settings.requeue_signals
-    found["requeue_signals"] = [signals] if isinstance(signals, str) else signals
-    found["slurm_logs_folder"] = str(settings.slurm_logs_folder) if settings.slurm_logs_folder else None
+    arguments["requeue_signals"] = [signals] if isinstance(signals, str) else signals
+    arguments["slurm_logs_folder"] = str(settings.slurm_logs_folder) if settings.slurm_logs_folder else None
     named = {"account": settings.account, "output": settings.output, "error": settings.error}
-    found["sbatch_args"] = {name: value for name, value in named.items() if value} | _dashed(settings.sbatch_args)
-    found["srun_args"] = _dashed(settings.srun_args)
-    found["env_command"] = settings.env_command
+    arguments["sbatch_args"] = {name: value for name, value in named.items() if value} | _dashed(settings.sbatch_args)
+    arguments["srun_args"] = _dashed(settings.srun_args)
+    arguments["env_command"] = settings.env_command
     if not (settings.env_command or settings.condaenv or settings.venv_path):
-        # The environment that submits, whether or not it was activated.
-        found["env_command"] = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH"
-    return found
+        # The submitting environment may not be activated.
+        arguments["env_command"] = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH"
+    return arguments
 
 
 def _dashed(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """`{"mem_per_gpu": 4, "exclusive": True}` -> `{"mem-per-gpu": "4", "exclusive": ""}`; false and null go."""
+    """`{"mem_per_gpu": 4, "exclusive": True}` -> `{"mem-per-gpu": "4", "exclusive": ""}`, without false and null."""
     return {
         name.replace("_", "-"): "" if value is True else str(value)
         for name, value in arguments.items()

@@ -1,4 +1,4 @@
-"""The `configs/base.yaml` of the older weak-labels system, read as a config of ours.
+"""Adapter of `configs/base.yaml` of auto-qrels to the config of weak labels.
 
 Every key of it has a place here. What is meant is what is done: keys that the older program read and ignored take
 effect. Two are met differently: nothing is sent to the hub unless `auto_push` is there and true, and a token in the
@@ -62,12 +62,12 @@ _ELSEWHERE = {"huggingface.auto_push", "logging.log_dir", "logging.log_file"}  #
 
 
 def is_older(content: Mapping[str, Any]) -> bool:
-    """Whether a file has the older sections."""
+    """Return whether a file has the sections of auto-qrels."""
     return any(section in content for section in _SECTIONS)
 
 
 def from_older(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings in our sections; the older order of BM25, then dense, then the cross-encoder's best.
+    """Convert settings of auto-qrels, including its order: BM25, then dense, then the best of the cross-encoder.
 
     Raises:
         ConfigError: a key is none of the older system, or a token is in the file.
@@ -94,7 +94,7 @@ def from_older(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _join(found: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """What is no plain renaming."""
+    """Convert the settings that are not only renamed."""
     if (cache := given.get("paths.hf_cache_dir")) is not None:
         _put(found, "queries.hub.cache_dir", cache)
     read = given.get("agent.llm_candidates_top_k") or 40

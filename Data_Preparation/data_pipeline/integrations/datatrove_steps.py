@@ -36,7 +36,7 @@ from datatrove.utils.typeshelper import StatHints  # noqa: E402
 
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?|\d+")
 
-# The default heads were trained on vectors of texts cut here, pooled like this.
+# The default heads were trained on vectors with this pooling and maximum length.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {DEFAULT_EMBEDDER: {"pooling": "cls", "max_length": 8192}}
 _NOT_HERE = {
     "model_name": "it is given as embedder_model_id",
@@ -49,7 +49,7 @@ _NOT_HERE = {
 
 
 def stats_adapter(writer: DiskWriter, document: Document, expand_metadata: bool = True) -> dict[str, Any]:
-    """What a stats writer writes of a document: everything but the text.
+    """Return the fields of a document for a stats writer: all but the text.
 
     Args:
         writer: its `expand_metadata` makes every metadata key one of the line's own, its `save_media_bytes` keeps the
@@ -60,41 +60,42 @@ def stats_adapter(writer: DiskWriter, document: Document, expand_metadata: bool 
     Returns:
         The document's fields that are not empty.
     """
-    # Not by dataclasses.asdict, which copies every number of an embedding.
-    found = {field.name: getattr(document, field.name) for field in dataclasses.fields(document)}
-    del found["text"]
+    # dataclasses.asdict would copy every number of an embedding.
+    fields = {field.name: getattr(document, field.name) for field in dataclasses.fields(document)}
+    del fields["text"]
     without_bytes = {} if getattr(writer, "save_media_bytes", False) else {"media_bytes": None}
-    found["media"] = [dataclasses.asdict(media) | without_bytes for media in document.media]
-    found["metadata"] = dict(document.metadata)
-    found = {name: value for name, value in found.items() if value}
+    fields["media"] = [dataclasses.asdict(media) | without_bytes for media in document.media]
+    fields["metadata"] = dict(document.metadata)
+    fields = {name: value for name, value in fields.items() if value}
     if expand_metadata and writer.expand_metadata:
-        found |= found.pop("metadata", {})
-    return found
+        fields |= fields.pop("metadata", {})
+    return fields
 
 
 class JQLAnnotator(PipelineStep):
-    """Adds the scores of regression heads to every document's metadata, as `score_<name of the head>`.
+    """Pipeline step that adds the scores of heads to the metadata of documents, as `score_<name of the head>`.
 
-    A head that does not give one number (several targets, classes, grades) has several keys; see
-    `heads.apply.column_names`. Documents keep their order, and none is dropped. The model is loaded by the first
-    document of a process, and never copied with the step.
+    A head with several outputs (targets, classes, grades) adds several keys; see `heads.apply.column_names`. Documents
+    keep their order, and none is dropped. The model is loaded at the first document of a process, and is not pickled
+    with the step.
 
     Args:
-        embedder_model_id: a text encoder on the hub, or a folder with one.
+        embedder_model_id: text encoder on the hub, or a local folder.
         regression_head_checkpoints: heads by name, as `heads.files.load_head` takes them; None for those of
             `NAMED_HEADS`, which belong to the default embedder.
-        batch_size: documents that are in memory at a time. What is computed together is decided by their tokens.
-        device_overwrite: `cpu`, `cuda`, `cuda:1` or `1`; None for the CUDA devices in turn by rank, or the CPU.
-        stats_writer: writes the documents' metadata a second time. Where it has no adapter of its own it gets
-            `stats_adapter`, so that no text is written.
-        trust_remote_code: run code that comes with the model. Only for models you have read.
-        keep_embedding: leave a document's vector in its metadata (`embedding`, with `embedder` and
-            `embedding_sha256`). A later run with the same embedder takes it from there instead of computing it, as
-            long as neither the text nor the vector has changed.
-        embedder: further settings of `config.EmbeddingConfig`. Where several tasks share a CPU, set `threads`.
+        batch_size: number of documents in memory at a time; the batches of the model are limited by tokens.
+        device_overwrite: `cpu`, `cuda`, `cuda:1` or `1`; None for one of the CUDA devices by rank, or the CPU.
+        stats_writer: writer of the metadata of documents to a second output; without an adapter of its own it uses
+            `stats_adapter`, which leaves out the text.
+        trust_remote_code: whether to run Python code that comes with the model; only for models whose code you have
+            read.
+        keep_embedding: whether to store the vector of a document in its metadata (`embedding`, with `embedder` and
+            `embedding_sha256`). A later run with the same embedder reuses it if neither the text nor the vector has
+            changed.
+        embedder: additional settings of `config.EmbeddingConfig`. Where several tasks share a CPU, set `threads`.
 
     Raises:
-        ConfigError: the arguments cannot work.
+        ConfigError: an argument is invalid.
     """
 
     name = "📊 Score"

@@ -1,4 +1,4 @@
-"""Inputs of a run of weak labels: passages, queries, gold judgements, runs of systems; and thresholds from gold."""
+"""Inputs of a weak label run: passages, queries, gold judgements, runs of systems, and thresholds from gold."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 def open_passages(config: LabelConfig) -> Passages:
-    """The passages of a run.
+    """Open the passages of a run.
 
     Raises:
-        SourceError, StoreError: they cannot be read.
-        ConfigError: the settings of the source lack something.
+        SourceError, StoreError: the passages cannot be read.
+        ConfigError: a setting of the source is missing.
     """
     source = config.passages
     if source.source == "store":
@@ -54,11 +54,11 @@ def open_passages(config: LabelConfig) -> Passages:
 
 
 def read_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]:
-    """Query texts by id, in the file's order, at most `max_queries`.
+    """Read at most `max_queries` query texts by id, in the order of the file.
 
     Args:
-        config: where the queries are.
-        records_dir: folder for records that are fetched from the hub.
+        config: source of the queries.
+        records_dir: folder of records that are downloaded from the hub.
 
     Raises:
         SourceError: see `read_all_queries`.
@@ -67,11 +67,10 @@ def read_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]:
 
 
 def read_all_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]:
-    """Query texts by id, in the file's order, whatever `max_queries` is.
+    """Read all query texts by id, in the order of the file, ignoring `max_queries`.
 
     Raises:
-        SourceError: a record lacks a field, its text is empty, its id cannot be written or is there twice, or there is
-            no query at all.
+        SourceError: a record lacks a field, its text is empty, its id is invalid or a duplicate, or there is no query.
     """
     if config.source == "sample":
         return sample_queries()
@@ -110,10 +109,10 @@ def _require_path(path: Path, setting: str) -> None:
 
 
 def read_gold(config: LabelConfig) -> Gold | None:
-    """Gold judgements as their file has them, with the scale of their grades; None if the config names none.
+    """Read all gold judgements and the scale of their grades; returns None if the config names none.
 
     Raises:
-        SourceError: the file cannot be read, or a line of it.
+        SourceError: the file or a line cannot be read.
     """
     if config.gold is None:
         return None
@@ -123,7 +122,7 @@ def read_gold(config: LabelConfig) -> Gold | None:
 
 
 def gold_of_run(config: LabelConfig, passages: Passages, queries: Mapping[str, str]) -> Gold | None:
-    """The gold judgements of a run's queries and passages; the others are counted.
+    """Read the gold judgements of the queries and passages of a run; others are only counted.
 
     Raises:
         SourceError: see `read_gold` and `match_gold`.
@@ -153,10 +152,10 @@ def _no_match(gold: Gold, passages: Passages, queries: Mapping[str, str]) -> str
 
 
 def read_runs(config: LabelConfig, passages: Passages, queries: Mapping[str, str]) -> dict[str, Run]:
-    """The runs of retrieval systems that the config names, by file name; ids as this run has them.
+    """Read the runs of retrieval systems by file name, with the ids of this run.
 
     Raises:
-        SourceError: a file cannot be read, or a line of it, or it has no query of this run.
+        SourceError: a file or a line cannot be read, or a file has no query of this run.
     """
     found: dict[str, Run] = {}
     for path in config.runs:
@@ -177,10 +176,10 @@ def read_runs(config: LabelConfig, passages: Passages, queries: Mapping[str, str
 
 
 def open_embedder(config: LabelConfig, passages: Passages) -> Embedder | None:
-    """The model that the candidates or the judge need; None where neither does.
+    """Load the embedder that the candidates or the judge need; returns None if neither does.
 
     Raises:
-        ConfigError, ModelError, SourceError: none is named, or it cannot be had.
+        ConfigError, ModelError, SourceError: no embedder is named, or it cannot be loaded.
     """
     if not config.candidates.needs_vectors and config.judge.judge != "similarity":
         return None
@@ -198,7 +197,7 @@ def thresholds_of(
     gold: Gold | None,
     embedder: Embedder | None,
 ) -> Thresholds | None:
-    """Thresholds of the judge `similarity`, from the gold judgements of these passages and queries; None for others.
+    """Calibrate the judge `similarity` on the gold judgements of a run; returns None for other judges.
 
     Raises:
         ConfigError: gold judges none of these passages for these queries, or calls none of them relevant.

@@ -1,4 +1,4 @@
-"""Outputs of a run of weak labels, rendered from its state."""
+"""Outputs of a weak label run, rendered from its state."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ def render(config: LabelConfig, inputs: Inputs, state: State) -> Mapping[str, An
     """Write the outputs of a run from its state; returns the content of report.json.
 
     Raises:
-        StoreError: what came in and what it became do not add up.
+        StoreError: the accounts of inputs and outputs do not add up.
     """
     folder, passages = config.work_dir / config.run, inputs.passages
 
@@ -42,7 +42,7 @@ def render(config: LabelConfig, inputs: Inputs, state: State) -> Mapping[str, An
 
     # First, so that accounts that do not add up leave the outputs of an earlier call as they are.
     accounts = accounts_of_run(inputs, config.run, state)
-    output, queries, tally = config.output, state.queries(config.run), Tally()
+    output, queries, tally = config.output, state.queries(config.run), LabelCounts()
     export.write_qrels(folder / "qrels.tsv", pairs(), output.zeros)
     with export.MinedFiles(folder, text_of, output.training_negatives, config.negatives.margin_score) as files:
         for group in export.by_query(pairs()):
@@ -71,15 +71,15 @@ def render(config: LabelConfig, inputs: Inputs, state: State) -> Mapping[str, An
 
 
 @dataclass
-class Tally:
+class LabelCounts:
     """Counts of the positives and negatives of all queries."""
 
     positives: Counter[int] = field(default_factory=Counter)
-    """Queries by their number of positives."""
+    """Numbers of queries, by their number of positives."""
     kinds: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     short: int = 0
-    """Queries with a positive and fewer negatives than asked for."""
+    """Number of queries with a positive and fewer negatives than requested."""
 
     def add(self, query: Mined) -> None:
         """Count the next query."""
@@ -89,8 +89,8 @@ class Tally:
         self.short += bool(query.positives) and query.missing > 0
 
 
-def _figures(config: LabelConfig, inputs: Inputs, state: State, tally: Tally) -> dict[str, Any]:
-    """Figures of the labels; no times, so that they are the same in every run."""
+def _figures(config: LabelConfig, inputs: Inputs, state: State, tally: LabelCounts) -> dict[str, Any]:
+    """Compute the figures of the labels, without times, so that they are reproducible."""
     grades = Counter(
         pair.judgement.grade
         for pair in state.judged_pairs(config.run)
@@ -115,13 +115,13 @@ def _figures(config: LabelConfig, inputs: Inputs, state: State, tally: Tally) ->
 
 
 def _systems(config: LabelConfig, inputs: Inputs, gold: Grades, state: State) -> dict[str, Any]:
-    """Rankings of systems under the labels and under gold: those of the run itself, and those of `runs`."""
+    """Rank systems by the labels and by gold: those of the run itself, and those of `runs`."""
     pairs = [pair for pair in state.judged_pairs(config.run) if pair.query_id in gold]
     return rank_systems({**own_runs(pairs), **inputs.runs}, labels_of(pairs), gold)
 
 
 def _not_asked(config: LabelConfig, gold: Grades, state: State) -> dict[str, dict[str, int]]:
-    """Pairs that a pre-filter kept from the judge, by rule, and the number of them that gold calls relevant."""
+    """Count the pairs that the prefilter skipped, by rule, and those of them that gold calls relevant."""
     found: dict[str, dict[str, int]] = {}
     for pair in state.judged_pairs(config.run):
         rule = pair.candidate.provenance.get("not_asked")
@@ -134,7 +134,7 @@ def _not_asked(config: LabelConfig, gold: Grades, state: State) -> dict[str, dic
 
 
 def _encoded_ids(config: LabelConfig, state: State) -> dict[str, int]:
-    """Queries and passages whose ids have white space, and are percent-encoded in qrels.tsv."""
+    """Count the queries and passages whose ids have white space, which is percent-encoded in qrels.tsv."""
     queries, passages = set(), set()
     for pair in state.judged_pairs(config.run):
         queries.add(pair.query_id)

@@ -1,4 +1,4 @@
-"""The score files of one name and split, and their record in the manifest."""
+"""Score files of one name and split, and their record in the manifest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from data_pipeline.store.reader import Rows
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOutput(SplitOutput):
-    """Scores of one name and split that are to be made."""
+    """Output of the scores of one name and split."""
 
     types: Mapping[str, pa.DataType]
-    """Columns, and what they hold."""
+    """Names and types of the columns."""
 
     @classmethod
     def of(
         cls, rows: Rows, folder: Path, types: Mapping[str, pa.DataType], settings: Mapping[str, Any]
     ) -> "ScoreOutput":
-        """Scores of the rows of a split.
+        """Make the output of the scores of a split.
 
         Args:
-            rows: the split.
+            rows: rows of the split.
             folder: `data/scores/<name>`.
-            types: columns, and what they hold.
-            settings: all that decides the scores, beside the paragraphs; JSON values.
+            types: names and types of the columns.
+            settings: settings that decide the scores, as JSON values.
         """
         source = rows.source
         return cls(
@@ -49,7 +49,7 @@ class ScoreOutput(SplitOutput):
         )
 
     def is_written(self, index: int) -> bool:
-        """Whether a shard's file is the one to be made: a killed run may have finished it."""
+        """Return whether the file of a shard is finished, as a killed run may have left it."""
         try:
             metadata = pq.read_metadata(self.paths[index])
         except (OSError, pa.ArrowException):
@@ -60,7 +60,7 @@ class ScoreOutput(SplitOutput):
         return metadata.num_rows == self.paragraphs[index].rows and recorded == self._metadata(index)
 
     def writer(self, index: int) -> ScoreWriter:
-        """Writer of a shard's file."""
+        """Open a writer of the file of a shard."""
         return ScoreWriter(self.paths[index], self.types, self._metadata(index))
 
     def publish(self) -> None:

@@ -283,7 +283,7 @@ def test_what_was_made_otherwise_is_not_passed_over(tmp_path, head):
     assert final.read_bytes() == before
     assert run_annotation_pipeline(annotation_job(tmp_path, {"q": head}), overwrite=True).rows == 1
     final.write_bytes(b"somebody's own")
-    assert "or by other hands" in failures(tmp_path, {"q": head})
+    assert "or by another program" in failures(tmp_path, {"q": head})
 
 
 def test_other_kept_keys_alone_are_other_input(tmp_path, head):
@@ -468,14 +468,14 @@ def virtual(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncated, "is truncated, damaged or no HDF5 file"), (no_hdf5, "is truncated, damaged or no HDF5 file"),
-        (empty, "is truncated, damaged or no HDF5 file"), (unfinished, "was never finished"),
+        (truncated, "is truncated, damaged or not an HDF5 file"), (no_hdf5, "is truncated, damaged or no HDF5 file"),
+        (empty, "is truncated, damaged or not an HDF5 file"), (unfinished, "was never finished"),
         (other_format, "has format 99"), (fewer_rows, "has 20 rows, its attributes expect 3"),
         (wrong_group, "has no group 'train'; it has other (hdf5_dataset_name)"),
         (no_vectors, "has no dataset 'embeddings' of its own"),
         (whole_numbers, "must have floating-point vectors of shape (N, D)"),
-        (short_ids, "has 20 vectors"), (flipped_vector, "not those its hash speaks of"),
-        (flipped_id, "not those its hash speaks of"), (nan_vector, "gives no finite score"),
+        (short_ids, "has 20 vectors"), (flipped_vector, "do not match their checksums"),
+        (flipped_id, "do not match their checksums"), (nan_vector, "gives no finite score"),
         (soft_link, "has no dataset 'embeddings' of its own"), (link_outside, "has no dataset 'embeddings' of its own"),
         (group_outside, "has no group 'train'"), (raw_bytes_outside, "has no dataset 'embeddings' of its own"),
         (virtual, "has no dataset 'embeddings' of its own"),
@@ -688,5 +688,5 @@ def test_the_vectors_of_work_that_is_gone_on_with_are_checked_from_the_first_row
     progress = {"settings": sha256_of_json(settings), "rows": 8, "bytes": len(lines)}
     (folder / ".a.jsonl.progress").write_text(json.dumps(progress))
     (folder / ".a.jsonl.partial").write_bytes(lines)
-    assert "not those its hash speaks of" in failures(tmp_path, {"q": head})
+    assert "do not match their checksums" in failures(tmp_path, {"q": head})
     assert not (folder / "a.jsonl").exists()

@@ -1,7 +1,7 @@
-"""One HDF5 file with vectors -> one JSON Lines file with scores, resumable at any moment.
+"""Scoring of an HDF5 file with vectors to a JSON Lines file, resumable at any position.
 
-Lines are appended to a hidden file beside the output. Every few seconds it is pushed to the disk and its
-length written down, so that a run that was killed cuts off what is in doubt and goes on from there.
+Lines are appended to a hidden file beside the output. Every few seconds the file is flushed to disk and its length
+recorded, so that the next run can truncate it to that length after a crash and resume from there.
 """
 
 import gzip
@@ -35,38 +35,38 @@ _LABEL_NAMES = ("labels", "label")
 
 @dataclass(frozen=True)
 class Annotated:
-    """What became of one file."""
+    """Result of processing one file."""
 
     rows: int
     skipped: bool
-    """It was finished before."""
+    """Whether an earlier run finished the file."""
 
 
 def annotate_file(
     path: Path, final: Path, scorer: Scorer, params: AnnotationParameters, overwrite: bool = False
 ) -> Annotated:
-    """Score one file, going on where an earlier run stopped.
+    """Score one file, resuming an interrupted run.
 
     Args:
-        path: HDF5.
-        final: the JSON Lines file.
-        scorer: the heads.
-        params: of the job.
-        overwrite: replace what was made with other heads, keys or vectors.
+        path: path of the HDF5 file.
+        final: path of the JSON Lines file.
+        scorer: scorer with the heads.
+        params: parameters of the job.
+        overwrite: whether to replace a file that was made with other heads, keys or vectors.
 
     Raises:
-        CorruptShardError: the input is damaged; nothing is written under the output's name.
-        WrongEmbedderError: a head does not belong to these vectors.
-        ConfigError: the input has no such key.
-        StaleStageError: the output is there, made otherwise, and not `overwrite`.
-        StoreError: another process is writing it.
+        CorruptShardError: the input is damaged; no output is published.
+        WrongEmbedderError: a head was trained on vectors of another embedder.
+        ConfigError: the input lacks a key.
+        StaleStageError: the output was made with other settings, and `overwrite` is false.
+        StoreError: another process is writing the output.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     names = {"embeddings": params.embedding_key, "document_id": params.document_id_key, "labels": params.label_key}
     with EmbeddingFile(path, params.hdf5_dataset_name, names) as file, exclusive(final):
         for name, head in scorer.heads.items():
-            known = file.attributes if file.is_ours else {"dim": str(file.dim)}
-            check_identity(name, head.embedder, head.dim, known, str(path))
+            identity = file.attributes if file.is_ours else {"dim": str(file.dim)}
+            check_identity(name, head.embedder, head.dim, identity, str(path))
         _check_keys(file, params, scorer)
         work = _Work(file, final, scorer, params)
         if work.is_finished(overwrite):
@@ -80,18 +80,18 @@ def _check_keys(file: EmbeddingFile, params: AnnotationParameters, scorer: Score
     if not file.rows:  # records that do not exist have no keys
         return
     labels = (*_LABEL_NAMES, params.label_key) if file.has_labels else ()
-    there = [*file.keys, *_ID_NAMES, params.document_id_key, *labels]
+    existing = [*file.keys, *_ID_NAMES, params.document_id_key, *labels]
     scores = {f"{params.score_prefix}{column}" for column in scorer.columns}
-    missing = [key for key in params.output_keys if key not in there and key not in scores]
+    missing = [key for key in params.output_keys if key not in existing and key not in scores]
     if missing:
         raise ConfigError(
-            f"output_keys: {file.path} has no {', '.join(missing)}; it has {', '.join(dict.fromkeys(there))}. "
+            f"output_keys: {file.path} has no {', '.join(missing)}; it has {', '.join(dict.fromkeys(existing))}. "
             "What shall be carried through must be kept when the texts are embedded (keys_to_keep)."
         )
 
 
 class _Work:
-    """One file being scored."""
+    """Scoring of one file."""
 
     def __init__(self, file: EmbeddingFile, final: Path, scorer: Scorer, params: AnnotationParameters) -> None:
         self._file, self._final, self._scorer, self._params = file, final, scorer, params
@@ -111,7 +111,7 @@ class _Work:
             self._settings["score_prefix"] = params.score_prefix
 
     def is_finished(self, overwrite: bool) -> bool:
-        """Whether the output is there and need not be made again."""
+        """Return whether the output exists and was made with the same settings."""
         made = _read_json(self._record)
         if not self._final.exists():
             return False
@@ -123,12 +123,12 @@ class _Work:
             name for name, value in self._settings.items() if (made.get("settings") or {}).get(name) != value
         )
         raise StaleStageError(
-            f"{self._final} was made with other {', '.join(changed) or 'content'}, or by other hands. "
+            f"{self._final} was made with other {', '.join(changed) or 'content'}, or by another program. "
             "Set overwrite: true to make it again, or choose another output_dir."
         )
 
     def run(self) -> None:
-        """Score all rows, and give the finished file its name."""
+        """Score all rows, and publish the finished file."""
         start, size = self._resume()
         vectors, digest, ids = self._file.vectors(), hashlib.sha256(), ColumnHash()
         rows = self._params.batch_size
@@ -143,10 +143,10 @@ class _Work:
             safe = time.monotonic()
             for block in range(start, self._file.rows, rows):
                 stop = min(block + rows, self._file.rows)
-                some = np.ascontiguousarray(vectors[block:stop])
-                digest.update(some.data)
+                rows_of_block = np.ascontiguousarray(vectors[block:stop])
+                digest.update(rows_of_block.data)
                 ids.update(self._file.ids(block, stop))
-                out.write(self._lines(block, stop, some))
+                out.write(self._lines(block, stop, rows_of_block))
                 bar.update(stop - block)
                 if time.monotonic() - safe > _SAFE_EVERY_S:
                     self._make_safe(out, stop)
@@ -159,7 +159,7 @@ class _Work:
         if self._file.is_ours and expected != [digest.hexdigest(), ids.hexdigest()]:
             self._discard()
             raise CorruptShardError(
-                f"{self._file.path}: its vectors or ids are not those its hash speaks of: the file is damaged. "
+                f"{self._file.path}: its vectors or ids do not match their checksums: the file is damaged. "
                 "Make it again; nothing was written."
             )
         # The record of the new file must not be seen beside an older one of the same length.
@@ -169,11 +169,11 @@ class _Work:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what a finished file does not need; a run may have been killed just before it did."""
+        """Remove the progress file, which a run may have left if it was killed."""
         self._progress.unlink(missing_ok=True)
 
     def _resume(self) -> tuple[int, int]:
-        """Rows that are finished, and the bytes they take."""
+        """Return the number of finished rows, and their size in bytes."""
         found = _read_json(self._progress)
         size = found.get("bytes", 0)
         if found.get("settings") != sha256_of_json(self._settings) or not self._partial.exists():

@@ -1,8 +1,8 @@
-"""One JSON Lines file -> one HDF5 file with its vectors, resumable at any moment.
+"""Embedding of a JSON Lines file to an HDF5 file, resumable at any position.
 
-The file is read once before anything is computed, so that a bad line costs seconds and not hours. Vectors
-are collected in a hidden file beside the output, row by row as they come; a run that was killed finds
-there what is finished. The HDF5 file is written at the end, in one go, from those and the records.
+The file is read once before the computation, so that an invalid line fails after seconds and not after hours. Vectors
+are written to a hidden file beside the output, from which a killed run resumes. The HDF5 file is written at the end
+from the vectors and the records.
 """
 
 import itertools
@@ -25,7 +25,14 @@ from data_pipeline.integrations.ml_filter.jobs import (
     stored_dtype,
     stored_label_dtype,
 )
-from data_pipeline.integrations.ml_filter.records import Record, Source, Survey, open_source, stored_value, survey
+from data_pipeline.integrations.ml_filter.records import (
+    InputFile,
+    InputRecord,
+    Survey,
+    open_source,
+    stored_value,
+    survey,
+)
 from data_pipeline.store import Coding, EmbeddingShard, open_embedding_shard
 from data_pipeline.store.hdf5 import Block, EmbeddingFile, Layout, write_embedding_file
 from data_pipeline.utils import batched, exclusive, progress_bar, sha256_of_file, sha256_of_json
@@ -37,11 +44,11 @@ _BLOCK_ROWS = 1024  # of HDF5, at a time
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file."""
+    """Result of processing one file."""
 
     rows: int
     skipped: bool
-    """It was finished before."""
+    """Whether an earlier run finished the file."""
     tokens: int = 0
     truncated: int = 0
     without_label: int = 0
@@ -50,20 +57,20 @@ class FileResult:
 def embed_file(
     path: Path, name: str, final: Path, embedder: Embedder, params: EmbeddingParameters, overwrite: bool = False
 ) -> FileResult:
-    """Embed one file, going on where an earlier run stopped.
+    """Embed one file, resuming an interrupted run.
 
     Args:
-        path: JSON Lines.
-        name: what the record of the output calls it: relative to the input folder, without its ending.
-        final: the HDF5 file.
-        embedder: the model.
-        params: of the job.
-        overwrite: replace what was made with other settings or from another input.
+        path: path of the JSON Lines file.
+        name: name of the file in the output: relative to the input folder, without its ending.
+        final: path of the HDF5 file.
+        embedder: embedding model.
+        params: parameters of the job.
+        overwrite: whether to replace a file that was made with other settings or from another input.
 
     Raises:
-        SourceError: a line is not what it must be, or too long where that is not allowed.
-        StaleStageError: the output is there, made with other settings or from another input, and not `overwrite`.
-        StoreError: another process is writing it.
+        SourceError: a line is invalid, or a text is too long and truncation is off.
+        StaleStageError: the output was made with other settings or from another input, and `overwrite` is false.
+        StoreError: another process is writing the output.
         ModelError: a vector cannot be computed.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +154,7 @@ def _layout(found: Survey, embedder: Embedder, params: EmbeddingParameters, path
 
 
 def _vectors(
-    source: Source,
+    source: InputFile,
     found: Survey,
     final: Path,
     embedder: Embedder,
@@ -155,10 +162,10 @@ def _vectors(
     attributes: dict[str, str],
     overwrite: bool,
 ) -> tuple[EmbeddingShard, Engine]:
-    """All vectors of a file, in a file of their own."""
+    """Compute all vectors of a file, stored in a hidden file."""
     path = _vectors_path(final)
     coding = Coding(stored_dtype(params))
-    # What does not decide the vectors may change between two attempts.
+    # Settings that do not decide the vectors may change between two runs.
     metadata = {name: value for name, value in attributes.items() if name not in {"settings", "package_version"}}
     metadata["texts"] = sha256_of_json([params.keys_to_index, params.text_field])
     engine = Engine(embedder, embedding_config(params).batch_tokens, params.batch_size)
@@ -189,7 +196,7 @@ def _vectors_path(final: Path) -> Path:
 
 
 def _tidy(final: Path) -> None:
-    """Remove what a finished file does not need."""
+    """Remove the hidden files of a finished file."""
     vectors = _vectors_path(final)
     vectors.unlink(missing_ok=True)
     vectors.with_name(f".{vectors.name}.progress").unlink(missing_ok=True)
@@ -203,8 +210,8 @@ def _is_complete(path: Path, rows: int, metadata: dict[str, str]) -> bool:
     return shard.rows == rows and metadata.items() <= shard.metadata.items()
 
 
-def _windows(source: Source, engine: Engine, folder: Path, params: EmbeddingParameters) -> Iterator[Window]:
-    """All texts, many rows at a time."""
+def _windows(source: InputFile, engine: Engine, folder: Path, params: EmbeddingParameters) -> Iterator[Window]:
+    """Iterate over the windows of all texts."""
     prompt = engine.embedder.identity.prompt
     records = source.records()
     start = 0
@@ -218,7 +225,7 @@ def _windows(source: Source, engine: Engine, folder: Path, params: EmbeddingPara
         start += len(tokens)
 
 
-def _check_lengths(tokens: Tokens, start: int, source: Source, params: EmbeddingParameters) -> None:
+def _check_lengths(tokens: Tokens, start: int, source: InputFile, params: EmbeddingParameters) -> None:
     cut = params.truncation is not False and params.truncation != "do_not_truncate"
     if cut or not tokens.truncated.any():
         return
@@ -229,12 +236,12 @@ def _check_lengths(tokens: Tokens, start: int, source: Source, params: Embedding
     )
 
 
-def _name(source: Source, row: int) -> str:
-    """What to call a row in a message; reads the file up to it."""
+def _name(source: InputFile, row: int) -> str:
+    """Return the id of a row for a message; reads the file up to it."""
     return next(itertools.islice(source.records(), row, None)).id
 
 
-def _blocks(source: Source, found: Survey, stored: EmbeddingShard) -> Iterator[Block]:
+def _blocks(source: InputFile, found: Survey, stored: EmbeddingShard) -> Iterator[Block]:
     start = 0
     for records in batched(source.records(), _BLOCK_ROWS):
         yield Block(
@@ -248,7 +255,7 @@ def _blocks(source: Source, found: Survey, stored: EmbeddingShard) -> Iterator[B
         start += len(records)
 
 
-def _labels(records: list[Record], found: Survey, source: Source) -> NDArray[np.float64] | None:
+def _labels(records: list[InputRecord], found: Survey, source: InputFile) -> NDArray[np.float64] | None:
     if found.targets is None:
         return None
     missing: float | list[float] = [np.nan] * found.targets if found.targets else np.nan
@@ -258,7 +265,7 @@ def _labels(records: list[Record], found: Survey, source: Source) -> NDArray[np.
     return labels
 
 
-def _check_whole(labels: NDArray[np.float64], records: list[Record], source: Source) -> None:
+def _check_whole(labels: NDArray[np.float64], records: list[InputRecord], source: InputFile) -> None:
     limits = np.iinfo(source.params.label_dtype)
     rows = labels.reshape(len(labels), -1)
     bad = ~((rows == np.floor(rows)) & (rows >= limits.min) & (rows <= limits.max)).all(axis=1)

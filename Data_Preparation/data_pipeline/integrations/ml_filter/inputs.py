@@ -1,4 +1,4 @@
-"""Which files a job reads, and which it writes: one each, in the same folders."""
+"""Input and output files of a job: one output for each input, in the same subfolders."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ _LINES = (".jsonl", ".ndjson", ".json")
 
 @dataclass(frozen=True)
 class File:
-    """One input and its output."""
+    """Input file and its output file."""
 
     path: Path
     name: str
-    """Relative to the input folder, without its ending."""
+    """Path relative to the input folder, without its ending."""
     final: Path
 
 
 def embedding_files(params: EmbeddingParameters) -> list[File]:
-    """Inputs and outputs of an embedding job, sorted by name.
+    """List the inputs and outputs of an embedding job, sorted by name.
 
     Raises:
         SourceError: there are none.
@@ -43,7 +43,7 @@ def embedding_files(params: EmbeddingParameters) -> list[File]:
 
 
 def annotation_files(params: AnnotationParameters) -> list[File]:
-    """Inputs and outputs of an annotation job, sorted by name.
+    """List the inputs and outputs of an annotation job, sorted by name.
 
     Raises:
         SourceError: there are none.

@@ -1,4 +1,4 @@
-"""What the YAML files of the two file pipelines may say; the schema is ML-Filter's, with a few keys more."""
+"""Settings in the YAML files of the two file pipelines; the schema is that of ML-Filter with additional keys."""
 
 import re
 from pathlib import Path
@@ -47,58 +47,58 @@ Keys = Annotated[list[str], Field(min_length=1)]
 
 
 class EmbeddingParameters(Section):
-    """What is embedded, with what, and where it goes."""
+    """Input, embedding model and output of the embedding pipeline."""
 
     input_dir: Path = setting(decides=False)
-    """Folder with JSON Lines files, also .gz and .zst; searched as `glob_pattern` says."""
+    """Folder with JSON Lines files, also .gz and .zst."""
     glob_pattern: str = setting(decides=False)
-    """Which files of it: `*.jsonl`, or `**/*.jsonl` for those in folders below too."""
+    """Pattern of the files in `input_dir`: `*.jsonl`, or `**/*.jsonl` to include subfolders."""
     keys_to_index: Keys = Field(default_factory=lambda: ["text"])
-    """Keys that every record must have. Without `text_field`, the text is their values, one a line. With it,
-    their values joined by `__` are the document's id."""
+    """Keys that every record must have. Without `text_field`, their values, one per line, are the text; with it,
+    their values joined by `__` are the document id."""
     text_field: str | None = None
-    """Key with the text; without it, see `keys_to_index`."""
+    """Key with the text; none: the values of `keys_to_index` are the text."""
     id_key: str | None = None
-    """Key with the document's id. none: see `keys_to_index` and `text_field`; without both, the first of document_id,
-    doc_id, id and uuid that the first record has, else file and line."""
+    """Key with the document id; none: with `text_field`, the values of `keys_to_index`; without it, the first of
+    document_id, doc_id, id and uuid that the first record has, else file and line."""
     output_dir: Path = setting(decides=False)
-    """Everything that is made goes here."""
+    """Folder of all outputs."""
     embedding_dir: InsideOutput = setting(decides=False)
-    """Folder inside of it for the HDF5 files."""
+    """Folder of the HDF5 files, inside `output_dir`."""
     embedding_model: str = setting(decides=False)
-    """A text encoder on the hub, or a folder with one."""
+    """Text encoder: a name on the hub, or a local folder."""
     embedder: dict[str, Any] = setting(decides=False, default_factory=dict)
-    """Further settings of the model, by their names in `EmbeddingConfig`: revision, trust_remote_code, device, ..."""
+    """Additional settings of the model, by their names in `EmbeddingConfig`: revision, trust_remote_code, device."""
     hdf5_dataset_name: GroupName = "train"
     """Group in the HDF5 files."""
     batch_size: int = setting(decides=False, ge=1)
-    """Most texts computed together."""
+    """Maximum number of texts in a batch."""
     writer_batch_size: int = setting(1000, decides=False, ge=1)
-    """Vectors after which finished work is made safe on disk."""
+    """Number of vectors after which finished work is flushed to disk."""
     max_length: int | None = setting(None, decides=False, ge=2)
-    """Tokens, special ones included; never more than the model takes."""
+    """Number of tokens, special tokens included, to which texts are truncated; at most the limit of the model."""
     padding: bool | Literal["longest", "max_length", "do_not_pad"] = setting(True, decides=False)
-    """Accepted, and without effect: texts are packed without padding, and no vector depends on it."""
+    """Accepted without effect: texts are packed without padding."""
     truncation: bool | Literal["longest_first", "only_first", "do_not_truncate"] = setting(True, decides=False)
-    """false or do_not_truncate: a longer text is an error; else it is cut, and counted."""
+    """Handling of longer texts. false or do_not_truncate: they are an error; else they are truncated and counted."""
     model_dtype: ModelDtype = setting("auto", decides=False)
-    """Of the model's arithmetic; auto: float32 on a CPU, half precision on a GPU."""
+    """Data type of the computation; auto: float32 on a CPU, half precision on a GPU."""
     embedding_dtype: StoredDtype = "float32"
-    """Of the stored vectors; HDF5 has no bfloat16, which is stored as float32."""
+    """Data type of the stored vectors; bfloat16, which HDF5 lacks, is stored as float32."""
     save_labels: bool = False
-    """Keep the records' labels."""
+    """Whether to store the labels of records."""
     label_key: str | None = None
-    """Key with the label, a number or a list of them. none: the first of label, labels, score and scores that a
+    """Key with the label, a number or a list of numbers; none: the first of label, labels, score and scores that a
     record of the file has."""
     label_dtype: LabelDtype = "float32"
-    """Type of the stored labels. Missing ones are NaN, so whole-number types need a label in every record; HDF5 has
-    no bfloat16, which is stored as float32."""
+    """Data type of the stored labels. Missing labels are NaN, so integer types need a label in every record; bfloat16,
+    which HDF5 lacks, is stored as float32."""
     keys_to_keep: list[str] | None = None
-    """Further keys that are stored beside the vectors; none: all of them, the text too."""
+    """Additional keys of records to store; none: all keys, including the text."""
     compression: Literal["gzip", "lzf"] | None = None
-    """HDF5's own, of the vectors; the files remain readable by everything that reads HDF5."""
+    """HDF5 compression of the vectors; all HDF5 readers can read it."""
     csv_hashmap_path: Path | None = setting(None, decides=False)
-    """Accepted, and without effect: inputs are known by their SHA-256."""
+    """Accepted without effect: inputs are identified by their SHA-256."""
 
     @model_validator(mode="after")
     def _embedder_is_known(self) -> Self:
@@ -107,49 +107,49 @@ class EmbeddingParameters(Section):
 
 
 class AnnotationParameters(Section):
-    """What is scored, by which heads, and where it goes."""
+    """Input, heads and output of the annotation pipeline."""
 
     embeddings_directory: Path
-    """Folder with HDF5 files, ours or ML-Filter's; searched whole."""
+    """Folder with HDF5 files of this package or of ML-Filter; subfolders are included."""
     output_keys: list[str] = Field(default_factory=lambda: ["document_id"])
-    """What each line is to have besides the scores: keys of the records, and document_id (also doc_id) and labels."""
+    """Fields of each output line besides the scores: keys of records, document_id (also doc_id) and labels."""
     output_dir: Path
-    """The lines go to its folder annotated_data."""
+    """Folder of the outputs; JSON Lines files are written to its subfolder annotated_data."""
     regression_head_checkpoints: dict[HeadName, str] = Field(min_length=1)
-    """Name -> head: a folder, a .ckpt or .pt file, or a name on the hub."""
+    """Heads by name: a folder, a .ckpt or .pt file, or a name on the hub."""
     batch_size: int = Field(ge=1)
-    """Rows that are read and written together."""
+    """Number of rows to read and write together."""
     hdf5_dataset_name: GroupName = "train"
     """Group in the HDF5 files."""
     compression: Literal["gzip"] | None = None
-    """Of the output."""
+    """Compression of the output."""
     device: str = "auto"
-    """auto: a GPU where there is one, else the CPU."""
+    """Device that computes the scores; auto: a GPU if one is available, else the CPU."""
     embedding_dtype: StoredDtype | None = None
-    """Accepted, and without effect: files say how their vectors are stored."""
+    """Accepted without effect: files record the data type of their vectors."""
     label_dtype: LabelDtype | None = None
-    """Accepted, and without effect: files say how their labels are stored."""
+    """Accepted without effect: files record the data type of their labels."""
     model_dtype: ModelDtype | None = None
-    """Accepted, and without effect: heads compute in float32."""
+    """Accepted without effect: heads compute in float32."""
     embedding_key: str = "embeddings"
-    """Dataset with the vectors in HDF5 files of other systems; ours call it `embeddings`."""
+    """Name of the dataset with the vectors in HDF5 files of other systems."""
     document_id_key: str = "document_id"
-    """Dataset with the ids in HDF5 files of other systems, and another name of theirs in `output_keys`."""
+    """Name of the dataset with the ids in HDF5 files of other systems, also accepted in `output_keys`."""
     label_key: str = "labels"
-    """Dataset with the labels in HDF5 files of other systems, and another name of theirs in `output_keys`."""
+    """Name of the dataset with the labels in HDF5 files of other systems, also accepted in `output_keys`."""
     score_prefix: str = "score_"
-    """Put before a head's name in the output."""
+    """Prefix of the names of heads in the output."""
 
 
 class _Job(Section):
     running_on_slurm: bool = False
-    """Which of the two blocks counts."""
+    """Whether the job runs on Slurm, with slurm_settings, or on this machine, with local_settings."""
     local_settings: LocalSettings | None = None
-    """For running_on_slurm: false; may be left out."""
+    """Processes on this machine, if running_on_slurm is false; none: the defaults."""
     slurm_settings: SlurmSettings | None = None
-    """For running_on_slurm: true."""
+    """Job array on a Slurm cluster, required if running_on_slurm is true."""
     overwrite: bool = False
-    """Make files again that were made with other settings, or from another input."""
+    """Whether to replace files that were made with other settings or from another input."""
 
     @model_validator(mode="after")
     def _one_block(self) -> Self:
@@ -163,17 +163,17 @@ class _Job(Section):
 
 
 class EmbeddingJob(_Job):
-    """A whole `embedding_job.yaml`."""
+    """Complete configuration of the embedding pipeline, as in `embedding_job.yaml`."""
 
     params: EmbeddingParameters
-    """What is embedded, with what, and where it goes."""
+    """Input, embedding model and output."""
 
 
 class AnnotationJob(_Job):
-    """A whole `annotation_job.yaml`."""
+    """Complete configuration of the annotation pipeline, as in `annotation_job.yaml`."""
 
     params: AnnotationParameters
-    """What is scored, by which heads, and where it goes."""
+    """Input, heads and output."""
 
 
 _REFERENCE = re.compile(r"\$\{\s*([^.:\[\]{}\s]+)")
@@ -182,10 +182,10 @@ J = TypeVar("J", EmbeddingJob, AnnotationJob)
 
 
 def read_job(path: Path, kind: type[J]) -> J:
-    """Read a job's YAML; `${...}` refers to other keys, as OmegaConf has it.
+    """Read the YAML file of a job; `${...}` refers to other keys, as in OmegaConf.
 
     Raises:
-        ConfigError: the file cannot be read, or a key is unknown, missing or wrong; one line each, with its path.
+        ConfigError: the file cannot be read, or keys are unknown, missing or invalid; one line for each, with its path.
     """
     omegaconf = require("omegaconf", "annotation", "a pipeline's YAML file")
     import yaml
@@ -200,7 +200,7 @@ def read_job(path: Path, kind: type[J]) -> J:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping with params, found {type(content).__name__}")
-    # What other values refer to, and is no setting, is a variable: `dataset_name` in ML-Filter's own files.
+    # An unknown key that other values refer to is a variable, such as `dataset_name` in files of ML-Filter.
     settings = {name: value for name, value in content.items() if name in kind.model_fields or name not in referred_to}
     try:
         return kind.model_validate(settings)
@@ -209,7 +209,7 @@ def read_job(path: Path, kind: type[J]) -> J:
 
 
 def _referred_to(content: Any) -> set[str]:
-    """Top-level keys that `${...}` somewhere in a YAML's values refers to."""
+    """Return the top-level keys that `${...}` in the values of a YAML file refers to."""
     if isinstance(content, dict):
         return set().union(*map(_referred_to, content.values()))
     if isinstance(content, list):
@@ -221,10 +221,10 @@ _SET_BY_JOB = {"model_name", "batch_size", "max_length", "dtype", "variant", "pr
 
 
 def embedding_config(params: EmbeddingParameters) -> EmbeddingConfig:
-    """The settings of the model that a job names.
+    """Return the settings of the embedding model of a job.
 
     Raises:
-        ValueError: `embedder` has a key that is unknown, or that the job itself sets.
+        ValueError: `embedder` has a key that is unknown or set by another key of the job.
     """
     twice = sorted(_SET_BY_JOB & params.embedder.keys())
     if twice:
@@ -244,10 +244,10 @@ def embedding_config(params: EmbeddingParameters) -> EmbeddingConfig:
 
 
 def stored_dtype(params: EmbeddingParameters) -> Literal["float16", "float32"]:
-    """Of the vectors in the HDF5 file."""
+    """Return the data type of the vectors in the HDF5 file."""
     return "float16" if params.embedding_dtype == "float16" else "float32"
 
 
 def stored_label_dtype(params: EmbeddingParameters) -> str:
-    """Type of the labels in the HDF5 file."""
+    """Return the data type of the labels in the HDF5 file."""
     return "float32" if params.label_dtype == "bfloat16" else params.label_dtype

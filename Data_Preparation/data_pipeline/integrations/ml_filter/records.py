@@ -1,4 +1,4 @@
-"""The records of a JSON Lines file, as the embedding pipeline reads them: text, id, label, kept keys."""
+"""Records of a JSON Lines file for the embedding pipeline: text, id, label and stored keys."""
 
 import json
 import logging
@@ -22,38 +22,40 @@ _NO_LABEL = ("invalid", None)  # what ML-Filter writes where annotators gave no 
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One line."""
+class InputRecord:
+    """Record of one line."""
 
     id: str
     text: str
     label: float | list[float] | None
     values: Mapping[str, Any]
-    """All of its keys."""
+    """Values of all keys."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """One input file, and how its records are read."""
+class InputFile:
+    """Input file, and the keys that its records are read with."""
 
     path: Path
     name: str
-    """Relative to the input folder, without its ending; names the output."""
+    """Path relative to the input folder, without its ending, which names the output."""
     params: EmbeddingParameters
     id_key: str | None
-    """Key with the document's id; None for line numbers or joined keys."""
+    """Key with the document id; None for line numbers or joined keys."""
     label_key: str | None
-    """Key with the label; None where none are kept."""
+    """Key with the label; None if labels are not stored."""
 
-    def records(self) -> Iterator[Record]:
-        """All records, in order.
+    def records(self) -> Iterator[InputRecord]:
+        """Iterate over all records, in order.
 
         Raises:
-            SourceError: a line is not what it must be; the message names it.
+            SourceError: a line is invalid; the message names it.
         """
         for number, values in json_records(self.path):
             where = f"{self.path}, line {number}"
-            yield Record(self._id(values, number, where), self._text(values, where), self._label(values, where), values)
+            yield InputRecord(
+                self._id(values, number, where), self._text(values, where), self._label(values, where), values
+            )
 
     def _text(self, values: Mapping[str, Any], where: str) -> str:
         keys = self.params.keys_to_index
@@ -82,8 +84,8 @@ class Source:
         return None if found in _NO_LABEL else _number(found, self.label_key, where)
 
 
-def open_source(path: Path, name: str, params: EmbeddingParameters) -> Source:
-    """Find out which keys of a file have the id and the label."""
+def open_source(path: Path, name: str, params: EmbeddingParameters) -> InputFile:
+    """Find the keys of a file that have the id and the label."""
     id_key, label_key = params.id_key, params.label_key if params.save_labels else None
     by_first = id_key is None and params.text_field is None
     by_any = params.save_labels and label_key is None
@@ -97,11 +99,11 @@ def open_source(path: Path, name: str, params: EmbeddingParameters) -> Source:
         if not by_any:
             break
     _warn_of_unused_text(path, params)
-    return Source(path, name, params, id_key, label_key)
+    return InputFile(path, name, params, id_key, label_key)
 
 
 def _warn_of_unused_text(path: Path, params: EmbeddingParameters) -> None:
-    """ML-Filter makes ids of `keys_to_index`: who has such a file means another text than what would be embedded."""
+    """Warn if `text` is not embedded: ML-Filter makes ids of `keys_to_index`, so its users may mean another text."""
     if params.text_field is not None or "text" in params.keys_to_index:
         return
     for _, values in json_records(path):
@@ -116,21 +118,21 @@ def _warn_of_unused_text(path: Path, params: EmbeddingParameters) -> None:
 
 @dataclass
 class Survey:
-    """What a whole file's records have; made by reading it once, before anything is computed."""
+    """Summary of the records of a file, made by reading it once before the computation."""
 
     rows: int = 0
     keys: dict[str, bool] = field(default_factory=dict)
-    """Kept keys in the order of their appearance, and whether all rows have plain text there."""
+    """Keys to store in order of appearance, and whether all rows have plain text."""
     targets: int | None = None
-    """Labels of a row; 0 for a single number, None while no row has any."""
+    """Number of labels per row; 0 for a single number, None if no row has a label."""
     without_label: int = 0
 
 
-def survey(source: Source) -> Survey:
+def survey(source: InputFile) -> Survey:
     """Read a file once: count its rows, and find its keys and labels.
 
     Raises:
-        SourceError: a line is not what it must be, or labels are of several lengths.
+        SourceError: a line is invalid, or labels have different lengths.
     """
     found, seen = Survey(), dict[str, int]()
     kept = source.params.keys_to_keep
@@ -148,7 +150,7 @@ def survey(source: Source) -> Survey:
     return found
 
 
-def _survey_label(found: Survey, record: Record, source: Source) -> None:
+def _survey_label(found: Survey, record: InputRecord, source: InputFile) -> None:
     if record.label is None:
         found.without_label += 1
         return
@@ -162,7 +164,7 @@ def _survey_label(found: Survey, record: Record, source: Source) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value can be stored as it is: a text, without what ends one in HDF5 or has no UTF-8."""
+    """Return whether a value is a text that HDF5 can store: without NUL and lone surrogates."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
@@ -172,8 +174,8 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def stored_value(record: Record, key: str, plain: bool) -> str:
-    """What a column has of a record: its text, its JSON, or nothing where it has no such key."""
+def stored_value(record: InputRecord, key: str, plain: bool) -> str:
+    """Return the stored value of a record key: its text, its JSON, or an empty text if the record lacks the key."""
     if plain:
         return str(record.values[key])
     return json.dumps(record.values[key]) if key in record.values else ""

@@ -1,4 +1,4 @@
-"""The two pipelines: a job's files, divided among processes of this machine or a Slurm cluster's."""
+"""Entry points of the two file pipelines, which run in local processes or on a Slurm cluster."""
 
 import time
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from data_pipeline.integrations.ml_filter.stage import FileReport, FilesStage, J
 
 @dataclass(frozen=True)
 class JobReport:
-    """What became of a job."""
+    """Result of running a job."""
 
     files: list[FileReport]
-    """Of this machine; none yet where Slurm has the job."""
+    """Results of the files of this machine; empty if the job was submitted to Slurm."""
     seconds: float
     slurm_job_id: str | None = None
     logging_dir: Path | None = None
 
     @property
     def rows(self) -> int:
-        """Of all files, those that were finished before included."""
+        """Number of rows of all files, including skipped ones."""
         return sum(report.rows for report in self.files)
 
 
 def run_embedding_pipeline(config_file_path: Path | EmbeddingJob, overwrite: bool = False) -> JobReport:
-    """JSON Lines -> HDF5 files with vectors, one each; finished files are skipped.
+    """Embed JSON Lines files, each to an HDF5 file; finished files are skipped.
 
     Args:
-        config_file_path: a YAML file, or what is in it.
-        overwrite: make files again that were made with other settings, or from another input.
+        config_file_path: path of the YAML file, or its parsed content.
+        overwrite: whether to replace files that were made with other settings or from another input.
 
     Raises:
-        ConfigError: the file is wrong; each key with its path.
-        SourceError, ModelError, MissingExtraError: there is nothing to read, or no model.
-        FilesFailedError: some files could not be done; all others were.
+        ConfigError: the file is invalid; the message names each key with its path.
+        SourceError, ModelError, MissingExtraError: the input is missing, or the model cannot be loaded.
+        FilesFailedError: some files failed; all others were processed.
     """
     job = config_file_path
     if not isinstance(job, EmbeddingJob):
@@ -46,16 +46,16 @@ def run_embedding_pipeline(config_file_path: Path | EmbeddingJob, overwrite: boo
 
 
 def run_annotation_pipeline(config_file_path: Path | AnnotationJob, overwrite: bool = False) -> JobReport:
-    """HDF5 files with vectors -> JSON Lines with scores, one each; finished files are skipped.
+    """Score HDF5 files with vectors, each to a JSON Lines file; finished files are skipped.
 
     Args:
-        config_file_path: a YAML file, or what is in it.
-        overwrite: make files again that were made with other heads, keys or vectors.
+        config_file_path: path of the YAML file, or its parsed content.
+        overwrite: whether to replace files that were made with other heads, keys or vectors.
 
     Raises:
-        ConfigError: the file is wrong; each key with its path.
-        SourceError, ModelError, MissingExtraError: there is nothing to read, or a head cannot be loaded.
-        FilesFailedError: some files could not be done; all others were.
+        ConfigError: the file is invalid; the message names each key with its path.
+        SourceError, ModelError, MissingExtraError: the input is missing, or a head cannot be loaded.
+        FilesFailedError: some files failed; all others were processed.
     """
     job = config_file_path
     if not isinstance(job, AnnotationJob):

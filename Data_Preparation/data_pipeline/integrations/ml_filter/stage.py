@@ -1,4 +1,4 @@
-"""The file pipelines as a stage: one task a file, known as finished by its own record."""
+"""Stage of the file pipelines: one task for each file, which has a record of its own."""
 
 import logging
 import os
@@ -35,14 +35,14 @@ class FileReport:
 
 @dataclass(frozen=True)
 class FilesStage:
-    """Files of a job, one after another, each into a file of its own."""
+    """Stage that processes the files of a job, each to an output file."""
 
     job: Job
     files: tuple[File, ...]
-    outputs: tuple[()] = ()  # each file has a record of its own, which its task looks at
+    outputs: tuple[()] = ()  # each file has a record of its own, which its task checks
     rows: int = 0
     process: Callable[[File], tuple[int, bool]] | None = None
-    """Processes one file, with the model that a worker has loaded; gives its rows, and whether it was finished."""
+    """Function that processes one file with the models of a worker; returns its rows and whether it was skipped."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class FilesStage:
         return sha256_of_json([self.name, self.job.params.deciding(), [file.name for file in self.files]])
 
     def tasks(self) -> list[Task]:
-        """One a file."""
+        """Return one task for each file."""
         return [Task(str(file.path), index) for index, file in enumerate(self.files)]
 
     def for_worker(self, rank: int) -> "FilesStage":
@@ -71,7 +71,7 @@ class FilesStage:
         return TaskResult(task.name, rows, skipped)
 
     def finish(self, results: Sequence[TaskResult]) -> list[FileReport]:
-        """What became of each file."""
+        """Return the result of each file."""
         outputs = {str(file.path): str(file.final) for file in self.files}
         return [
             FileReport(result.name, outputs[result.name], result.rows, result.skipped, result.error)
@@ -101,7 +101,7 @@ class FilesStage:
             raise FilesFailedError(
                 f"{len(failed)} of {len(results)} files failed, the others are done:\n"
                 + "\n".join(f"  - {result.name}: {result.error}" for result in failed)
-                + "\nRun the same command again when they are mended; what is finished is skipped."
+                + "\nCorrect them and run the same command again; finished files are skipped."
             )
 
 
@@ -151,12 +151,12 @@ def _embedder_of(config_json: str) -> Embedder:
 
 
 def _embedder(config: EmbeddingConfig) -> Embedder:
-    """The model, loaded once for all parts that a process does."""
+    """Load the model once for all tasks of a process."""
     return _embedder_of(config.model_dump_json())
 
 
 def device_of(asked: str, rank: int) -> str:
-    """`auto` to one of several GPUs by rank; anything else, and `auto` without GPUs, stays as it is."""
+    """Return the device of a worker: with `auto`, one of the GPUs by rank; other devices are unchanged."""
     import torch
 
     if asked == "auto" and torch.cuda.is_available():
