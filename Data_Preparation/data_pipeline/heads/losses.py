@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_pipeline.config.training import TrainingConfig
-from data_pipeline.heads.task import Task
+from data_pipeline.heads.task import TrainingTask
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Function (outputs, targets, cutpoints) -> mean loss over the rows."""
 
 
-def make_loss(task: Task, training_targets: Tensor, config: TrainingConfig) -> Loss:
+def make_loss(task: TrainingTask, training_targets: Tensor, config: TrainingConfig) -> Loss:
     """Make the loss of a task.
 
     Args:

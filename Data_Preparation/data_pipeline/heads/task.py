@@ -15,7 +15,7 @@ _MAX_LISTED_LABELS = 10
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What a head is trained to predict."""
 
     kind: Kind
@@ -24,7 +24,7 @@ class Task:
     """Regression: targets of shape (N, T), float32, NaN if missing; else positions in `labels`, shape (N,), int64."""
 
 
-def make_task(data: Labelled, kind: str) -> Task:
+def make_task(data: Labelled, kind: str) -> TrainingTask:
     """Make the task of labelled data.
 
     Args:
@@ -40,7 +40,7 @@ def make_task(data: Labelled, kind: str) -> Task:
     if kind == "regression":
         targets = _to_numbers(data).reshape(len(data), -1).astype(np.float32)
         names = tuple(f"target_{number}" for number in range(targets.shape[1])) if targets.shape[1] > 1 else ("score",)
-        return Task("regression", names, targets)
+        return TrainingTask("regression", names, targets)
     if data.labels.ndim != 1:
         raise ConfigError(f"{data.where}: a {kind} head needs one label per row, found {data.labels.shape[1]}")
     values, positions = np.unique(data.labels, return_inverse=True)
@@ -50,7 +50,7 @@ def make_task(data: Labelled, kind: str) -> Task:
         raise ConfigError(
             f"{data.where}: all rows have the label {_join_labels(values)}; a {kind} head needs two labels or more"
         )
-    return Task(_to_kind(kind), tuple(label_name(value) for value in values), positions.astype(np.int64))
+    return TrainingTask(_to_kind(kind), tuple(label_name(value) for value in values), positions.astype(np.int64))
 
 
 def _to_numbers(data: Labelled) -> NDArray[Any]:
@@ -80,7 +80,7 @@ def _join_labels(values: NDArray[Any]) -> str:
     return names + (", ..." if len(values) > _MAX_LISTED_LABELS else "")
 
 
-def check_labels(task: Task, held_out: NDArray[np.bool_], where: str) -> None:
+def check_labels(task: TrainingTask, held_out: NDArray[np.bool_], where: str) -> None:
     """Make sure that the training rows have every label.
 
     Args:

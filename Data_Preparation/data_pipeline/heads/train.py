@@ -17,7 +17,7 @@ from data_pipeline.heads.identity import EmbedderIdentity
 from data_pipeline.heads.labelled import Labelled
 from data_pipeline.heads.losses import fit_temperature, make_loss
 from data_pipeline.heads.model import Head, Layer, outputs_of
-from data_pipeline.heads.task import Task, check_labels, held_out_rows, make_task
+from data_pipeline.heads.task import TrainingTask, check_labels, held_out_rows, make_task
 from data_pipeline.types import Float32Array
 
 _MIN_STEPS = 16
@@ -95,7 +95,7 @@ class _Outcome:
 class _Network(nn.Module):
     """Layers, and the cutpoints of an ordinal head: positive steps keep them ascending."""
 
-    def __init__(self, width: int, task: Task, config: TrainingConfig) -> None:
+    def __init__(self, width: int, task: TrainingTask, config: TrainingConfig) -> None:
         super().__init__()
         widths = [width, *(units for units in config.hidden if units), outputs_of(task.kind, len(task.labels))]
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
@@ -117,7 +117,9 @@ class _Network(nn.Module):
         return out
 
 
-def _train_once(vectors: Tensor, task: Task, parts: list[Tensor], config: TrainingConfig, seed: int) -> _Outcome:
+def _train_once(
+    vectors: Tensor, task: TrainingTask, parts: list[Tensor], config: TrainingConfig, seed: int
+) -> _Outcome:
     generator = torch.Generator().manual_seed(seed)
     mean, scale = _mean_and_scale(vectors[parts[0]])
     targets, target_mean, target_scale = _standardize(task, parts[0])
@@ -188,7 +190,7 @@ def _mean_and_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(scale > 1e-8, scale, torch.ones_like(scale))
 
 
-def _standardize(task: Task, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _standardize(task: TrainingTask, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardize the targets of a regression; also return the mean and scale that undo it."""
     targets = torch.from_numpy(task.targets)
     if task.kind != "regression":

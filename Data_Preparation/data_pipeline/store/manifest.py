@@ -53,7 +53,7 @@ class EmbeddedSplit(Made):
     shards: list[ShardRecord]
 
 
-class ScoredSplit(Made):
+class ScoredSplitRecord(Made):
     """Entry of the scores of one split."""
 
     corpus: str
@@ -117,7 +117,7 @@ class ScoreManifest(TypedDict):
 
     stage: NotRequired[str]
     name: NotRequired[str]
-    splits: dict[str, ScoredSplit]
+    splits: dict[str, ScoredSplitRecord]
 
 
 class SelectionManifest(TypedDict):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import CorruptShardError, ShardMismatchError
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
-from data_pipeline.store.manifest import ScoredSplit, ScoreManifest, ShardEntry, fingerprint, read_manifest
+from data_pipeline.store.manifest import ScoredSplitRecord, ScoreManifest, ShardEntry, fingerprint, read_manifest
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.types import IntArray, Split
 from data_pipeline.user_files import visible
@@ -72,7 +72,7 @@ class ScoreFolder:
         return self.folder.name
 
     @property
-    def listed(self) -> ScoredSplit:
+    def listed(self) -> ScoredSplitRecord:
         """Entry of the split in the manifest."""
         return self.manifest["splits"][self.split]
 
