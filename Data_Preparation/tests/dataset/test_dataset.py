@@ -636,7 +636,7 @@ def test_an_older_directory_with_another_number_of_rows_is_refused(tmp_path):
     toy(tmp_path, [[1, 2], [3, 4]])
     path = tmp_path / "toy_processed" / "train.parquet"
     pl.read_parquet(path).head(1).write_parquet(path)
-    with pytest.raises(ShardMismatchError, match=r"it is of 2 rows.*the paragraphs have 1 rows"):
+    with pytest.raises(ShardMismatchError, match=r"it has 2 rows.*the paragraphs have 1 rows"):
         ELMDataset(tmp_path)
 
 
