@@ -93,7 +93,7 @@ def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLed
         if keep[row] and keep[first]:
             raise SourceError(
                 f"two documents have the id {staging.value('document_id', row)!r}, but ids must be unique. "
-                "Name another --corpus.id_field, or leave --preprocess.exact_dedup on if they are copies."
+                "Set corpus.id_field to another field, or leave preprocess.exact_dedup on if they are copies."
             )
     return keep
 
