@@ -115,7 +115,11 @@ def say(text: str) -> None:
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all commands that work on a data folder."""
-    parser.add_argument("--output-dir", type=Path, help="folder of all outputs (data_dir)")
+    parser.add_argument("--output-dir", type=Path, metavar="FOLDER", help="folder of all outputs (data_dir)")
     parser.add_argument(
-        "--logs-dir", type=Path, dest="logs_folder", help="folder of logs (logs_dir; default: logs in --output-dir)"
+        "--logs-dir",
+        type=Path,
+        metavar="FOLDER",
+        dest="logs_folder",
+        help="folder of logs (logs_dir; default: logs in --output-dir)",
     )

@@ -199,9 +199,9 @@ def _shown(path: Path) -> Path:
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", help="source of the text (corpus.source)")
     common_arguments(parser)
     _embedding_arguments(parser)
-    parser.add_argument("--source", help="source of the text (corpus.source)")
     parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
     parser.add_argument("--max-tokens", type=int, help="maximum tokens of a paragraph (preprocess.max_tokens)")
     parser.add_argument("--skip-download", action="store_true", help="use the existing paragraphs")
@@ -229,8 +229,8 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, help="maximum number of texts in a batch (embedding.batch_size)")
     parser.add_argument("--model-name", help="embedding model (embedding.model_name)")
+    parser.add_argument("--batch-size", type=int, help="maximum number of texts in a batch (embedding.batch_size)")
     parser.add_argument("--precision", help="precision of the stored vectors: float16, int8, ... (embedding.precision)")
     parser.add_argument(
         "--no-flash-attention",

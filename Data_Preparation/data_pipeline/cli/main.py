@@ -108,11 +108,12 @@ def _parsers() -> tuple[dict[str, _Parser], dict[str, Given]]:
             allow_abbrev=False,
         )
         sub.set_defaults(command=name)
+        if command.settings:
+            sub.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings, instead of a preset")
         command.add_arguments(sub)
         given[name] = _no_settings
         if command.settings:
             sub.usage = _usage(sub)
-            sub.add_argument("--config", type=Path, help="YAML file with settings, instead of a preset")
             given[name] = add_setting_flags(sub)
         parsers[name] = sub
     return parsers, given
