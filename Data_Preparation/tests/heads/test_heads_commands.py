@@ -90,7 +90,7 @@ def test_a_head_of_another_embedder_does_not_score_a_corpus(data, tmp_path, caps
     [
         (["heads", "convert", "nowhere.ckpt", "out"], "there is no head at nowhere.ckpt"),
         (["heads", "convert", "nowhere.ckpt", "out", "--embedding.dim", "8"], "there is no head"),
-        (["heads", "train", "out", "--on", "test"], "--on test is for evaluation alone"),
+        (["heads", "train", "out", "--on", "test"], "--on test is for evaluation only"),
         (["heads", "train", "out", "--hidden", "-4"], "hidden"),
         (["heads", "train", "out", "--label", "grade"], "no column 'grade' to be the label"),
         (["heads", "train", "out", "--labels", "nowhere.parquet"], "nowhere.parquet"),
@@ -118,7 +118,7 @@ def test_thresholds_are_not_chosen_on_the_test_split(data, tmp_path, capsys):
     assert elm("heads", "train", head, *shared, "--epochs", 2, "--without-probes") == 0
     measured = ("heads", "evaluate", head, *shared, "--on", "test", "--precision", 0.4, "--bootstrap", 0)
     assert elm(*measured, "--thresholds-from", "test") == 2
-    assert "not chosen on the test split" in capsys.readouterr().err
+    assert "cannot be chosen on the test split" in capsys.readouterr().err
     assert elm(*measured) == 0
     assert "precision 0.4: " in capsys.readouterr().out
 

@@ -91,7 +91,7 @@ def test_what_is_not_there_or_altered_is_named(stored):
     with pytest.raises(StoreError, match="unknown selection 'best' of train; expected one of none"):
         ELMDataset(config=stored, subset="best")
     for name in ("../x", "a/b", ""):
-        with pytest.raises(StoreError, match="no name of a selection"):
+        with pytest.raises(StoreError, match="not the name of a selection"):
             ELMDataset(config=stored, subset=name)
     found = select_from(stored, "random", Budget(rows=5))
     pl.read_parquet(found.path).reverse().write_parquet(found.path)

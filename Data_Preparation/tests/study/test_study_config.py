@@ -64,7 +64,7 @@ def test_paths_with_odd_signs(path):
         ("nope.x=1", "nope: no such setting"),
         ("selection.name=kcentre", "unknown selector 'kcentre'; expected one of .*kcenter"),
         ("selection.params.p=1", "parameters of random:\np: no such setting"),
-        ("measures.perplexty={model: x}", "no measure 'perplexty'"),
+        ("measures.perplexty={model: x}", "unknown measure 'perplexty'"),
         ("seed=many", "seed: .*integer.*'many'"),
         ("training.probe.seeds=[1]", "the study's seed"),
         ("seed", "'seed' is not a setting"),
