@@ -468,7 +468,8 @@ def virtual(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncated, "is truncated, damaged or not an HDF5 file"), (no_hdf5, "is truncated, damaged or not an HDF5 file"),
+        (truncated, "is truncated, damaged or not an HDF5 file"),
+        (no_hdf5, "is truncated, damaged or not an HDF5 file"),
         (empty, "is truncated, damaged or not an HDF5 file"), (unfinished, "was never finished"),
         (other_format, "has format 99"), (fewer_rows, "has 20 rows, its attributes expect 3"),
         (wrong_group, "has no group 'train'; it has other (hdf5_dataset_name)"),
