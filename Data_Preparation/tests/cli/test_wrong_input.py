@@ -231,4 +231,4 @@ def test_every_command_is_in_one_of_the_tables():
     seen = {" ".join(arguments[: 2 if arguments[0] in {"heads", "study"} else 1]) for arguments in [
         *PATHS.values(), *(arguments for arguments, _ in NAMES.values()), *EXTRAS.values(),
     ]}  # fmt: skip
-    assert set(COMMANDS) - seen <= {"doctor", "selectors", "study eval"}
+    assert set(COMMANDS) - seen <= {"doctor", "selectors", "study eval", "study sweep"}
