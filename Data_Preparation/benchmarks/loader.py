@@ -1,4 +1,4 @@
-"""Reading a finished data set for training, beside the libraries people would use instead.
+"""Reading a finished dataset for training, beside the libraries people would use instead.
 
 100,000 rows of 2,560 float16 and a WikiText-2 paragraph each, in batches of 256, without worker processes
 unless said. Every cell (one loader, one way of using it) has a process of its own; files are in the page

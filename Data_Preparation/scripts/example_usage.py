@@ -1,4 +1,4 @@
-"""The data set in a training loop: a linear probe on the sample's subjects, then a search.
+"""The dataset in a training loop: a linear probe on the sample's subjects, then a search.
 
 Needs what `make run` makes (the bundled sample). Another folder: `example_usage.py DATA_DIR`.
 """

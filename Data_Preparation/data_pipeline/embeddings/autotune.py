@@ -60,7 +60,7 @@ def tune(embedder: Embedder, plan: Plan, batch_tokens: int | None, threads: int 
             else:
                 _set_threads(previous)
     # Packs of another size give the same vectors only where these do not depend on the pack.
-    if batch_tokens is None and not runtime.mates_matter:
+    if batch_tokens is None and not runtime.batch_dependent:
         for tokens in _CPU_BATCH_TOKENS:
             if tokens != chosen_tokens and (trial_speed := _measure_speed(embedder, plan, tokens)) > speed:
                 speed, chosen_tokens = trial_speed, tokens

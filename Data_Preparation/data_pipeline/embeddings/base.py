@@ -16,7 +16,7 @@ from data_pipeline.utils import sha256_of_json
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Everything that decides what vector a text gets; two equal ones can be compared."""
+    """Identity of an embedder: everything that decides which vector a text gets. See `embeddings.identity`."""
 
     model: str
     revision: str
@@ -24,15 +24,15 @@ class Identity:
     pooling: str
     normalized: bool
     dtype: str
-    """Of the arithmetic."""
+    """Precision of the arithmetic."""
     dim: int
     max_length: int
     prompt: str
-    """Put before every document."""
+    """Prefix of every document."""
     tokenizer: str
-    """SHA-256 of its description."""
+    """SHA-256 of the tokenizer's description."""
     task: str = ""
-    """Adapter of the model, where it has several."""
+    """Adapter of the model, if it has several."""
 
     def to_metadata(self) -> dict[str, str]:
         """For a safetensors header, whose values are strings."""
@@ -59,24 +59,24 @@ class Cost:
     quadratic: float = 0.0
 
     def flops(self, lengths: IntArray) -> NDArray[np.float64]:
-        """Of each text, by its number of tokens; same shape as `lengths`."""
+        """Floating-point operations of each text, shape (N,), for its number of tokens."""
         return self.linear * lengths + self.quadratic * np.square(lengths, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How an embedder runs: for the planner, and for the record."""
+    """How an embedder runs, for planning and for the metadata of files."""
 
     attention: str
-    """How attention is computed; stored with the vectors."""
+    """Attention implementation; recorded with the vectors."""
     padded: bool = False
     """Texts of a pack are padded to the longest, and the padding is computed too."""
     row_multiple: int = 1
     """Packs that are not padded are filled up to a multiple of so many tokens."""
-    mates_matter: bool = False
-    """A vector's last bits depend on the other texts of its pack."""
+    batch_dependent: bool = False
+    """Whether the last bits of a vector depend on the other texts of its pack."""
     in_flight: int = 1
-    """Packs to hand over at once, each from a thread of its own."""
+    """Packs in flight at once, each in a thread of its own."""
     batch_tokens: int = 16_384
     """Tokens of a pack, where the user names none."""
     tunable_threads: bool = False
@@ -97,7 +97,7 @@ class Embedder(Protocol):
 
     identity: Identity
     query_prompt: str
-    """Put before every query."""
+    """Prefix of every query."""
     runtime: Runtime
 
     @property

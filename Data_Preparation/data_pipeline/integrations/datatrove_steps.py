@@ -216,7 +216,7 @@ class _Worker:
         return vector
 
     def _sha256(self, text: str, vector: Float32Array) -> str:
-        """Of everything that makes a vector a text's own: the embedder, the text, and the numbers."""
+        """SHA-256 of what ties a vector to its text: the embedder, the text, and the values."""
         return sha256_of_json([self._identity, text, vector.astype("<f4").tobytes().hex()])
 
 

@@ -39,16 +39,16 @@ class NoSettings(Section):
 
 
 class TokenizerConfig(Section):
-    """Whose pieces of words are counted."""
+    """Tokenizer whose word pieces are counted."""
 
     model: str
-    """On the hub, or a folder with a tokenizer."""
+    """Model on the hub, or a folder with a tokenizer."""
     revision: str | None = None
     """Commit, tag or branch of the model."""
 
 
 class EntropyConfig(Section):
-    """The classifier: one of transformers, or a head of ours over the embeddings."""
+    """Classifier: one of transformers, or a head over the embeddings."""
 
     model: ModelConfig | None = None
     """A text classifier."""
@@ -57,10 +57,10 @@ class EntropyConfig(Section):
 
 
 class HeadConsistencyConfig(ConsistencyMeasureConfig):
-    """How texts are changed, and who classifies them."""
+    """Changes of texts, and the head that classifies them."""
 
     head: Path = Field()
-    """Folder of a head over the embeddings of the corpus's own model, which embeds the changed copies."""
+    """Folder of a head over the embeddings of the corpus; the model that made them embeds the changed copies."""
 
 
 def _entropy(rows: Rows, features: Features, config: EntropyConfig) -> Columns:
@@ -86,17 +86,17 @@ def _consistency(rows: Rows, features: Features, config: HeadConsistencyConfig) 
 
 
 class AllAnsweredConfig(JudgedTextsConfig):
-    """Who is asked, and what."""
+    """Question, judge, and the handling of texts without an answer."""
 
     unanswered: Literal["error", "keep"] = "error"
     """Texts without an answer: keep nothing and say so (what was answered is not asked again), or NaN."""
 
 
 class ColumnSelfFilterConfig(SelfFilterMeasureConfig):
-    """What it learns from, and how."""
+    """Training of the head, and the column it learns from."""
 
     column: str
-    """Of judged rows; NaN where a row was not judged."""
+    """Score column of the judged rows; NaN for rows that were not judged."""
 
 
 def _judged(rows: Rows, features: Features, config: AllAnsweredConfig) -> Columns:
@@ -184,4 +184,4 @@ MEASURES: Mapping[str, Measure] = {
         ("label_quality", "label_issue"), ConfidentConfig, _confident, _VECTORS_AND_LABELS, _LABELS, row_by_row=False
     ),
 }  # fmt: skip
-"""By name; it is also that of the folder and, of a single column, of the column."""
+"""Metrics by name, which is also the name of the folder and, of a single column, of the column."""

@@ -42,11 +42,11 @@ def vectors_of(
     embedding: EmbeddingConfig | None = None,
     embedder: Embedder | None = None,
 ) -> PassageVectors:
-    """The vectors of some passages.
+    """The vectors of passages.
 
-    Those of a data set that was opened with its embeddings are used as they are. Others are computed once: they
-    lie in `work_dir` under a name that has the passages' and the model's hashes in it, and a run that was killed
-    goes on from what is there. Those of other passages or models stay beside them until somebody deletes them.
+    Those of a dataset that was opened with its embeddings are used as they are. Others are computed once into
+    `work_dir`, under a name with the hashes of the passages and the model, and a killed run resumes. Vectors of other
+    passages or models stay beside them until they are deleted.
 
     Args:
         passages: what is searched.

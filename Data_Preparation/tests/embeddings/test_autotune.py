@@ -144,7 +144,7 @@ def test_packs_the_user_asks_for_are_kept(monkeypatch):
 
 def test_packs_are_not_tuned_where_vectors_depend_on_them(monkeypatch):
     asked = speeds(monkeypatch, {8192: 100, (4096, 1): 20}, default=10)
-    tuned = tune.tune(Fake(trial_flops=1.0, mates_matter=True), LONG, None, None)
+    tuned = tune.tune(Fake(trial_flops=1.0, batch_dependent=True), LONG, None, None)
     assert tuned == Tuned(4096, 1, 20)
     assert {tokens for tokens, _ in asked} == {4096}
 

@@ -535,7 +535,7 @@ class Sociable(Counting):
 
     def __init__(self, config, enough=10**9):
         super().__init__(config, enough)
-        self.runtime = replace(self.runtime, mates_matter=True)
+        self.runtime = replace(self.runtime, batch_dependent=True)
 
     def forward(self, texts, dtype=None):
         vectors = super().forward(texts, dtype)

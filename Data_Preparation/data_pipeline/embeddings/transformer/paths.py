@@ -75,7 +75,7 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> EmbeddingPath:
     common = Runtime(
         attention="padded",
         padded=True,
-        mates_matter=True,
+        batch_dependent=True,
         in_flight=2 if setup.device.type == "cuda" else 1,
         batch_tokens=default_batch_tokens(setup.device),
         tunable_threads=setup.device.type == "cpu",
@@ -102,7 +102,9 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> EmbeddingPath:
                     )
             batch_dependent = not rows_are_independent or probes.is_batch_dependent(forward)
             multiple = forward.row_multiple
-            runtime = replace(common, attention=name, padded=False, row_multiple=multiple, mates_matter=batch_dependent)
+            runtime = replace(
+                common, attention=name, padded=False, row_multiple=multiple, batch_dependent=batch_dependent
+            )
             return EmbeddingPath(forward, runtime)
         if setup.config.attention not in {"auto", "padded"}:
             raise ModelError(
@@ -169,7 +171,7 @@ def _openvino_path(model: Any, setup: Setup, probes: Probes, cost: Cost) -> Embe
     if fault := probes.fault(forward, setup.dtype):
         raise ModelError(f"embedding.backend openvino is not correct for this model: {fault}. Use torch.")
     runtime = Runtime(
-        attention="openvino", padded=True, mates_matter=True, batch_tokens=DEFAULT_BATCH_TOKENS, cost=cost
+        attention="openvino", padded=True, batch_dependent=True, batch_tokens=DEFAULT_BATCH_TOKENS, cost=cost
     )
     return EmbeddingPath(forward, runtime)
 

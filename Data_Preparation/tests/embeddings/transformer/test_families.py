@@ -121,7 +121,7 @@ def assert_same_vectors(embedder, expected):
     assert np.abs(expected[0] - expected[1]).max() > 0.01
     np.testing.assert_allclose(encode(embedder, TEXTS), expected, atol=1e-5)
     alone = np.concatenate([encode(embedder, [text]) for text in TEXTS])
-    if embedder.runtime.mates_matter:
+    if embedder.runtime.batch_dependent:
         np.testing.assert_allclose(encode(embedder, TEXTS), alone, atol=1e-6)
     else:
         np.testing.assert_array_equal(encode(embedder, TEXTS), alone)
@@ -207,7 +207,7 @@ def test_gte_gets_the_first_tokens_state_by_transformers_own_code(tmp_path, sett
     embedder = load(folder, trust_remote_code=trusted)
     assert not (folder / "was_run").exists()
     assert embedder.identity.pooling == "cls"
-    assert (embedder.runtime.attention, embedder.runtime.mates_matter) == ("segments", False)
+    assert (embedder.runtime.attention, embedder.runtime.batch_dependent) == ("segments", False)
     assert embedder._forward.pruned
     assert embedder.identity.max_length == 130
     expected = [hidden_states(weights, ids, inv_freq, gated, 1e-12)[0] for ids in ids_of(embedder)]
@@ -343,7 +343,7 @@ def test_jina_gets_the_mean_with_the_adapter_for_text_matching(tmp_path):
     assert identity.task == "text-matching"
     assert (identity.prompt, embedder.query_prompt) == ("", "")
     assert identity.max_length == 128  # two positions are XLM-RoBERTa's own
-    assert (embedder.runtime.attention, embedder.runtime.mates_matter) == ("segments", False)
+    assert (embedder.runtime.attention, embedder.runtime.batch_dependent) == ("segments", False)
     expected = jina_vectors(weights_of("text-matching"), embedder)
     assert_same_vectors(embedder, expected)
     assert_same_vectors(load(folder, attention="padded"), expected)

@@ -67,7 +67,7 @@ def test_other_texts_hardly_change_a_vector(tiny_qwen3, attention):
     together = encode(embedder, TEXTS)
     alone = np.concatenate([encode(embedder, [text]) for text in TEXTS])
     assert loss_of(together, alone) < 1e-3
-    if not embedder.runtime.mates_matter:
+    if not embedder.runtime.batch_dependent:
         np.testing.assert_array_equal(together, alone)
 
 

@@ -87,7 +87,7 @@ def test_texts_beyond_the_maximum_are_cut_and_counted(embedder):
 
 def test_other_texts_in_the_pack_change_no_bit(embedder):
     texts = ["a cat", "a much longer text about a cat " * 20, "a dog"]
-    assert (embedder.runtime.attention, embedder.runtime.mates_matter) == ("segments", False)
+    assert (embedder.runtime.attention, embedder.runtime.batch_dependent) == ("segments", False)
     together, alone = encode(embedder, texts), encode(embedder, texts[:1])
     np.testing.assert_array_equal(together[0], alone[0])
 

@@ -99,7 +99,7 @@ def test_minilm_gets_the_vectors_of_torch(minilm):
 
 def test_the_backend_is_recorded_and_fed_as_it_likes(minilm):
     runtime = minilm["float32"][0].runtime
-    assert (runtime.attention, runtime.padded, runtime.mates_matter) == ("openvino", True, True)
+    assert (runtime.attention, runtime.padded, runtime.batch_dependent) == ("openvino", True, True)
     assert (runtime.batch_tokens, runtime.in_flight, runtime.tunable_threads) == (2048, 1, False)
     assert runtime.cost == minilm["torch"][0].runtime.cost
     assert [minilm[name][0].identity.dtype for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]

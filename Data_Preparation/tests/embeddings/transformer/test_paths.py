@@ -117,7 +117,7 @@ def test_auto_packs_on_a_cpu(layers, dtype):
     packed = [isinstance(module, PackedLinear) for module in model.modules()]
     assert any(packed) is (layers == "packed")
     # The bits of torch's own products are not trusted to be the same in every pack.
-    assert runtime.mates_matter or layers == "packed"
+    assert runtime.batch_dependent or layers == "packed"
     found = run(path.forward, texts)
     if dtype == "float32":
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -127,7 +127,7 @@ def test_auto_packs_on_a_cpu(layers, dtype):
 def test_vectors_do_not_depend_on_their_pack_where_onednn_says_so():
     if not packs_here(torch.float32):
         pytest.skip(f"this machine packs no float32 layers: {linear.unavailable_reason(torch.float32)}")
-    assert not choose(qwen3()).runtime.mates_matter
+    assert not choose(qwen3()).runtime.batch_dependent
 
 
 def test_positions_that_begin_behind_the_paddings_are_found():
@@ -144,7 +144,11 @@ def test_padded_can_be_asked_for_and_agrees():
     for make, pooling in ((qwen3, "last_token"), (qwen3, "mean"), (bert, "mean"), (bert, "cls")):
         packed, padded = choose(make(), pooling), choose(make(), pooling, attention="padded")
         assert isinstance(padded.forward, Padded)
-        assert (padded.runtime.attention, padded.runtime.padded, padded.runtime.mates_matter) == ("padded", True, True)
+        assert (padded.runtime.attention, padded.runtime.padded, padded.runtime.batch_dependent) == (
+            "padded",
+            True,
+            True,
+        )
         np.testing.assert_allclose(run(packed.forward, texts), run(padded.forward, texts), atol=1e-5)
 
 

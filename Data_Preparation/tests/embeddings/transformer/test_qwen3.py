@@ -100,7 +100,7 @@ def test_packed_padded_and_alone_are_the_same(embedder, tiny_qwen3, texts):
     by_length = encode(embedder, texts, batch_size=4)
     reversed_ = encode(embedder, texts[::-1], batch_tokens=500)[::-1]
     # Packed vectors depend on nothing but their texts.
-    assert not embedder.runtime.mates_matter
+    assert not embedder.runtime.batch_dependent
     for vectors in (together, by_length, reversed_):
         np.testing.assert_array_equal(vectors, alone)
     padded = load_embedder(EmbeddingConfig(model_name=str(tiny_qwen3), attention="padded"))
