@@ -7,6 +7,7 @@ with another fingerprint, `StaleStageError` names the settings that differ.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar, cast
 
@@ -195,9 +196,15 @@ def read_manifest(folder: Path, kind: type[M]) -> M | None:
     return cast(M, manifest)
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """The validator of a kind of manifest; building one takes milliseconds."""
+    return TypeAdapter(kind)
+
+
 def _check_types(path: Path, manifest: dict[str, Any], kind: type[M]) -> None:
     try:
-        TypeAdapter(kind).validate_python(manifest)
+        _adapter(kind).validate_python(manifest)
     except ValidationError as error:
         # Manifests of older versions lack fields, which matters only where a field is read.
         invalid = [problem for problem in error.errors() if problem["type"] != "missing"]
