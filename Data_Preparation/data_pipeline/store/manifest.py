@@ -204,7 +204,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _check_types(path: Path, manifest: dict[str, Any], kind: type[M]) -> None:
     try:
-        _adapter(kind).validate_python(manifest)
+        _adapter(kind).validate_python(manifest)  # type: ignore[arg-type]  # a TypedDict is hashable
     except ValidationError as error:
         # Manifests of older versions lack fields, which matters only where a field is read.
         invalid = [problem for problem in error.errors() if problem["type"] != "missing"]
