@@ -68,12 +68,11 @@ def compute_metric(
         SelectionError, ModelError, StoreError, MissingExtraError: the measure cannot be computed.
     """
     found, settings = configured_measure(name, parameters)
-    called = called or name
+    stored_as = called or name
     try:
-        TypeAdapter(FolderName).validate_python(called)
+        TypeAdapter(FolderName).validate_python(stored_as)
     except ValidationError as error:
-        raise ConfigError(f"{called!r} names a folder: {error.errors()[0]['msg']}") from None
-    stored_as = called
+        raise ConfigError(f"{stored_as!r} names a folder: {error.errors()[0]['msg']}") from None
 
     def stages() -> Iterator[MetricScores]:
         read_manifest_to_replace(config.scores_dir / stored_as, overwrite, ScoreManifest)
