@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.config.execution import SlurmSettings
 from data_pipeline.errors import ConfigError, DataPipelineError
 from data_pipeline.execution.parts import PortableStage, run_part
+from data_pipeline.stages.base import run_timestamp
 from data_pipeline.utils import configure_logging, require
 
 require("datatrove", "annotation", "running on Slurm")
@@ -67,8 +67,7 @@ def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> 
         DataPipelineError: Slurm is not installed or rejects the job.
     """
     # A new folder for each submission, since parts that finished with other inputs must not count.
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    folder = logging_dir.resolve() / f"{stage.name}-slurm-{stamp}"
+    folder = logging_dir.resolve() / f"{stage.name}-slurm-{run_timestamp()}"
     if len(str(folder).split()) != 1:
         raise ConfigError(f"logging_dir {logging_dir}: Slurm's script cannot have white space in this path")
     executor = _Executor(

@@ -1,4 +1,4 @@
-"""Stage protocol, and the only place where stages are skipped, rejected as stale, locked, run and finished.
+"""Stage protocol, and the only place where stages are skipped, rejected as stale, locked, run, finished and recorded.
 
     output.is_finished -> skip               same fingerprint, and the files are complete
                        -> StaleStageError    another fingerprint, and `overwrite` is false
@@ -9,13 +9,15 @@ Stages and executors are independent: only tasks and results are passed between 
 be repeated, and run twice at the same time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from data_pipeline.utils import exclusive, progress_bar
+from data_pipeline.utils import atomic_write_json, exclusive, progress_bar
 
 Advance = Callable[[int], object]
 """Progress callback that is called with the number of newly finished rows."""
@@ -129,6 +131,24 @@ def run_stages(
     """
     with exclusive(folder):
         return [run_stage(stage, overwrite=overwrite, execute=execute) for stage in stages]
+
+
+def run_timestamp() -> str:
+    """Return the present time in UTC, to the microsecond, for names of files and folders that belong to one run."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+
+
+def write_run_record(folder: Path, content: Mapping[str, Any], prefix: str = "") -> Path:
+    """Write the record of a run: its settings and its results.
+
+    Args:
+        folder: folder of the records.
+        content: JSON values.
+        prefix: beginning of the file name, before the time and the process id.
+    """
+    path = folder / f"{prefix}{run_timestamp()}-{os.getpid()}.json"
+    atomic_write_json(path, content)
+    return path
 
 
 def _ignore(rows: int) -> None:

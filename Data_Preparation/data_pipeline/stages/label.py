@@ -5,7 +5,7 @@ the same bytes as those of an uninterrupted run.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from data_pipeline.judge import STATUSES, Judge, load_judge
 from data_pipeline.judge.pool import run_judge
 from data_pipeline.judge.summary import JudgeSummary, no_label_error
 from data_pipeline.retrieval.candidates import Candidate, Finder, open_finder
-from data_pipeline.retrieval.passages import Passages
 from data_pipeline.retrieval.rerank import Reranker, reordered
+from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
 from data_pipeline.stages.label_inputs import (
     gold_of_run,
     open_embedder,
@@ -30,6 +30,8 @@ from data_pipeline.stages.label_inputs import (
     thresholds_of,
 )
 from data_pipeline.stages.label_outputs import render
+from data_pipeline.types import IntArray
+from data_pipeline.utils import sha256_of_json
 from data_pipeline.weak_labels.accounts import describe
 from data_pipeline.weak_labels.label_accounts import Inputs, Searches
 from data_pipeline.weak_labels.prefilter import Prefilter
@@ -72,35 +74,123 @@ def make_weak_labels(
         SourceError, ConfigError, StoreError, ModelError, MissingExtraError: an input, a setting or a file is unusable.
         JudgeError: the judge cannot be used, failed too often, or gave no label at all; finished judgements are saved.
     """
+    return run_stage(_open_stage(config, judge, embedder))
+
+
+label = make_weak_labels
+"""Former name of `make_weak_labels`."""
+
+
+@dataclass(frozen=True)
+class WeakLabels:
+    """Stage that judges the pairs of a run and writes its labels; one task, since all pairs share a state file."""
+
+    config: LabelConfig
+    inputs: Inputs
+    queries: Mapping[str, str]
+    """Queries of this call by id."""
+    judge: Judge
+    embedder: Embedder | None
+    """Embedder of the queries; None if candidates are found without vectors."""
+    reranker: Reranker | None
+
+    name = "Labelling"
+    rows = 0
+    """The judge shows its own progress."""
+    outputs = ()
+    """Outputs are rendered on each call, since the state may have new judgements."""
+
+    def fingerprint(self) -> str:
+        """Compute the fingerprint of the settings that decide the pairs."""
+        return sha256_of_json(self._deciding_settings())
+
+    def tasks(self) -> list[Task]:
+        """Return the only task, named like the run."""
+        return [Task(self.config.run)]
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Find and judge the pairs that have no judgement yet; every judgement is stored as it comes."""
+        del advance
+        config = self.config
+        for folder in (config.work_dir, config.indexes_dir, config.state_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with State(config.state_path) as state:
+            state.start_run(config.run, self._deciding_settings())
+            state.add_queries(config.run, self.queries.items())
+            finder = open_finder(
+                self.inputs.passages, config.candidates, work_dir=config.indexes_dir, embedder=self.embedder
+            )
+            summary = run_judge(self._pairs(finder, state), self.judge, RunRecorder(state, config.run), config.judge)
+            _require_a_label(config, self.judge, state)
+            _require_a_candidate(config, self.inputs.searches, state)
+            return TaskResult(task.name, sum(state.counts(config.run).values()), facts={"summary": summary})
+
+    def finish(self, results: Sequence[TaskResult]) -> LabelReport:
+        """Write the outputs from the state, and push them to the hub if that is configured."""
+        config, summary = self.config, results[0].facts["summary"]
+        with State(config.state_path) as state:
+            figures = render(config, self.inputs, state)
+            state.finish_run(config.run, {"judging": summary.to_json(), **figures})
+        folder = config.work_dir / config.run
+        pushed = push(folder, config.push) if config.push.repo_id else None
+        return LabelReport(folder, len(self.queries), results[0].rows, summary, figures, pushed)
+
+    def _deciding_settings(self) -> dict[str, Any]:
+        """Return the settings that decide the pairs of a run."""
+        names = ("candidates", "rerank", "sampling", "prefilter")
+        sections = {name: getattr(self.config, name).deciding() for name in names}
+        return {"passages": self.inputs.passages.fingerprint, **sections}
+
+    def _pairs(self, finder: Finder, state: State) -> Iterator[Pair]:
+        """Iterate over the pairs to judge, query by query; stores and counts the candidates."""
+        config, passages = self.config, self.inputs.passages
+        prefilter = Prefilter(config.prefilter, config.candidates.language, config.candidates.stop_words)
+        candidates_of_queries = finder.find(list(self.queries.values()))
+        for (query_id, query), candidates in zip(self.queries.items(), candidates_of_queries, strict=True):
+            ranked, reranked = self._rerank(query, candidates)
+            documents = passages.documents(_rows(ranked)) if ranked else []
+            sampled = [ranked[position] for position in sample(documents, query_id, config.sampling)]
+            rows = _rows(sampled)
+            ids, texts = (passages.ids(rows), passages.texts(rows)) if sampled else ([], [])
+            reasons = [prefilter.reason(query, text) for text in texts]
+            records = [
+                _to_record(query_id, passage_id, candidate, reranked.get(candidate.row), reason)
+                for passage_id, candidate, reason in zip(ids, sampled, reasons, strict=True)
+            ]
+            state.add_candidates(config.run, query_id, records)
+            reason_for_none = "" if ranked else finder.reason_for_none(query)
+            self.inputs.searches.add(query_id, len(ranked), len(sampled), reason_for_none)
+            for passage_id, text, reason in zip(ids, texts, reasons, strict=True):
+                if reason is None:
+                    yield Pair(query_id, passage_id, query, text)
+
+    def _rerank(self, query: str, candidates: list[Candidate]) -> tuple[list[Candidate], dict[int, tuple[int, float]]]:
+        """Order candidates by the reranker, if there is one; also returns its ranks and scores by row."""
+        if self.reranker is None or not candidates:
+            return candidates, {}
+        rows = _rows(candidates[: self.config.rerank.top_k])
+        scores = self.reranker.scores(query, self.inputs.passages.texts(rows))
+        order = reordered(scores, len(candidates))
+        ranks = enumerate(order[: len(rows)], start=1)
+        by_row = {int(rows[position]): (rank, float(scores[position])) for rank, position in ranks}
+        return [candidates[position] for position in order], by_row
+
+
+def _open_stage(config: LabelConfig, judge: Judge | None, embedder: Embedder | None) -> WeakLabels:
     passages = open_passages(config)
-    read = read_all_queries(config.queries, config.records_dir)
-    queries = dict(list(read.items())[: config.queries.max_queries])
+    all_queries = read_all_queries(config.queries, config.records_dir)
+    queries = dict(list(all_queries.items())[: config.queries.max_queries])
     gold, runs = gold_of_run(config, passages, queries), read_runs(config, passages, queries)
     embedder = embedder or open_embedder(config, passages)
     reranker = Reranker(config.rerank) if config.rerank.model else None
     if judge is None:
         judge = load_judge(config.judge, embedder, thresholds_of(config, passages, queries, gold, embedder))
-    for folder in (config.work_dir, config.indexes_dir, config.state_path.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    searches = Searches()
-    with State(config.state_path) as state:
-        state.start_run(config.run, _deciding_settings(config, passages))
-        state.add_queries(config.run, queries.items())
-        finder = open_finder(passages, config.candidates, work_dir=config.indexes_dir, embedder=embedder)
-        pairs = _pairs(config, passages, queries, finder, reranker, state, searches)
-        summary = run_judge(pairs, judge, RunRecorder(state, config.run), config.judge)
-        _require_a_label(config, judge, state)
-        _require_a_candidate(config, searches, state)
-        figures = render(config, Inputs(passages, len(read), len(queries), gold, runs, searches), state)
-        state.finish_run(config.run, {"judging": summary.to_json(), **figures})
-    folder = config.work_dir / config.run
-    pushed = push(folder, config.push) if config.push.repo_id else None
-    pairs_of_run = sum(figures["statuses"].values())
-    return LabelReport(folder, len(queries), pairs_of_run, summary, figures, pushed)
+    inputs = Inputs(passages, len(all_queries), len(queries), gold, runs, Searches())
+    return WeakLabels(config, inputs, queries, judge, embedder, reranker)
 
 
-label = make_weak_labels
-"""Former name of `make_weak_labels`."""
+def _rows(candidates: Sequence[Candidate]) -> IntArray:
+    return np.array([candidate.row for candidate in candidates], np.int64)
 
 
 def _require_a_label(config: LabelConfig, judge: Judge, state: State) -> None:
@@ -123,58 +213,21 @@ def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) 
     )
 
 
-def _deciding_settings(config: LabelConfig, passages: Passages) -> dict[str, Any]:
-    """Return the settings that decide the pairs of a run."""
-    sections = {name: getattr(config, name).deciding() for name in ("candidates", "rerank", "sampling", "prefilter")}
-    return {"passages": passages.fingerprint, **sections}
-
-
-def _pairs(
-    config: LabelConfig,
-    passages: Passages,
-    queries: Mapping[str, str],
-    finder: Finder,
-    reranker: Reranker | None,
-    state: State,
-    searches: Searches,
-) -> Iterator[Pair]:
-    """Iterate over the pairs to judge, query by query; stores the candidates, and counts them in `searches`."""
-    prefilter = Prefilter(config.prefilter, config.candidates.language, config.candidates.stop_words)
-    for (query_id, text), found in zip(queries.items(), finder.find(list(queries.values())), strict=True):
-        read: dict[int, tuple[int, float]] = {}
-        if reranker is not None and found:
-            some = [one.row for one in found[: config.rerank.top_k]]
-            scores = reranker.scores(text, passages.texts(np.array(some, np.int64)))
-            order = reordered(scores, len(found))
-            found = [found[place] for place in order]
-            read = {some[place]: (rank, float(scores[place])) for rank, place in enumerate(order[: len(some)], start=1)}
-        documents = passages.documents(np.array([one.row for one in found], np.int64)) if found else []
-        chosen = [found[place] for place in sample(documents, query_id, config.sampling)]
-        rows = np.array([one.row for one in chosen], np.int64)
-        ids, texts = (passages.ids(rows), passages.texts(rows)) if chosen else ([], [])
-        reasons = [prefilter.reason(text, passage) for passage in texts]
-        kept = [
-            _kept(query_id, name, one, read.get(one.row), reason)
-            for name, one, reason in zip(ids, chosen, reasons, strict=True)
-        ]
-        state.add_candidates(config.run, query_id, kept)
-        searches.add(query_id, len(found), len(chosen), "" if found else finder.reason_for_none(text))
-        for name, passage, reason in zip(ids, texts, reasons, strict=True):
-            if reason is None:
-                yield Pair(query_id, name, text, passage)
-
-
-def _kept(
-    query_id: str, passage_id: str, found: Candidate, read: tuple[int, float] | None, not_asked: str | None
+def _to_record(
+    query_id: str,
+    passage_id: str,
+    candidate: Candidate,
+    reranked: tuple[int, float] | None,
+    skipped_because: str | None,
 ) -> SampledCandidate:
-    scores = {"fused": found.score, "bm25": found.bm25_score, "dense": found.dense_score}
-    ranks = {"fused": found.rank, "bm25": found.bm25_rank, "dense": found.dense_rank}
-    if read is not None:
-        ranks["rerank"], scores["rerank"] = read
+    scores = {"fused": candidate.score, "bm25": candidate.bm25_score, "dense": candidate.dense_score}
+    ranks = {"fused": candidate.rank, "bm25": candidate.bm25_rank, "dense": candidate.dense_rank}
+    if reranked is not None:
+        ranks["rerank"], scores["rerank"] = reranked
     return SampledCandidate(
         query_id,
         passage_id,
         {name: score for name, score in scores.items() if score is not None},
         {name: rank for name, rank in ranks.items() if rank is not None},
-        {} if not_asked is None else {"not_asked": not_asked},
+        {} if skipped_because is None else {"not_asked": skipped_because},
     )

@@ -1,11 +1,9 @@
 """Order of the stages of the main pipeline; no other module knows it."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,14 @@ from data_pipeline.config import Config
 from data_pipeline.download import open_corpus
 from data_pipeline.embeddings import load_embedder, load_tokenizer
 from data_pipeline.errors import ConfigError, NotFoundError
-from data_pipeline.stages.base import run_stage
+from data_pipeline.stages.base import run_stage, write_run_record
 from data_pipeline.stages.embed import SplitResult, embed_split
 from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
 from data_pipeline.store import ParagraphStore
 from data_pipeline.store.manifest import ParagraphManifest
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.user_files import visible
-from data_pipeline.utils import atomic_write_json, exclusive
+from data_pipeline.utils import exclusive
 from data_pipeline.utils.folders import recover_folder
 
 logger = logging.getLogger(__name__)
@@ -171,7 +169,5 @@ def find_corpus(config: Config, named: bool) -> Config:
 
 def save_run(config: Config, report: Report) -> Path:
     """Write the resolved config and the report of a run to the logs folder."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    path = config.logs_dir / "runs" / f"{stamp}-{os.getpid()}.json"
-    atomic_write_json(path, {"config": config.model_dump(mode="json"), "report": report.to_json()})
-    return path
+    content = {"config": config.model_dump(mode="json"), "report": report.to_json()}
+    return write_run_record(config.logs_dir / "runs", content)

@@ -1,10 +1,8 @@
 """Stage of the file pipelines: one task for each file, which has a record of its own."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from data_pipeline.embeddings import Embedder, load_embedder
 from data_pipeline.errors import FilesFailedError
 from data_pipeline.integrations.ml_filter.inputs import File
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob, embedding_config
-from data_pipeline.stages.base import Advance, Task, TaskResult
-from data_pipeline.utils import atomic_write_json, sha256_of_json
+from data_pipeline.stages.base import Advance, Task, TaskResult, write_run_record
+from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +78,12 @@ class FilesStage:
 
     def write_report(self, results: Sequence[TaskResult], folder: Path, seconds: float, part: str = "") -> Path:
         """See `PortableStage`."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        path = folder / f"{self.name}{part}-{stamp}-{os.getpid()}.json"
         content: dict[str, Any] = {
             "job": self.job.model_dump(mode="json"),
             "seconds": round(seconds, 3),
             "files": [asdict(report) for report in self.finish(results)],
         }
-        atomic_write_json(path, content)
-        return path
+        return write_run_record(folder, content, f"{self.name}{part}-")
 
     def check(self, results: Sequence[TaskResult]) -> None:
         """See `PortableStage`.
