@@ -5,6 +5,7 @@ import difflib
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from data_pipeline.errors import (
 
 logger = logging.getLogger(__name__)
 
-_BAD_INPUT, _INTERRUPTED = 2, 130
+_BAD_INPUT, _INTERRUPTED, _READER_GONE = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
 
 COMMANDS: Mapping[str, Command] = {
     **corpus.COMMANDS,
@@ -41,6 +42,14 @@ COMMANDS: Mapping[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 bad input."""
+    try:
+        return _run(arguments)
+    finally:
+        # Before the interpreter does it at exit, and reports a closed pipe as an error.
+        _flush_output()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parsers, given = _parsers()
     try:
         spelled = spell_out_switches(sys.argv[1:] if arguments is None else arguments)
@@ -65,10 +74,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A thread waits forever for the GPU, and a regular exit would wait for the thread.
         os._exit(FAILED)
     except (DataPipelineError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            _discard_output()
+            return _READER_GONE
         return _report(error, FAILED)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _flush_output() -> None:
+    """Write out what was printed, unless its reader has gone, such as `head` after its last line."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reader_is_gone() -> bool:
+    """Return whether standard output is a pipe that nothing reads; False also if the system cannot tell."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class _Parser(argparse.ArgumentParser):
