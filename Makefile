@@ -45,7 +45,8 @@ fast: $(VENV)/.for-test ## tests of the rooms without models
 	  $(addprefix Data_Preparation/tests/,$(FAST))
 
 pytest: $(VENV)/.for-test ## the tests alone
-	@$(BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+	  --durations 40 --durations-min 10 $(ARGS)
 
 benchmarks: $(VENV)/.for-test ## every benchmark, small inputs
 	@$(BIN) Data_Preparation/benchmarks/run_benchmarks.py --quick all
