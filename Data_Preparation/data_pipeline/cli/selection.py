@@ -38,18 +38,18 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
     return 0
 
 
-def _summary(found: "StoredSelection", data_dir: str, split: str) -> str:
-    about = {name: value for name, value in found.about.items() if name not in {"corpus", "paragraphs", "rows", "of"}}
+def _summary(stored: "StoredSelection", data_dir: str, split: str) -> str:
+    about = {name: value for name, value in stored.about.items() if name not in {"corpus", "paragraphs", "rows", "of"}}
     rows = [
-        ("subset", found.selection.subset),
-        ("rows", f"{found.about['rows']:,} of {found.about['of']:,}"),
-        ("looked at", ", ".join(sorted(found.selection.sees)) or "nothing but the number of rows"),
+        ("subset", stored.selection.subset),
+        ("rows", f"{stored.about['rows']:,} of {stored.about['of']:,}"),
+        ("looked at", ", ".join(sorted(stored.selection.sees)) or "nothing but the number of rows"),
         *((name, _shown(value)) for name, value in about.items()),
     ]
     more = "" if split == "train" else f", split={split!r}"
     return (
-        f"{found.path}\n{format_table(rows)}\n\n  from data_pipeline import ELMDataset\n"
-        f"  dataset = ELMDataset({data_dir!r}{more}, subset={found.selection.subset!r})"
+        f"{stored.path}\n{format_table(rows)}\n\n  from data_pipeline import ELMDataset\n"
+        f"  dataset = ELMDataset({data_dir!r}{more}, subset={stored.selection.subset!r})"
     )
 
 
@@ -99,7 +99,7 @@ def _measure(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.stages.measure import compute_metric
 
     config = configure_existing(parsed, given)
-    found = compute_metric(
+    measured = compute_metric(
         config,
         parsed.name,
         _parameters(parsed.set),
@@ -109,9 +109,9 @@ def _measure(parsed: argparse.Namespace, given: Given) -> int:
         overwrite=parsed.overwrite,
     )
     rows = [
-        (split, f"{done.rows:,} rows{', were there before' if done.skipped else ''}") for split, done in found.items()
+        (split, f"{done.rows:,} rows{', finished before' if done.skipped else ''}") for split, done in measured.items()
     ]
-    columns = next(iter(found.values())).columns
+    columns = next(iter(measured.values())).columns
     say(format_table([*rows, ("columns", ", ".join(columns)), ("files", str(config.scores_dir))]))
     return 0
 
@@ -132,8 +132,8 @@ def _list(parsed: argparse.Namespace, given: Given) -> int:
     for name, selector in SELECTORS.items():
         lines += [f"\n{name}: {selector.help}", *_fields(selector.config)]
     lines.append("\nmeasures (elm measure NAME --set PARAMETER=VALUE)")
-    for name, found in MEASURES.items():
-        lines += [f"\n{name}: columns {', '.join(found.columns)}", *_fields(found.config)]
+    for name, measure in MEASURES.items():
+        lines += [f"\n{name}: columns {', '.join(measure.columns)}", *_fields(measure.config)]
     say("\n".join(lines))
     return 0
 

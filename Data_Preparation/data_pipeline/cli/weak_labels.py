@@ -38,20 +38,20 @@ def _label(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _summary(report: "LabelReport") -> str:
-    found, done = report.figures, report.summary
-    statuses = ", ".join(f"{count:,} {status}" for status, count in found["statuses"].items() if count)
-    positives = sum(int(number) * count for number, count in found["queries_by_positives"].items())
-    accounts = found["accounts"]
+    figures, done = report.figures, report.summary
+    statuses = ", ".join(f"{count:,} {status}" for status, count in figures["statuses"].items() if count)
+    positives = sum(int(number) * count for number, count in figures["queries_by_positives"].items())
+    accounts = figures["accounts"]
     rows = [
         ("passages", _account(accounts["passages"], 1)),
         ("queries", f"{report.queries:,} used; {_account(accounts['queries'], 2)}"),
         ("pairs", f"{report.pairs:,}: {statuses or 'none'}; {_account(accounts['pairs'], 1)}"),
         ("calls", f"{done.calls:,}; {done.known:,} pairs had an answer from an earlier call"),
-        ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in found["grades"].items()) or "none"),
+        ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in figures["grades"].items()) or "none"),
         ("positives", f"{positives:,}, {positives / max(1, report.queries):.1f} a query"),
         (
             "negatives",
-            f"{found['negatives']:,}; {found['queries_short_of_negatives']:,} queries have fewer than asked for",
+            f"{figures['negatives']:,}; {figures['queries_short_of_negatives']:,} queries have fewer than asked for",
         ),
     ]
     rows += [
@@ -61,16 +61,16 @@ def _summary(report: "LabelReport") -> str:
     ]
     if done.stopped:
         rows.append(("stopped", f"{done.stopped} was reached; run the same command again to resume"))
-    gold = found["agreement_with_gold"]
+    gold = figures["agreement_with_gold"]
     if gold is not None:
         named = ", ".join(f"{name} {value}" for name, value in gold.items() if name != "pairs")
-        scale = found["gold"]
+        scale = figures["gold"]
         rows.append(("gold", f"{gold['pairs']:,} pairs: {named}"))
         rows.append(("", f"relevant from grade {scale['relevant_from']} ({scale['chosen_by']})"))
         rows.append(("", _account(accounts["gold"], 1)))
-        systems = found["systems"]
+        systems = figures["systems"]
         rows.append(("systems", f"{len(systems['systems'])} ranked: kendall_tau {systems['kendall_tau']}"))
-    if encoded := sum(found["percent_encoded_ids"].values()):
+    if encoded := sum(figures["percent_encoded_ids"].values()):
         rows.append(("ids", f"{encoded:,} have white space, which is percent-encoded in qrels.tsv"))
     if report.pushed is not None:
         rows.append(("pushed to", report.pushed))

@@ -100,7 +100,7 @@ def explain(error: ValidationError) -> str:
         name = ".".join(str(part) for part in problem["loc"]) or "config"
         # Users sometimes enter the key itself instead of the name of its environment variable.
         secret = name.endswith("api_key_env") or problem["type"] == "missing"
-        found = "" if secret else f" (found {shown(problem['input'], 200)})"
+        value_found = "" if secret else f" (found {shown(problem['input'], 200)})"
         reason = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{name}: {reason.removeprefix('Value error, ')}{found}")
+        lines.append(f"{name}: {reason.removeprefix('Value error, ')}{value_found}")
     return "\n".join(lines)

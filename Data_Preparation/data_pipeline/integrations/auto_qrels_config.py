@@ -72,45 +72,45 @@ def from_older(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a key is none of the older system, or a token is in the file.
     """
-    given = dict(_flat(content))
-    if strangers := sorted(given.keys() - _PLACES.keys() - _ELSEWHERE):
+    old = dict(_flat(content))
+    if unknown := sorted(old.keys() - _PLACES.keys() - _ELSEWHERE):
         raise ConfigError(
-            f"{', '.join(strangers)}: no key of the older base.yaml, which this file is taken for because it has "
+            f"{', '.join(unknown)}: no key of the older base.yaml, which this file is taken for because it has "
             f"{', '.join(section for section in _SECTIONS if section in content)}. Older and new sections do not mix."
         )
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     defaults = {
         "passages.source": "documents", "queries.source": "hub", "queries.text_field": "text",
         "candidates.fusion": "bm25_then_dense", "candidates.top_k": 100,
         "candidates.embedding.model_name": "BAAI/bge-base-en-v1.5", "rerank.model": _CROSS_ENCODER,
     }  # fmt: skip
-    for place, value in defaults.items():
-        _put(found, place, value)
-    for key, value in given.items():
+    for name, value in defaults.items():
+        _put(settings, name, value)
+    for key, value in old.items():
         if key in _PLACES and value is not None:
-            _put(found, _PLACES[key], value)
-    _join(found, given)
-    return found
+            _put(settings, _PLACES[key], value)
+    _join(settings, old)
+    return settings
 
 
-def _join(found: dict[str, Any], given: Mapping[str, Any]) -> None:
+def _join(settings: dict[str, Any], old: Mapping[str, Any]) -> None:
     """Convert the settings that are not only renamed."""
-    if (cache := given.get("paths.hf_cache_dir")) is not None:
-        _put(found, "queries.hub.cache_dir", cache)
-    read = given.get("agent.llm_candidates_top_k") or 40
+    if (cache := old.get("paths.hf_cache_dir")) is not None:
+        _put(settings, "queries.hub.cache_dir", cache)
+    read = old.get("agent.llm_candidates_top_k") or 40
     # The older shares of ranks 1-10, 11-30 and 31-50, as far down as the cross-encoder reads.
     strata = [(1, 10, 10), (11, 30, 10), (31, 50, 5)]
-    _put(found, "sampling.strata", [
+    _put(settings, "sampling.strata", [
         {"first": first, "last": min(last, read), "take": take} for first, last, take in strata if first <= read
     ])  # fmt: skip
-    if (queries := given.get("agent.checkpoint_interval")) is not None:
-        _put(found, "judge.flush_answers", queries * sum(take for _, _, take in strata))
-    if not given.get("huggingface.auto_push"):
-        found.pop("push", None)
-    elif (token := given.get("huggingface.token")) is not None:
-        _put(found, "push.token_env", _variable(token))
-    if (file := given.get("logging.log_file")) is not None:
-        _put(found, "logging.file", f"{given.get('logging.log_dir') or '.'}/{file}")
+    if (queries := old.get("agent.checkpoint_interval")) is not None:
+        _put(settings, "judge.flush_answers", queries * sum(take for _, _, take in strata))
+    if not old.get("huggingface.auto_push"):
+        settings.pop("push", None)
+    elif (token := old.get("huggingface.token")) is not None:
+        _put(settings, "push.token_env", _variable(token))
+    if (file := old.get("logging.log_file")) is not None:
+        _put(settings, "logging.file", f"{old.get('logging.log_dir') or '.'}/{file}")
 
 
 def _variable(token: Any) -> str:
@@ -124,15 +124,15 @@ def _variable(token: Any) -> str:
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    items: list[tuple[str, Any]] = []
     for key, value in content.items():
         name = f"{prefix}{key}"
-        found += _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
-    return found
+        items += _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+    return items
 
 
-def _put(found: dict[str, Any], place: str, value: Any) -> None:
-    *sections, name = place.split(".")
+def _put(settings: dict[str, Any], dotted_name: str, value: Any) -> None:
+    *sections, name = dotted_name.split(".")
     for section in sections:
-        found = found.setdefault(section, {})
-    found[name] = value
+        settings = settings.setdefault(section, {})
+    settings[name] = value

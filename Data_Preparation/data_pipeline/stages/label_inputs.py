@@ -75,7 +75,7 @@ def read_all_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]
     if config.source == "sample":
         return sample_queries()
     source = str(config.path or config.hub.name)
-    found: dict[str, str] = {}
+    queries: dict[str, str] = {}
     for where, record in _query_records(config, records_dir):
         if config.id_field not in record or config.text_field not in record:
             missing = config.id_field if config.id_field not in record else config.text_field
@@ -86,13 +86,13 @@ def read_all_queries(config: QueriesConfig, records_dir: Path) -> dict[str, str]
                 f"{where}: the field {config.text_field!r} of query {query_id!r} must be a text that is not empty, "
                 f"found {shown(text)}; leave the query out, or give it a text"
             )
-        if query_id in found:
+        if query_id in queries:
             raise SourceError(f"{where}: the query id {query_id!r} is there twice; rename or remove one of them")
-        found[query_id] = encodable(text)
-    if not found:
+        queries[query_id] = encodable(text)
+    if not queries:
         raise SourceError(f"{source} has no queries")
-    refuse_same_spelling(filter(has_white_space, found), known_in(found), "query", source)
-    return found
+    refuse_same_spelling(filter(has_white_space, queries), known_in(queries), "query", source)
+    return queries
 
 
 def _query_records(config: QueriesConfig, records_dir: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -157,7 +157,7 @@ def read_runs(config: LabelConfig, passages: Passages, queries: Mapping[str, str
     Raises:
         SourceError: a file or a line cannot be read, or a file has no query of this run.
     """
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     for path in config.runs:
         _require_path(path, "runs")
         run = read_run(path)
@@ -167,12 +167,12 @@ def read_runs(config: LabelConfig, passages: Passages, queries: Mapping[str, str
                 f"runs: {path} has none of the queries of this run; it has {next(iter(run))!r}, this run has "
                 f"{next(iter(queries))!r}"
             )
-        known = resolve((name for query in known_queries for name in run[query]), passages.known)
-        found[path.name] = {
-            query_id: {known.get(name, name): score for name, score in run[spelling].items()}
+        ids_by_spelling = resolve((name for query in known_queries for name in run[query]), passages.known)
+        runs[path.name] = {
+            query_id: {ids_by_spelling.get(name, name): score for name, score in run[spelling].items()}
             for spelling, query_id in known_queries.items()
         }
-    return found
+    return runs
 
 
 def open_embedder(config: LabelConfig, passages: Passages) -> Embedder | None:
@@ -206,21 +206,21 @@ def thresholds_of(
         return None
     if not gold.pairs:
         raise ConfigError(f"{_no_match(gold, passages, queries)}. The judge similarity needs gold to be calibrated on.")
-    known = [
+    judged = [
         (query_id, passages.row_of(name), grade)
         for query_id, grades in gold.labels.items()
         for name, grade in grades.items()
     ]
-    if not any(grade >= RELEVANT for _, _, grade in known):
+    if not any(grade >= RELEVANT for _, _, grade in judged):
         raise ConfigError(
             f"gold: no judgement in {gold.source} of these queries and passages has a grade of {gold.relevant} or "
             "more, so there is no relevant pair to calibrate the judge similarity on; check gold_relevant"
         )
-    names = list(dict.fromkeys(query_id for query_id, _, _ in known))
-    left = dict(zip(names, encode(embedder, [queries[name] for name in names], query=True), strict=True))
-    rows = list(dict.fromkeys(row for _, row, _ in known))
-    right = dict(zip(rows, encode(embedder, passages.texts(np.array(rows))), strict=True))
-    cosines = [cosine(left[query_id], right[row]) for query_id, row, _ in known]
-    found = calibrate(cosines, [grade for _, _, grade in known])
-    logger.info("Judge similarity (no LLM), calibrated on %d gold judgements: %s", len(known), found)
-    return found
+    names = list(dict.fromkeys(query_id for query_id, _, _ in judged))
+    query_vectors = dict(zip(names, encode(embedder, [queries[name] for name in names], query=True), strict=True))
+    rows = list(dict.fromkeys(row for _, row, _ in judged))
+    passage_vectors = dict(zip(rows, encode(embedder, passages.texts(np.array(rows))), strict=True))
+    cosines = [cosine(query_vectors[query_id], passage_vectors[row]) for query_id, row, _ in judged]
+    thresholds = calibrate(cosines, [grade for _, _, grade in judged])
+    logger.info("Judge similarity (no LLM), calibrated on %d gold judgements: %s", len(judged), thresholds)
+    return thresholds

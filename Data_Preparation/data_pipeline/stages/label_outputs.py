@@ -122,15 +122,15 @@ def _systems(config: LabelConfig, inputs: Inputs, gold: Grades, state: State) ->
 
 def _not_asked(config: LabelConfig, gold: Grades, state: State) -> dict[str, dict[str, int]]:
     """Count the pairs that the prefilter skipped, by rule, and those of them that gold calls relevant."""
-    found: dict[str, dict[str, int]] = {}
+    counts_by_rule: dict[str, dict[str, int]] = {}
     for pair in state.judged_pairs(config.run):
         rule = pair.candidate.provenance.get("not_asked")
         if rule is not None:
-            counts = found.setdefault(str(rule), {"pairs": 0, "relevant_in_gold": 0})
+            counts = counts_by_rule.setdefault(str(rule), {"pairs": 0, "relevant_in_gold": 0})
             counts["pairs"] += 1
             grade = gold.get(pair.candidate.query_id, {}).get(pair.candidate.passage_id, 0)
             counts["relevant_in_gold"] += grade >= RELEVANT
-    return found
+    return counts_by_rule
 
 
 def _encoded_ids(config: LabelConfig, state: State) -> dict[str, int]:

@@ -67,7 +67,7 @@ def compute_metric(
         StaleStageError: scores of the same name have other settings, and `overwrite` is false.
         SelectionError, ModelError, StoreError, MissingExtraError: the measure cannot be computed.
     """
-    found, settings = configured_measure(name, parameters)
+    metric, settings = configured_measure(name, parameters)
     stored_as = called or name
     try:
         TypeAdapter(FolderName).validate_python(stored_as)
@@ -77,7 +77,7 @@ def compute_metric(
     def stages() -> Iterator[MetricScores]:
         read_manifest_to_replace(config.scores_dir / stored_as, overwrite, ScoreManifest)
         for split in splits:
-            yield _open_stage(config, name, found, settings, split, stored_as, label)
+            yield _open_stage(config, name, metric, settings, split, stored_as, label)
 
     return dict(zip(splits, run_stages(stages(), config.scores_dir, overwrite=overwrite), strict=True))
 
@@ -96,9 +96,9 @@ def configured_measure(name: str, parameters: Mapping[str, Any] | None) -> tuple
 
     if name not in MEASURES:
         raise ConfigError(f"unknown measure {name!r}; expected one of {', '.join(sorted(MEASURES))}")
-    found = MEASURES[name]
+    measure = MEASURES[name]
     try:
-        return found, found.config.model_validate(dict(parameters or {}))
+        return measure, measure.config.model_validate(dict(parameters or {}))
     except ValidationError as error:
         raise ConfigError(f"parameters of {name}:\n{explain(error)}") from None
 
@@ -201,41 +201,41 @@ class MetricScores:
 
 
 def _open_stage(
-    config: Config, name: str, found: Measure, settings: Section, split: Split, called: str, label: str | None
+    config: Config, name: str, metric: Measure, settings: Section, split: Split, called: str, label: str | None
 ) -> MetricScores:
     others = [scores.name for scores in open_rows(config, split, with_embeddings=False).source.scores]
     others = [other for other in others if other != called]
-    rows = open_rows(config, split, with_embeddings="embeddings" in found.needs, scores=others)
-    columns = column_names(found, name, called)
+    rows = open_rows(config, split, with_embeddings="embeddings" in metric.needs, scores=others)
+    columns = column_names(metric, name, called)
     if clash := set(columns.values()) & {*rows.names, "embedding"}:
         raise ConfigError(
             f"a column {', '.join(sorted(clash))} exists already; give the measure another name (called=, or "
             "elm measure --as)"
         )
-    kept = {"measure": name, **_kept_settings(found, settings, rows, label)}
+    deciding = {"measure": name, **_kept_settings(metric, settings, rows, label)}
     types = dict.fromkeys(columns.values(), pa.float64())
-    output = ScoreOutput.of(rows, config.scores_dir / called, types, kept)
-    return MetricScores(rows, found, settings, label, columns, output)
+    output = ScoreOutput.of(rows, config.scores_dir / called, types, deciding)
+    return MetricScores(rows, metric, settings, label, columns, output)
 
 
-def _kept_settings(found: Measure, settings: Section, rows: Rows, label: str | None) -> dict[str, Any]:
+def _kept_settings(metric: Measure, settings: Section, rows: Rows, label: str | None) -> dict[str, Any]:
     """Return the settings that decide the values, as JSON values."""
-    made_with, sees = dict(found.identity(settings)), set(found.sees)
+    made_with, sees = dict(metric.identity(settings)), set(metric.sees)
     for scores in rows.source.scores:
-        if set(scores.columns) & set(found.reads(settings)):
+        if set(scores.columns) & set(metric.reads(settings)):
             made_with[scores.name] = scores.listed["fingerprint"]
             sees |= set(scores.listed["settings"].get("sees", ()))
-    kept: dict[str, Any] = {
+    deciding: dict[str, Any] = {
         "parameters": settings.deciding(),
         "made_with": made_with,
         "sees": sorted(sees),
         "gaps": getattr(settings, "unanswered", "error") == "keep",
     }
-    if "labels" in found.needs:
-        kept["label"] = label
-    if "embeddings" in found.needs:
-        kept["embeddings"] = sha256_of_json(dict(rows.first_shard.metadata))
-    return kept
+    if "labels" in metric.needs:
+        deciding["label"] = label
+    if "embeddings" in metric.needs:
+        deciding["embeddings"] = sha256_of_json(dict(rows.first_shard.metadata))
+    return deciding
 
 
 def _check_finite(rows: Rows, index: IntArray, columns: Columns) -> None:

@@ -147,9 +147,9 @@ class HeadScores:
 def _open_stage(config: Config, scorer: Scorer, split: Split) -> HeadScores:
     rows = open_rows(config, split, scores=[])
     source = rows.source
-    taken = {*pq.read_schema(source.open_paragraphs(0).path).names, "embedding"}
+    existing_columns = {*pq.read_schema(source.open_paragraphs(0).path).names, "embedding"}
     others = [scores for scores in open_scores(config.scores_dir, split) if scores.name not in scorer.heads]
-    if clash := taken.union(*(scores.columns for scores in others)) & set(scorer.columns):
+    if clash := existing_columns.union(*(scores.columns for scores in others)) & set(scorer.columns):
         raise ConfigError(
             f"the paragraphs, or scores of another head, have a column {', '.join(sorted(clash))} already; rename the "
             "head"

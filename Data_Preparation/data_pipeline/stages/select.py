@@ -120,7 +120,7 @@ def _measure_missing(config: Config, split: Split, needs: frozenset[Need], label
 
 
 def _measure_of(column: str) -> str:
-    name = next((name for name, found in MEASURES.items() if column in found.columns), None)
+    name = next((name for name, measure in MEASURES.items() if column in measure.columns), None)
     if name is None:
         raise SelectionError(
             f"no column {column!r}, and no measure of that name. Scores come from: elm annotate (heads), "

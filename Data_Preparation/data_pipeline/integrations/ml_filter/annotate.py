@@ -174,13 +174,13 @@ class _Work:
 
     def _resume(self) -> tuple[int, int]:
         """Return the number of finished rows, and their size in bytes."""
-        found = _read_json(self._progress)
-        size = found.get("bytes", 0)
-        if found.get("settings") != sha256_of_json(self._settings) or not self._partial.exists():
+        progress = _read_json(self._progress)
+        size = progress.get("bytes", 0)
+        if progress.get("settings") != sha256_of_json(self._settings) or not self._partial.exists():
             self._discard()
             return 0, 0
-        whole = found["rows"] % self._params.batch_size == 0 or found["rows"] == self._file.rows
-        return (found["rows"], size) if whole and self._partial.stat().st_size >= size else (0, 0)
+        whole = progress["rows"] % self._params.batch_size == 0 or progress["rows"] == self._file.rows
+        return (progress["rows"], size) if whole and self._partial.stat().st_size >= size else (0, 0)
 
     def _discard(self) -> None:
         self._progress.unlink(missing_ok=True)
@@ -214,16 +214,16 @@ class _Work:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    """A record as JSON: numbers by the fewest digits that give their own type back, null where they are not finite."""
+    """Encode a record as a JSON line: numbers with the fewest digits that restore them, null if they are not finite."""
     try:
-        found: bytes = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+        line: bytes = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:  # a number of more than 64 bits, or half of a surrogate pair
-        found = json.dumps(_plain(record)).encode() + b"\n"
-    return found
+        line = json.dumps(_plain(record)).encode() + b"\n"
+    return line
 
 
 def _plain(value: Any) -> Any:
-    """A value as Python's JSON takes it and orjson writes it."""
+    """Convert a value so that Python's `json` writes it as orjson would."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | np.ndarray):
@@ -236,20 +236,20 @@ def _plain(value: Any) -> Any:
 
 
 def _fingerprint(file: EmbeddingFile) -> Mapping[str, str]:
-    """Tells a file's vectors and keys from any other's: by hash where it has one, else by size and time."""
+    """Identify the vectors and keys of a file by its recorded hashes, else by its size and modification time."""
     if file.is_ours:
         names = ("embeddings_sha256", "ids_sha256", "settings", "source_sha256")
         return {name: file.attributes.get(name, "") for name in names}
-    found = file.path.stat()
-    return {"bytes": str(found.st_size), "modified_ns": str(found.st_mtime_ns)}
+    stat = file.path.stat()
+    return {"bytes": str(stat.st_size), "modified_ns": str(stat.st_mtime_ns)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _bar(rows: int, name: str) -> Any:

@@ -88,66 +88,68 @@ def _embed_file(
         "settings": sha256_of_json(params.deciding()),
         "package_version": version("elm-data-preparation"),
     }
-    known = _finished(final, params.hdf5_dataset_name, attributes, overwrite)
-    if known is not None:
+    finished_rows = _finished(final, params.hdf5_dataset_name, attributes, overwrite)
+    if finished_rows is not None:
         _tidy(final)  # a run may have been killed just before it did
-        return FileResult(known, skipped=True)
+        return FileResult(finished_rows, skipped=True)
     source = open_source(path, name, params)
-    found = survey(source)
-    if params.save_labels and found.targets is None:
+    surveyed = survey(source)
+    if params.save_labels and surveyed.targets is None:
         logger.warning("%s: save_labels is on, and no record has a label", path)
-    layout = _layout(found, embedder, params, path)
-    stored, engine = _vectors(source, found, final, embedder, params, attributes, overwrite)
-    write_embedding_file(final, params.hdf5_dataset_name, layout, attributes, _blocks(source, found, stored))
+    layout = _layout(surveyed, embedder, params, path)
+    stored, engine = _vectors(source, surveyed, final, embedder, params, attributes, overwrite)
+    write_embedding_file(final, params.hdf5_dataset_name, layout, attributes, _blocks(source, surveyed, stored))
     _tidy(final)
     if sha256_of_file(path) != attributes["source_sha256"]:
         final.unlink()
         raise SourceError(f"{path} was changed while it was being embedded. Run again.")
     tally = engine.tally
     return FileResult(
-        found.rows, False, tally.tokens, tally.truncated, found.without_label if params.save_labels else 0
+        surveyed.rows, False, tally.tokens, tally.truncated, surveyed.without_label if params.save_labels else 0
     )
 
 
 def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bool) -> int | None:
-    """Rows of a finished file that need not be made again; None where there is work."""
+    """Return the number of rows of a finished file; None if it has to be made."""
     if not final.exists():
         return None
     try:
         with EmbeddingFile(final, group) as file:
-            found = file.attributes
+            recorded = file.attributes
             rows = file.rows
     except CorruptShardError:
         if overwrite:
             return None
         raise
-    changed = [name for name, value in attributes.items() if found.get(name) != value and name != "package_version"]
+    changed = [name for name, value in attributes.items() if recorded.get(name) != value and name != "package_version"]
     if not changed:
         return rows
     if overwrite:
         return None
-    what = "; ".join(f"{name} was {found.get(name, 'not recorded')!r}, now {attributes[name]!r}" for name in changed)
+    changes = "; ".join(
+        f"{name} was {recorded.get(name, 'not recorded')!r}, now {attributes[name]!r}" for name in changed
+    )
     raise StaleStageError(
-        f"{final} was made with other settings or from another input ({what}). "
+        f"{final} was made with other settings or from another input ({changes}). "
         "Set overwrite: true to make it again, or choose another embedding_dir."
     )
 
 
-def _layout(found: Survey, embedder: Embedder, params: EmbeddingParameters, path: Path) -> Layout:
+def _layout(surveyed: Survey, embedder: Embedder, params: EmbeddingParameters, path: Path) -> Layout:
     labels = None
-    if found.targets is not None:
+    if surveyed.targets is not None:
         dtype = np.dtype(stored_label_dtype(params))
-        if dtype.kind == "i" and found.without_label:
+        if dtype.kind == "i" and surveyed.without_label:
             raise ConfigError(
-                f"{path}: {found.without_label} of {found.rows} records have no label, and {dtype} has no value for "
-                "that. Use label_dtype: float32."
+                f"{path}: {surveyed.without_label} of {surveyed.rows} records have no label, and {dtype} has no value "
+                "for that. Use label_dtype: float32."
             )
-        labels = dtype, found.targets
+        labels = dtype, surveyed.targets
     return Layout(
-        rows=found.rows,
+        rows=surveyed.rows,
         dim=embedder.identity.dim,
         dtype=np.dtype(stored_dtype(params)),
-        keys=found.keys,
+        keys=surveyed.keys,
         labels=labels,
         compression=params.compression,
     )
@@ -155,7 +157,7 @@ def _layout(found: Survey, embedder: Embedder, params: EmbeddingParameters, path
 
 def _vectors(
     source: InputFile,
-    found: Survey,
+    surveyed: Survey,
     final: Path,
     embedder: Embedder,
     params: EmbeddingParameters,
@@ -169,17 +171,17 @@ def _vectors(
     metadata = {name: value for name, value in attributes.items() if name not in {"settings", "package_version"}}
     metadata["texts"] = sha256_of_json([params.keys_to_index, params.text_field])
     engine = Engine(embedder, embedding_config(params).batch_tokens, params.batch_size)
-    if path.exists() and _is_complete(path, found.rows, metadata):
+    if path.exists() and _is_complete(path, surveyed.rows, metadata):
         return open_embedding_shard(path), engine
     file = FilePlan(
         path,
-        found.rows,
+        surveyed.rows,
         coding,
         metadata,
         row_name=partial(_name, source),
         float16_advice="Use embedding_dtype: float32.",
     )
-    with progress_bar(found.rows, f"Embedding {source.name}", "row") as bar:
+    with progress_bar(surveyed.rows, f"Embedding {source.name}", "row") as bar:
         embed_to_file(
             file,
             _windows(source, engine, final.parent, params),
@@ -241,24 +243,24 @@ def _name(source: InputFile, row: int) -> str:
     return next(itertools.islice(source.records(), row, None)).id
 
 
-def _blocks(source: InputFile, found: Survey, stored: EmbeddingShard) -> Iterator[Block]:
+def _blocks(source: InputFile, surveyed: Survey, stored: EmbeddingShard) -> Iterator[Block]:
     start = 0
     for records in batched(source.records(), _BLOCK_ROWS):
         yield Block(
             ids=[record.id for record in records],
             vectors=stored.stored[start : start + len(records)],
             columns={
-                key: [stored_value(record, key, plain) for record in records] for key, plain in found.keys.items()
+                key: [stored_value(record, key, plain) for record in records] for key, plain in surveyed.keys.items()
             },
-            labels=_labels(records, found, source),
+            labels=_labels(records, surveyed, source),
         )
         start += len(records)
 
 
-def _labels(records: list[InputRecord], found: Survey, source: InputFile) -> NDArray[np.float64] | None:
-    if found.targets is None:
+def _labels(records: list[InputRecord], surveyed: Survey, source: InputFile) -> NDArray[np.float64] | None:
+    if surveyed.targets is None:
         return None
-    missing: float | list[float] = [np.nan] * found.targets if found.targets else np.nan
+    missing: float | list[float] = [np.nan] * surveyed.targets if surveyed.targets else np.nan
     labels = np.array([missing if record.label is None else record.label for record in records], np.float64)
     if source.params.label_dtype.startswith("int"):
         _check_whole(labels, records, source)

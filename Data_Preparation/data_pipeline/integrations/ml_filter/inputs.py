@@ -33,13 +33,13 @@ def embedding_files(params: EmbeddingParameters) -> list[File]:
     """
     folder = params.output_dir / params.embedding_dir
     made_here = (folder.resolve(), (params.output_dir / ANNOTATED).resolve())
-    found = []
+    files = []
     for path in _matching(params.input_dir, params.glob_pattern, "input_dir"):
         if any(path.resolve().is_relative_to(made) for made in made_here):
             continue
         name = _without(_without(path.relative_to(params.input_dir), _PACKED), _LINES)
-        found.append(File(path, str(name), folder / f"{name}.h5"))
-    return _checked(found, f"{params.input_dir} holds no file that matches {params.glob_pattern!r} (glob_pattern)")
+        files.append(File(path, str(name), folder / f"{name}.h5"))
+    return _checked(files, f"{params.input_dir} holds no file that matches {params.glob_pattern!r} (glob_pattern)")
 
 
 def annotation_files(params: AnnotationParameters) -> list[File]:
@@ -49,11 +49,11 @@ def annotation_files(params: AnnotationParameters) -> list[File]:
         SourceError: there are none.
     """
     root, ending = params.embeddings_directory, ".jsonl.gz" if params.compression else ".jsonl"
-    found = []
+    files = []
     for path in _matching(root, "**/*.h5", "embeddings_directory"):
         name = path.relative_to(root).with_suffix("")
-        found.append(File(path, str(name), params.output_dir / ANNOTATED / f"{name}{ending}"))
-    return _checked(found, f"{root} holds no .h5 file (embeddings_directory)")
+        files.append(File(path, str(name), params.output_dir / ANNOTATED / f"{name}{ending}"))
+    return _checked(files, f"{root} holds no .h5 file (embeddings_directory)")
 
 
 def _matching(root: Path, pattern: str, key: str) -> Iterator[Path]:
@@ -68,15 +68,15 @@ def _without(path: Path, endings: Sequence[str]) -> Path:
     return path.with_suffix("") if path.suffix in endings else path
 
 
-def _checked(found: list[File], nothing: str) -> list[File]:
-    if not found:
+def _checked(files: list[File], nothing: str) -> list[File]:
+    if not files:
         raise SourceError(f"{nothing}.")
     outputs: dict[Path, File] = {}
-    for file in found:
+    for file in files:
         other = outputs.setdefault(file.final, file)
         if other is not file:
             raise ConfigError(f"{other.path} and {file.path} would both become {file.final}. Rename one of them.")
     for first, second in same_file_names(str(path) for path in outputs):
         if ignores_case(Path(first).parent):
             raise ConfigError(f"{first} and {second} are one file here, where case does not count. Rename an input.")
-    return found
+    return files

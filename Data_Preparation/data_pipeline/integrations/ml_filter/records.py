@@ -66,22 +66,24 @@ class InputFile:
 
     def _id(self, values: Mapping[str, Any], number: int, where: str) -> str:
         if self.id_key is not None:
-            found = _name(take_field(values, self.id_key, where), self.id_key, where)
+            document_id = _name(take_field(values, self.id_key, where), self.id_key, where)
         elif self.params.text_field:
-            found = "__".join(_name(take_field(values, key, where), key, where) for key in self.params.keys_to_index)
+            document_id = "__".join(
+                _name(take_field(values, key, where), key, where) for key in self.params.keys_to_index
+            )
         else:
-            found = f"{self.name}_{number}"
-        if not found:
+            document_id = f"{self.name}_{number}"
+        if not document_id:
             raise SourceError(f"{where}: the document's id is empty")
-        return check_id(found, where)
+        return check_id(document_id, where)
 
     def _label(self, values: Mapping[str, Any], where: str) -> float | list[float] | None:
         if self.label_key is None:
             return None
-        found = values.get(self.label_key)
-        if isinstance(found, list):
-            return [_number(value, self.label_key, where) for value in found]
-        return None if found in _NO_LABEL else _number(found, self.label_key, where)
+        label = values.get(self.label_key)
+        if isinstance(label, list):
+            return [_number(value, self.label_key, where) for value in label]
+        return None if label in _NO_LABEL else _number(label, self.label_key, where)
 
 
 def open_source(path: Path, name: str, params: EmbeddingParameters) -> InputFile:
@@ -134,33 +136,37 @@ def survey(source: InputFile) -> Survey:
     Raises:
         SourceError: a line is invalid, or labels have different lengths.
     """
-    found, seen = Survey(), dict[str, int]()
-    kept = source.params.keys_to_keep
+    result, seen = Survey(), dict[str, int]()
+    keys_to_keep = source.params.keys_to_keep
     required = [key for key in source.params.keys_to_index if key not in OWN_COLUMNS]
     for record in source.records():
-        found.rows += 1
-        names = record.values if kept is None else [*required, *(key for key in kept if key in record.values)]
+        result.rows += 1
+        names = (
+            record.values
+            if keys_to_keep is None
+            else [*required, *(key for key in keys_to_keep if key in record.values)]
+        )
         for key in dict.fromkeys(names):
             if key in OWN_COLUMNS:
                 continue
-            found.keys[key] = found.keys.get(key, True) and is_plain(record.values[key])
+            result.keys[key] = result.keys.get(key, True) and is_plain(record.values[key])
             seen[key] = seen.get(key, 0) + 1
-        _survey_label(found, record, source)
-    found.keys = {key: plain and seen[key] == found.rows for key, plain in found.keys.items()}
-    return found
+        _survey_label(result, record, source)
+    result.keys = {key: plain and seen[key] == result.rows for key, plain in result.keys.items()}
+    return result
 
 
-def _survey_label(found: Survey, record: InputRecord, source: InputFile) -> None:
+def _survey_label(result: Survey, record: InputRecord, source: InputFile) -> None:
     if record.label is None:
-        found.without_label += 1
+        result.without_label += 1
         return
     targets = len(record.label) if isinstance(record.label, list) else 0
-    if found.targets not in (None, targets) or record.label == []:
+    if result.targets not in (None, targets) or record.label == []:
         raise SourceError(
             f"{source.path}, document {record.id}: {source.label_key!r} is {record.label}, the labels before it "
-            f"{'are single numbers' if not found.targets else f'have {found.targets} numbers'}; all must be alike"
+            f"{'are single numbers' if not result.targets else f'have {result.targets} numbers'}; all must be alike"
         )
-    found.targets = targets
+    result.targets = targets
 
 
 def is_plain(value: Any) -> bool:
