@@ -554,8 +554,8 @@ def examine_model(request, folder, model):
     ],
 )
 def test_killed_at_random_while_a_model_embeds_it_ends_in_the_same_bytes(killed_models, model, path, precision):
-    if path == "openvino":
-        pytest.importorskip("openvino", reason="needs the extra openvino")
+    if path == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("needs the extra openvino")
     found = killed_models(model)[f"{path} {precision}"]
     undisturbed = found["trees"].pop("undisturbed")
     assert sum(name.endswith(".safetensors") for name in undisturbed) == 4  # two of them train's

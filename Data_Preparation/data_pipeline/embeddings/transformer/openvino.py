@@ -6,8 +6,9 @@ the last bits of a vector depend on the texts in its batch, and OpenVINO's threa
 fork: a process that has used it may crash when a DataLoader forks its workers.
 """
 
+import sys
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class OpenVinoForward:
     """
 
     def __init__(self, model: Any, pooling: str, causal: bool, pad_id: int, dtype: str, threads: int | None) -> None:
-        openvino = require("openvino", "openvino", "embedding.backend openvino")
+        openvino = _import_openvino()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
             "PERFORMANCE_HINT": "LATENCY",
@@ -59,6 +60,18 @@ class OpenVinoForward:
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed: {str(error).splitlines()[0]}") from error
         return POOLINGS[self._pooling](hidden[torch.from_numpy(is_token)], torch.from_numpy(texts.lengths)).float()
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which forks this process to report every import over the network."""
+    # OpenVINO replaces the package by a stub where it cannot be imported; there is no other switch.
+    modules = cast("dict[str, object]", sys.modules)
+    if modules.setdefault("openvino_telemetry", None) is not None:
+        return require("openvino", "openvino", "embedding.backend openvino")
+    try:
+        return require("openvino", "openvino", "embedding.backend openvino")
+    finally:
+        del modules["openvino_telemetry"]
 
 
 class _HiddenStates(nn.Module):
