@@ -35,8 +35,8 @@ class StrataConfig(Section):
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Rows that were selected, and how."""
+class SelectionSettings:
+    """How rows are selected, before any is."""
 
     name: str
     """Name of the selector."""
@@ -47,15 +47,9 @@ class Selection:
     seed: int
     """Seed of everything random."""
     strata: StrataConfig | None
-    """Groups that shared the budget."""
-    rows: IntArray
-    """Shape (K,), positions among the rows of the features, best first."""
-    ids: list[str]
-    """Ids of the rows, in the same order."""
-    values: NDArray[np.float64] | None
-    """Shape (K,), the number each row was chosen by, where the selector gives one."""
+    """Groups that share the budget."""
     sees: frozenset[Need]
-    """Features that were read, of all rows and not only of the selected ones."""
+    """Features that are read, of all rows and not only of the selected ones."""
 
     @property
     def subset(self) -> str:
@@ -78,6 +72,38 @@ class Selection:
             "seed": self.seed,
             "sees": sorted(self.sees),
         }
+
+
+@dataclass(frozen=True)
+class Selection(SelectionSettings):
+    """Rows that were selected, and how."""
+
+    rows: IntArray
+    """Shape (K,), positions among the rows of the features, best first."""
+    ids: list[str]
+    """Ids of the rows, in the same order."""
+    values: NDArray[np.float64] | None
+    """Shape (K,), the number each row was chosen by, where the selector gives one."""
+
+
+def selection_settings(
+    name: str,
+    features: Features,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    parameters: Mapping[str, Any] | SelectorConfig | None = None,
+    strata: StrataConfig | None = None,
+) -> SelectionSettings:
+    """Return the settings of a selection without selecting; see `select`.
+
+    Raises:
+        ConfigError: The selector or a parameter is unknown, or a value is out of range.
+    """
+    config = selector_config(name, parameters)
+    used = _used(config, strata)
+    sees = used.union(*(features.seen.get(need, ()) for need in used))
+    return SelectionSettings(name, config, budget, seed, strata, sees)
 
 
 def select(
@@ -106,9 +132,9 @@ def select(
         ConfigError: The selector or a parameter is unknown, or a value is out of range.
         SelectionError: The budget cannot be met, or a feature is missing, NaN or infinite.
     """
-    config = selector_config(name, parameters)
-    used = config.needs | (strata.needs if strata else frozenset[Need]())
-    visible = features.only(used | ({"token_counts"} if budget.tokens else set[Need]()))
+    settings = selection_settings(name, features, budget, seed=seed, parameters=parameters, strata=strata)
+    config = settings.config
+    visible = features.only(_used(config, strata) | ({"token_counts"} if budget.tokens else set[Need]()))
 
     def rank(rows: int) -> Ranking:
         if strata is None:
@@ -124,8 +150,11 @@ def select(
         rows = budget.rows_of(len(visible))
     ranking = rank(rows)
     ids = [features.ids[row] for row in ranking.rows.tolist()]
-    sees = used.union(*(features.seen.get(need, ()) for need in used))
-    return Selection(name, config, budget, seed, strata, ranking.rows, ids, ranking.values, sees)
+    return Selection(**vars(settings), rows=ranking.rows, ids=ids, values=ranking.values)
+
+
+def _used(config: SelectorConfig, strata: StrataConfig | None) -> frozenset[Need]:
+    return config.needs | (strata.needs if strata else frozenset())
 
 
 def _rank_strata(

@@ -1,7 +1,7 @@
 """Selection of a subset of a corpus, stored with its description in `data/selections/`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,22 @@ from data_pipeline.errors import SelectionError
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.description import describe
-from data_pipeline.selection.features import Need
+from data_pipeline.selection.features import Features, Need
 from data_pipeline.selection.ranking import SelectorConfig
 from data_pipeline.selection.registry import selector_config
-from data_pipeline.selection.selecting import Selection, StrataConfig, select
+from data_pipeline.selection.selecting import (
+    Selection,
+    SelectionSettings,
+    StrataConfig,
+    select,
+    selection_settings,
+)
+from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
 from data_pipeline.stages.features import features_from_rows
 from data_pipeline.stages.measure import compute_metric
-from data_pipeline.store import write_selection
+from data_pipeline.store import fingerprint, write_selection
 from data_pipeline.store.reader import Rows, open_rows
+from data_pipeline.store.selections import read_splits_to_replace
 from data_pipeline.types import Split
 from data_pipeline.utils import exclusive, sha256_of_json
 
@@ -75,39 +83,110 @@ def select_subset(
     shown = {"token_counts"} | ({"labels"} if label else set())
     shown |= {"embeddings"} if rows.source.with_embeddings else set()
     features = features_from_rows(rows, needs | shown, label)
-    found = select(name, features, budget, seed=seed, parameters=selector, strata=strata)
-    source = rows.source
-    others = None
-    if against is not None:
-        others = features_from_rows(open_rows(config, against, scores=[]), {"embeddings"})
-    about: dict[str, Any] = {"corpus": source.corpus, "paragraphs": source.fingerprint()}
-    about |= describe(features, found.rows, others=others, seed=seed)
-    with exclusive(config.selections_dir):
-        path = write_selection(
-            config.selections_dir / found.subset, split, found.ids, found.values, found.settings,
-            _upstream(rows, found), about, overwrite,
-        )  # fmt: skip
-    return StoredSelection(found, path, about)
+    settings = selection_settings(name, features, budget, seed=seed, parameters=selector, strata=strata)
+    output = SubsetOutput(
+        config.selections_dir / settings.subset, split, settings.settings, _upstream(rows, settings.sees), overwrite
+    )
+    held_out = None if against is None else open_rows(config, against, scores=[])
+    return run_stage(SubsetSelection(rows, features, held_out, settings, output), overwrite=overwrite)
 
 
 select_from = select_subset
 """Former name of `select_subset`."""
 
 
+@dataclass(frozen=True)
+class SubsetOutput:
+    """One split of a subset on disk."""
+
+    folder: Path
+    split: Split
+    settings: Mapping[str, Any]
+    upstream: str
+    overwrite: bool
+
+    def is_finished(self, overwrite: bool) -> bool:
+        """Return False, since no manifest records what a selection was compared with for its description.
+
+        Raises:
+            StaleStageError: the subset was made from other data, and `overwrite` is false.
+        """
+        read_splits_to_replace(self.folder, self.split, self.settings, self.upstream, overwrite)
+        return False
+
+    def write(self, selection: Selection, about: Mapping[str, Any]) -> Path:
+        """Write the rows and their description; returns the path of the file."""
+        with exclusive(self.folder.parent):
+            return write_selection(
+                self.folder, self.split, selection.ids, selection.values, self.settings, self.upstream, about,
+                self.overwrite,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SubsetSelection:
+    """Stage that selects the rows of a subset; one task, since a selector compares all rows."""
+
+    source: Rows
+    features: Features
+    held_out: Rows | None
+    """Rows whose near duplicates the description counts."""
+    settings: SelectionSettings
+    output: SubsetOutput
+
+    rows = 0
+    """Selectors report no progress."""
+
+    @property
+    def name(self) -> str:
+        """Name of the subset."""
+        return self.settings.subset
+
+    @property
+    def outputs(self) -> list[SubsetOutput]:
+        """Outputs of the stage."""
+        return [self.output]
+
+    def fingerprint(self) -> str:
+        """Compute the fingerprint of the settings and of the features that the selector reads."""
+        return fingerprint(self.output.settings, self.output.upstream)
+
+    def tasks(self) -> list[Task]:
+        """Return the only task."""
+        return [Task(self.name)]
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Select the rows, and describe them."""
+        del advance
+        chosen, source = self.settings, self.source.source
+        selection = select(
+            chosen.name, self.features, chosen.budget, seed=chosen.seed, parameters=chosen.config, strata=chosen.strata
+        )
+        others = None if self.held_out is None else features_from_rows(self.held_out, {"embeddings"})
+        about = {"corpus": source.corpus, "paragraphs": source.fingerprint()}
+        about |= describe(self.features, selection.rows, others=others, seed=chosen.seed)
+        return TaskResult(task.name, len(selection.rows), facts={"selection": selection, "about": about})
+
+    def finish(self, results: Sequence[TaskResult]) -> StoredSelection:
+        """Write the subset and its manifest."""
+        selection, about = results[0].facts["selection"], results[0].facts["about"]
+        return StoredSelection(selection, self.output.write(selection, about), about)
+
+
 def _has_vectors(config: Config, split: Split) -> bool:
     return any(config.embeddings_dir.glob(f"{split}_embeddings*.safetensors"))
 
 
-def _upstream(rows: Rows, found: Selection) -> str:
-    """Compute the fingerprint of the features that the selector saw."""
-    looked: dict[str, Any] = {"paragraphs": rows.source.fingerprint()}
-    if "embeddings" in found.sees:
-        looked["embeddings"] = dict(rows.first_shard.metadata)
-    columns = {need.removeprefix("score:") for need in found.sees if need.startswith("score:")}
+def _upstream(rows: Rows, sees: frozenset[Need]) -> str:
+    """Compute the fingerprint of the features that the selector reads."""
+    inputs: dict[str, Any] = {"paragraphs": rows.source.fingerprint()}
+    if "embeddings" in sees:
+        inputs["embeddings"] = dict(rows.first_shard.metadata)
+    columns = {need.removeprefix("score:") for need in sees if need.startswith("score:")}
     for scores in rows.source.scores:
         if columns & set(scores.columns):
-            looked[scores.name] = scores.listed["fingerprint"]
-    return sha256_of_json(looked)
+            inputs[scores.name] = scores.listed["fingerprint"]
+    return sha256_of_json(inputs)
 
 
 def _measure_missing(config: Config, split: Split, needs: frozenset[Need], label: str | None) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import (
+    SelectedSplit,
     SelectionManifest,
     check_fresh,
     fingerprint,
@@ -58,10 +59,7 @@ def write_selection(
     Raises:
         StaleStageError: a selection of that name was made with other settings, and `overwrite` is false.
     """
-    manifest = read_manifest_to_replace(folder, overwrite, SelectionManifest)
-    splits = dict(manifest["splits"]) if manifest else {}
-    if split in splits and not overwrite:
-        check_fresh(splits[split], settings, upstream, folder / split)
+    splits = read_splits_to_replace(folder, split, settings, upstream, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split}.parquet"
     temporary = path.with_name(f".{path.name}.tmp")
@@ -79,6 +77,21 @@ def write_selection(
     }
     write_manifest(folder, {"stage": "selection", "splits": splits})
     return path
+
+
+def read_splits_to_replace(
+    folder: Path, split: Split, settings: Mapping[str, Any], upstream: str, overwrite: bool
+) -> dict[str, SelectedSplit]:
+    """Read the records of the splits of a subset before one is written; see `write_selection`.
+
+    Raises:
+        StaleStageError: a selection of that name was made with other settings, and `overwrite` is false.
+    """
+    manifest = read_manifest_to_replace(folder, overwrite, SelectionManifest)
+    splits = dict(manifest["splits"]) if manifest else {}
+    if split in splits and not overwrite:
+        check_fresh(splits[split], settings, upstream, folder / split)
+    return splits
 
 
 def read_selection(folder: Path, split: Split, paragraphs: str | None = None) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
 from data_pipeline.dataset import ELMDataset
@@ -15,7 +14,7 @@ from data_pipeline.errors import NotFoundError
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.registry import selector_config
-from data_pipeline.selection.selecting import Selection
+from data_pipeline.selection.selecting import Selection, SelectionSettings
 from data_pipeline.stages.measure import compute_metric
 from data_pipeline.stages.select import select_subset
 from data_pipeline.store.hashing import column_sha256
@@ -182,8 +181,8 @@ def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
 def _selection_settings(config: StudyConfig) -> dict[str, Any]:
     """Settings as in the manifest of a selection, except the features that were read: they are known afterwards."""
     section = config.selection
-    empty = Selection(
+    settings = SelectionSettings(
         section.name, selector_config(section.name, section.params), config.subset.budget, config.seed, section.strata,
-        np.empty(0, np.int64), [], None, frozenset(),
-    )  # fmt: skip
-    return {name: value for name, value in empty.settings.items() if name != "sees"}
+        frozenset(),
+    ).settings  # fmt: skip
+    return {name: value for name, value in settings.items() if name != "sees"}
