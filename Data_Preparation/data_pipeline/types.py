@@ -14,6 +14,9 @@ Float32Array: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
 MetadataValue: TypeAlias = str | int | float | bool | None
 
+METADATA_TYPES: Mapping[str, type[str | int | float | bool]] = {"str": str, "int": int, "float": float, "bool": bool}
+"""Types of metadata columns, by the names that configs use."""
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """Names of all splits, in their order."""

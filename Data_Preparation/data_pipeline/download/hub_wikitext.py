@@ -7,6 +7,7 @@ from data_pipeline.download.corpus import SPLIT_NAMES, Corpus
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
+from data_pipeline.utils import converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 
@@ -40,18 +41,15 @@ def _read_rows(config: CorpusConfig, commit: str | None, split: str) -> Iterator
     # Imported here because `datasets` takes a second to import, and other sources do not need it.
     import datasets
 
-    try:
+    name, configuration = config.hf_dataset_name, config.hf_dataset_config
+    with (
+        converted_errors(TRANSPORT_ERRORS, SourceError, f"could not download {name}", OFFLINE_HINT),
+        converted_errors(
+            ValueError, SourceError, f"{name} has no configuration {configuration!r} with a split {split!r}"
+        ),
+    ):
         # Downloads into the hub's cache, and memory-maps the files.
-        rows = datasets.load_dataset(
-            config.hf_dataset_name, config.hf_dataset_config, split=split, revision=commit or config.revision
-        )
-    except ValueError as error:
-        raise SourceError(
-            f"{config.hf_dataset_name} has no configuration {config.hf_dataset_config!r} "
-            f"with a split {split!r}: {error}"
-        ) from error
-    except TRANSPORT_ERRORS as error:
-        raise SourceError(f"could not download {config.hf_dataset_name}: {error}. {OFFLINE_HINT}") from error
+        rows = datasets.load_dataset(name, configuration, split=split, revision=commit or config.revision)
     for batch in rows.iter(batch_size=1000):
         for text in batch["text"]:
             yield text.removesuffix("\n")

@@ -7,7 +7,7 @@ from typing import Any
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, ReadProgress, content_hash, files_under, split_of_file
 from data_pipeline.errors import SourceError
-from data_pipeline.types import Document, MetadataValue, Split
+from data_pipeline.types import METADATA_TYPES, Document, MetadataValue, Split
 from data_pipeline.user_files import OnBytes, checked_id, checked_text, json_records, parquet_records, take_field
 from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.utils import sha256_of_file, shortened, shown
@@ -16,8 +16,6 @@ JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".nd
 """File name endings of JSON Lines files in a folder."""
 PARQUET = (".parquet",)
 """File name endings of parquet files in a folder."""
-
-_TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 def open_jsonl(config: CorpusConfig) -> Corpus:
@@ -84,13 +82,10 @@ def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split
             raise SourceError(f"{where}: {config.split_field!r} is {shown(name)}, expected one of {names}")
         split = SPLIT_NAMES[name]
     title = _typed(values, config.title_field, str, where) if config.title_field else ""
-    return Document(
-        id=identity,
-        text=text,
-        title=title or "",
-        source_split=split,
-        metadata={name: _typed(values, name, _TYPES[kind], where) for name, kind in config.metadata_fields.items()},
-    )
+    metadata = {
+        name: _typed(values, name, METADATA_TYPES[kind], where) for name, kind in config.metadata_fields.items()
+    }
+    return Document(identity, text, title=title or "", source_split=split, metadata=metadata)
 
 
 def _typed(values: Mapping[str, Any], name: str, kind: type, where: str) -> Any:

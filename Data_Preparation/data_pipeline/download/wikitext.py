@@ -21,11 +21,7 @@ from data_pipeline.utils.markup import parse_heading
 logger = logging.getLogger(__name__)
 
 # Numbers of lines and articles of the official WikiText-2 (Merity et al., 2016).
-OFFICIAL_COUNTS: dict[Split, tuple[int, int]] = {
-    "train": (36_718, 600),
-    "val": (3_760, 60),
-    "test": (4_358, 60),
-}
+OFFICIAL_COUNTS: dict[Split, tuple[int, int]] = {"train": (36_718, 600), "val": (3_760, 60), "test": (4_358, 60)}
 
 
 def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
@@ -72,13 +68,8 @@ def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, wh
         n_articles += 1
         name = slug(title)
         digest = content_hash(f"{title}\n{text}", 10)
-        yield Document(
-            id=f"{name}-{digest}" if name else digest,
-            text=text,
-            format="wikitext",
-            title=title,
-            source_split=split,
-        )
+        identity = f"{name}-{digest}" if name else digest
+        yield Document(identity, text, format="wikitext", title=title, source_split=split)
     if check and split in OFFICIAL_COUNTS:
         counts, expected = (n_lines, n_articles), OFFICIAL_COUNTS[SPLIT_NAMES[split]]
         if counts != expected:

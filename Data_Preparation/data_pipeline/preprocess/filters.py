@@ -5,13 +5,15 @@ To add one, write the function, add it to the tuple of its kind, and add its thr
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 from data_pipeline.config import PreprocessConfig
 
 TextFilter = Callable[[str, PreprocessConfig], str | None]
 CountFilter = Callable[[int, PreprocessConfig], str | None]
+Value = TypeVar("Value", str, int)
 
 _ASCII = bytes(range(128))
 _LETTERS = bytes(c for c in range(256) if c > 127 or chr(c).isalpha())
@@ -67,21 +69,18 @@ def quality_reason(raw: str, text: str, config: PreprocessConfig) -> str | None:
         text: the cleaned text.
         config: the thresholds.
     """
-    for filter_ in RAW_FILTERS:
-        if reason := filter_(raw, config):
-            return reason
-    for filter_ in TEXT_FILTERS:
-        if reason := filter_(text, config):
-            return reason
-    return None
+    return _first_reason(RAW_FILTERS, raw, config) or _first_reason(TEXT_FILTERS, text, config)
 
 
 def count_reason(count: int, config: PreprocessConfig) -> str | None:
     """First reason to drop a paragraph by its number of tokens; None to keep it."""
-    for filter_ in COUNT_FILTERS:
-        if reason := filter_(count, config):
-            return reason
-    return None
+    return _first_reason(COUNT_FILTERS, count, config)
+
+
+def _first_reason(
+    filters: Sequence[Callable[[Value, PreprocessConfig], str | None]], value: Value, config: PreprocessConfig
+) -> str | None:
+    return next((reason for filter_ in filters if (reason := filter_(value, config))), None)
 
 
 @lru_cache(maxsize=1)  # two filters use the composition of the same text

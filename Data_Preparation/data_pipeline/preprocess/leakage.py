@@ -46,12 +46,11 @@ def leakage(store: ParagraphStore, threshold: float) -> dict[str, Any]:
                         duplicates.update(index.matches(text))
                 bar.update(batch.num_rows)
     is_measured = bool(documents and train_rows)
+    n_shared = sum(document in shared_documents for document in documents)
     return {
         "test_paragraphs": len(documents),
         "test_paragraphs_compared": len(texts),
-        "article_in_train": sum(map(shared_documents.__contains__, documents)) / len(documents)
-        if is_measured
-        else None,
+        "article_in_train": n_shared / len(documents) if is_measured else None,
         "near_duplicate_in_train": len(duplicates) / len(texts) if is_measured else None,
         "near_threshold": threshold,
     }

@@ -11,15 +11,8 @@ import pyarrow.parquet as pq
 from data_pipeline.types import Document
 from data_pipeline.utils.system import fsync_path
 
-_SCHEMA = pa.schema(
-    [
-        ("text_id", pa.string()),
-        ("document_id", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("duplicate_of", pa.string()),
-    ]
-)
+_COLUMNS = ("text_id", "document_id", "stage", "reason", "duplicate_of")
+_SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
 
 
 class DropLedger:
@@ -62,7 +55,5 @@ class DropLedger:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = list(zip(*self._rows, strict=True))
-            arrays = [pa.array(column, pa.string()) for column in columns]
-            self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+            self._writer.write_table(pa.table(list(zip(*self._rows, strict=True)), schema=_SCHEMA))
             self._rows.clear()

@@ -7,15 +7,9 @@ import polars as pl
 
 from data_pipeline.config import PreprocessConfig
 from data_pipeline.preprocess.clean import clean_lines
-from data_pipeline.types import Document, MetadataValue, TextFormat
+from data_pipeline.types import METADATA_TYPES, Document, MetadataValue, TextFormat
 from data_pipeline.utils.markup import parse_heading
 
-METADATA_TYPES: dict[str, type[pl.DataType]] = {
-    "str": pl.String,
-    "int": pl.Int64,
-    "float": pl.Float64,
-    "bool": pl.Boolean,
-}
 _METADATA_PREFIX = "metadata."  # a user's field may have the name of a column in this module, such as `position`
 
 
@@ -148,7 +142,7 @@ def _document_table(documents: Sequence[Document], metadata: dict[str, str]) -> 
         "title": [document.title for document in documents],
         "source_split": [document.source_split for document in documents],
     }
-    schema: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
+    schema: dict[str, type] = dict.fromkeys(columns, str)
     for name, kind in metadata.items():
         columns[_METADATA_PREFIX + name] = [document.metadata.get(name) for document in documents]
         schema[_METADATA_PREFIX + name] = METADATA_TYPES[kind]

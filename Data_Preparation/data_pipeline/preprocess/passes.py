@@ -4,7 +4,6 @@ Whether a row repeats an earlier one is known only when all rows have been seen,
 between the passes, and memory does not grow with the corpus.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,13 +75,8 @@ def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLed
     def drop(pairs: Iterator[tuple[int, int]], reason: str) -> None:
         for row, first in pairs:
             keep[row] = False
-            dropped.add(
-                staging.value("text_id", row),
-                staging.value("document_id", row),
-                "duplicates",
-                reason,
-                staging.value("text_id", first),
-            )
+            text_id, document_id = staging.value("text_id", row), staging.value("document_id", row)
+            dropped.add(text_id, document_id, "duplicates", reason, staging.value("text_id", first))
 
     if config.exact_dedup:
         drop(staging.repeats("text"), "exact_duplicate")
@@ -108,41 +102,33 @@ def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int
 
 
 def write_splits(
-    staging: Staging,
-    keep: NDArray[np.bool_],
-    corpus: Corpus,
-    config: SplitConfig,
-    shard_rows: int,
-    folder: Path,
+    staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, config: SplitConfig, shard_rows: int, folder: Path
 ) -> dict[str, ParagraphSplit]:
     """Divide the kept rows, and write the shards of each split."""
     schema = paragraph_schema({name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()})
     writers = {split: ParagraphWriter(folder, split, schema, shard_rows) for split in SPLITS}
-    totals = {split: Counter[str]() for split in SPLITS}
+    splits: dict[str, ParagraphSplit] = {
+        split: {"rows": 0, "tokens": 0, "characters": 0, "shards": []} for split in SPLITS
+    }
     shuffled = split_by_shuffle(int(keep.sum()), config) if config.method == "paragraph" else None
     written = 0
     for start, staged in staging.batches():
         rows = staged.filter(pa.array(keep[start : start + staged.num_rows])).select(schema.names).cast(schema)
         document_ids = rows["document_id"].to_pylist()
         if shuffled is not None:
-            places = shuffled[written : written + rows.num_rows]
+            positions = shuffled[written : written + rows.num_rows]
         elif config.method == "official":
-            places = split_by_source(rows["source_split"].to_pylist(), document_ids)
+            positions = split_by_source(rows["source_split"].to_pylist(), document_ids)
         else:
-            places = split_by_document(document_ids, config)
+            positions = split_by_document(document_ids, config)
         written += rows.num_rows
         for index, split in enumerate(SPLITS):
-            some = rows.filter(pa.array(places == index))
-            writers[split].write(some)
-            totals[split]["rows"] += some.num_rows
-            totals[split]["tokens"] += sum(some["token_count"].to_pylist())
-            totals[split]["characters"] += sum(some["char_count"].to_pylist())
-    return {
-        split: {
-            "rows": totals[split]["rows"],
-            "tokens": totals[split]["tokens"],
-            "characters": totals[split]["characters"],
-            "shards": [entry.to_json() for entry in writers[split].close()],
-        }
-        for split in SPLITS
-    }
+            rows_of_split = rows.filter(pa.array(positions == index))
+            writers[split].write(rows_of_split)
+            entry = splits[split]
+            entry["rows"] += rows_of_split.num_rows
+            entry["tokens"] += sum(rows_of_split["token_count"].to_pylist())
+            entry["characters"] += sum(rows_of_split["char_count"].to_pylist())
+    for split in SPLITS:
+        splits[split]["shards"] = [entry.to_json() for entry in writers[split].close()]
+    return splits

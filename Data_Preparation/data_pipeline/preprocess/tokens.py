@@ -195,14 +195,8 @@ def _pretoken_pattern(pre_tokenizer: dict[str, Any], normalizer: dict[str, Any] 
         is_plain = not byte_level["use_regex"] and not byte_level["add_prefix_space"]
         # In text whose only white space is single spaces, the look-ahead never matches.
         pattern = pattern.replace(_LOOK_AHEAD, "")
-        if (
-            pattern
-            and is_isolated
-            and is_plain
-            and "(?!" not in pattern
-            and "(?=" not in pattern
-            and "(?<" not in pattern
-        ):
+        looks_around = any(mark in pattern for mark in ("(?!", "(?=", "(?<"))
+        if pattern and is_isolated and is_plain and not looks_around:
             return str(pattern)
     return None
 

@@ -35,7 +35,7 @@ from data_pipeline.store.paragraphs import (
     shard_name,
 )
 from data_pipeline.store.quantization import CALIBRATED, Coding, calibrate, coding_from_json
-from data_pipeline.store.scores import ScoreFolder, Scores, ScoreWriter, open_scores, score_faults
+from data_pipeline.store.scores import ScoreFolder, ScoreWriter, open_scores, score_faults
 from data_pipeline.store.selections import read_selection, write_selection
 
 __all__ = [
@@ -52,7 +52,6 @@ __all__ = [
     "RemoteFolder",
     "ScoreFolder",
     "ScoreWriter",
-    "Scores",
     "ShardEntry",
     "Vectors",
     "calibrate",

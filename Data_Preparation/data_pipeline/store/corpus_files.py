@@ -12,26 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError, StoreError
-from data_pipeline.store import (
-    EmbeddingShard,
-    ParagraphShard,
-    ParagraphStore,
-    RemoteFolder,
-    ScoreFolder,
-    ShardEntry,
-    check_belongs,
-    copy_faults,
-    copy_path,
-    embedding_faults,
-    open_embedding_shard,
-    open_scores,
-    paragraph_faults,
-    paragraphs_sha256,
-    read_manifest,
-    score_faults,
-    shard_name,
-)
-from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest
+from data_pipeline.store.access.remote import RemoteFolder
+from data_pipeline.store.access.text_columns import copy_faults, copy_path
+from data_pipeline.store.checks import embedding_faults, paragraph_faults
+from data_pipeline.store.embeddings import EmbeddingShard, check_belongs, mismatch_error, open_embedding_shard
+from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, read_manifest
+from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, paragraphs_sha256, shard_name
+from data_pipeline.store.scores import ScoreFolder, open_scores, score_faults
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 
@@ -140,7 +127,7 @@ class SplitFiles:
         """
         shard = self.paragraphs[index]
         if self.remote is not None:
-            self.remote.fetch(self.store.folder.name, self._paragraph_entry(index))
+            self.remote.fetch(self.store.folder.name, shard)
         shard.check()
         return shard
 
@@ -206,21 +193,12 @@ class SplitFiles:
                 f"{len(self.paragraphs)}: they do not belong together. {MAKE_EMBEDDINGS} --overwrite"
             )
         for entry, paragraphs in zip(entries, self.paragraphs, strict=True):
-            listed = (entry.rows, entry.ids_sha256, entry.texts_sha256)
-            if listed != (paragraphs.rows, paragraphs.ids_sha256, paragraphs.texts_sha256):
-                raise ShardMismatchError(
-                    f"{self.embeddings_dir / Path(entry.file).name} was not made from {paragraphs.path}: manifest.json "
-                    f"lists {listed[0]} rows, ids {listed[1][:12]} and texts {listed[2][:12]}, the paragraphs have "
-                    f"{paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and {paragraphs.texts_sha256[:12]}. "
-                    f"{MAKE_EMBEDDINGS} --overwrite"
-                )
+            if entry.content != paragraphs.content:
+                path, advice = self.embeddings_dir / Path(entry.file).name, f"{MAKE_EMBEDDINGS} --overwrite"
+                raise mismatch_error(path, paragraphs, "manifest.json lists", entry.content, advice)
 
     def _embedding_entry(self, index: int) -> ShardEntry | None:
         return ShardEntry(**self.listed["shards"][index]) if self.listed else None
-
-    def _paragraph_entry(self, index: int) -> ShardEntry:
-        assert self.store.manifest is not None
-        return ShardEntry(**self.store.manifest["splits"][self.split]["shards"][index])
 
 
 def open_source(

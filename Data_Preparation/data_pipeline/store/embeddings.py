@@ -24,7 +24,7 @@ from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.store.quantization import Coding, coding_of
 from data_pipeline.types import IntArray
 from data_pipeline.utils import atomic_write_bytes, publish
-from data_pipeline.utils.system import binary_flag, write_at
+from data_pipeline.utils.system import write_at
 
 _PAGE = 4096  # the data starts at a page boundary, so that it can be mapped on its own
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
@@ -147,14 +147,9 @@ def check_belongs(
     """
     ids, texts = (shard.metadata.get(name) for name in ("ids_sha256", "texts_sha256"))
     unproved = ids is None and entry is None  # the older pipeline wrote no hashes
-    if shard.rows != paragraphs.rows or not (
-        unproved or (ids, texts) == (paragraphs.ids_sha256, paragraphs.texts_sha256)
-    ):
-        raise ShardMismatchError(
-            f"{shard.path} was not made from {paragraphs.path}: it has {shard.rows} rows, ids {str(ids)[:12]} and "
-            f"texts {str(texts)[:12]}, the paragraphs have {paragraphs.rows} rows, {paragraphs.ids_sha256[:12]} and "
-            f"{paragraphs.texts_sha256[:12]}. {_ADVICE}"
-        )
+    content = (shard.rows, str(ids), str(texts))
+    if shard.rows != paragraphs.rows or not (unproved or content == paragraphs.content):
+        raise mismatch_error(shard.path, paragraphs, "it has", content, _ADVICE)
     size = shard.path.stat().st_size
     if entry is not None and entry.bytes not in (None, size):
         raise CorruptShardError(f"{shard.path} has {size} bytes, manifest.json expects {entry.bytes}. {_ADVICE}")
@@ -164,6 +159,25 @@ def check_belongs(
                 f"{shard.path} was made with {name} {shard.metadata.get(name)!r}, manifest.json expects {expected!r}. "
                 f"{_ADVICE}"
             )
+
+
+def mismatch_error(
+    path: Path, paragraphs: ParagraphShard, source: str, content: tuple[int, str, str], advice: str
+) -> ShardMismatchError:
+    """Make the error for an embedding file that was not made from the paragraphs beside it.
+
+    Args:
+        path: embedding file.
+        paragraphs: paragraph shard beside it.
+        source: where `content` was read, as the start of a clause: `it has`.
+        content: number of rows of the file, and hashes of their ids and texts; see `ShardEntry.content`.
+        advice: what to do, as complete sentences.
+    """
+    (rows, ids, texts), (own_rows, own_ids, own_texts) = content, paragraphs.content
+    return ShardMismatchError(
+        f"{path} was not made from {paragraphs.path}: {source} {rows} rows, ids {ids[:12]} and texts {texts[:12]}, "
+        f"the paragraphs have {own_rows} rows, {own_ids[:12]} and {own_texts[:12]}. {advice}"
+    )
 
 
 class EmbeddingWriter:
@@ -194,12 +208,12 @@ class EmbeddingWriter:
         size = len(self._header) + rows * self._row_bytes
         resumed = self._resume(size, overwrite)
         final.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(self._partial, os.O_RDWR | os.O_CREAT | binary_flag(), 0o644)
         if not resumed:
             self._progress.unlink(missing_ok=True)
-            os.ftruncate(self._handle, 0)
-            os.ftruncate(self._handle, size)
-            write_at(self._handle, self._header, 0)
+        self._file = self._partial.open("r+b" if resumed else "w+b", buffering=0)
+        if not resumed:
+            self._file.truncate(size)
+            write_at(self._file.fileno(), self._header, 0)
 
     def write(self, rows: IntArray, vectors: NDArray[Any]) -> None:
         """Write vectors to their rows.
@@ -210,17 +224,16 @@ class EmbeddingWriter:
         """
         if vectors.shape != (len(rows), self._dim):
             raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {vectors.shape}")
-        block = np.ascontiguousarray(self._coding.encode(vectors))
+        block, handle = np.ascontiguousarray(self._coding.encode(vectors)), self._file.fileno()
         for row, vector in zip(rows.tolist(), block, strict=True):
-            write_at(self._handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
+            write_at(handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
         self.done[rows] = True
 
     def flush(self) -> None:
         """Flush the vectors to disk, then record their rows."""
-        os.fsync(self._handle)
+        os.fsync(self._file.fileno())
         bitmap = np.packbits(self.done).tobytes()
-        head = struct.pack("<II", zlib.crc32(self._header), zlib.crc32(bitmap))
-        atomic_write_bytes(self._progress, head + bitmap)
+        atomic_write_bytes(self._progress, self._checksums(bitmap) + bitmap)
 
     def finish(self) -> None:
         """Publish the complete file under its final name.
@@ -236,9 +249,10 @@ class EmbeddingWriter:
 
     def close(self) -> None:
         """Close the file; flushed rows can be resumed."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._file.close()
+
+    def _checksums(self, bitmap: bytes) -> bytes:
+        return struct.pack("<II", zlib.crc32(self._header), zlib.crc32(bitmap))
 
     def _resume(self, size: int, overwrite: bool) -> bool:
         try:
@@ -254,11 +268,7 @@ class EmbeddingWriter:
                 "Finish it with those settings, or pass --overwrite to discard it."
             )
         bitmap = progress[8:]
-        whole = len(progress) >= 8 and struct.unpack("<II", progress[:8]) == (
-            zlib.crc32(self._header),
-            zlib.crc32(bitmap),
-        )
-        if not same_work or not whole:
+        if not same_work or progress[:8] != self._checksums(bitmap):
             return False
         self.done = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=len(self.done)).astype(np.bool_)
         return True

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShardError
 from data_pipeline.store import ColumnHash
-from data_pipeline.utils import publish, require
+from data_pipeline.utils import converted_errors, publish, require
 
 h5py: Any = require("h5py", "annotation", "reading and writing HDF5")
 
@@ -146,17 +146,12 @@ class EmbeddingFile:
 
     def __init__(self, path: Path, group: str, names: Mapping[str, str] | None = None) -> None:
         self.path, self._names = path, names or {}
-        try:
+        damaged = f"{path} is truncated, damaged or not an HDF5 file"
+        with converted_errors(OSError, CorruptShardError, damaged, "Make it again."):
             self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise CorruptShardError(
-                f"{path} is truncated, damaged or not an HDF5 file: {error}. Make it again."
-            ) from error
         try:
-            self._open(group)
-        except _DAMAGE as error:
-            self._file.close()
-            raise CorruptShardError(f"{path} is damaged: {error}. Make it again.") from error
+            with converted_errors(_DAMAGE, CorruptShardError, f"{path} is damaged", "Make it again."):
+                self._open(group)
         except BaseException:
             self._file.close()
             raise
@@ -203,8 +198,8 @@ class EmbeddingFile:
             raise self._damaged(f"has no dataset {name!r} of its own in {self._group.name}")
         return dataset
 
-    def _damaged(self, what: str) -> CorruptShardError:
-        return CorruptShardError(f"{self.path} {what}. Make it again.")
+    def _damaged(self, fault: str) -> CorruptShardError:
+        return CorruptShardError(f"{self.path} {fault}. Make it again.")
 
     def __enter__(self) -> Self:
         return self
@@ -238,10 +233,9 @@ class EmbeddingFile:
         values = _texts(dataset, start, stop, self.path)
         if dataset.attrs.get("encoding") != "json":
             return values
-        try:
+        invalid = f"{self.path} has invalid JSON in {dataset.name}"
+        with converted_errors(ValueError, CorruptShardError, invalid, "Make it again."):
             return [json.loads(value) if value else None for value in values]
-        except ValueError as error:
-            raise self._damaged(f"has invalid JSON in {dataset.name}: {error}") from error
 
     def labels(self, start: int, stop: int) -> NDArray[Any]:
         """Return the labels of the rows from `start` to `stop`, shape (N,) or (N, T)."""
@@ -271,8 +265,7 @@ def _is_external(dataset: Any) -> bool:
 
 
 def _texts(dataset: Any, start: int, stop: int, path: Path) -> list[str]:
-    try:
+    damaged = f"{path}: {dataset.name} is damaged"  # such as text that is not UTF-8
+    with converted_errors(_DAMAGE, CorruptShardError, damaged, "Make the file again."):
         values: Sequence[Any] = dataset[start:stop]
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
-    except _DAMAGE as error:  # such as text that is not UTF-8
-        raise CorruptShardError(f"{path}: {dataset.name} is damaged: {error}. Make the file again.") from error

@@ -18,6 +18,7 @@ from data_pipeline.store.reader import Rows
 from data_pipeline.store.selections import read_selection
 from data_pipeline.types import IntArray
 from data_pipeline.user_files.tables import read_table
+from data_pipeline.utils import converted_errors
 
 
 def read_frame(rows: Rows, names: Sequence[str]) -> pl.DataFrame:
@@ -69,20 +70,16 @@ def rows_of_selection(rows: Rows, name: str) -> IntArray:
 def match_rows(rows: Rows, condition: pl.Expr | str) -> NDArray[np.bool_]:
     """Whether a condition holds, for every row, shape (rows,); see `ELMDataset.filter`."""
     if isinstance(condition, str):
-        try:
+        with converted_errors(pl.exceptions.PolarsError, ValueError, f"the condition {condition!r} cannot be parsed"):
             condition = pl.sql_expr(condition)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"the condition {condition!r} cannot be parsed: {error}") from error
     names = list(dict.fromkeys(condition.meta.root_names()))
     if not names or condition.meta.has_multiple_outputs():  # a selector or a pattern, which may mean any column
         names = rows.names
     unknown = [name for name in names if name not in rows.names]
     if unknown:
         raise ValueError(f"unknown column {', '.join(unknown)}; expected one of {', '.join(rows.names)}")
-    try:
+    with converted_errors(pl.exceptions.PolarsError, ValueError, "the condition cannot be evaluated"):
         matches = read_frame(rows, names).select(condition.alias("matches"))["matches"]
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"the condition cannot be evaluated: {error}") from error
     if matches.dtype != pl.Boolean or len(matches) != len(rows):
         raise ValueError(
             f"the condition must be true or false for each of {len(rows)} rows; it gives {len(matches)} values "

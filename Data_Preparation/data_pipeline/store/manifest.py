@@ -149,6 +149,11 @@ class ShardEntry:
     bytes: int | None = None
     """Size of the file; None in manifests of versions that did not record it."""
 
+    @property
+    def content(self) -> tuple[int, str, str]:
+        """Number of rows, and the hashes of their ids and texts, which are the same for all files of the same rows."""
+        return self.rows, self.ids_sha256, self.texts_sha256
+
     def to_json(self) -> ShardRecord:
         """Return the entry as JSON values for a manifest."""
         return cast(ShardRecord, asdict(self))

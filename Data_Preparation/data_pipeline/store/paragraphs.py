@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import sha256_of_json
+from data_pipeline.utils import converted_errors, sha256_of_json
 from data_pipeline.utils.system import fsync_path
 
 if TYPE_CHECKING:
     import polars as pl
 
 _ROW_GROUP_ROWS = 8192
+_ADVICE = "Run the pipeline with --overwrite."
 
 
 def shard_name(stem: str, ending: str, index: int, count: int) -> str:
@@ -27,18 +29,16 @@ def shard_name(stem: str, ending: str, index: int, count: int) -> str:
     return f"{stem}{ending}" if count == 1 else f"{stem}-{index:05d}-of-{count:05d}{ending}"
 
 
-@dataclass(frozen=True)
-class ParagraphShard:
-    """Parquet file of a split, and the hashes that it must have."""
+def reading_parquet(message: str, advice: str = "") -> AbstractContextManager[None]:
+    """Convert errors of Arrow to a `CorruptShardError`; see `converted_errors`."""
+    return converted_errors((OSError, KeyError, pa.ArrowException), CorruptShardError, message, advice)
 
-    path: Path
-    rows: int
-    ids_sha256: str
-    texts_sha256: str
-    bytes: int | None = None
-    """Size of the file in bytes; None without a manifest."""
-    sha256: str | None = None
-    """SHA-256 of the file; None without a manifest."""
+
+@dataclass(frozen=True, slots=True)
+class ParagraphShard(ShardEntry):
+    """Parquet file of a split, and the hashes that it must have; `sha256` is empty without a manifest."""
+
+    path: Path = field(kw_only=True)
 
     def check(self) -> None:
         """Check that the file matches its manifest, without reading its rows.
@@ -52,7 +52,7 @@ class ParagraphShard:
             ids, texts = (metadata[name].decode(errors="replace") for name in (b"ids_sha256", b"texts_sha256"))
         else:  # rewritten by another program
             ids, texts = _hash_of_column(self.path, "text_id"), _hash_of_column(self.path, "text")
-        if (rows, ids, texts) != (self.rows, self.ids_sha256, self.texts_sha256):
+        if (rows, ids, texts) != self.content:
             raise CorruptShardError(
                 f"{self.path} does not match manifest.json: found {rows} rows, ids {ids[:12]} and texts "
                 f"{texts[:12]}, expected {self.rows}, {self.ids_sha256[:12]} and {self.texts_sha256[:12]}. "
@@ -71,13 +71,8 @@ class ParagraphShard:
         Raises:
             CorruptShardError: the file is damaged.
         """
-        try:
-            with pq.ParquetFile(self.path) as file:
-                yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptShardError(
-                f"{self.path} cannot be read: {error}. Run the pipeline with --overwrite."
-            ) from error
+        with reading_parquet(f"{self.path} cannot be read", _ADVICE), pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
 
 
 LocalPath = Callable[[ShardEntry], Path]
@@ -152,22 +147,14 @@ class ParagraphStore:
             return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
         listed = self.manifest["splits"].get(split)
         entries = [ShardEntry(**record) for record in listed["shards"]] if listed else []
-        return [
-            ParagraphShard(
-                local_path(entry) if local_path else self.folder / Path(entry.file).name,
-                entry.rows,
-                entry.ids_sha256,
-                entry.texts_sha256,
-                entry.bytes,
-                entry.sha256,
-            )
-            for entry in entries
-        ]
+        paths = [local_path(entry) if local_path else self.folder / Path(entry.file).name for entry in entries]
+        return [ParagraphShard(**asdict(entry), path=path) for entry, path in zip(entries, paths, strict=True)]
 
 
 def _open_unlisted(path: Path) -> ParagraphShard:
     rows, _ = _footer(path)
-    return ParagraphShard(path, rows, _hash_of_column(path, "text_id"), _hash_of_column(path, "text"))
+    ids, texts = (_hash_of_column(path, column) for column in ("text_id", "text"))
+    return ParagraphShard(path.name, rows, "", ids, texts, path=path)
 
 
 def _shard_files(folder: Path, split: Split) -> list[Path]:
@@ -182,18 +169,14 @@ def _shard_files(folder: Path, split: Split) -> list[Path]:
 
 
 def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
-    try:
+    with reading_parquet(f"{path} is missing or damaged", _ADVICE):
         metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptShardError(f"{path} is missing or damaged: {error}. Run the pipeline with --overwrite.") from error
     return metadata.num_rows, metadata.metadata or {}
 
 
 def _hash_of_column(path: Path, column: str) -> str:
-    try:
+    with reading_parquet(f"{path} has no readable column {column!r}"):
         return column_sha256(pq.read_table(path, columns=[column])[column].to_pylist())
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise CorruptShardError(f"{path} has no readable column {column!r}: {error}") from error
 
 
 class ParagraphWriter:

@@ -11,8 +11,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from data_pipeline.config import Config
 from data_pipeline.errors import StoreError
-from data_pipeline.store import Columns, EmbeddingShard, Scores, Vectors, unit_length
+from data_pipeline.store.access.text_columns import Columns
+from data_pipeline.store.access.vectors import Vectors
 from data_pipeline.store.corpus_files import SplitFiles, open_source
+from data_pipeline.store.embeddings import EmbeddingShard, unit_length
+from data_pipeline.store.scores import ScoreFolder
 from data_pipeline.types import IntArray, Split
 from data_pipeline.utils.missing import without_nan
 
@@ -70,15 +73,15 @@ class Rows:
         return Vectors([shard.rows for shard in self.source.paragraphs], self.source.open_embeddings)
 
     @cached_property
-    def scores(self) -> Scores:
-        """Scores by row number in the files."""
-        return Scores(self.source.scores)
+    def _score_folders(self) -> dict[str, ScoreFolder]:
+        """Folders of the scores of the split, by the name of each score column."""
+        return {column: folder for folder in self.source.scores for column in folder.columns}
 
     @cached_property
     def names(self) -> list[str]:
         """Names of all columns: texts, metadata and scores."""
         own = self.columns.schema.names
-        return [*own, *(name for name in self.scores.names if name not in own)]
+        return [*own, *(name for name in self._score_folders if name not in own)]
 
     @cached_property
     def metadata_names(self) -> list[str]:
@@ -183,11 +186,14 @@ class Rows:
         return [name for name in names if name in self.columns.schema.names]
 
     def _with_scores(self, table: pa.Table, names: Sequence[str], rows: IntArray | None) -> pa.Table:
-        if len(table.column_names) == len(names):
-            return table
-        # Appending to the table would fail without columns of its own, since it may not know its number of rows.
         own = table.column_names
-        return pa.table({name: table[name] if name in own else self.scores.column(name, rows) for name in names})
+        if len(own) == len(names):
+            return table
+        scores = {name: self._score_folders[name].table[name] for name in names if name not in own}
+        if rows is not None:
+            scores = {name: column.take(pa.array(rows)) for name, column in scores.items()}
+        # Appending to the table would fail without columns of its own, since it may not know its number of rows.
+        return pa.table({name: scores[name] if name in scores else table[name] for name in names})
 
     def prepare(self, index: IntArray, count: int, texts: bool, vectors: bool) -> None:
         """Read ahead runs of `count` rows, given the indices of their first rows."""
@@ -209,7 +215,7 @@ class Rows:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out open files, which a worker process opens for itself."""
-        return {name: value for name, value in self.__dict__.items() if name not in {"columns", "scores", "stored"}}
+        return {name: value for name, value in self.__dict__.items() if name not in {"columns", "stored"}}
 
 
 def open_rows(

@@ -19,8 +19,8 @@ from data_pipeline.errors import CorruptShardError, ShardMismatchError
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import ScoredSplitRecord, ScoreManifest, ShardEntry, fingerprint, read_manifest
-from data_pipeline.store.paragraphs import ParagraphShard
-from data_pipeline.types import IntArray, Split
+from data_pipeline.store.paragraphs import ParagraphShard, reading_parquet
+from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import publish, sha256_of_file
 
@@ -88,9 +88,7 @@ class ScoreFolder:
 
     def mismatch(self, shards: Sequence[ParagraphShard]) -> str | None:
         """Return a message if the scores were made from other paragraphs, else None."""
-        ours = [(entry.rows, entry.ids_sha256, entry.texts_sha256) for entry in self.entries]
-        theirs = [(shard.rows, shard.ids_sha256, shard.texts_sha256) for shard in shards]
-        if ours == theirs:
+        if [entry.content for entry in self.entries] == [shard.content for shard in shards]:
             return None
         return f"the scores in {self.folder} were made from other paragraphs of {self.split}. {ADVICE}"
 
@@ -110,7 +108,7 @@ class ScoreFolder:
         )
 
     def _part(self, path: Path, entry: ShardEntry) -> pa.Table:
-        try:
+        with reading_parquet(f"{path} is missing or damaged", ADVICE):
             size = path.stat().st_size
             if size != entry.bytes:
                 raise CorruptShardError(f"{path} has {size} bytes, manifest.json expects {entry.bytes}. {ADVICE}")
@@ -124,8 +122,6 @@ class ScoreFolder:
             # A forked process would wait forever for threads of Arrow.
             options = pa.ipc.IpcReadOptions(use_threads=False)
             return pa.ipc.open_file(pa.memory_map(str(copy)), options=options).read_all()
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptShardError(f"{path} is missing or damaged: {error}. {ADVICE}") from error
 
     def _read(self, path: Path) -> pa.Table:
         return pq.read_table(path, columns=self.columns, partitioning=None)
@@ -183,20 +179,3 @@ def score_faults(scores: ScoreFolder, shards: Sequence[ParagraphShard]) -> Itera
                 continue  # the judge gave no answer for some rows
             if values.null_count or (pa.types.is_floating(values.type) and not np.isfinite(values.to_numpy()).all()):
                 yield f"{path}: {column} has missing or non-finite values"
-
-
-class Scores:
-    """Score columns of all score folders of a split."""
-
-    def __init__(self, folders: Sequence[ScoreFolder]) -> None:
-        self._of_column = {column: folder for folder in folders for column in folder.columns}
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all score columns."""
-        return list(self._of_column)
-
-    def column(self, name: str, rows: IntArray | None = None) -> pa.ChunkedArray:
-        """Return one column, for row numbers of shape (N,) or for all rows."""
-        whole = self._of_column[name].table[name]
-        return whole if rows is None else whole.take(pa.array(rows))

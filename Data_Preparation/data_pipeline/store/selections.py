@@ -24,11 +24,13 @@ from data_pipeline.store.manifest import (
     read_manifest_to_replace,
     write_manifest,
 )
+from data_pipeline.store.paragraphs import reading_parquet
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import publish, sha256_of_file
 
 _SCHEMA = pa.schema([("text_id", pa.string()), ("value", pa.float64())])
+_ADVICE = "Make it again with: elm select --overwrite"
 
 
 def write_selection(
@@ -116,19 +118,10 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
         )
     listed = manifest["splits"][split]
     if paragraphs is not None and listed["about"]["paragraphs"] != paragraphs:
-        raise ShardMismatchError(
-            f"the selection in {folder} was made from other paragraphs of {split}. Make it again with: elm select "
-            "--overwrite"
-        )
+        raise ShardMismatchError(f"the selection in {folder} was made from other paragraphs of {split}. {_ADVICE}")
     path = folder / f"{split}.parquet"
-    try:
+    with reading_parquet(f"{path} cannot be read", _ADVICE):
         ids: list[str] = pq.read_table(path, columns=["text_id"], partitioning=None)["text_id"].to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptShardError(
-            f"{path} cannot be read: {error}. Make it again with: elm select --overwrite"
-        ) from error
     if column_sha256(ids) != listed["ids_sha256"]:
-        raise CorruptShardError(
-            f"{path}: checksum mismatch with manifest.json. Make it again with: elm select --overwrite"
-        )
+        raise CorruptShardError(f"{path}: checksum mismatch with manifest.json. {_ADVICE}")
     return ids

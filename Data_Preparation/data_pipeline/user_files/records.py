@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.errors import SourceError
 from data_pipeline.user_files.text import OnBytes, read_lines
-from data_pipeline.utils import shown
+from data_pipeline.utils import converted_errors, shown
 from data_pipeline.utils.missing import without_nan
 
 _ARRAY = (
@@ -36,11 +36,8 @@ def is_parquet(path: Path) -> bool:
     Raises:
         SourceError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_PARQUET)) == _PARQUET or path.suffix == ".parquet"
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
+    with converted_errors(OSError, SourceError, f"{path} cannot be read"), path.open("rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET or path.suffix == ".parquet"
 
 
 def read_records(
@@ -56,12 +53,12 @@ def read_records(
     Raises:
         SourceError: see `json_records` and `parquet_records`.
     """
-    if not is_parquet(path):
-        for number, values in json_records(path, on_bytes):
-            yield FileRecord(f"{path}, line {number}", number, values)
-        return
-    for number, values in parquet_records(path, columns, on_bytes):
-        yield FileRecord(f"{path}, row {number}", number, values)
+    if is_parquet(path):
+        unit, records = "row", parquet_records(path, columns, on_bytes)
+    else:
+        unit, records = "line", json_records(path, on_bytes)
+    for number, values in records:
+        yield FileRecord(f"{path}, {unit} {number}", number, values)
 
 
 def json_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -87,11 +84,9 @@ def parquet_columns(path: Path) -> list[str]:
     Raises:
         SourceError: the file cannot be read.
     """
-    try:
+    with converted_errors((OSError, pa.ArrowException), SourceError, f"{path} cannot be read as parquet"):
         names: list[str] = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path} cannot be read as parquet: {error}") from error
-    return names
+        return names
 
 
 def parquet_records(

@@ -16,7 +16,7 @@ import polars as pl
 from data_pipeline.errors import SourceError
 from data_pipeline.user_files.records import is_parquet, json_records
 from data_pipeline.user_files.text import MAX_LINE_BYTES, read_lines
-from data_pipeline.utils import shortened, shown
+from data_pipeline.utils import converted_errors, shortened, shown
 
 Role = Literal["id", "text", "value"]
 """Role of a column: ids (texts or integers, or lists of them), texts, or values such as labels."""
@@ -76,10 +76,8 @@ def read_table(source: str | Path | pl.DataFrame, roles: Mapping[str, Role]) -> 
     if not path.is_file():
         raise SourceError(f"no such file: {path}")
     if is_parquet(path):
-        try:
+        with converted_errors((OSError, pl.exceptions.PolarsError), SourceError, f"{path} cannot be read as parquet"):
             return _read_frame(pl.read_parquet(path, hive_partitioning=False), roles, str(path))
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise SourceError(f"{path} cannot be read as parquet: {error}") from error
     ending = next((suffix for suffix in reversed(path.suffixes) if suffix in {*_DELIMITERS, ".jsonl"}), None)
     if ending is None:
         raise SourceError(f"{path} must be a .parquet, .csv, .tsv or .jsonl file")
@@ -121,12 +119,7 @@ def _read_json_lines(path: Path, roles: Mapping[str, Role]) -> UserTable:
         numbers.append(number)
         for name, column in values.items():
             column.append(record.get(name))
-
-    def where(row: int) -> str:
-        return f"{path}, line {numbers[row]}"
-
-    columns = [_column(name, values[name], role, where) for name, role in roles.items() if name in names]
-    return UserTable(str(path), list(names), pl.DataFrame(columns), "line", numbers)
+    return _make_table(path, list(names), numbers, values, roles)
 
 
 def _read_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> UserTable:
@@ -148,14 +141,20 @@ def _read_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> Us
         numbers.append(number)
         for column, position in targets:
             column.append(cells[position])
+    for name, column in values.items():
+        values[name] = _parse_numbers(column) if roles[name] == "value" else [cell or None for cell in column]
+    return _make_table(path, names, numbers, values, roles)
+
+
+def _make_table(
+    path: Path, names: Sequence[str], numbers: list[int], values: dict[str, list[Any]], roles: Mapping[str, Role]
+) -> UserTable:
+    """Table of the lines of a file, with columns of the types of their values."""
 
     def where(row: int) -> str:
         return f"{path}, line {numbers[row]}"
 
-    columns = []
-    for name, column in values.items():
-        missing_as_null = [cell or None for cell in column] if roles[name] != "value" else _parse_numbers(column)
-        columns.append(_column(name, missing_as_null, roles[name], where))
+    columns = [_column(name, values[name], role, where) for name, role in roles.items() if name in names]
     return UserTable(str(path), names, pl.DataFrame(columns), "line", numbers)
 
 
@@ -165,18 +164,15 @@ def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]
         yield from ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
         return
     previous_limit = csv.field_size_limit(MAX_LINE_BYTES)
+    number = 1
     try:
         reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
-        while True:
-            number = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise SourceError(f"{path}, line {number}: not CSV: {error}. Is a quote missing?") from error
+        for cells in reader:
             if cells:
                 yield number, cells
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise SourceError(f"{path}, line {number}: not CSV: {error}. Is a quote missing?") from error
     finally:
         csv.field_size_limit(previous_limit)
 

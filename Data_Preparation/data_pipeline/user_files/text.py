@@ -5,7 +5,7 @@ import io
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,19 +24,17 @@ _COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", 
 _XZ = b"\xfd7zXZ\x00"
 
 
-class _CountedFile(io.RawIOBase):
+class _CountedFile(io.FileIO):
     """A file that reports the number of bytes of each read."""
 
-    def __init__(self, file: IO[bytes], on_bytes: OnBytes) -> None:
-        super().__init__()
-        self._file, self._on_bytes = file, on_bytes
-
-    def readable(self) -> bool:
-        return True
+    def __init__(self, path: Path, on_bytes: OnBytes | None) -> None:
+        super().__init__(path)
+        self._on_bytes = on_bytes
 
     def readinto(self, buffer: Any) -> int:
-        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        self._on_bytes(count)
+        count = super().readinto(buffer)
+        if self._on_bytes is not None:
+            self._on_bytes(count)
         return count
 
 
@@ -51,11 +49,9 @@ def open_stream(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Any]:
     Raises:
         OSError: the file cannot be read, or its compressed data is truncated.
     """
-    with path.open("rb", buffering=0) as file:
-        magic_bytes = file.read(6)
-        file.seek(0)
-        raw = io.BufferedReader(_CountedFile(file, on_bytes or (lambda _: None)), _BLOCK_BYTES)
-        if magic_bytes == _XZ:
+    with io.BufferedReader(_CountedFile(path, on_bytes), _BLOCK_BYTES) as raw:
+        magic_bytes = raw.peek(6)
+        if magic_bytes.startswith(_XZ):
             with lzma.open(raw) as unpacked:
                 yield unpacked
             return

@@ -55,10 +55,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        acquired = lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(f"another process is writing to {folder}; wait for it, or use another folder") from None
-    try:
+    with acquired:
         yield
-    finally:
-        lock.release()

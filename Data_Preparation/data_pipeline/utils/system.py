@@ -46,17 +46,13 @@ def fsync_path(path: Path) -> None:
     mode = os.O_RDWR if _WINDOWS and not folder else os.O_RDONLY
     try:
         handle = os.open(path, mode | binary_flag())
-    except OSError as error:
-        if folder and error.errno in _NO_FOLDER_FSYNC:
-            return
-        raise
-    try:
-        os.fsync(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         if not folder or error.errno not in _NO_FOLDER_FSYNC:
             raise
-    finally:
-        os.close(handle)
 
 
 def replace(source: Path, target: Path) -> None:

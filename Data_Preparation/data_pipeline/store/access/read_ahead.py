@@ -72,7 +72,7 @@ class ReadAhead:
         elif self._are_cached(rows):
             self._left = _CHECK_EVERY
         else:
-            self._fetch(rows, count)
+            will_need(*self._ranges(rows, count, self._rows_around if self._fits else 1))
             return
         if self._to_populate and not self._populating:
             self._populating = True
@@ -90,9 +90,6 @@ class ReadAhead:
             while True:
                 populate(*self._to_populate.popleft())
         self._populating = False
-
-    def _fetch(self, rows: IntArray, count: int) -> None:
-        will_need(*self._ranges(rows, count, self._rows_around if self._fits else 1))
 
     @cached_property
     def _fits(self) -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,10 @@ class RemoteFolder:
         """
         key = hashlib.sha256(f"{self.url}/{name}".encode()).hexdigest()[:20]
         folder = self.cache / "manifests" / key / Path(name).name
-        manifest = self._read(f"{name}/manifest.json")
+        system, root = self._opened
+        manifest: bytes | None = None
+        with self._converted_errors("cannot be read", f"{name}/manifest.json"), suppress(FileNotFoundError):
+            manifest = system.cat_file(f"{root}/{name}/manifest.json")
         with self._lock(folder.parent):
             if manifest is None:
                 (folder / "manifest.json").unlink(missing_ok=True)
@@ -64,7 +67,8 @@ class RemoteFolder:
         with self._converted_errors(
             "cannot be read; if it can only not be listed, name the corpus: ELMDataset(..., corpus=NAME)"
         ):
-            entries = self._system.ls(self._root, detail=True)
+            system, root = self._opened
+            entries = system.ls(root, detail=True)
         return [Path(entry["name"].rstrip("/")).name for entry in entries if entry["type"] == "directory"]
 
     def local_path(self, entry: ShardEntry) -> Path:
@@ -98,7 +102,8 @@ class RemoteFolder:
             temporary = path.with_name(f"{path.name}.tmp")
             try:
                 with self._converted_errors("cannot be fetched", remote):
-                    self._system.get_file(f"{self._root}/{remote}", str(temporary))
+                    system, root = self._opened
+                    system.get_file(f"{root}/{remote}", str(temporary))
                 if (actual := sha256_of_file(temporary)) != entry.sha256:
                     raise CorruptShardError(
                         f"{self.shown}/{remote} has SHA-256 {actual[:12]}, manifest.json expects "
@@ -115,21 +120,11 @@ class RemoteFolder:
         return without_secrets(self.url)
 
     @cached_property
-    def _system(self) -> Any:
+    def _opened(self) -> tuple[Any, str]:
+        """File system, and path of the folder in it."""
         with self._converted_errors("cannot be opened"):
-            return fsspec.core.url_to_fs(self.url)[0]
-
-    @cached_property
-    def _root(self) -> str:
-        return str(fsspec.core.url_to_fs(self.url)[1]).rstrip("/")
-
-    def _read(self, name: str) -> bytes | None:
-        system, path = self._system, f"{self._root}/{name}"
-        with self._converted_errors("cannot be read", name):
-            try:
-                return bytes(system.cat_file(path))
-            except FileNotFoundError:
-                return None
+            system, root = fsspec.core.url_to_fs(self.url)
+        return system, str(root).rstrip("/")
 
     @contextmanager
     def _converted_errors(self, what: str, name: str = "") -> Iterator[None]:

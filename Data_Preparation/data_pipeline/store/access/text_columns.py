@@ -20,7 +20,7 @@ from data_pipeline.errors import CorruptShardError
 from data_pipeline.store.access.mapped_files import will_need
 from data_pipeline.store.access.read_ahead import FilePosition, ReadAhead
 from data_pipeline.store.hashing import ColumnHash
-from data_pipeline.store.paragraphs import ParagraphShard
+from data_pipeline.store.paragraphs import ParagraphShard, reading_parquet
 from data_pipeline.types import IntArray
 from data_pipeline.utils import publish, sha256_of_json
 from data_pipeline.utils.system import remove_unused
@@ -69,7 +69,7 @@ class Columns:
             [start + np.arange(count) * _BATCH_ROWS for start, count in zip(row_starts, counts, strict=False)]
             or [np.zeros(0)]
         ).astype(np.int64)
-        self._batches: list[_Batch | None] = [None] * len(self._starts)
+        self._batches: dict[int, _Batch] = {}
         self._ahead = ReadAhead(self._where, self._ranges, int(row_starts[-1]), _TEXT_BYTES)
         self._schema: pa.Schema | None = None
 
@@ -85,7 +85,7 @@ class Columns:
         """Read the text of one row."""
         self._ahead.prepare_row(row)
         number = int(self._starts.searchsorted(row, side="right")) - 1 if len(self._starts) > 1 else 0
-        return _text(self._batches[number] or self._batch(number), row - int(self._starts[number]))
+        return _text(self._batches.get(number) or self._batch(number), row - int(self._starts[number]))
 
     def texts(self, rows: IntArray) -> list[str]:
         """Read the texts of rows, given by row numbers of shape (N,); call `prepare` before."""
@@ -128,7 +128,7 @@ class Columns:
 
     def batches(self, columns: Sequence[str]) -> list[pa.RecordBatch]:
         """Return columns of all rows as memory-mapped batches."""
-        return [self._batch(number).rows.select(columns) for number in range(len(self._batches))]
+        return [self._batch(number).rows.select(columns) for number in range(len(self._starts))]
 
     def prepare(self, rows: IntArray, count: int = 1) -> None:
         """Read ahead the texts of runs of `count` rows, given their first rows."""
@@ -147,26 +147,21 @@ class Columns:
         return order, list(zip(numbers.tolist(), np.split(local_rows, firsts[1:]), strict=True))
 
     def _batch(self, number: int) -> _Batch:
-        batch = self._batches[number]
-        if batch is None:
+        if number not in self._batches:
             self._open_file(int(self._first_batches.searchsorted(number, side="right")) - 1)
-            batch = self._batches[number]
-            assert batch is not None
-        return batch
+        return self._batches[number]
 
     def _open_file(self, index: int) -> None:
         shard, path = self._open_shard(index)
         if not path.exists():
             write_copy(shard, path)
-        try:
+        with reading_parquet(f"{path} cannot be read", _ADVICE):
             source = pa.memory_map(str(path))
             start = source.read_buffer(8).address
             # A forked process would wait forever for threads of Arrow.
             reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
             rows = [reader.get_batch(number) for number in range(reader.num_record_batches)]
             expected = _copy_schema(pq.read_schema(shard.path))
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptShardError(f"{path} cannot be read: {error}. {_ADVICE}") from error
         sizes = [min(_BATCH_ROWS, shard.rows - done) for done in range(0, shard.rows, _BATCH_ROWS)]
         if [batch.num_rows for batch in rows] != sizes or reader.schema != expected:
             raise CorruptShardError(f"{path} has other rows or columns than {shard.path}. {_ADVICE}")
@@ -203,7 +198,9 @@ def copy_path(folder: Path, shard: ParagraphShard, owner: str = "") -> Path:
         owner: name of the dataset, if copies of several datasets share the folder.
     """
     size = shard.path.stat().st_size
-    key = sha256_of_json([_FORMAT, _BATCH_ROWS, shard.rows, shard.ids_sha256, shard.texts_sha256, shard.sha256, size])
+    key = sha256_of_json(
+        [_FORMAT, _BATCH_ROWS, shard.rows, shard.ids_sha256, shard.texts_sha256, shard.sha256 or None, size]
+    )
     stem = f"{shard.path.stem}-{sha256_of_json(owner)[:8]}" if owner else shard.path.stem
     return folder / f"{stem}.{key[:20]}.arrow"
 
@@ -266,15 +263,15 @@ def make_once(path: Path, name: str, write: Callable[[Path], None]) -> None:
 
 def _write_arrow(shard: ParagraphShard, temporary: Path) -> None:
     ids, texts = ColumnHash(), ColumnHash()
-    try:
-        with pq.ParquetFile(shard.path) as file:
-            schema = _copy_schema(file.schema_arrow)
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                hashed = _hashed((batch.cast(schema) for batch in file.iter_batches(_READ_ROWS)), ids, texts)
-                for table in _rebatched(hashed):
-                    writer.write_table(table, max_chunksize=_BATCH_ROWS)
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptShardError(f"{shard.path} cannot be read: {error}. Run the pipeline with --overwrite.") from error
+    with (
+        reading_parquet(f"{shard.path} cannot be read", "Run the pipeline with --overwrite."),
+        pq.ParquetFile(shard.path) as file,
+    ):
+        schema = _copy_schema(file.schema_arrow)
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            hashed = _hashed((batch.cast(schema) for batch in file.iter_batches(_READ_ROWS)), ids, texts)
+            for table in _rebatched(hashed):
+                writer.write_table(table, max_chunksize=_BATCH_ROWS)
     if (ids.hexdigest(), texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
         raise CorruptShardError(
             f"{shard.path}: its ids or texts do not match their checksums. "

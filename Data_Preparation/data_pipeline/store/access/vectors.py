@@ -32,12 +32,11 @@ class Vectors:
 
     def __init__(self, rows: Sequence[int], open_shard: Callable[[int], EmbeddingShard]) -> None:
         self._open_shard = open_shard
+        self._count = len(rows)
         self._starts: IntArray = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-        self._shards: list[EmbeddingShard | None] = [None] * len(rows)
-        self._opened = np.zeros(len(rows), np.bool_)
+        self._shards: dict[int, EmbeddingShard] = {}
         self._all_open = False
-        first = self._shards[0] = open_shard(0)
-        self.first = first
+        self.first = first = open_shard(0)
         self._width = first.coding.width(first.dim)
         self._dtype = first.coding.dtype
         self._row_bytes = self._width * self._dtype.itemsize
@@ -99,12 +98,12 @@ class Vectors:
         """
         if len(self._arrays) > 1:
             raise StoreError(
-                f"{self.first.path.parent} has {len(self._shards)} shards that cannot be mapped as one array: "
+                f"{self.first.path.parent} has {self._count} shards that cannot be mapped as one array: "
                 f"the bytes of each must be a multiple of {PAGESIZE}, and those of {self.first.path.name} are "
                 f"{self.first.rows * self._row_bytes}. Use to_numpy(), which copies, or write the paragraphs "
                 "with storage.shard_rows 1048576."
             )
-        for index in range(len(self._shards)):
+        for index in range(self._count):
             self.shard(index)
         return self._arrays[0].view(self._dtype)
 
@@ -115,9 +114,8 @@ class Vectors:
 
     def shard(self, index: int) -> EmbeddingShard:
         """Return a shard by its index, opened, checked and mapped."""
-        opened = self._shards[index]
-        if opened is not None:
-            return opened
+        if index in self._shards:
+            return self._shards[index]
         shard = self._open_shard(index)
         if (shard.dim, shard.coding.to_json()) != (self.first.dim, self.first.coding.to_json()):
             raise ShardMismatchError(
@@ -144,8 +142,7 @@ class Vectors:
                 self._joined.map_file(address - self._joined.address, shard.path, shard.offset, size)
         # Set last, without a counter, so that two threads may map the same shard.
         self._shards[index] = shard
-        self._opened[index] = True
-        self._all_open = bool(self._opened.all())
+        self._all_open = len(self._shards) == self._count
         self._ahead.mapped(address, size)
 
     def _range(self) -> Range | None:
