@@ -3,20 +3,25 @@
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from data_pipeline.errors import NotFoundError, StoreError
-from data_pipeline.utils import exclusive
+from data_pipeline.judge.base import Judgement
+from data_pipeline.judge.tables import SELECT_ANSWERS, UPSERT, encode_text, from_row, to_row
+from data_pipeline.utils import batched, exclusive
 
 FORMAT_VERSION = 1
 """Version of the tables, in the header of the file."""
 _APPLICATION_ID = 0x454C4D57  # "ELMW", so that another program's database is not mistaken for one of ours
 _BUSY_S = 30.0
+_MAX_VARIABLES = 500
 
 
 class Database:
-    """An open SQLite file. May be used from any thread; the threads take turns.
+    """An open SQLite file with judgements by key. May be used from any thread; the threads take turns.
 
     Args:
         path: of the file; it is made if it does not exist.
@@ -51,6 +56,12 @@ class Database:
             self._stack.close()
             raise
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
         with self._lock:
@@ -82,6 +93,15 @@ class Database:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def lookup(self, keys: Sequence[bytes]) -> dict[bytes, Judgement]:
+        """Stored answers by key; a failure is never among them."""
+        answers: dict[bytes, Judgement] = {}
+        with self.read() as db:
+            for part in batched(keys, _MAX_VARIABLES):
+                for key, *row in db.execute(f"{SELECT_ANSWERS} ({','.join('?' * len(part))})", part):
+                    answers[key] = from_row(row)
+        return answers
 
     def verify(self) -> None:
         """Read the whole file, and check its integrity.
@@ -145,3 +165,11 @@ class Database:
                 "start anew; if the disk is full or the folder cannot be written, fix that and run the same command "
                 "again."
             ) from error
+
+
+def insert_judgements(db: sqlite3.Connection, new: Mapping[bytes, Judgement]) -> None:
+    """Store judgements by key; a failure never replaces an answer."""
+    now = time.time()
+    db.executemany(UPSERT, [[key, *to_row(judgement), now] for key, judgement in new.items()])
+    reasonings = [[key, encode_text(judgement.reasoning)] for key, judgement in new.items() if judgement.reasoning]
+    db.executemany("INSERT OR REPLACE INTO reasonings VALUES (?, ?)", reasonings)

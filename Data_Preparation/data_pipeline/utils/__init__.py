@@ -1,7 +1,7 @@
 """Helpers that are independent of the rest of the package."""
 
 from data_pipeline.utils.extras import require
-from data_pipeline.utils.files import atomic_write_bytes, atomic_write_json, exclusive, publish
+from data_pipeline.utils.files import atomic_path, atomic_write_bytes, atomic_write_json, exclusive, publish
 from data_pipeline.utils.hashing import sha256_of_file, sha256_of_json
 from data_pipeline.utils.progress import batched, configure_logging, progress_bar
 from data_pipeline.utils.text import (
@@ -14,6 +14,7 @@ from data_pipeline.utils.text import (
 )
 
 __all__ = [
+    "atomic_path",
     "atomic_write_bytes",
     "atomic_write_json",
     "batched",
