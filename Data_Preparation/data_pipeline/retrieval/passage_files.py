@@ -52,10 +52,12 @@ def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None =
         SourceError: a file cannot be read, a record has no id or text, or two records have the same id.
     """
     config = config or PassagesConfig()
-    key = config.deciding_whole()
-    return _open_copy(
-        path, work_dir, key, lambda: map(_to_row, _check_titles(passage_records(path, config), path, config))
-    )
+
+    def read_rows() -> Iterator[tuple[Any, ...]]:
+        for record in _check_titles(passage_records(path, config), path, config):
+            yield record.id, record.text, record.document, None, None
+
+    return _open_copy(path, work_dir, config.deciding_whole(), read_rows)
 
 
 def passages_of_documents(
@@ -143,10 +145,6 @@ def _write(rows: Callable[[], Iterator[tuple[Any, ...] | None]], about: Path, te
     # Before the copy gets its name: a complete copy without it would lack its fingerprint.
     fingerprint = sha256_of_json([ids.hexdigest(), texts.hexdigest()])
     atomic_write_json(about, {"fingerprint": fingerprint, "left_out": {"too_short": short} if short else {}})
-
-
-def _to_row(record: PassageRecord) -> tuple[Any, ...]:
-    return (record.id, record.text, record.document, None, None)
 
 
 def _check_titles(records: Iterable[PassageRecord], path: Path, config: PassagesConfig) -> Iterator[PassageRecord]:
