@@ -78,9 +78,7 @@ def _consistency(rows: Rows, features: Features, config: HeadConsistencyConfig) 
     scorer = Scorer({"head": head})
 
     def classes(texts: Any) -> IntArray:
-        shares = probabilities(head, scorer.outputs(encode(embedder, texts))[0])
-        found: IntArray = shares.argmax(axis=1).astype(np.int64)
-        return found
+        return probabilities(head, scorer.outputs(encode(embedder, texts))[0]).argmax(axis=1).astype(np.int64)
 
     return consistency(features.need_texts(), classes, config)
 
@@ -101,14 +99,14 @@ class ColumnSelfFilterConfig(SelfFilterMeasureConfig):
 
 def _judged(rows: Rows, features: Features, config: AllAnsweredConfig) -> Columns:
     state = rows.source.store.folder.parent / "judged_texts.sqlite"
-    found = judged_texts(list(features.need_texts()), config, state)
-    missing = int(np.isnan(found["llm_judge"]).sum())
+    columns = judged_texts(list(features.need_texts()), config, state)
+    missing = int(np.isnan(columns["llm_judge"]).sum())
     if missing and config.unanswered == "error":
         raise JudgeError(
             f"{missing:,} of {len(features):,} texts have no answer; those that have are kept in {state}. Run again to "
             "ask about the others, or set unanswered to keep"
         )
-    return found
+    return columns
 
 
 def _self_filter(rows: Rows, features: Features, config: ColumnSelfFilterConfig) -> Columns:
