@@ -15,7 +15,7 @@ from data_pipeline.config import Section, explain
 from data_pipeline.errors import ConfigError, SelectionError
 from data_pipeline.selection.features import Features, Need
 from data_pipeline.selection.ordering import Scores, ascending_order
-from data_pipeline.selection.ranking import Ranking, Selector, SelectorConfig, validate_ranking
+from data_pipeline.selection.ranking import Ranking, Selector, SelectorConfig, described, validate_ranking
 from data_pipeline.selection.selectors.by_score import SCORE_SELECTORS
 from data_pipeline.selection.selectors.ccs import CcsConfig, ccs
 from data_pipeline.selection.selectors.dedup import DedupConfig, dedup
@@ -106,7 +106,11 @@ class StepConfig(PartConfig):
 
 
 class SequentialConfig(SelectorConfig):
-    """Settings of `hybrid_sequential`."""
+    """Several selectors in sequence: each sees the rows that those before it left.
+
+    Rows that are good, of these the diverse ones, of these the important ones: the three aims in Qin et al.,
+    "Unleashing the Power of Data Tsunami" (2024), arXiv:2408.02085.
+    """
 
     steps: tuple[StepConfig, ...] = Field(min_length=1)
     """Steps in order; the last one ranks the rows that the others left."""
@@ -159,7 +163,10 @@ class FusedConfig(PartConfig):
 
 
 class FusionConfig(SelectorConfig):
-    """Settings of `hybrid_fusion`."""
+    """Several selectors whose ranks are added up.
+
+    De Borda, "Mémoire sur les élections au scrutin" (1781), with weights.
+    """
 
     parts: tuple[FusedConfig, ...] = Field(min_length=1)
     """Selectors, each of which ranks all rows."""
@@ -214,20 +221,7 @@ SELECTORS: dict[str, Selector] = {
     **SCORE_SELECTORS,
     "ccs": Selector(ccs, CcsConfig),
     # Composites.
-    "hybrid_sequential": Selector(
-        rank_sequentially,
-        SequentialConfig,
-        """Several selectors in sequence: each sees the rows that those before it left.
-
-Rows that are good, of these the diverse ones, of these the important ones: the three aims in Qin et al., "Unleashing
-the Power of Data Tsunami" (2024), arXiv:2408.02085.""",
-    ),
-    "hybrid_fusion": Selector(
-        rank_by_fusion,
-        FusionConfig,
-        """Several selectors whose ranks are added up.
-
-De Borda, "Mémoire sur les élections au scrutin" (1781), with weights.""",
-    ),
+    "hybrid_sequential": described(rank_sequentially, SequentialConfig),
+    "hybrid_fusion": described(rank_by_fusion, FusionConfig),
 }
 """Selectors by name."""
