@@ -47,11 +47,12 @@ class Database:
             if not read_only:
                 # Two processes would pay for the same judgements.
                 self._stack.enter_context(exclusive(path))
-            self._db = self._connect(read_only)
-            self._stack.callback(self._db.close)
-            self._check(read_only)
-            if not read_only:
-                self._prepare_writing(later_tables)
+            with self._convert_errors():
+                self._db = self._connect(read_only)
+                self._stack.callback(self._db.close)
+                self._check(read_only)
+                if not read_only:
+                    self._prepare_writing(later_tables)
         except BaseException:
             self._stack.close()
             raise
@@ -117,16 +118,14 @@ class Database:
 
     def _connect(self, read_only: bool) -> sqlite3.Connection:
         uri = self.path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-        with self._convert_errors():
-            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA trusted_schema = OFF")
-            return db
+        db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA trusted_schema = OFF")
+        return db
 
     def _check(self, read_only: bool) -> None:
-        with self._convert_errors():
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            names = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        names = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
         if version > FORMAT_VERSION and application == _APPLICATION_ID:
             raise StoreError(
                 f"{self.path} has format {version}; this version of the package reads formats up to {FORMAT_VERSION}. "
@@ -145,15 +144,14 @@ class Database:
             db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _prepare_writing(self, later_tables: Sequence[str]) -> None:
-        with self._convert_errors():
-            # Readers and the writer do not block one another.
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # FULL: a commit survives a power cut, not only a kill. A judgement may have been paid for, and a commit
-            # holds hundreds of them, so that the wait for the disk does not matter.
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            for statement in later_tables:
-                self._db.execute(statement)
+        # Readers and the writer do not block one another.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # FULL: a commit survives a power cut, not only a kill. A judgement may have been paid for, and a commit holds
+        # hundreds of them, so that the wait for the disk does not matter.
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        for statement in later_tables:
+            self._db.execute(statement)
 
     @contextlib.contextmanager
     def _convert_errors(self) -> Iterator[None]:

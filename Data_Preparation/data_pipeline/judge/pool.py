@@ -272,11 +272,9 @@ class _Pool(Generic[ItemT]):
 
     async def _save_periodically(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.flush_s):
                     await self._buffer_full.wait()
-            except TimeoutError:
-                pass
             self._buffer_full.clear()
             async with self._bookkeeping:
                 self._save()
