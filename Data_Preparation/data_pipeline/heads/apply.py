@@ -164,14 +164,6 @@ def _above(head: Head, logits: Float32Array) -> NDArray[np.float64]:
     return np.where(scaled >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def _regression(head: Head, logits: Float32Array) -> Sequence[Scores]:
-    return [np.ascontiguousarray(column) for column in logits.T]
-
-
-def _binary(head: Head, logits: Float32Array) -> Sequence[Scores]:
-    return [_above(head, logits)[:, 0].astype(np.float32)]
-
-
 def _multiclass(head: Head, logits: Float32Array) -> Sequence[Scores]:
     chances = probabilities(head, logits)
     best = logits.argmax(axis=1)  # not of the probabilities, which may be equal where logits differ
@@ -188,8 +180,8 @@ def _ordinal(head: Head, logits: Float32Array) -> Sequence[Scores]:
 
 
 _SCORES_BY_KIND: Mapping[str, Callable[[Head, Float32Array], Sequence[Scores]]] = {
-    "regression": _regression,
-    "binary": _binary,
+    "regression": lambda head, logits: [np.ascontiguousarray(column) for column in logits.T],
+    "binary": lambda head, logits: [_above(head, logits)[:, 0].astype(np.float32)],
     "multiclass": _multiclass,
     "ordinal": _ordinal,
 }

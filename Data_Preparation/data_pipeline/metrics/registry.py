@@ -116,10 +116,6 @@ def _self_filter(rows: Rows, features: Features, config: ColumnSelfFilterConfig)
     return self_filter(features.vectors(), judged, config)
 
 
-def _dynamics(rows: Rows, features: Features, config: DynamicsConfig) -> Columns:
-    return training_dynamics(features.vectors(), features.need_labels(), config)
-
-
 def _confident(rows: Rows, features: Features, config: ConfidentConfig) -> Columns:
     documents = [str(name) for name in read_frame(rows, ["document_id"])["document_id"].to_list()]
     return confident_learning(features.vectors(), features.need_labels(), config, documents)
@@ -127,10 +123,6 @@ def _confident(rows: Rows, features: Features, config: ConfidentConfig) -> Colum
 
 def _model(config: Any) -> dict[str, str]:
     return {} if config is None else {"model": find_model(_named(config)).revision}
-
-
-def _tokenizer(config: TokenizerConfig) -> dict[str, str]:
-    return {"tokenizer": tokenizer_sha256(load_tokenizer(_named(config)))}
 
 
 def _named(config: Any) -> EmbeddingConfig:
@@ -159,7 +151,7 @@ MEASURES: Mapping[str, Measure] = {
     "wordpiece_ratio": Measure(
         ("wordpiece_ratio",), TokenizerConfig,
         _of_texts(lambda texts, config: wordpiece_ratio(texts, config.model, config.revision)), _TEXTS,
-        identity=_tokenizer,
+        identity=lambda config: {"tokenizer": tokenizer_sha256(load_tokenizer(_named(config)))},
     ),
     "predictive_entropy": Measure(
         ("predictive_entropy",), EntropyConfig, _entropy, _TEXTS_AND_VECTORS,
@@ -175,8 +167,9 @@ MEASURES: Mapping[str, Measure] = {
         reads=lambda config: (config.column,),
     ),
     "dynamics": Measure(
-        ("el2n", "grand", "loss", "forgetting", "margin"), DynamicsConfig, _dynamics, _VECTORS_AND_LABELS, _LABELS,
-        row_by_row=False,
+        ("el2n", "grand", "loss", "forgetting", "margin"), DynamicsConfig,
+        lambda rows, features, config: training_dynamics(features.vectors(), features.need_labels(), config),
+        _VECTORS_AND_LABELS, _LABELS, row_by_row=False,
     ),
     "confident": Measure(
         ("label_quality", "label_issue"), ConfidentConfig, _confident, _VECTORS_AND_LABELS, _LABELS, row_by_row=False
