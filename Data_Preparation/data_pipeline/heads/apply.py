@@ -44,8 +44,9 @@ class Scorer:
             raise ConfigError(
                 f"heads that are applied together must take vectors of the same width; found {widths or 'no heads'}"
             )
-        columns = [column for name, head in heads.items() for column in column_names(name, head)]
-        if repeated := sorted({column for column in columns if columns.count(column) > 1}):
+        self.columns = [column for name, head in heads.items() for column in column_names(name, head)]
+        """Names of the columns of `score`, in order; see `column_names`."""
+        if repeated := sorted({column for column in self.columns if self.columns.count(column) > 1}):
             raise ConfigError(
                 f"the heads' labels give two columns the name {', '.join(repeated)}; rename a head or a label"
             )
@@ -54,15 +55,9 @@ class Scorer:
         self.device = torch.device(choose_device(device, "device"))
         # Each head separately: its scores must not depend on the other heads, not even in the last bit.
         networks: Any = nn.ModuleList(nn.ModuleList(_linear(layer) for layer in head.layers) for head in heads.values())
-        networks.to(self.device)
-        self._networks = networks
+        self._networks = networks.to(self.device)
         self._fixed_blocks = False
         self._fixed_blocks = self.device.type != "cpu" or not pack_linear_layers(networks) or self._depends_on_rows()
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns of `score`, in order; see `column_names`."""
-        return [column for name, head in self.heads.items() for column in column_names(name, head)]
 
     def score(self, vectors: NDArray[Any]) -> dict[str, Scores]:
         """Score vectors.
@@ -169,14 +164,6 @@ def _above(head: Head, logits: Float32Array) -> NDArray[np.float64]:
     return np.where(scaled >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def _regression(head: Head, logits: Float32Array) -> Sequence[Scores]:
-    return [np.ascontiguousarray(column) for column in logits.T]
-
-
-def _binary(head: Head, logits: Float32Array) -> Sequence[Scores]:
-    return [_above(head, logits)[:, 0].astype(np.float32)]
-
-
 def _multiclass(head: Head, logits: Float32Array) -> Sequence[Scores]:
     chances = probabilities(head, logits)
     best = logits.argmax(axis=1)  # not of the probabilities, which may be equal where logits differ
@@ -193,8 +180,8 @@ def _ordinal(head: Head, logits: Float32Array) -> Sequence[Scores]:
 
 
 _SCORES_BY_KIND: Mapping[str, Callable[[Head, Float32Array], Sequence[Scores]]] = {
-    "regression": _regression,
-    "binary": _binary,
+    "regression": lambda head, logits: [np.ascontiguousarray(column) for column in logits.T],
+    "binary": lambda head, logits: [_above(head, logits)[:, 0].astype(np.float32)],
     "multiclass": _multiclass,
     "ordinal": _ordinal,
 }

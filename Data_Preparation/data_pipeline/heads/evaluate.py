@@ -1,8 +1,9 @@
 """Evaluation of a head on labelled vectors: measures with confidence intervals, and thresholds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,9 +20,10 @@ _MAX_GRADES = 20
 """Number of distinct whole numbers up to which they are evaluated as labels too."""
 
 
+Measure: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
+"""Function of true and predicted values to the value of a measure."""
 MeasureOfRows: TypeAlias = Callable[[NDArray[np.int64]], float]
 """Function of row numbers, which may repeat, to the value of a measure."""
-Measures: TypeAlias = dict[str, MeasureOfRows]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Evaluation as JSON; NaN becomes null, since JSON has no NaN."""
-        content: dict[str, Any] = _replace_nan(asdict(self))
-        return content
+        return _replace_nan(asdict(self))
 
 
 def evaluate_head(
@@ -85,9 +86,13 @@ def evaluate_head(
     truth = _read_truth(head, data)
     outputs = _compute_outputs(head, data)
     thresholds = _choose_thresholds(head, data, outputs, precisions, positive_from, chosen_on)
-    if head.kind == "regression":
-        return _evaluate_numbers(head, truth, outputs, thresholds, rounds, seed)
-    return _evaluate_labels(head, truth, outputs, thresholds, rounds, seed)
+    quality = (_quality_of_numbers if head.kind == "regression" else _quality_of_labels)(head, truth, outputs)
+    all_rows = np.arange(len(truth))
+    intervals = dict.fromkeys(quality.measures, (math.nan, math.nan))
+    if rounds:
+        intervals = metrics.bootstrap(quality.measures, len(truth), rounds, np.random.default_rng(seed))
+    estimates = {name: Estimate(measure(all_rows), *intervals[name]) for name, measure in quality.measures.items()}
+    return Evaluation(len(truth), estimates, quality.f1, quality.reliability, thresholds)
 
 
 def _compute_outputs(head: Head, data: Labelled) -> NDArray[np.float32]:
@@ -121,124 +126,76 @@ def _read_truth(head: Head, data: Labelled) -> NDArray[Any]:
     return np.array([positions[name] for name in names])
 
 
-def _evaluate_numbers(
-    head: Head,
-    truth: NDArray[Any],
-    outputs: NDArray[np.float32],
-    thresholds: list[metrics.Threshold],
-    rounds: int,
-    seed: int,
-) -> Evaluation:
-    measures: Measures = {}
-    f1: dict[str, float] = {}
+@dataclass
+class _Quality:
+    """What is measured of a head, before intervals are computed."""
+
+    measures: dict[str, MeasureOfRows]
+    f1: dict[str, float]
+    reliability: list[metrics.Bin]
+
+
+def _quality_of_numbers(head: Head, truth: NDArray[Any], outputs: NDArray[np.float32]) -> _Quality:
+    quality = _Quality({}, {}, [])
     for column, label in enumerate(head.labels):
-        is_labelled = ~np.isnan(truth[:, column])
-        if not is_labelled.any():
-            raise SourceError(f"no row has a label for the target {label}")
         prefix = "" if len(head.labels) == 1 else f"{label}."
-        true = truth[is_labelled, column].astype(np.float64)
-        scores = outputs[is_labelled, column].astype(np.float64)
-        # Arrays hold labelled rows only: the position of each row among them.
-        position = np.cumsum(is_labelled) - 1
-        measures |= _measures_of_numbers(prefix, true, scores, is_labelled, position)
-        grades = np.unique(true)
+        true, scores = truth[:, column].astype(np.float64), outputs[:, column].astype(np.float64)
+        grades = np.unique(true[~np.isnan(true)])
+        if not len(grades):
+            raise SourceError(f"no row has a label for the target {label}")
+        quality.measures |= _on_rows(prefix, _NUMBER_MEASURES, true, scores)
         if len(grades) <= _MAX_GRADES and (grades == np.round(grades)).all():
             # Scores may lie beyond the labels: they count as the nearest label.
-            rounded = np.clip(np.round(scores), grades[0], grades[-1])
-            names = np.unique(np.concatenate([grades, rounded])).tolist()
-            measures |= _measures_of_labels(prefix, true, rounded, names, is_labelled, position)
+            rounded = np.where(np.isnan(true), np.nan, np.clip(np.round(scores), grades[0], grades[-1]))
+            names = np.unique(np.concatenate([grades, rounded[~np.isnan(true)]])).tolist()
+            quality.measures |= _on_rows(prefix, _label_measures(names), true, rounded)
             by_label = metrics.f1_by_label(true, rounded, names)
-            f1 |= {f"{prefix}{name:g}": value for name, value in by_label.items()}
-    return Evaluation(len(truth), _estimate(measures, len(truth), rounds, seed), f1, [], thresholds)
+            quality.f1 |= {f"{prefix}{name:g}": value for name, value in by_label.items()}
+    return quality
 
 
-def _evaluate_labels(
-    head: Head,
-    truth: NDArray[Any],
-    outputs: NDArray[np.float32],
-    thresholds: list[metrics.Threshold],
-    rounds: int,
-    seed: int,
-) -> Evaluation:
+def _quality_of_labels(head: Head, truth: NDArray[Any], outputs: NDArray[np.float32]) -> _Quality:
     chances = probabilities(head, outputs)
     predicted = chances.argmax(axis=1)
-    is_labelled, position = np.ones(len(truth), bool), np.arange(len(truth))
     names = list(range(len(head.labels)))
-    measures = _measures_of_labels("", truth, predicted, names, is_labelled, position)
+    measures = _on_rows("", _label_measures(names), truth, predicted)
     if head.kind == "binary":
         true, chance = truth == 1, chances[:, 1].astype(np.float64)
     else:
         true, chance = truth == predicted, chances.max(axis=1).astype(np.float64)
-    measures["ece"] = _on_rows(metrics.expected_calibration_error, true, chance, is_labelled, position)
+    measures |= _on_rows("", {"ece": metrics.expected_calibration_error}, true, chance)
     if head.kind == "ordinal":
         grades = head.grades.astype(np.float64)
-        expected = (chances * grades).sum(axis=1)
-        measures |= _measures_of_numbers("", grades[truth], expected, is_labelled, position)
+        measures |= _on_rows("", _NUMBER_MEASURES, grades[truth], (chances * grades).sum(axis=1))
     by_label = metrics.f1_by_label(truth, predicted, names)
-    return Evaluation(
-        rows=len(truth),
-        measures=_estimate(measures, len(truth), rounds, seed),
-        f1={head.labels[index]: score for index, score in by_label.items()},
-        reliability=metrics.reliability(true, chance),
-        thresholds=thresholds,
-    )
+    f1 = {head.labels[index]: score for index, score in by_label.items()}
+    return _Quality(measures, f1, metrics.reliability(true, chance))
 
 
-def _measures_of_numbers(
-    prefix: str,
-    truth: NDArray[Any],
-    predicted: NDArray[Any],
-    is_labelled: NDArray[np.bool_],
-    position: NDArray[np.int64],
-) -> Measures:
-    named = {"spearman": metrics.spearman, "mae": metrics.mean_absolute_error, "mse": metrics.mean_squared_error}
+_NUMBER_MEASURES: Mapping[str, Measure] = {
+    "spearman": metrics.spearman, "mae": metrics.mean_absolute_error, "mse": metrics.mean_squared_error
+}  # fmt: skip
+
+
+def _label_measures(names: Sequence[Any]) -> Mapping[str, Measure]:
     return {
-        prefix + name: _on_rows(measure, truth, predicted, is_labelled, position) for name, measure in named.items()
-    }
-
-
-def _measures_of_labels(
-    prefix: str,
-    truth: NDArray[Any],
-    predicted: NDArray[Any],
-    names: Sequence[Any],
-    is_labelled: NDArray[np.bool_],
-    position: NDArray[np.int64],
-) -> Measures:
-    def micro(true: NDArray[Any], predicted: NDArray[Any]) -> float:
-        return metrics.f1_micro(true, predicted, names)
-
-    def macro(true: NDArray[Any], predicted: NDArray[Any]) -> float:
-        return metrics.f1_macro(true, predicted, names)
-
-    named = {"accuracy": metrics.accuracy, "f1_micro": micro, "f1_macro": macro}
-    return {
-        prefix + name: _on_rows(measure, truth, predicted, is_labelled, position) for name, measure in named.items()
+        "accuracy": metrics.accuracy,
+        "f1_micro": partial(metrics.f1_micro, labels=names),
+        "f1_macro": partial(metrics.f1_macro, labels=names),
     }
 
 
 def _on_rows(
-    measure: Callable[[NDArray[Any], NDArray[Any]], float],
-    truth: NDArray[Any],
-    predicted: NDArray[Any],
-    is_labelled: NDArray[np.bool_],
-    position: NDArray[np.int64],
-) -> MeasureOfRows:
-    """Make a function of row numbers from a measure; `truth` and `predicted` are those of the labelled rows."""
+    prefix: str, measures: Mapping[str, Measure], truth: NDArray[Any], predicted: NDArray[Any]
+) -> dict[str, MeasureOfRows]:
+    """Make functions of row numbers from measures; rows whose truth is NaN are left out."""
+    is_labelled = ~np.isnan(truth)
 
-    def of_rows(rows: NDArray[np.int64]) -> float:
-        labelled = position[rows[is_labelled[rows]]]
+    def on_rows(measure: Measure, rows: NDArray[np.int64]) -> float:
+        labelled = rows[is_labelled[rows]]
         return measure(truth[labelled], predicted[labelled]) if len(labelled) else math.nan
 
-    return of_rows
-
-
-def _estimate(measures: Measures, rows: int, rounds: int, seed: int) -> dict[str, Estimate]:
-    all_rows = np.arange(rows)
-    intervals = dict.fromkeys(measures, (math.nan, math.nan))
-    if rounds:
-        intervals = metrics.bootstrap(measures, rows, rounds, np.random.default_rng(seed))
-    return {name: Estimate(measure(all_rows), *intervals[name]) for name, measure in measures.items()}
+    return {prefix + name: partial(on_rows, measure) for name, measure in measures.items()}
 
 
 def _choose_thresholds(
@@ -257,17 +214,15 @@ def _choose_thresholds(
         )
     if positive_from is None and head.kind != "binary":
         raise ConfigError(f"thresholds of a {head.kind} head need the lowest positive label; set positive_from")
-    true, scores = _positives_and_scores(head, data, outputs, positive_from)
-    choice = true, scores
+    measured_on = _positives_and_scores(head, data, outputs, positive_from)
+    choice = measured_on
     if chosen_on is not None:
         choice = _positives_and_scores(head, chosen_on, _compute_outputs(head, chosen_on), positive_from)
-    thresholds = []
-    for precision in precisions:
-        threshold = metrics.threshold_for(*choice, precision)
-        if threshold is None:
-            threshold = metrics.Threshold(precision, math.inf, math.nan, 0.0, 0)
-        thresholds.append(metrics.apply_threshold(threshold, true, scores))
-    return thresholds
+    scores = [metrics.threshold_for(*choice, precision) for precision in precisions]
+    return [
+        metrics.measure_threshold(precision, score, *measured_on)
+        for precision, score in zip(precisions, scores, strict=True)
+    ]
 
 
 def _positives_and_scores(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 
 from data_pipeline.errors import ModelError, SourceError, StaleStageError
 from data_pipeline.heads.foreign import is_foreign, load_foreign
-from data_pipeline.heads.identity import FIELDS, PROBE_SENTENCES, EmbedderIdentity
+from data_pipeline.heads.identity import PROBE_SENTENCES, EmbedderIdentity, identity_settings
 from data_pipeline.heads.model import Head, Layer
 from data_pipeline.heads.named import NAMED_HEADS, load_named
 from data_pipeline.types import Float32Array
@@ -123,23 +123,18 @@ def _load(folder: Path) -> Head:
 
 
 def _head(meaning: dict[str, Any], tensors: dict[str, Float32Array]) -> Head:
-    layers = tuple(
-        Layer(tensors[f"layers.{number}.weight"], tensors[f"layers.{number}.bias"])
-        for number in range(len(meaning["layers"]))
-    )
+    names = [f"layers.{number}" for number in range(len(meaning["layers"]))]
     embedder = meaning["embedder"]
     # Probe vectors of other sentences cannot be compared.
     probes = tensors.get("probes") if meaning["probe_sentences"] == list(PROBE_SENTENCES) else None
     return Head(
         kind=meaning["kind"],
         labels=tuple(str(label) for label in meaning["labels"]),
-        layers=layers,
-        embedder=None
-        if embedder is None
-        else EmbedderIdentity({name: str(embedder[name]) for name in FIELDS if name in embedder}, probes),
+        layers=tuple(Layer(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names),
+        embedder=None if embedder is None else EmbedderIdentity(identity_settings(embedder), probes),
         cutpoints=tensors.get("cutpoints"),
         temperature=float(meaning["temperature"]),
-        about=cast(dict[str, Any], meaning["about"]),
+        about=meaning["about"],
     )
 
 

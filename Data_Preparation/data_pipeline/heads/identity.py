@@ -1,5 +1,7 @@
-"""Whose vectors a head takes. Heads of one embedder give numbers for vectors of any other of the same
-width, and they mean nothing: so the embedder's identity is kept with the head, and compared.
+"""Identity of the embedder that a head was trained on.
+
+A head gives numbers for vectors of any other embedder of the same width, and they mean nothing: so the embedder's
+identity is stored with the head, and compared.
 """
 
 import logging
@@ -50,28 +52,30 @@ def identity_settings(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: str(metadata[name]) for name in FIELDS if name in metadata}
 
 
-def check_identity(name: str, head: EmbedderIdentity | None, dim: int, found: Mapping[str, str], where: str) -> None:
+def check_identity(name: str, head: EmbedderIdentity | None, dim: int, metadata: Mapping[str, str], where: str) -> None:
     """Make sure that a head may be applied to some vectors.
 
     Args:
-        name: of the head, for messages.
-        head: whose vectors it was trained on.
-        dim: width of the vectors it takes.
-        found: what is known of the vectors; an embedding file's metadata.
-        where: the vectors are, for messages.
+        name: name of the head, for messages.
+        head: identity of the embedder that the head was trained on.
+        dim: width of the vectors that the head takes.
+        metadata: metadata of the vectors, as in an embedding file.
+        where: source of the vectors, for messages.
 
     Raises:
         WrongEmbedderError: they are of another embedder, or of another width.
     """
-    found = recorded_identity(found)
-    if found.get("dim", str(dim)) != str(dim):
-        raise WrongEmbedderError(f"the head {name} takes vectors of {dim} dimensions, {where} has dim {found['dim']!r}")
-    if head is None or not head.settings or not found.keys() - {"dim"}:
+    vectors = recorded_identity(metadata)
+    if vectors.get("dim", str(dim)) != str(dim):
+        raise WrongEmbedderError(
+            f"the head {name} takes vectors of {dim} dimensions, {where} has dim {vectors['dim']!r}"
+        )
+    if head is None or not head.settings or not vectors.keys() - {"dim"}:
         _warn_once(f"the head {name}" if head is None or not head.settings else where)
         return
     differences = [
         f"{difference.field}: the head was trained on {difference.recorded!r}, these vectors have {difference.other!r}"
-        for difference in identity_differences(head.settings, found)
+        for difference in identity_differences(head.settings, vectors)
     ]
     if differences:
         raise WrongEmbedderError(
@@ -89,13 +93,12 @@ def check_embedder(name: str, head: EmbedderIdentity | None, dim: int, embedder:
     Raises:
         WrongEmbedderError: its vectors are others.
     """
-    found = identity_settings(embedder.identity.to_metadata())
+    metadata = identity_settings(embedder.identity.to_metadata())
     if head is None or head.probes is None:
-        check_identity(name, head, dim, found, embedder.identity.model)
+        check_identity(name, head, dim, metadata, embedder.identity.model)
         return
-    named = {"model", "revision"}
-    known = {field: value for field, value in head.settings.items() if field not in named}
-    check_identity(name, EmbedderIdentity(known), dim, found, embedder.identity.model)
+    unnamed = {field: value for field, value in head.settings.items() if field not in {"model", "revision"}}
+    check_identity(name, EmbedderIdentity(unnamed), dim, metadata, embedder.identity.model)
     vectors = encode(embedder, PROBE_SENTENCES).astype(np.float64)
     expected = head.probes.astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
@@ -110,8 +113,8 @@ def check_embedder(name: str, head: EmbedderIdentity | None, dim: int, embedder:
 
 
 @lru_cache(maxsize=1000)
-def _warn_once(what: str) -> None:
+def _warn_once(nameless: str) -> None:
     logger.warning(
         "%s does not say which embedder it belongs to: that the scores mean anything cannot be proved. "
-        "Bind a head with: elm heads convert HEAD FOLDER --embedder MODEL", what,
+        "Bind a head with: elm heads convert HEAD FOLDER --embedder MODEL", nameless,
     )  # fmt: skip

@@ -96,9 +96,9 @@ def _check_labelled_once(table: UserTable, key: str) -> None:
     repeated = np.flatnonzero(table.frame[key].is_duplicated().to_numpy())
     if len(repeated):
         name = table.frame[key][int(repeated[0])]
-        places = [row for row in repeated.tolist() if table.frame[key][row] == name]
+        first, second = [row for row in repeated.tolist() if table.frame[key][row] == name][:2]
         raise SourceError(
-            f"{table.place(places[1])} labels {key} {name!r} again, after {table.unit} {table.numbers[places[0]]}; "
+            f"{table.place(second)} labels {key} {name!r} again, after {table.unit} {table.numbers[first]}; "
             f"leave one of the {table.unit}s"
         )
 
@@ -126,18 +126,15 @@ def labels_of_file(path: Path, column: str, group: str = "train") -> Labelled:
         raise SourceError(f"{where}: embedding must hold lists of numbers of one length: {error}") from error
     if vectors.ndim != 2:
         raise SourceError(f"{where}: embedding must hold lists of numbers, found {table['embedding'].dtype}")
-    documents = next((table[name] for name in _GROUP_COLUMNS if name in table.columns), None)
-    names = np.array(documents, np.str_) if documents is not None else _row_names(len(table))
-    return _labelled(Labelled(vectors, _array(table[column], where), names, {}, where))
+    documents = next((table[name] for name in _GROUP_COLUMNS if name in table.columns), np.arange(len(table)))
+    return _labelled(Labelled(vectors, _array(table[column], where), np.array(documents).astype(np.str_), {}, where))
 
 
 def has_vectors(path: Path) -> bool:
     """Whether a labels file has the vectors too."""
     if _is_hdf5(path):
         return True
-    if is_parquet(path):
-        return "embedding" in parquet_columns(path)
-    return "embedding" in read_table(path, {}).names
+    return "embedding" in (parquet_columns(path) if is_parquet(path) else read_table(path, {}).names)
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -156,9 +153,9 @@ def _of_hdf5(path: Path, group: str) -> Labelled:
         labels = file.labels(0, file.rows).astype(np.float64)
         vectors = np.array(file.vectors()[:])
         ids = np.array(file.ids(0, file.rows), np.str_)
-        known = identity_settings(file.attributes) if file.is_ours else {}
+        embedder = identity_settings(file.attributes) if file.is_ours else {}
     labels[labels == _NO_LABEL] = np.nan
-    return _labelled(Labelled(vectors, labels, ids, known, str(path)))
+    return _labelled(Labelled(vectors, labels, ids, embedder, str(path)))
 
 
 def _of_rows(rows: Rows, labels: pl.Series, where: str) -> Labelled:
@@ -191,16 +188,12 @@ def _array(labels: pl.Series, where: str) -> NDArray[Any]:
 
 
 def _labelled(data: Labelled) -> Labelled:
-    """Without the rows that have no label at all."""
+    """Leave out the rows that have no label at all."""
     labels = data.labels.reshape(len(data), -1)
-    there = (labels != "").any(axis=1) if labels.dtype.kind == "U" else (~np.isnan(labels)).any(axis=1)
-    if not there.any():
+    has_label = (labels != "" if labels.dtype.kind == "U" else ~np.isnan(labels)).any(axis=1)
+    if not has_label.any():
         raise SourceError(f"{data.where} has no label in any of its {len(data)} rows")
-    return data if there.all() else data.take(there)
-
-
-def _row_names(count: int) -> NDArray[np.str_]:
-    return np.arange(count).astype(np.str_)
+    return data if has_label.all() else data.take(has_label)
 
 
 def identity_of_maker(data: Labelled, probes: bool = True) -> EmbedderIdentity | None:

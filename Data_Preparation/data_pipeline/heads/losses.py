@@ -25,11 +25,8 @@ def make_loss(task: TrainingTask, training_targets: Tensor, config: TrainingConf
     if task.kind == "regression":
         return _masked_mse
     counts = torch.bincount(training_targets, minlength=len(task.labels)).float()
-    weights = (
-        len(training_targets) / (len(counts) * counts)
-        if config.class_weights == "balanced"
-        else torch.ones_like(counts)
-    )
+    is_balanced = config.class_weights == "balanced"
+    weights = len(training_targets) / (len(counts) * counts) if is_balanced else torch.ones_like(counts)
 
     def negative_log_likelihood(outputs: Tensor, targets: Tensor, cutpoints: Tensor) -> Tensor:
         weight = weights.to(outputs.device)[targets]

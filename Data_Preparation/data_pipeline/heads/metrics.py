@@ -45,12 +45,7 @@ def f1_by_label(truth: Numbers, predicted: Numbers, labels: Sequence[Any]) -> di
 
     F1 is NaN for a label that occurs neither among the true nor among the predicted labels.
     """
-    scores = {}
-    for label in labels:
-        hits = int(((truth == label) & (predicted == label)).sum())
-        wrong = int(((truth == label) ^ (predicted == label)).sum())
-        scores[label] = 2 * hits / (2 * hits + wrong) if hits or wrong else math.nan
-    return scores
+    return {label: f1_micro(truth, predicted, [label]) for label in labels}
 
 
 def f1_macro(truth: Numbers, predicted: Numbers, labels: Sequence[Any]) -> float:
@@ -120,8 +115,8 @@ class Threshold:
     """Number of rows with that score or more."""
 
 
-def threshold_for(true: NDArray[np.bool_], scores: Numbers, precision: float) -> Threshold | None:
-    """Find the threshold of highest recall at which `scores >= threshold` has a precision.
+def threshold_for(true: NDArray[np.bool_], scores: Numbers, precision: float) -> float:
+    """Find the lowest score of highest recall at which `scores >= threshold` has a precision.
 
     Args:
         true: whether each row is positive, shape (N,).
@@ -129,7 +124,7 @@ def threshold_for(true: NDArray[np.bool_], scores: Numbers, precision: float) ->
         precision: wanted precision, 0 to 1.
 
     Returns:
-        Threshold; None if no threshold reaches the precision.
+        Lowest score that counts as positive; infinite if no threshold reaches the precision.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
@@ -139,22 +134,16 @@ def threshold_for(true: NDArray[np.bool_], scores: Numbers, precision: float) ->
     counts = np.arange(1, len(scores) + 1)
     candidates = np.flatnonzero(is_last & (hits / counts >= precision) & (hits > 0))
     if not len(candidates):
-        return None
-    position = int(candidates[np.argmax(hits[candidates])])
-    return _measure_threshold(precision, float(ranked[position]), true, scores)
+        return math.inf
+    return float(ranked[candidates[np.argmax(hits[candidates])]])
 
 
-def apply_threshold(threshold: Threshold, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
-    """Measure a threshold that was chosen on other rows."""
-    return _measure_threshold(threshold.wanted, threshold.score, true, scores)
-
-
-def _measure_threshold(wanted: float, score: float, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
+def measure_threshold(wanted: float, score: float, true: NDArray[np.bool_], scores: Numbers) -> Threshold:
+    """Measure precision and recall of a threshold, which may have been chosen on other rows."""
     is_above = scores >= score
     hits, rows, positives = int((is_above & true).sum()), int(is_above.sum()), int(true.sum())
-    return Threshold(
-        wanted, score, hits / rows if rows else math.nan, hits / positives if positives else math.nan, rows
-    )
+    precision, recall = hits / rows if rows else math.nan, hits / positives if positives else math.nan
+    return Threshold(wanted, score, precision, recall, rows)
 
 
 def bootstrap(
@@ -182,9 +171,9 @@ def bootstrap(
         for name, measure in measures.items():
             drawn[name].append(measure(sample))
     edges = ((1 - confidence) / 2, (1 + confidence) / 2)
-    intervals = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for name, values in drawn.items():
         defined = np.array([value for value in values if not math.isnan(value)])
-        low, high = np.quantile(defined, edges) if len(defined) else (math.nan, math.nan)
-        intervals[name] = float(low), float(high)
+        low, high = np.quantile(defined, edges).tolist() if len(defined) else (math.nan, math.nan)
+        intervals[name] = low, high
     return intervals

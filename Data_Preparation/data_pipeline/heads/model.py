@@ -55,9 +55,9 @@ class Head:
     """How the head was trained or where it comes from, for people; plain JSON."""
 
     def __post_init__(self) -> None:
-        problem = _find_problem(self)
-        if problem:
-            raise ModelError(f"not a valid {self.kind} head: {problem}")
+        for find_problem in (_find_shape_problem, _find_label_problem, _find_cutpoint_problem):
+            if problem := find_problem(self):
+                raise ModelError(f"not a valid {self.kind} head: {problem}")
 
     @property
     def dim(self) -> int:
@@ -91,12 +91,6 @@ def outputs_of(kind: Kind, labels: int) -> int:
     return labels if kind in {"regression", "multiclass"} else 1
 
 
-def _find_problem(head: Head) -> str | None:
-    """Find out what is wrong with a head; None if nothing is."""
-    checks = (_find_shape_problem, _find_label_problem, _find_cutpoint_problem)
-    return next((problem for check in checks if (problem := check(head))), None)
-
-
 def _find_shape_problem(head: Head) -> str | None:
     if head.kind not in KINDS:
         return f"kind must be one of {', '.join(KINDS)}, found {head.kind!r}"
@@ -114,11 +108,9 @@ def _find_shape_problem(head: Head) -> str | None:
             return f"layer {number} has numbers that are not finite"
         width = layer.weight.shape[0]
     expected = outputs_of(head.kind, len(head.labels))
-    return (
-        None
-        if width == expected
-        else f"its last layer gives {width} numbers, {len(head.labels)} labels need {expected}"
-    )
+    if width != expected:
+        return f"its last layer gives {width} numbers, {len(head.labels)} labels need {expected}"
+    return None
 
 
 def _find_label_problem(head: Head) -> str | None:

@@ -22,13 +22,7 @@ DEFAULT_EMBEDDER = "Snowflake/snowflake-arctic-embed-m-v2.0"
 _HUB_TIMEOUT_S = 10.0
 
 # No revision: the heads' authors do not say which one they used.
-_ARCTIC = {
-    "model": DEFAULT_EMBEDDER,
-    "pooling": "cls",
-    "normalized": "true",
-    "max_length": "8192",
-    "dim": "768",
-}
+_ARCTIC = {"model": DEFAULT_EMBEDDER, "pooling": "cls", "normalized": "true", "max_length": "8192", "dim": "768"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Task of a training: kind, labels and targets; and the rows that are held out for validation."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,8 @@ def make_task(data: Labelled, kind: str) -> TrainingTask:
         raise ConfigError(
             f"{data.where}: all rows have the label {_join_labels(values)}; a {kind} head needs two labels or more"
         )
-    return TrainingTask(_to_kind(kind), tuple(label_name(value) for value in values), positions.astype(np.int64))
+    labels = tuple(label_name(value) for value in values)
+    return TrainingTask(cast(Kind, kind), labels, positions.astype(np.int64))
 
 
 def _to_numbers(data: Labelled) -> NDArray[Any]:
@@ -68,11 +69,6 @@ def _is_number(label: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _to_kind(name: str) -> Kind:
-    kinds: dict[str, Kind] = {"binary": "binary", "multiclass": "multiclass", "ordinal": "ordinal"}
-    return kinds[name]
 
 
 def _join_labels(values: NDArray[Any]) -> str:

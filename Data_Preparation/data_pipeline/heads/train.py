@@ -60,15 +60,16 @@ def train_head(data: Labelled, config: TrainingConfig, embedder: EmbedderIdentit
     vectors = torch.from_numpy(np.ascontiguousarray(data.vectors, dtype=np.float32))
     parts = [torch.from_numpy(np.flatnonzero(mask)) for mask in (~held_out, held_out)]
     outcomes = {seed: _train_once(vectors, task, parts, config, seed) for seed in config.seeds}
-    best = min(outcomes, key=lambda seed: outcomes[seed].loss)
-    validation = data.take(held_out)
+    losses = {seed: outcome.loss for seed, outcome in outcomes.items()}
+    best = min(losses, key=lambda seed: losses[seed])
+    outcome, validation = outcomes[best], data.take(held_out)
     head = Head(
         kind=task.kind,
         labels=task.labels,
-        layers=outcomes[best].layers,
+        layers=outcome.layers,
         embedder=embedder,
-        cutpoints=outcomes[best].cutpoints,
-        temperature=outcomes[best].temperature,
+        cutpoints=outcome.cutpoints,
+        temperature=outcome.temperature,
         about={
             "trained_on": data.where,
             "rows": len(data),
@@ -76,11 +77,11 @@ def train_head(data: Labelled, config: TrainingConfig, embedder: EmbedderIdentit
             "documents": len(np.unique(data.documents)),
             "seed": best,
             "config": config.model_dump(mode="json"),
-            "curve": outcomes[best].curve,
-            "validation_loss_by_seed": {str(seed): outcome.loss for seed, outcome in outcomes.items()},
+            "curve": outcome.curve,
+            "validation_loss_by_seed": {str(seed): loss for seed, loss in losses.items()},
         },
     )
-    return Trained(head, validation, outcomes[best].curve, {seed: outcome.loss for seed, outcome in outcomes.items()})
+    return Trained(head, validation, outcome.curve, losses)
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,7 @@ class _Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.dropout(torch.relu(layer(x)))
-        out: Tensor = self.layers[-1](x)
-        return out
+        return self.layers[-1](x)
 
 
 def _train_once(
@@ -147,9 +147,8 @@ def _train_once(
                 loss_sum += float(loss.detach()) * len(rows)
             outputs = _outputs(network, vectors, parts[1], mean, scale)
             validation_loss = float(loss_of(outputs, targets[parts[1]], _cutpoints(network)))
-            curve.append(
-                {"epoch": epoch + 1, "train_loss": loss_sum / len(parts[0]), "validation_loss": validation_loss}
-            )
+            training_loss = loss_sum / len(parts[0])
+            curve.append({"epoch": epoch + 1, "train_loss": training_loss, "validation_loss": validation_loss})
             if validation_loss < best:
                 best, best_weights = validation_loss, _copy_weights(network)
             elif epoch + 1 - int(min(curve, key=lambda point: point["validation_loss"])["epoch"]) >= config.patience:

@@ -1,36 +1,8 @@
-"""Judges that grade passages for queries, or texts for a question."""
+"""Judges that grade passages for queries, or texts for a question.
 
-from data_pipeline.judge.base import (
-    RELEVANT,
-    STATUSES,
-    CallFailed,
-    CallFailedError,
-    Judge,
-    Judgeable,
-    JudgeIdentity,
-    Judgement,
-    Status,
-    judgement_key,
-)
-from data_pipeline.judge.load import JUDGES, load_judge
-from data_pipeline.judge.scripted import ScriptedJudge
-from data_pipeline.judge.similarity import SimilarityJudge, Thresholds, calibrate
+Names are listed in `__init__.pyi` and loaded at their first use.
+"""
 
-__all__ = [
-    "JUDGES",
-    "RELEVANT",
-    "STATUSES",
-    "CallFailed",
-    "CallFailedError",
-    "Judge",
-    "JudgeIdentity",
-    "Judgeable",
-    "Judgement",
-    "ScriptedJudge",
-    "SimilarityJudge",
-    "Status",
-    "Thresholds",
-    "calibrate",
-    "judgement_key",
-    "load_judge",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

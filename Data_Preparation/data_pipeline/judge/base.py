@@ -12,7 +12,7 @@ A failure is never read as a label, and is tried again in the next run.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
@@ -52,12 +52,7 @@ class JudgeIdentity:
 
     def to_json(self) -> dict[str, Any]:
         """The identity as JSON, for the record of a run."""
-        return {
-            "model": self.model,
-            "served_model": self.served_model,
-            "prompt": self.prompt,
-            "parameters": dict(self.parameters),
-        }
+        return asdict(self)
 
     @property
     def sha256(self) -> str:
@@ -156,6 +151,23 @@ class Judge(Protocol):
 
     async def close(self) -> None:
         """Close connections."""
+
+
+class OfflineJudge:
+    """Base of judges that need no connection. See `Judge`.
+
+    Args:
+        identity: identity of the judge.
+    """
+
+    def __init__(self, identity: JudgeIdentity) -> None:
+        self.identity = identity
+
+    async def open(self) -> None:
+        """Do nothing; there is no connection."""
+
+    async def close(self) -> None:
+        """Do nothing; there is no connection."""
 
 
 def judgement_key(identity: JudgeIdentity, query: str, passage: str) -> bytes:

@@ -3,20 +3,25 @@
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from data_pipeline.errors import NotFoundError, StoreError
-from data_pipeline.utils import exclusive
+from data_pipeline.judge.base import Judgement
+from data_pipeline.judge.tables import SELECT_ANSWERS, UPSERT, encode_text, from_row, to_row
+from data_pipeline.utils import batched, exclusive
 
 FORMAT_VERSION = 1
 """Version of the tables, in the header of the file."""
 _APPLICATION_ID = 0x454C4D57  # "ELMW", so that another program's database is not mistaken for one of ours
 _BUSY_S = 30.0
+_MAX_VARIABLES = 500
 
 
 class Database:
-    """An open SQLite file. May be used from any thread; the threads take turns.
+    """An open SQLite file with judgements by key. May be used from any thread; the threads take turns.
 
     Args:
         path: of the file; it is made if it does not exist.
@@ -42,14 +47,21 @@ class Database:
             if not read_only:
                 # Two processes would pay for the same judgements.
                 self._stack.enter_context(exclusive(path))
-            self._db = self._connect(read_only)
-            self._stack.callback(self._db.close)
-            self._check(read_only)
-            if not read_only:
-                self._prepare_writing(later_tables)
+            with self._convert_errors():
+                self._db = self._connect(read_only)
+                self._stack.callback(self._db.close)
+                self._check(read_only)
+                if not read_only:
+                    self._prepare_writing(later_tables)
         except BaseException:
             self._stack.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
@@ -83,6 +95,15 @@ class Database:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def lookup(self, keys: Sequence[bytes]) -> dict[bytes, Judgement]:
+        """Stored answers by key; a failure is never among them."""
+        answers: dict[bytes, Judgement] = {}
+        with self.read() as db:
+            for part in batched(keys, _MAX_VARIABLES):
+                for key, *row in db.execute(f"{SELECT_ANSWERS} ({','.join('?' * len(part))})", part):
+                    answers[key] = from_row(row)
+        return answers
+
     def verify(self) -> None:
         """Read the whole file, and check its integrity.
 
@@ -97,16 +118,14 @@ class Database:
 
     def _connect(self, read_only: bool) -> sqlite3.Connection:
         uri = self.path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-        with self._convert_errors():
-            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA trusted_schema = OFF")
-            return db
+        db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA trusted_schema = OFF")
+        return db
 
     def _check(self, read_only: bool) -> None:
-        with self._convert_errors():
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            names = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        names = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
         if version > FORMAT_VERSION and application == _APPLICATION_ID:
             raise StoreError(
                 f"{self.path} has format {version}; this version of the package reads formats up to {FORMAT_VERSION}. "
@@ -125,15 +144,14 @@ class Database:
             db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _prepare_writing(self, later_tables: Sequence[str]) -> None:
-        with self._convert_errors():
-            # Readers and the writer do not block one another.
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # FULL: a commit survives a power cut, not only a kill. A judgement may have been paid for, and a commit
-            # holds hundreds of them, so that the wait for the disk does not matter.
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            for statement in later_tables:
-                self._db.execute(statement)
+        # Readers and the writer do not block one another.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # FULL: a commit survives a power cut, not only a kill. A judgement may have been paid for, and a commit holds
+        # hundreds of them, so that the wait for the disk does not matter.
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        for statement in later_tables:
+            self._db.execute(statement)
 
     @contextlib.contextmanager
     def _convert_errors(self) -> Iterator[None]:
@@ -145,3 +163,11 @@ class Database:
                 "start anew; if the disk is full or the folder cannot be written, fix that and run the same command "
                 "again."
             ) from error
+
+
+def insert_judgements(db: sqlite3.Connection, new: Mapping[bytes, Judgement]) -> None:
+    """Store judgements by key; a failure never replaces an answer."""
+    now = time.time()
+    db.executemany(UPSERT, [[key, *to_row(judgement), now] for key, judgement in new.items()])
+    reasonings = [[key, encode_text(judgement.reasoning)] for key, judgement in new.items() if judgement.reasoning]
+    db.executemany("INSERT OR REPLACE INTO reasonings VALUES (?, ?)", reasonings)

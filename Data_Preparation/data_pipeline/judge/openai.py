@@ -179,15 +179,11 @@ class LLMJudge:
                 "the start; if a router serves several models under one name, set judge.model to one of them"
             )
         judgement = to_judgement(completion, self._prompt.labels, self._format.top_logprobs > 0)
-        return replace(
-            judgement,
-            answer=self._clean(judgement.answer or "")[:_MAX_STORED_CHARS],
-            reason=self._clean(judgement.reason)[:_MAX_STORED_CHARS],
-            reasoning=self._clean(judgement.reasoning)[:_MAX_STORED_CHARS],
-            latency_s=latency_s,
-            passage_chars=len(passage),
-            shown_chars=len(shown),
-        )
+        texts: dict[str, Any] = {
+            name: self._clean(getattr(judgement, name) or "")[:_MAX_STORED_CHARS]
+            for name in ("answer", "reason", "reasoning")
+        }
+        return replace(judgement, **texts, latency_s=latency_s, passage_chars=len(passage), shown_chars=len(shown))
 
     async def close(self) -> None:
         """Close connections."""
@@ -226,10 +222,7 @@ class LLMJudge:
             async with asyncio.timeout(self._config.timeout_s):
                 # Raw: the body is parsed strictly here; the library accepts bodies of another structure.
                 reply = await self._client.chat.completions.with_raw_response.create(
-                    model=self._model,
-                    messages=messages,
-                    extra_body=self._config.extra_body,
-                    **asked.parameters,
+                    model=self._model, messages=messages, extra_body=self._config.extra_body, **asked.parameters
                 )
             return read_completion(self._clean(reply.http_response.text))
         except CallFailedError as error:
@@ -237,7 +230,8 @@ class LLMJudge:
         except self._openai.APIStatusError as error:
             failure = _read_failure(error)
             if failure.code in _FILTERED:
-                return Completion(self._served_model_or_empty(), {}, "", failure.text or failure.code, None, None)
+                served_model = self._identity.served_model if self._identity else ""
+                return Completion(served_model, {}, "", failure.text or failure.code, None, None)
             raise self._to_error(failure, asked) from None
         except (self._openai.APITimeoutError, TimeoutError):
             hint = "; a model that reasons may need a longer judge.timeout_s" if asked.reasoning_tokens else ""
@@ -247,9 +241,6 @@ class LLMJudge:
             raise CallFailedError(self._clean(f"{error}{cause}")[:MAX_QUOTED_CHARS]) from None
         except UnicodeEncodeError:
             raise CallFailedError("the text holds a lone surrogate, which cannot be sent", final=True) from None
-
-    def _served_model_or_empty(self) -> str:
-        return self._identity.served_model if self._identity else ""
 
     def _to_error(self, failure: _Failure, asked: RequestFormat | None) -> Exception:
         reply = self._clean(f"HTTP {failure.status}: {failure.text}")[:MAX_QUOTED_CHARS]

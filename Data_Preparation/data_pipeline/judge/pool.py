@@ -7,12 +7,13 @@ flight. Nothing is reported before it is safe on disk, and nothing reported is j
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic
 
 from data_pipeline.config.judge import JudgeConfig
@@ -20,7 +21,7 @@ from data_pipeline.errors import DataPipelineError, JudgeError
 from data_pipeline.judge.base import CallFailedError, Judge, Judgement, judgement_key
 from data_pipeline.judge.breaker import Breaker
 from data_pipeline.judge.recorder import ItemT, Judged, Recorder
-from data_pipeline.judge.retry import RetryPolicy
+from data_pipeline.judge.retry import wait_s
 from data_pipeline.judge.summary import JudgeSummary
 from data_pipeline.utils import progress_bar
 
@@ -68,10 +69,9 @@ async def judge_items(
         JudgeError: the judge cannot be used, or failed too often; earlier judgements are stored.
         StoreError: the judgements cannot be stored.
     """
-    policy = RetryPolicy(config.tries, config.backoff_s, config.max_backoff_s, config.max_retry_after_s)
-    rng = random.Random(config.seed)
+    pool = _Pool(judge, recorder, config)
     try:
-        await _open(judge, policy, rng)
+        await pool.open_judge()
         recorder.start(judge.identity)
         with progress_bar(total, "judging", "pair") as bar:
 
@@ -80,51 +80,23 @@ async def judge_items(
                 if on_recorded is not None:
                     on_recorded(judged)
 
-            return await _Pool(judge, recorder, config, policy, rng, report).run(iter(items))
+            return await pool.run(iter(items), report)
     finally:
         await judge.close()
-
-
-async def _open(judge: Judge, policy: RetryPolicy, rng: random.Random) -> None:
-    for failures in itertools.count(1):
-        try:
-            return await judge.open()
-        except CallFailedError as error:
-            too_long = (error.retry_after_s or 0) > policy.max_retry_after_s
-            if failures >= policy.tries or error.final or too_long:
-                raise JudgeError(
-                    f"{judge.name} cannot be used: {error.reason} ({failures} tries). "
-                    "Check that the server runs, and the settings base_url and model."
-                ) from None
-            await asyncio.sleep(policy.wait_s(failures, error.retry_after_s, rng))
 
 
 class _BudgetSpentError(Exception):
     """No further call is allowed, and the item was not tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Work(Generic[ItemT]):
-    key: bytes
-    item: ItemT
-
-
 class _Pool(Generic[ItemT]):
     """One run of `judge_items`."""
 
-    def __init__(
-        self,
-        judge: Judge,
-        recorder: Recorder[ItemT],
-        config: JudgeConfig,
-        policy: RetryPolicy,
-        rng: random.Random,
-        report: Callable[[Sequence[Judged[ItemT]]], None],
-    ) -> None:
+    def __init__(self, judge: Judge, recorder: Recorder[ItemT], config: JudgeConfig) -> None:
         self._judge, self._recorder, self._config = judge, recorder, config
-        self._policy, self._rng, self._report = policy, rng, report
+        self._rng = random.Random(config.seed)
         self._breaker = Breaker(judge.name, config.breaker_window, config.breaker_share)
-        self._queue: asyncio.Queue[_Work[ItemT] | None] = asyncio.Queue(2 * config.slots)
+        self._queue: asyncio.Queue[tuple[bytes, ItemT] | None] = asyncio.Queue(2 * config.slots)
         self._waiting: dict[bytes, list[ItemT]] = {}
         """Items whose judgement is not stored yet, by key."""
         self._unsaved: dict[bytes, Judgement] = {}
@@ -137,8 +109,31 @@ class _Pool(Generic[ItemT]):
         self._busy_s = 0.0
         self._summary = JudgeSummary()
 
-    async def run(self, items: Iterator[ItemT]) -> JudgeSummary:
-        """Judge all items, or as many as the budget allows."""
+    async def open_judge(self) -> None:
+        """Open the judge, and try again as often as the settings allow.
+
+        Raises:
+            JudgeError: the judge cannot be used.
+        """
+        for failures in itertools.count(1):
+            try:
+                return await self._judge.open()
+            except CallFailedError as error:
+                if self._is_last(error, failures):
+                    raise JudgeError(
+                        f"{self._judge.name} cannot be used: {error.reason} ({failures} tries). "
+                        "Check that the server runs, and the settings base_url and model."
+                    ) from None
+                await asyncio.sleep(wait_s(self._config, failures, error.retry_after_s, self._rng))
+
+    async def run(self, items: Iterator[ItemT], report: Callable[[Sequence[Judged[ItemT]]], None]) -> JudgeSummary:
+        """Judge all items, or as many as the budget allows.
+
+        Args:
+            items: to be judged.
+            report: called with items whose judgement is safe on disk.
+        """
+        self._report = report
         started = time.perf_counter()
         # A single thread: the iterator is not thread-safe, and must not be read any further when the run has ended.
         reader = ThreadPoolExecutor(1, "pairs")
@@ -174,13 +169,13 @@ class _Pool(Generic[ItemT]):
         while not self._summary.stopped and (batch := await upcoming):
             # Read the next batch while this one is judged.
             upcoming = read_next()
-            for work in await self._without_answer(batch):
-                await self._queue.put(work)
+            for key_and_item in await self._without_answer(batch):
+                await self._queue.put(key_and_item)
         upcoming.cancel()
         for _ in range(self._config.slots):
             await self._queue.put(None)
 
-    async def _without_answer(self, items: Sequence[ItemT]) -> list[_Work[ItemT]]:
+    async def _without_answer(self, items: Sequence[ItemT]) -> list[tuple[bytes, ItemT]]:
         new = []
         identity = self._judge.identity
         keys = [judgement_key(identity, item.query, item.passage) for item in items]
@@ -193,18 +188,17 @@ class _Pool(Generic[ItemT]):
                     self._waiting[key].append(item)
                 else:
                     self._waiting[key] = [item]
-                    new.append(_Work(key, item))
+                    new.append((key, item))
         self._wake_saver_if_full()
         return new
 
     async def _work(self) -> None:
-        while (work := await self._queue.get()) is not None:
+        while (key_and_item := await self._queue.get()) is not None:
             if self._summary.stopped:
                 continue
-            try:
-                self._unsaved[work.key] = await self._judge_item(work.item)
-            except _BudgetSpentError:
-                continue
+            key, item = key_and_item
+            with contextlib.suppress(_BudgetSpentError):
+                self._unsaved[key] = await self._judge_item(item)
             self._wake_saver_if_full()
 
     async def _judge_item(self, item: ItemT) -> Judgement:
@@ -235,13 +229,13 @@ class _Pool(Generic[ItemT]):
         if error.retry_after_s is not None:
             # The server means all callers, not only the one that got the reply.
             self._not_before = max(self._not_before, asyncio.get_running_loop().time() + error.retry_after_s)
-        await asyncio.sleep(self._policy.wait_s(failures, error.retry_after_s, self._rng))
+        await asyncio.sleep(wait_s(self._config, failures, error.retry_after_s, self._rng))
 
     async def _call(self, item: ItemT, tries: int) -> Judgement:
         loop = asyncio.get_running_loop()
         while (pause_s := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause_s)
-        if self._is_budget_spent():
+        if self._config.max_calls is not None and self._summary.calls >= self._config.max_calls:
             raise _BudgetSpentError
         self._summary.calls += 1
         started = time.perf_counter()
@@ -257,18 +251,20 @@ class _Pool(Generic[ItemT]):
 
     def _final_failure(self, error: CallFailedError, tries: int) -> Judgement | None:
         """Make the failure to be stored; None if the call is to be tried again."""
-        too_long = (error.retry_after_s or 0) > self._policy.max_retry_after_s
-        is_last = error.final or too_long or tries >= self._policy.tries
+        is_last = self._is_last(error, tries)
         # A server that asks to slow down works; this counts as a failure only if waiting did not help.
         if is_last or not error.limited:
             self._breaker.count(error.reason)
         if not is_last:
             return None
-        note = f"; the server asks to wait {error.retry_after_s:.0f} s" if too_long else ""
+        note = f"; the server asks to wait {error.retry_after_s:.0f} s" if self._is_wait_too_long(error) else ""
         return Judgement("failed_final" if error.final else "failed", reason=error.reason + note, tries=tries)
 
-    def _is_budget_spent(self) -> bool:
-        return self._config.max_calls is not None and self._summary.calls >= self._config.max_calls
+    def _is_last(self, error: CallFailedError, tries: int) -> bool:
+        return error.final or tries >= self._config.tries or self._is_wait_too_long(error)
+
+    def _is_wait_too_long(self, error: CallFailedError) -> bool:
+        return (error.retry_after_s or 0) > self._config.max_retry_after_s
 
     def _wake_saver_if_full(self) -> None:
         if len(self._unsaved) + len(self._answered_before) >= self._config.flush_answers:
@@ -276,11 +272,9 @@ class _Pool(Generic[ItemT]):
 
     async def _save_periodically(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.flush_s):
                     await self._buffer_full.wait()
-            except TimeoutError:
-                pass
             self._buffer_full.clear()
             async with self._bookkeeping:
                 self._save()
@@ -304,12 +298,7 @@ class _Pool(Generic[ItemT]):
 
 def _most_informative(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Choose the error to show: tasks that failed together mostly have the same one."""
-    errors: list[BaseException] = []
-    queue: list[BaseException] = [group]
-    while queue:
-        error = queue.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            queue += error.exceptions
-        else:
-            errors.append(error)
-    return next((error for error in errors if isinstance(error, DataPipelineError)), errors[0])
+    error: BaseException = group.subgroup(DataPipelineError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data_pipeline.judge.base import CallFailedError, Judgement
@@ -156,14 +156,7 @@ def _read_answer(completion: Completion, labels: Mapping[str, int], logprobs: bo
     reason = _reason_for_no_label(answer, grade, reading, labels)
     if reason or reading is None:
         return Judgement("parse_failed", answer=answer, outside=reading.outside if reading else 1.0, reason=reason)
-    return Judgement(
-        "ok",
-        grade=reading.grade,
-        p=reading.p,
-        confidence=reading.confidence,
-        outside=reading.outside,
-        answer=answer,
-    )
+    return Judgement("ok", answer=answer, **asdict(reading))
 
 
 def _reason_for_no_label(answer: str, grade: int | None, reading: Reading | None, labels: Mapping[str, int]) -> str:
@@ -171,16 +164,12 @@ def _reason_for_no_label(answer: str, grade: int | None, reading: Reading | None
     if grade is None and len(answer.split()) > 1:
         return _describe_unexpected(answer, labels)
     if reading is None:
-        return (
-            f"none of the likeliest tokens is one of {_join_labels(labels)}; "
-            f"the answer was {answer[:MAX_QUOTED_CHARS]!r}"
-        )
-    if reading.outside > MAX_OUTSIDE:
-        return (
-            f"{reading.outside:.2f} of the probability is on answers other than {_join_labels(labels)}; "
-            f"the answer was {answer[:MAX_QUOTED_CHARS]!r}"
-        )
-    return ""
+        problem = f"none of the likeliest tokens is one of {_join_labels(labels)}"
+    elif reading.outside > MAX_OUTSIDE:
+        problem = f"{reading.outside:.2f} of the probability is on answers other than {_join_labels(labels)}"
+    else:
+        return ""
+    return f"{problem}; the answer was {answer[:MAX_QUOTED_CHARS]!r}"
 
 
 def _describe_unexpected(answer: str, labels: Mapping[str, int]) -> str:

@@ -7,9 +7,10 @@ Architecture Blog 2015), so that callers that failed together do not call again 
 
 import math
 import random
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from data_pipeline.config.judge import JudgeConfig
 
 RETRYABLE = frozenset({408, 409, 425, 429})
 """HTTP statuses, besides those from 500, after which another try may succeed."""
@@ -17,32 +18,20 @@ FORBIDDEN = frozenset({401, 402, 403})
 """HTTP statuses about the key and its budget, which every further call would get."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Number of tries and the waits between them."""
+def wait_s(config: JudgeConfig, failures: int, retry_after_s: float | None, rng: random.Random) -> float:
+    """Draw the seconds until the next try; never less than the server asked for.
 
-    tries: int = 6
-    """Number of calls for an item, including the first."""
-    backoff_s: float = 0.5
-    """Limit of the first wait, in seconds; it doubles with each failure."""
-    max_backoff_s: float = 30.0
-    """Limit of every wait, in seconds."""
-    max_retry_after_s: float = 300.0
-    """Longest wait that a server may ask for, in seconds; after a longer one the item fails."""
-
-    def wait_s(self, failures: int, retry_after_s: float | None, rng: random.Random) -> float:
-        """Draw the seconds until the next try; never less than the server asked for.
-
-        Args:
-            failures: number of failed calls so far, 1 or more.
-            retry_after_s: wait that the server asked for, in seconds; None if it asked for none.
-            rng: generator that the wait is drawn from.
-        """
-        # The exponent is bounded, so that no number of tries overflows.
-        limit = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(failures - 1, 60))
-        drawn = rng.uniform(0, limit)
-        # The draw is added: callers that got the same Retry-After would otherwise call again at the same moment.
-        return drawn if retry_after_s is None else retry_after_s + min(drawn, 0.1 * retry_after_s)
+    Args:
+        config: limits of the waits, `backoff_s` and `max_backoff_s`.
+        failures: number of failed calls so far, 1 or more.
+        retry_after_s: wait that the server asked for, in seconds; None if it asked for none.
+        rng: generator that the wait is drawn from.
+    """
+    # The exponent is bounded, so that no number of tries overflows.
+    limit = min(config.max_backoff_s, config.backoff_s * 2.0 ** min(failures - 1, 60))
+    drawn = rng.uniform(0, limit)
+    # The draw is added: callers that got the same Retry-After would otherwise call again at the same moment.
+    return drawn if retry_after_s is None else retry_after_s + min(drawn, 0.1 * retry_after_s)
 
 
 def is_retryable(status: int) -> bool:

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
-from data_pipeline.judge.base import CallFailedError, JudgeIdentity, Judgement
+from data_pipeline.judge.base import CallFailedError, JudgeIdentity, Judgement, OfflineJudge
 
 Script = Callable[[str, str], int | Judgement | Exception]
 
 
-class ScriptedJudge:
+class ScriptedJudge(OfflineJudge):
     """Judge whose grades come from a function. See `base.Judge`.
 
         judge = ScriptedJudge(lambda query, passage: 3 if query in passage else 0)
@@ -23,24 +23,13 @@ class ScriptedJudge:
     name = "scripted judge"
 
     def __init__(self, script: Script, delay_s: float = 0.0, version: str = "1") -> None:
+        super().__init__(JudgeIdentity("scripted", "scripted", version))
         self._script, self._delay_s = script, delay_s
-        self._identity = JudgeIdentity("scripted", "scripted", version)
         self.calls: list[tuple[str, str]] = []
         """Query and passage of every call, in order."""
         self.most_at_once = 0
         """Highest number of calls in flight at the same time."""
         self._in_flight = 0
-
-    @property
-    def identity(self) -> JudgeIdentity:
-        """Identity of the judge, with its version."""
-        return self._identity
-
-    async def open(self) -> None:
-        """Do nothing; there is no connection."""
-
-    async def close(self) -> None:
-        """Do nothing; there is no connection."""
 
     async def judge(self, query: str, passage: str) -> Judgement:
         """See `base.Judge`."""

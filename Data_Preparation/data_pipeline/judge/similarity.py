@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data_pipeline.errors import ConfigError
-from data_pipeline.judge.base import JudgeIdentity, Judgement
+from data_pipeline.judge.base import JudgeIdentity, Judgement, OfflineJudge
 from data_pipeline.types import Float32Array
 
 GRADES = (1, 2, 3)
@@ -95,7 +95,7 @@ class CachedEncoder:
         return np.stack([self._vectors[text] for text in texts])
 
 
-class SimilarityJudge:
+class SimilarityJudge(OfflineJudge):
     """Judge that grades by cosine; calls that wait at the same time are embedded together. See `base.Judge`.
 
     Args:
@@ -110,26 +110,14 @@ class SimilarityJudge:
     def __init__(
         self, encode_queries: EncodeTexts, encode_passages: EncodeTexts, thresholds: Thresholds, embedder: str
     ) -> None:
-        self._encode_queries, self._encode_passages = encode_queries, encode_passages
-        self._thresholds = thresholds
         # As text, since JSON has no infinity.
         parameters = {name: repr(value) for name, value in asdict(thresholds).items()}
-        self._identity = JudgeIdentity("similarity", embedder, "none", parameters)
+        super().__init__(JudgeIdentity("similarity", embedder, "none", parameters))
+        self._encode_queries, self._encode_passages, self._thresholds = encode_queries, encode_passages, thresholds
         self._waiting: list[tuple[str, str]] = []
         self._task: asyncio.Task[list[float]] | None = None
         """Task that will compute the waiting pairs; None if none wait."""
         self._one_batch = asyncio.Lock()
-
-    @property
-    def identity(self) -> JudgeIdentity:
-        """Identity of the judge: embedder and thresholds."""
-        return self._identity
-
-    async def open(self) -> None:
-        """Do nothing; there is no connection."""
-
-    async def close(self) -> None:
-        """Do nothing; there is no connection."""
 
     async def judge(self, query: str, passage: str) -> Judgement:
         """See `base.Judge`."""
@@ -139,13 +127,8 @@ class SimilarityJudge:
             self._task = asyncio.create_task(self._compute())
         # A caller that is cancelled must not cancel the work of the others.
         cosine = (await asyncio.shield(self._task))[position]
-        return Judgement(
-            "ok",
-            grade=self._thresholds.grade(cosine),
-            answer=f"{cosine:.6f}",
-            passage_chars=len(passage),
-            shown_chars=len(passage),
-        )
+        grade, chars = self._thresholds.grade(cosine), len(passage)
+        return Judgement("ok", grade, answer=f"{cosine:.6f}", passage_chars=chars, shown_chars=chars)
 
     async def _compute(self) -> list[float]:
         async with self._one_batch:  # meanwhile further calls join this batch

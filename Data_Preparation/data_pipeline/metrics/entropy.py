@@ -72,5 +72,4 @@ def entropy_of_probabilities(probabilities: NDArray[np.floating]) -> dict[str, N
 
 def _entropy(logits: Tensor) -> NDArray[np.float64]:
     logarithms = logits.cpu().double().log_softmax(dim=1)
-    entropies: NDArray[np.float64] = (logarithms.exp() * logarithms).sum(dim=1).abs().numpy()
-    return entropies
+    return (logarithms.exp() * logarithms).sum(dim=1).abs().numpy()

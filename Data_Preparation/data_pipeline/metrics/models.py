@@ -96,11 +96,10 @@ class TextModel:
         tensors = [torch.from_numpy(ids) for ids in rows]
         padded = pad_sequence(tensors, batch_first=True, padding_value=self.pad_id)
         mask = pad_sequence([torch.ones_like(ids) for ids in tensors], batch_first=True)
+        inputs = {"input_ids": padded.to(self.device), "attention_mask": mask.to(self.device)}
         try:
             with torch.inference_mode():
-                logits: Tensor = self.model(
-                    input_ids=padded.to(self.device), attention_mask=mask.to(self.device)
-                ).logits.float()
+                return self.model(**inputs).logits.float()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -108,7 +107,6 @@ class TextModel:
                 f"{len(rows)} texts of up to {padded.shape[1]} tokens do not fit into the memory of {self.device}: "
                 f"{error}. Lower batch_tokens."
             ) from error
-        return logits
 
 
 def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:

@@ -78,9 +78,7 @@ def _consistency(rows: Rows, features: Features, config: HeadConsistencyConfig) 
     scorer = Scorer({"head": head})
 
     def classes(texts: Any) -> IntArray:
-        shares = probabilities(head, scorer.outputs(encode(embedder, texts))[0])
-        found: IntArray = shares.argmax(axis=1).astype(np.int64)
-        return found
+        return probabilities(head, scorer.outputs(encode(embedder, texts))[0]).argmax(axis=1).astype(np.int64)
 
     return consistency(features.need_texts(), classes, config)
 
@@ -101,14 +99,14 @@ class ColumnSelfFilterConfig(SelfFilterMeasureConfig):
 
 def _judged(rows: Rows, features: Features, config: AllAnsweredConfig) -> Columns:
     state = rows.source.store.folder.parent / "judged_texts.sqlite"
-    found = judged_texts(list(features.need_texts()), config, state)
-    missing = int(np.isnan(found["llm_judge"]).sum())
+    columns = judged_texts(list(features.need_texts()), config, state)
+    missing = int(np.isnan(columns["llm_judge"]).sum())
     if missing and config.unanswered == "error":
         raise JudgeError(
             f"{missing:,} of {len(features):,} texts have no answer; those that have are kept in {state}. Run again to "
             "ask about the others, or set unanswered to keep"
         )
-    return found
+    return columns
 
 
 def _self_filter(rows: Rows, features: Features, config: ColumnSelfFilterConfig) -> Columns:
@@ -118,10 +116,6 @@ def _self_filter(rows: Rows, features: Features, config: ColumnSelfFilterConfig)
     return self_filter(features.vectors(), judged, config)
 
 
-def _dynamics(rows: Rows, features: Features, config: DynamicsConfig) -> Columns:
-    return training_dynamics(features.vectors(), features.need_labels(), config)
-
-
 def _confident(rows: Rows, features: Features, config: ConfidentConfig) -> Columns:
     documents = [str(name) for name in read_frame(rows, ["document_id"])["document_id"].to_list()]
     return confident_learning(features.vectors(), features.need_labels(), config, documents)
@@ -129,10 +123,6 @@ def _confident(rows: Rows, features: Features, config: ConfidentConfig) -> Colum
 
 def _model(config: Any) -> dict[str, str]:
     return {} if config is None else {"model": find_model(_named(config)).revision}
-
-
-def _tokenizer(config: TokenizerConfig) -> dict[str, str]:
-    return {"tokenizer": tokenizer_sha256(load_tokenizer(_named(config)))}
 
 
 def _named(config: Any) -> EmbeddingConfig:
@@ -161,7 +151,7 @@ MEASURES: Mapping[str, Measure] = {
     "wordpiece_ratio": Measure(
         ("wordpiece_ratio",), TokenizerConfig,
         _of_texts(lambda texts, config: wordpiece_ratio(texts, config.model, config.revision)), _TEXTS,
-        identity=_tokenizer,
+        identity=lambda config: {"tokenizer": tokenizer_sha256(load_tokenizer(_named(config)))},
     ),
     "predictive_entropy": Measure(
         ("predictive_entropy",), EntropyConfig, _entropy, _TEXTS_AND_VECTORS,
@@ -177,8 +167,9 @@ MEASURES: Mapping[str, Measure] = {
         reads=lambda config: (config.column,),
     ),
     "dynamics": Measure(
-        ("el2n", "grand", "loss", "forgetting", "margin"), DynamicsConfig, _dynamics, _VECTORS_AND_LABELS, _LABELS,
-        row_by_row=False,
+        ("el2n", "grand", "loss", "forgetting", "margin"), DynamicsConfig,
+        lambda rows, features, config: training_dynamics(features.vectors(), features.need_labels(), config),
+        _VECTORS_AND_LABELS, _LABELS, row_by_row=False,
     ),
     "confident": Measure(
         ("label_quality", "label_issue"), ConfidentConfig, _confident, _VECTORS_AND_LABELS, _LABELS, row_by_row=False

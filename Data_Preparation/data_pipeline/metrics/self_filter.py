@@ -9,13 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.metrics.small_head import (
-    Embeddings,
-    SmallHeadConfig,
-    class_probabilities,
-    last_head,
-    open_inputs,
-)
+from data_pipeline.metrics.small_head import Embeddings, SmallHeadConfig, class_probabilities, last_head, open_inputs
 
 _MIN_ROWS = 5
 

@@ -75,8 +75,7 @@ class SmallHead(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits, shape (rows, classes)."""
-        logits: Tensor = self.last(self.inner(vectors))
-        return logits
+        return self.last(self.inner(vectors))
 
 
 def open_inputs(embeddings: Embeddings, device: str) -> StandardizedVectors:
@@ -110,9 +109,8 @@ def open_inputs(embeddings: Embeddings, device: str) -> StandardizedVectors:
     for _, block in vectors.blocks():
         squares += (in_float64(block) - mean).square().sum(dim=0)
     deviation = (squares / len(vectors)).sqrt().float().to(compute_device)
-    return StandardizedVectors(
-        vectors, mean.float().to(compute_device), torch.where(deviation > _NO_SPREAD, deviation, 1)
-    )
+    scale = torch.where(deviation > _NO_SPREAD, deviation, 1)
+    return StandardizedVectors(vectors, mean.float().to(compute_device), scale)
 
 
 def class_numbers(labels: ArrayLike, rows: int) -> tuple[IntArray, int]:

@@ -37,7 +37,7 @@ _FILES = frozenset({*_ARRAYS, "vocab.index.json", "params.index.json"})
 class Bm25Index:
     """An open BM25 index; see `open_bm25`. Not safe for use by several threads at once."""
 
-    def __init__(self, retriever: Any, tokenizer: Bm25Tokenizer) -> None:
+    def __init__(self, retriever: Any | None, tokenizer: Bm25Tokenizer) -> None:
         self._retriever, self._tokenizer = retriever, tokenizer
 
     def search(self, queries: Sequence[str], k: int) -> Iterator[RankedList]:
@@ -61,8 +61,9 @@ class Bm25Index:
         """Search for the best passages for the tokens of one query."""
         if k < 1:
             raise ValueError(f"k must be 1 or more, got {k}")
-        token_ids = self._retriever.get_tokens_ids(tokens)
-        if not token_ids:
+        # bm25s cannot build an index without tokens: there is no retriever then.
+        token_ids = [] if self._retriever is None else self._retriever.get_tokens_ids(tokens)
+        if self._retriever is None or not token_ids:
             return RankedList.empty()
         scores: Float32Array = self._retriever.get_scores_from_ids(token_ids)
         rows = np.flatnonzero(scores > 0)
@@ -89,13 +90,8 @@ def open_bm25(passages: Passages, folder: Path, config: CandidateConfig | None =
     bm25s = require("bm25s", "weak-labels", "BM25")
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every query
     tokenizer = Bm25Tokenizer(config.language, config.stop_words)
-    settings = {
-        "method": "lucene",
-        "k1": config.k1,
-        "b": config.b,
-        "tokens": dict(tokenizer.settings),
-        "bm25s": bm25s.__version__,
-    }
+    settings = {"method": "lucene", "k1": config.k1, "b": config.b, "tokens": dict(tokenizer.settings)}
+    settings["bm25s"] = bm25s.__version__
     if _is_fresh(folder, settings, passages):
         if new_folder(folder).exists() or folder.with_name(f".{folder.name}.old").exists():
             # Left by a crash, or being written by another process, which holds the lock.
@@ -107,18 +103,8 @@ def open_bm25(passages: Passages, folder: Path, config: CandidateConfig | None =
             if not _is_fresh(folder, settings, passages):
                 _reject_unknown_files(folder)
                 _build(bm25s, passages, folder, settings, tokenizer)
-    if not len(passages) or not (folder / _ARRAYS[0]).exists():
-        return Bm25Index(_EmptyRetriever(), tokenizer)
-    return Bm25Index(_load(bm25s, folder, config, len(passages)), tokenizer)
-
-
-class _EmptyRetriever:
-    """Retriever of an index without tokens, which bm25s cannot build."""
-
-    def get_tokens_ids(self, tokens: Sequence[str]) -> list[int]:
-        """Return no ids: no token is known."""
-        del tokens
-        return []
+    has_tokens = len(passages) and (folder / _ARRAYS[0]).exists()
+    return Bm25Index(_load(bm25s, folder, config, len(passages)) if has_tokens else None, tokenizer)
 
 
 def _is_fresh(folder: Path, settings: Mapping[str, Any], passages: Passages) -> bool:
@@ -176,17 +162,15 @@ def _build(bm25s: Any, passages: Passages, folder: Path, settings: Mapping[str, 
     files = sorted(new.iterdir())
     for path in files:
         fsync_path(path)
-    write_manifest(
-        new,
-        {
-            "stage": "bm25",
-            "fingerprint": fingerprint(settings, passages.fingerprint),
-            "settings": dict(settings),
-            "upstream": passages.fingerprint,
-            "rows": len(passages),
-            "bytes": {path.name: path.stat().st_size for path in files},
-        },
-    )
+    manifest = {
+        "stage": "bm25",
+        "fingerprint": fingerprint(settings, passages.fingerprint),
+        "settings": dict(settings),
+        "upstream": passages.fingerprint,
+        "rows": len(passages),
+        "bytes": {path.name: path.stat().st_size for path in files},
+    }
+    write_manifest(new, manifest)
     replace_folder(folder, _is_index_file)
 
 
@@ -203,14 +187,13 @@ def _load(bm25s: Any, folder: Path, config: CandidateConfig, rows: int) -> Any:
         if backend == "numba":
             retriever.activate_numba_scorer()  # bm25s 0.3 does so itself only if NUMBA_DISABLE_JIT is set
         scores = retriever.scores
-        is_consistent = scores["num_docs"] == rows and scores["indptr"][-1] == len(scores["data"]) == len(
-            scores["indices"]
-        )
+        lengths = {len(scores["data"]), len(scores["indices"]), int(scores["indptr"][-1])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptShardError(
             f"{folder} cannot be read as a BM25 index: {error}. Delete it; it will be built again."
         ) from error
-    if not is_consistent or len(retriever.vocab_dict) != len(scores["indptr"]) - 1:
+    tokens = len(scores["indptr"]) - 1
+    if scores["num_docs"] != rows or len(lengths) > 1 or len(retriever.vocab_dict) != tokens:
         raise CorruptShardError(
             f"{folder} is damaged: its arrays do not fit together. Delete it; it will be built again."
         )

@@ -74,13 +74,10 @@ def rerank_by_dense(bm25: RankedList, dense: RankedList, k: int) -> list[Candida
     """
     is_common = np.isin(dense.rows, bm25.rows)
     dense = RankedList(dense.rows[is_common], dense.scores[is_common])
-    rest = np.flatnonzero(~np.isin(bm25.rows, dense.rows))
-    scores = np.full(len(bm25.rows), -np.inf)
-    positions = {row: position for position, row in enumerate(bm25.rows.tolist())}
-    for row, score in zip(dense.rows.tolist(), dense.scores.tolist(), strict=True):
-        scores[positions[row]] = score
-    rows = np.concatenate([dense.rows, bm25.rows[rest]])[:k]
-    return _make_candidates(rows, np.array([scores[positions[row]] for row in rows.tolist()]), bm25, dense)
+    others = bm25.rows[~np.isin(bm25.rows, dense.rows)]
+    rows = np.concatenate([dense.rows, others])
+    scores = np.concatenate([dense.scores.astype(np.float64), np.full(len(others), -np.inf)])
+    return _make_candidates(rows[:k], scores[:k], bm25, dense)
 
 
 def take_bm25(bm25: RankedList, k: int) -> list[Candidate]:
@@ -102,11 +99,7 @@ def _scale(scores: Float32Array) -> Float64Array:
 
 
 def _rank_by_sum(
-    bm25: RankedList,
-    dense: RankedList,
-    bm25_parts: Float64Array,
-    dense_parts: Float64Array,
-    k: int,
+    bm25: RankedList, dense: RankedList, bm25_parts: Float64Array, dense_parts: Float64Array, k: int
 ) -> list[Candidate]:
     rows = np.unique(np.concatenate([bm25.rows, dense.rows]))
     scores = np.zeros(len(rows))

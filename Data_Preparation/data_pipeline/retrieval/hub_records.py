@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_pipeline.config.retrieval import HubConfig
 from data_pipeline.errors import SourceError
-from data_pipeline.utils import publish, sha256_of_json
+from data_pipeline.utils import atomic_path, sha256_of_json
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
 
 _FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
@@ -39,10 +39,6 @@ def fetch_records(config: HubConfig, folder: Path) -> Path:
         )  # fmt: skip
     except _FAILURES as error:
         raise SourceError(f"cannot load {config.name}, split {config.split}: {error}. {OFFLINE_HINT}") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, default=str) + "\n")
-    publish(temporary, path)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
     return path

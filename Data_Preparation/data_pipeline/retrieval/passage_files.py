@@ -52,10 +52,12 @@ def passages_of_file(path: Path, work_dir: Path, config: PassagesConfig | None =
         SourceError: a file cannot be read, a record has no id or text, or two records have the same id.
     """
     config = config or PassagesConfig()
-    key = config.deciding_whole()
-    return _open_copy(
-        path, work_dir, key, lambda: map(_to_row, _check_titles(passage_records(path, config), path, config))
-    )
+
+    def read_rows() -> Iterator[tuple[Any, ...]]:
+        for record in passage_records(path, config):
+            yield record.id, record.text, record.document, None, None
+
+    return _open_copy(path, work_dir, config.deciding_whole(), read_rows)
 
 
 def passages_of_documents(
@@ -80,7 +82,7 @@ def passages_of_documents(
     key = config.deciding_cut() | {"tokenizer": sha256_of_json(tokenizer.to_str())}
 
     def read_rows() -> Iterator[tuple[Any, ...] | None]:
-        return _cut(_check_titles(passage_records(path, config), path, config), chunker, config.min_tokens)
+        return _cut(passage_records(path, config), chunker, config.min_tokens)
 
     return _open_copy(path, work_dir, key, read_rows)
 
@@ -89,12 +91,21 @@ def passage_records(path: Path, config: PassagesConfig) -> Iterator[PassageRecor
     """Read the records of a file or folder, in order.
 
     Raises:
-        SourceError: see `passages_of_file`.
+        SourceError: see `passages_of_file`; or no record has the field of the title.
     """
+    count = with_title = 0
     fields = (config.id_field, config.text_field, config.title_field, config.document_field)
     for file in list_files(path, _SUFFIXES, "passages.path"):
         for record in read_records(file, [name for name in fields if name]):
-            yield _to_passage_record(record.values, config, record.where)
+            passage = _to_passage_record(record.values, config, record.where)
+            count += 1
+            with_title += passage.has_title
+            yield passage
+    if config.title_field and count and not with_title:
+        raise SourceError(
+            f"passages.title_field: none of the {count:,} records of {path} has a field {config.title_field!r}; name "
+            "the field with the title, or leave title_field out"
+        )
 
 
 def _open_copy(
@@ -143,24 +154,6 @@ def _write(rows: Callable[[], Iterator[tuple[Any, ...] | None]], about: Path, te
     # Before the copy gets its name: a complete copy without it would lack its fingerprint.
     fingerprint = sha256_of_json([ids.hexdigest(), texts.hexdigest()])
     atomic_write_json(about, {"fingerprint": fingerprint, "left_out": {"too_short": short} if short else {}})
-
-
-def _to_row(record: PassageRecord) -> tuple[Any, ...]:
-    return (record.id, record.text, record.document, None, None)
-
-
-def _check_titles(records: Iterable[PassageRecord], path: Path, config: PassagesConfig) -> Iterator[PassageRecord]:
-    """Pass records on; it is an error if none of them has the field of the title."""
-    count = with_title = 0
-    for record in records:
-        count += 1
-        with_title += record.has_title
-        yield record
-    if config.title_field and count and not with_title:
-        raise SourceError(
-            f"passages.title_field: none of the {count:,} records of {path} has a field {config.title_field!r}; name "
-            "the field with the title, or leave title_field out"
-        )
 
 
 def _cut(records: Iterable[PassageRecord], chunker: Chunker, min_tokens: int) -> Iterator[tuple[Any, ...] | None]:

@@ -37,10 +37,7 @@ class PassageVectors:
 
 
 def vectors_of(
-    passages: Passages,
-    work_dir: Path,
-    embedding: EmbeddingConfig | None = None,
-    embedder: Embedder | None = None,
+    passages: Passages, work_dir: Path, embedding: EmbeddingConfig | None = None, embedder: Embedder | None = None
 ) -> PassageVectors:
     """The vectors of passages.
 
@@ -122,33 +119,22 @@ def _slice(rows: IntArray) -> IntArray | slice:
 def _embed(passages: Passages, path: Path, metadata: dict[str, str], engine: Engine, flush_s: float) -> None:
     # An empty passage says nothing, and some models give no vector for it.
     file = FilePlan(
-        path,
-        len(passages),
-        Coding("float32"),
-        metadata,
-        row_name=lambda row: passages.ids([row])[0],
+        path, len(passages), Coding("float32"), metadata, row_name=lambda row: passages.ids([row])[0],
         zero_rows=np.flatnonzero(passages.is_empty),
-    )
+    )  # fmt: skip
+    windows = _windows(passages, path.parent, engine.embedder)
     with progress_bar(len(passages), "Embedding passages", "row") as bar:
-        embed_to_file(
-            file,
-            _windows(passages, path.parent, engine.embedder),
-            engine,
-            advance=bar.update,
-            flush_s=flush_s,
-            overwrite=True,
-        )
+        embed_to_file(file, windows, engine, advance=bar.update, flush_s=flush_s, overwrite=True)
 
 
 def _windows(passages: Passages, folder: Path, embedder: Embedder) -> Iterator[Window]:
-    wanted = np.flatnonzero(~passages.is_empty)
-    for start in range(0, len(wanted), PLANNED_ROWS):
-        rows = wanted[start : start + PLANNED_ROWS]
-        yield Window(rows, partial(_plan, passages, rows, folder, embedder))
+    def plan(rows: IntArray) -> Plan:
+        return make_plan(spill(_tokenized(passages, rows, embedder), folder))
 
-
-def _plan(passages: Passages, rows: IntArray, folder: Path, embedder: Embedder) -> Plan:
-    return make_plan(spill(_tokenized(passages, rows, embedder), folder))
+    rows = np.flatnonzero(~passages.is_empty)
+    for start in range(0, len(rows), PLANNED_ROWS):
+        window_rows = rows[start : start + PLANNED_ROWS]
+        yield Window(window_rows, partial(plan, window_rows))
 
 
 def _tokenized(passages: Passages, rows: IntArray, embedder: Embedder) -> Iterator[Tokens]:

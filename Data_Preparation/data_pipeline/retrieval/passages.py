@@ -7,7 +7,7 @@ only at the end. Nothing is held as a list of objects, so a million passages cos
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -90,8 +90,8 @@ class Passages:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.where} has rows 0 to {len(self) - 1}, not {row}")
-        place = row if self._selection is None else int(self._selection[row])
-        return Passage(*(column[place].as_py() for column in (self._ids, self._texts, self._documents)))
+        position = self._position(row)
+        return Passage(*(column[position].as_py() for column in (self._ids, self._texts, self._documents)))
 
     def ids(self, rows: "IntArray | Sequence[int] | None" = None) -> list[str]:
         """Ids of rows, shape (N,); None for all, as a list in memory."""
@@ -116,22 +116,20 @@ class Passages:
         Raises:
             KeyError: no passage has it.
         """
-        found = int(self.rows_of([passage_id])[0])
-        if found < 0:
+        row = int(self.rows_of([passage_id])[0])
+        if row < 0:
             raise KeyError(f"{self.where} has no passage {passage_id!r}")
-        return found
+        return row
 
     def rows_of(self, ids: Sequence[str]) -> IntArray:
         """The rows of ids, shape (N,); -1 where no passage has the id. A binary search each."""
-        wanted = pl.Series(ids, dtype=pl.String)
         rows = np.full(len(ids), -1, np.int64)
-        if not len(self) or not len(ids):
-            return rows
-        hashes = wanted.hash().to_numpy()
-        places = np.minimum(self._sorted_hashes.searchsorted(hashes), len(self) - 1)
-        maybe = np.flatnonzero(self._sorted_hashes[places] == hashes)
-        for place in maybe.tolist():
-            rows[place] = self._with_hash(int(places[place]), hashes[place], ids[place])
+        hashes = pl.Series(ids, dtype=pl.String).hash().to_numpy()
+        first, last = (self._sorted_hashes.searchsorted(hashes, side) for side in ("left", "right"))
+        for index in np.flatnonzero(first < last).tolist():
+            # Different ids may have the same hash.
+            same_hash = self._rows_by_hash[first[index] : last[index]].tolist()
+            rows[index] = next((row for row in same_hash if self.ids([row])[0] == ids[index]), -1)
         return rows
 
     def known(self, ids: Sequence[str]) -> list[str]:
@@ -141,36 +139,33 @@ class Passages:
     def neighbours(self, row: int) -> list[int]:
         """Rows of the same document that come right before or after a passage, or share characters with it."""
         document, (start, end) = self.documents([row])[0], self._span(row)
-        found = []
+        neighbours = []
         for step in (-1, 1):
             other = row + step
             while 0 <= other < len(self) and self.documents([other])[0] == document:
                 low, high = self._span(other)
-                known = None not in (start, end, low, high)
-                overlaps = known and low < end and start < high  # type: ignore[operator]
+                has_spans = None not in (start, end, low, high)
+                overlaps = has_spans and low < end and start < high  # type: ignore[operator]
                 if abs(other - row) > 1 and not overlaps:
                     break
-                found.append(other)
+                neighbours.append(other)
                 other += step
-        return sorted(found)
+        return sorted(neighbours)
 
     @cached_property
     def is_empty(self) -> NDArray[np.bool_]:
         """Which passages have nothing but white space, shape (N,): they are kept, and never found."""
-        found = np.zeros(self._table.num_rows, np.bool_)
-        start = 0
+        blocks = [np.zeros(0, np.bool_)]
         for batch in self._table.select(["text"]).to_batches(max_chunksize=_BLOCK_ROWS):
             lengths = pc.binary_length(pc.utf8_trim_whitespace(batch["text"]))
-            found[start : start + batch.num_rows] = lengths.to_numpy(zero_copy_only=False) == 0
-            start += batch.num_rows
-        return found if self._selection is None else found[self._selection]
+            blocks.append(lengths.to_numpy(zero_copy_only=False) == 0)
+        return self._selected(np.concatenate(blocks))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 that changes with any id, any text, and their order."""
-        return self._fingerprint if self._fingerprint is not None else self._hash_of_columns()
-
-    def _hash_of_columns(self) -> str:
+        if self._fingerprint is not None:
+            return self._fingerprint
         ids, texts = ColumnHash(), ColumnHash()
         for start, block in self.blocks():
             ids.update(self.ids(np.arange(start, start + len(block))))
@@ -178,51 +173,44 @@ class Passages:
         return sha256_of_json([ids.hexdigest(), texts.hexdigest()])
 
     def _values(self, column: pa.ChunkedArray, rows: "IntArray | Sequence[int] | None") -> list[str]:
-        if rows is None and self._selection is None:
-            found: list[str] = column.to_pylist()
-            return found
-        asked = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
-        if len(asked) and (asked.min() < 0 or asked.max() >= len(self)):
-            raise IndexError(f"{self.where} has rows 0 to {len(self) - 1}; asked for {asked.min()} to {asked.max()}")
-        places = asked if self._selection is None else self._selection[asked]
-        if len(places) and places[-1] - places[0] == len(places) - 1 and (np.diff(places) == 1).all():
-            return list(column.slice(int(places[0]), len(places)).to_pylist())
-        return [column[place].as_py() for place in places.tolist()]
+        index = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        if len(index) and (index.min() < 0 or index.max() >= len(self)):
+            raise IndexError(f"{self.where} has rows 0 to {len(self) - 1}; asked for {index.min()} to {index.max()}")
+        positions = index if self._selection is None else self._selection[index]
+        if len(positions) and positions[-1] - positions[0] == len(positions) - 1 and (np.diff(positions) == 1).all():
+            return column.slice(int(positions[0]), len(positions)).to_pylist()
+        return [column[position].as_py() for position in positions.tolist()]
+
+    def _position(self, row: int) -> int:
+        """Position of a row in the table."""
+        return row if self._selection is None else int(self._selection[row])
+
+    def _selected(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Those values of the table's rows that are the passages'."""
+        return values if self._selection is None else values[self._selection]
 
     def _span(self, row: int) -> tuple[int | None, int | None]:
-        place = row if self._selection is None else int(self._selection[row])
-        return self._table["start"][place].as_py(), self._table["end"][place].as_py()
+        position = self._position(row)
+        return self._table["start"][position].as_py(), self._table["end"][position].as_py()
 
     def _rows_matching(self, expression: str) -> IntArray:
         """Rows whose ids match an expression of RE2."""
         matches = pc.match_substring_regex(self._ids, expression).to_numpy().astype(np.bool_)
-        return np.flatnonzero(matches if self._selection is None else matches[self._selection])
+        return np.flatnonzero(self._selected(matches))
 
     def _hashed_ids(self) -> tuple[NDArray[np.uint64], IntArray]:
         """Hashes of all ids, sorted, and their rows: 16 bytes a passage where a dict would take 150."""
-        series = pl.Series(pl.from_arrow(self._ids), dtype=pl.String)
-        hashes = series.hash().to_numpy()
-        if self._selection is not None:
-            hashes = hashes[self._selection]
+        hashes = self._selected(pl.Series(pl.from_arrow(self._ids), dtype=pl.String).hash().to_numpy())
         order = np.argsort(hashes, kind="stable").astype(np.int64)
         ordered = hashes[order]
-        for place in np.flatnonzero(ordered[1:] == ordered[:-1]).tolist():
-            first, second = (int(row) for row in order[place : place + 2])
+        for position in np.flatnonzero(ordered[1:] == ordered[:-1]).tolist():
+            first, second = order[position : position + 2].tolist()
             if self.ids([first]) == self.ids([second]):
                 raise SourceError(
                     f"{self.where}: the id {self.ids([first])[0]!r} is there twice, in rows {first} and {second}; "
                     "ids must differ. Rename or remove one of them."
                 )
         return ordered, order
-
-    def _with_hash(self, place: int, hashed: int, passage_id: str) -> int:
-        """The row with this very id, among those with its hash."""
-        while place < len(self) and self._sorted_hashes[place] == hashed:
-            row = int(self._rows_by_hash[place])
-            if self.ids([row])[0] == passage_id:
-                return row
-            place += 1
-        return -1
 
 
 def passages_of_lists(ids: Sequence[str], texts: Sequence[str], documents: Sequence[str] | None = None) -> Passages:
@@ -241,8 +229,8 @@ def passages_of_lists(ids: Sequence[str], texts: Sequence[str], documents: Seque
     if not len(ids) == len(texts) == len(documents):
         raise SourceError(f"there are {len(ids)} ids, {len(texts)} texts and {len(documents)} documents")
     columns = [pa.array(map(encodable, values), pa.large_string()) for values in (ids, texts, documents)]
-    places = [pa.nulls(len(ids), pa.int64())] * 2
-    return Passages(pa.table([*columns, *places], SCHEMA), "the passages")
+    spans = [pa.nulls(len(ids), pa.int64())] * 2
+    return Passages(pa.table([*columns, *spans], SCHEMA), "the passages")
 
 
 def passages_of_rows(rows: Rows) -> Passages:

@@ -29,10 +29,10 @@ class Budget:
     """Number of tokens, at least 1; the subset is the longest prefix of the ranking that has no more tokens."""
 
     def __post_init__(self) -> None:
-        given = [name for name in ("rows", "fraction", "tokens") if getattr(self, name) is not None]
-        if len(given) != 1:
+        names = [name for name in ("rows", "fraction", "tokens") if getattr(self, name) is not None]
+        if len(names) != 1:
             raise SelectionError(
-                f"budget: expected exactly one of rows, fraction and tokens, found {' and '.join(given) or 'none'}"
+                f"budget: expected exactly one of rows, fraction and tokens, found {' and '.join(names) or 'none'}"
             )
         for name in ("rows", "tokens"):
             if (value := getattr(self, name)) is not None and value < 1:

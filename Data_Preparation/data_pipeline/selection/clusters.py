@@ -5,6 +5,7 @@ passes are over a sample; the last ones, over all rows, refine the centroids.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class Clusters:
         """Rows of every cluster in ascending order; a cluster may be empty."""
         order = np.argsort(self.labels, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.labels, minlength=len(self.centroids)))[:-1])
+
+    def by_distance(self, members: IntArray, first: Literal["nearest", "farthest"]) -> IntArray:
+        """Rows of a cluster by distance to its centroid; ties stay in order."""
+        sign = 1 if first == "nearest" else -1
+        return members[np.argsort(sign * self.distances[members], kind="stable")]
 
 
 def cluster(

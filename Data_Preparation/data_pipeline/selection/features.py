@@ -144,8 +144,7 @@ class Features:
         Raises:
             SelectionError: The selection is missing.
         """
-        subset: IntArray = self._get(f"subset:{name}")
-        return subset
+        return self._get(f"subset:{name}")
 
     def need_texts(self) -> Sequence[str]:
         """The texts.
@@ -153,8 +152,7 @@ class Features:
         Raises:
             SelectionError: The texts are missing.
         """
-        texts: Sequence[str] = self._get("texts")
-        return texts
+        return self._get("texts")
 
     def need_labels(self) -> IntArray:
         """The labels, shape (N,).
@@ -162,8 +160,7 @@ class Features:
         Raises:
             SelectionError: The labels are missing.
         """
-        labels: IntArray = self._get("labels")
-        return labels
+        return self._get("labels")
 
     def need_token_counts(self) -> IntArray:
         """The token counts, shape (N,).
@@ -171,8 +168,7 @@ class Features:
         Raises:
             SelectionError: The token counts are missing.
         """
-        token_counts: IntArray = self._get("token_counts")
-        return token_counts
+        return self._get("token_counts")
 
 
 def _nonfinite_rows(block: NDArray[Any] | torch.Tensor) -> IntArray:
@@ -181,5 +177,4 @@ def _nonfinite_rows(block: NDArray[Any] | torch.Tensor) -> IntArray:
         return torch.nonzero(~torch.isfinite(block).all(dim=1))[:, 0].cpu().numpy()
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(block.sum(axis=1, dtype=np.float32)))
-    nonfinite: IntArray = suspects[~np.isfinite(block[suspects].astype(np.float64)).all(axis=1)]
-    return nonfinite
+    return suspects[~np.isfinite(block[suspects].astype(np.float64)).all(axis=1)]

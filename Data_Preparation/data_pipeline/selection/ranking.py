@@ -1,5 +1,6 @@
 """The interface of a selector: its parameters, its ranking, and its entry in the table."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,22 +34,31 @@ class Ranking:
     """Shape (K,), the number that each row was chosen by, such as its distance at that moment."""
 
 
+Rank = Callable[[Features, int, np.random.Generator, Any], Ranking]
+"""(features, number of rows, rng, config) -> exactly that many rows, at most as many as there are. A smaller number
+with the same seed gives a prefix."""
+
+
 @dataclass(frozen=True)
 class Selector:
     """Entry of the table of selectors."""
 
-    rank: Callable[[Features, int, np.random.Generator, Any], Ranking]
-    """(features, number of rows, rng, config) -> exactly that many rows, at most as many as there are. A smaller
-    number with the same seed gives a prefix."""
+    rank: Rank
+    """Function that ranks rows."""
     config: type[SelectorConfig]
     """Model of the parameters."""
     about: str = ""
-    """What is selected, and the source; empty: the docstring of the module that defines `rank`."""
+    """What is selected, and the source; empty: the docstring of the module that defines `rank`. See `described`."""
 
     @property
     def help(self) -> str:
         """What is selected in a line, and the source."""
         return (self.about or sys.modules[self.rank.__module__].__doc__ or "").strip()
+
+
+def described(rank: Rank, config: type[SelectorConfig]) -> Selector:
+    """The entry of a selector whose model of parameters says, in its docstring, what is selected."""
+    return Selector(rank, config, inspect.getdoc(config) or "")
 
 
 def validate_ranking(name: str, ranking: Ranking, rows: int, total: int) -> Ranking:

@@ -15,22 +15,20 @@ from data_pipeline.config import Section, explain
 from data_pipeline.errors import ConfigError, SelectionError
 from data_pipeline.selection.features import Features, Need
 from data_pipeline.selection.ordering import Scores, ascending_order
-from data_pipeline.selection.ranking import Ranking, Selector, SelectorConfig, validate_ranking
-from data_pipeline.selection.selectors import (
-    ccs,
-    dedup,
-    facility_location,
-    full,
-    herding,
-    kcenter,
-    kmeans,
-    length_matched_random,
-    perplexity,
-    random,
-    semantic_lexical,
-    stratified,
-)
+from data_pipeline.selection.ranking import Ranking, Selector, SelectorConfig, described, validate_ranking
 from data_pipeline.selection.selectors.by_score import SCORE_SELECTORS
+from data_pipeline.selection.selectors.ccs import CcsConfig, ccs
+from data_pipeline.selection.selectors.dedup import DedupConfig, dedup
+from data_pipeline.selection.selectors.facility_location import FacilityLocationConfig, facility_location
+from data_pipeline.selection.selectors.full import FullConfig, full
+from data_pipeline.selection.selectors.herding import HerdingConfig, herding
+from data_pipeline.selection.selectors.kcenter import KCenterConfig, kcenter
+from data_pipeline.selection.selectors.kmeans import KMeansConfig, kmeans
+from data_pipeline.selection.selectors.length_matched_random import LengthMatchedRandomConfig, length_matched_random
+from data_pipeline.selection.selectors.perplexity import PerplexityConfig, perplexity
+from data_pipeline.selection.selectors.random import RandomConfig, random
+from data_pipeline.selection.selectors.semantic_lexical import SemanticLexicalConfig, semantic_lexical
+from data_pipeline.selection.selectors.stratified import StratifiedConfig, stratified
 from data_pipeline.types import IntArray
 
 
@@ -108,7 +106,11 @@ class StepConfig(PartConfig):
 
 
 class SequentialConfig(SelectorConfig):
-    """Settings of `hybrid_sequential`."""
+    """Several selectors in sequence: each sees the rows that those before it left.
+
+    Rows that are good, of these the diverse ones, of these the important ones: the three aims in Qin et al.,
+    "Unleashing the Power of Data Tsunami" (2024), arXiv:2408.02085.
+    """
 
     steps: tuple[StepConfig, ...] = Field(min_length=1)
     """Steps in order; the last one ranks the rows that the others left."""
@@ -161,7 +163,10 @@ class FusedConfig(PartConfig):
 
 
 class FusionConfig(SelectorConfig):
-    """Settings of `hybrid_fusion`."""
+    """Several selectors whose ranks are added up.
+
+    De Borda, "Mémoire sur les élections au scrutin" (1781), with weights.
+    """
 
     parts: tuple[FusedConfig, ...] = Field(min_length=1)
     """Selectors, each of which ranks all rows."""
@@ -200,38 +205,23 @@ def _rank_fractions(part: FusedConfig, features: Features, rng: np.random.Genera
 
 SELECTORS: dict[str, Selector] = {
     # Baselines.
-    "random": Selector(random.random, random.RandomConfig),
-    "full": Selector(full.full, full.FullConfig),
-    "length_matched_random": Selector(
-        length_matched_random.length_matched_random, length_matched_random.LengthMatchedRandomConfig
-    ),
+    "random": Selector(random, RandomConfig),
+    "full": Selector(full, FullConfig),
+    "length_matched_random": Selector(length_matched_random, LengthMatchedRandomConfig),
     # Diversity.
-    "kcenter": Selector(kcenter.kcenter, kcenter.KCenterConfig),
-    "kmeans": Selector(kmeans.kmeans, kmeans.KMeansConfig),
-    "herding": Selector(herding.herding, herding.HerdingConfig),
-    "facility_location": Selector(facility_location.facility_location, facility_location.FacilityLocationConfig),
-    "semantic_lexical": Selector(semantic_lexical.semantic_lexical, semantic_lexical.SemanticLexicalConfig),
-    "stratified": Selector(stratified.stratified, stratified.StratifiedConfig),
-    "dedup": Selector(dedup.dedup, dedup.DedupConfig),
+    "kcenter": Selector(kcenter, KCenterConfig),
+    "kmeans": Selector(kmeans, KMeansConfig),
+    "herding": Selector(herding, HerdingConfig),
+    "facility_location": Selector(facility_location, FacilityLocationConfig),
+    "semantic_lexical": Selector(semantic_lexical, SemanticLexicalConfig),
+    "stratified": Selector(stratified, StratifiedConfig),
+    "dedup": Selector(dedup, DedupConfig),
     # Quality and importance.
-    "perplexity": Selector(perplexity.perplexity, perplexity.PerplexityConfig),
+    "perplexity": Selector(perplexity, PerplexityConfig),
     **SCORE_SELECTORS,
-    "ccs": Selector(ccs.ccs, ccs.CcsConfig),
+    "ccs": Selector(ccs, CcsConfig),
     # Composites.
-    "hybrid_sequential": Selector(
-        rank_sequentially,
-        SequentialConfig,
-        """Several selectors in sequence: each sees the rows that those before it left.
-
-Rows that are good, of these the diverse ones, of these the important ones: the three aims in Qin et al., "Unleashing
-the Power of Data Tsunami" (2024), arXiv:2408.02085.""",
-    ),
-    "hybrid_fusion": Selector(
-        rank_by_fusion,
-        FusionConfig,
-        """Several selectors whose ranks are added up.
-
-De Borda, "Mémoire sur les élections au scrutin" (1781), with weights.""",
-    ),
+    "hybrid_sequential": described(rank_sequentially, SequentialConfig),
+    "hybrid_fusion": described(rank_by_fusion, FusionConfig),
 }
 """Selectors by name."""

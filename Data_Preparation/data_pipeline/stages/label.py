@@ -205,7 +205,7 @@ def _require_a_label(config: LabelConfig, judge: Judge, state: State) -> None:
 def _require_a_candidate(config: LabelConfig, searches: Searches, state: State) -> None:
     """Check that at least one query has a candidate."""
     reasons = Counter(searches.without.values())
-    if not searches.without or searches.found or sum(state.counts(config.run).values()):
+    if not searches.without or searches.candidates or sum(state.counts(config.run).values()):
         return
     raise SourceError(
         f"none of the {len(searches.without):,} queries has a candidate ({describe(reasons)}), so there is nothing to "

@@ -30,6 +30,7 @@ _MEASURES = {
     "pseudo_perplexity": {"model": "answerdotai/ModernBERT-base"},
     "wordpiece_ratio": {"model": "answerdotai/ModernBERT-base"},
 }
+_SWEPT = ("random", "kcenter", "kmeans", "herding")
 _SHORT_NAMES = {"sst2": "stanfordnlp/sst2"}
 
 
@@ -129,17 +130,24 @@ class StudyTrainingConfig(Section):
     to choose the epoch."""
 
 
-class SelectionConfig(Section):
+class SweepEntry(Section):
+    """Selector of a sweep."""
+
+    name: str
+    """Name of the selector."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the selector."""
+    label: str | None = None
+    """Name in tables; null: name and parameters of the selector."""
+
+
+class SelectionConfig(SweepEntry):
     """Selector of the subset."""
 
     name: str = "random"
     """Name of the selector; `elm selectors` lists them."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the selector."""
     strata: StrataConfig | None = None
     """Groups that share the budget."""
-    label: str | None = None
-    """Name in tables; null: name and parameters of the selector."""
 
 
 class SubsetConfig(Section):
@@ -177,23 +185,10 @@ class TrackingConfig(Section):
     """Team or user on W&B; null: the default of the account."""
 
 
-class SweepEntry(Section):
-    """Selector of a sweep."""
-
-    name: str
-    """Name of the selector."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the selector."""
-    label: str | None = None
-    """Name in tables; null: name and parameters of the selector."""
-
-
 class SweepConfig(Section):
     """Sweep over all combinations of selectors, fractions and seeds."""
 
-    selectors: tuple[SweepEntry, ...] = tuple(
-        SweepEntry(name=name) for name in ("random", "kcenter", "kmeans", "herding")
-    )
+    selectors: tuple[SweepEntry, ...] = tuple(SweepEntry(name=name) for name in _SWEPT)
     """Selectors: names, or name, params and label."""
     fractions: tuple[float, ...] = (0.05, 0.1, 0.2)
     """Budgets as fractions of the rows."""
@@ -202,8 +197,8 @@ class SweepConfig(Section):
 
     @field_validator("selectors", mode="before")
     @classmethod
-    def _accept_names(cls, given: Any) -> Any:
-        return [{"name": entry} if isinstance(entry, str) else entry for entry in given]
+    def _accept_names(cls, entries: Any) -> Any:
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
 
 
 class StudyConfig(Section):

@@ -151,10 +151,7 @@ def _measure(
 def _train_and_evaluate(config: StudyConfig, data: _Data, run: Run, selection: Selection) -> dict[str, Any]:
     dataset = data.dataset.select(selection.rows)
     started = time.monotonic()
-    head = fit_probe(
-        dataset.to_numpy(), dataset.metadata[LABEL].to_numpy(), selection.ids, config.training.probe, config.seed,
-        dataset.rows.first_shard.metadata,
-    )  # fmt: skip
+    head = fit_probe(dataset, config.training.probe, config.seed)
     seconds = round(time.monotonic() - started, 3)
     probabilities = probe_probabilities(head, data.dev_vectors, data.classes)
     near_dev = int(data.near_dev[selection.rows].sum())

@@ -16,6 +16,7 @@ from data_pipeline.errors import ConfigError
 from data_pipeline.selection.registry import selector_config
 from data_pipeline.stages.measure import configured_measure
 from data_pipeline.study.config import StudyConfig
+from data_pipeline.study.sweep import hydra_value
 from data_pipeline.utils import require
 
 CONFIG_FILE = Path(__file__).parent / "conf" / "config.yaml"
@@ -99,8 +100,7 @@ def _quoted(rest: str) -> str:
     """Quote a path with characters that Hydra interprets, such as `it's (1).csv`."""
     value = rest.removeprefix("=")
     if "/" in value and value[0] not in "[{'\"" and re.search(r"[^\w./:$@%+\\-]", value) and "${" not in value:
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"='{escaped}'"
+        return f"={hydra_value(value)}"
     return rest
 
 

@@ -18,7 +18,7 @@ from data_pipeline.stages.pipeline import run_pipeline
 from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
 from data_pipeline.user_files.tables import Role, read_table
-from data_pipeline.utils import atomic_write_json, encodable, exclusive, publish, sha256_of_file, shortened, shown
+from data_pipeline.utils import atomic_path, atomic_write_json, encodable, exclusive, sha256_of_file, shortened, shown
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 _SPLITS: dict[str, Split] = {"train": "train", "dev": "val"}
@@ -77,8 +77,10 @@ def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str,
     settings = data.deciding()
     for name in _SPLITS:
         path = getattr(data, name)
+        if path is not None and not path.is_file():
+            raise SourceError(f"data.train, data.dev: no such file: {path}")
         if path is not None:
-            settings[name] = sha256_of_file(_existing_file(path))
+            settings[name] = sha256_of_file(path)
     about = folder / "source.json"
     if about.is_file() and not overwrite:
         existing: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
@@ -106,11 +108,9 @@ def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str,
 
 
 def _write_jsonl(path: Path, name: str, table: LabelledTexts) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
             file.write(json.dumps({"id": f"{name}-{row:07d}", "text": text, LABEL: label}, ensure_ascii=False) + "\n")
-    publish(temporary, path)
 
 
 def _read(data: DataConfig, name: str, commit: str | None) -> LabelledTexts:
@@ -155,12 +155,6 @@ def _whole_number(label: Any, where: str) -> int:
             f"{where}: a label must be a whole number from 0, found {shown(label)}. Leave unlabelled rows out"
         )
     return number
-
-
-def _existing_file(path: Path) -> Path:
-    if not path.is_file():
-        raise SourceError(f"data.train, data.dev: no such file: {path}")
-    return path
 
 
 def _load_from_hub(data: DataConfig, name: str, commit: str | None) -> pl.DataFrame:

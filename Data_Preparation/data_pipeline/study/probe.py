@@ -1,54 +1,44 @@
 """The probe: a small head over the stored embeddings, trained in seconds where a transformer takes minutes."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipeline.dataset import ELMDataset
 from data_pipeline.heads import (
     EmbedderIdentity,
     Head,
     Labelled,
     Scorer,
-    load_head,
     probabilities,
-    save_head,
     train_head,
 )
 from data_pipeline.heads.identity import identity_settings
 from data_pipeline.heads.labelled import label_name
-from data_pipeline.study.config import ProbeConfig
-from data_pipeline.types import Float32Array, IntArray
+from data_pipeline.study.config import LABEL, ProbeConfig
+from data_pipeline.types import Float32Array
 
 
-def fit_probe(
-    vectors: NDArray[Any],
-    labels: IntArray,
-    ids: Sequence[str],
-    config: ProbeConfig,
-    seed: int,
-    embedder: Mapping[str, str],
-) -> Head:
+def fit_probe(dataset: ELMDataset, config: ProbeConfig, seed: int) -> Head:
     """Train the probe.
 
     Args:
-        vectors: Shape (N, D), embeddings.
-        labels: Shape (N,), labels as in the store.
-        ids: Ids of the rows; each row is a document of its own.
+        dataset: Rows to train on, with embeddings and labels; each row is a document of its own.
         config: Training settings.
         seed: Seed of the weights, the data order, and the rows held out to choose the epoch.
-        embedder: Metadata of the file of the embeddings.
 
     Raises:
         ConfigError: All rows have the same label.
         SourceError: A label occurs only in the held-out rows.
     """
-    identity = identity_settings(embedder)
-    data = Labelled(vectors, labels.astype(np.float64), np.array(ids, np.str_), identity, "the subset")
+    identity = identity_settings(dataset.rows.first_shard.metadata)
+    labels = dataset.metadata[LABEL].to_numpy().astype(np.float64)
+    ids = np.array(dataset.metadata["text_id"].to_list(), np.str_)
+    data = Labelled(dataset.to_numpy(), labels, ids, identity, "the subset")
     kind = ("binary" if len(np.unique(labels)) == 2 else "multiclass") if config.kind == "auto" else config.kind
     training = config.model_copy(update={"kind": kind, "seeds": [seed]})
     with _one_thread():
@@ -81,13 +71,3 @@ def probe_probabilities(head: Head, vectors: NDArray[Any], classes: Sequence[int
         if (output := outputs.get(label_name(label))) is not None:
             result[:, column] = head_probabilities[:, output]
     return result
-
-
-def save_probe(head: Head, folder: Path) -> None:
-    """Save the probe as a head that `elm annotate` accepts, too."""
-    save_head(head, folder, overwrite=True)
-
-
-def load_probe(folder: Path) -> Head:
-    """Load the head that `save_probe` wrote."""
-    return load_head(str(folder))

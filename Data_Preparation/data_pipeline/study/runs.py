@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import NotFoundError, SourceError, StoreError
+from data_pipeline.heads import load_head, save_head
 from data_pipeline.heads.identity import identity_settings
 from data_pipeline.selection.description import near_rows
 from data_pipeline.stages.features import Texts
 from data_pipeline.study.config import LABEL, StudyConfig
 from data_pipeline.study.finetune import finetune, finetuned_probabilities, model_files
-from data_pipeline.study.probe import fit_probe, load_probe, probe_probabilities, save_probe
+from data_pipeline.study.probe import fit_probe, probe_probabilities
 from data_pipeline.study.scores import classification_scores
 from data_pipeline.study.subsets import Subset, find_subset
 from data_pipeline.study.tracking import tracked
@@ -51,11 +52,8 @@ class Run:
     """Subset to train on."""
     seed: int
     """Seed of the training."""
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the numbers."""
-        return fingerprint_of(self.study, self.subset, self.seed)
+    fingerprint: str
+    """SHA-256 of everything that decides the numbers."""
 
 
 def train(config: StudyConfig, overwrite: bool = False) -> dict[str, Any]:
@@ -204,21 +202,15 @@ def run_of(config: StudyConfig, dataset: ELMDataset, subset: Subset) -> Run:
         name = config.model.name
         settings = {name: value for name, value in training.deciding().items() if name != "probe"}
         study |= {"model": name, "revision": model_files(config.model).revision, "training": settings}
-    digest = fingerprint_of(study, subset, config.seed)[:10]
-    folder = config.artifacts_dir / _folder_name(name) / f"{subset.name}-{digest}"
-    return Run(folder, study, subset, config.seed)
-
-
-def fingerprint_of(study: Mapping[str, Any], subset: Subset, seed: int) -> str:
-    """SHA-256 of everything that decides the numbers of a run."""
-    return sha256_of_json([study, subset.settings, subset.ids_sha256, seed])
+    fingerprint = sha256_of_json([study, subset.settings, subset.ids_sha256, config.seed])
+    folder = config.artifacts_dir / _folder_name(name) / f"{subset.name}-{fingerprint[:10]}"
+    return Run(folder, study, subset, config.seed, fingerprint)
 
 
 def classes_of(config: StudyConfig) -> list[int]:
     """The labels of the training split, sorted."""
     dataset = ELMDataset(load_embeddings=False, config=config.pipeline_config)
-    classes: list[int] = dataset.metadata[LABEL].unique().sort().to_list()
-    return classes
+    return dataset.metadata[LABEL].unique().sort().to_list()
 
 
 def class_indices(dataset: ELMDataset, classes: Sequence[int]) -> IntArray:
@@ -241,20 +233,13 @@ def class_indices(dataset: ELMDataset, classes: Sequence[int]) -> IntArray:
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """JSON record of a finished run; None if the file does not exist."""
-    if not path.is_file():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _fit(config: StudyConfig, dataset: ELMDataset, folder: Path) -> list[dict[str, float]]:
     if config.model.kind == "probe":
-        metadata = dataset.metadata
-        head = fit_probe(
-            dataset.to_numpy(), metadata[LABEL].to_numpy(), metadata["text_id"].to_list(), config.training.probe,
-            config.seed, dataset.rows.first_shard.metadata,
-        )  # fmt: skip
-        save_probe(head, folder)
+        head = fit_probe(dataset, config.training.probe, config.seed)
+        save_head(head, folder, overwrite=True)  # `elm annotate` accepts it, too
         return list(head.about["curve"])
     classes = classes_of(config)
     source = model_files(config.model).folder
@@ -266,7 +251,7 @@ def _dev_probabilities(
     config: StudyConfig, folder: Path, dev: ELMDataset, classes: Sequence[int]
 ) -> NDArray[np.float32]:
     if config.model.kind == "probe":
-        return probe_probabilities(load_probe(folder), dev.to_numpy(), classes)
+        return probe_probabilities(load_head(folder), dev.to_numpy(), classes)
     return finetuned_probabilities(folder, list(Texts(dev.rows)), config.training)
 
 

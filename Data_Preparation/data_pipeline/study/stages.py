@@ -11,9 +11,8 @@ import argparse
 import json
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import (
@@ -49,8 +48,7 @@ class StudyStage:
         Raises:
             DataPipelineError: The stage fails.
         """
-        function: Callable[[StudyConfig, bool], dict[str, Any]] = pkgutil.resolve_name(self.function)
-        return function(config, overwrite)
+        return pkgutil.resolve_name(self.function)(config, overwrite)
 
 
 STAGES: Mapping[str, StudyStage] = {
@@ -63,21 +61,12 @@ STAGES: Mapping[str, StudyStage] = {
 }
 
 
-def run_stage(
-    stage: str | None,
-    overrides: Sequence[str],
-    file: Path | None = None,
-    overwrite: bool = False,
-    record: Path | None = None,
-) -> str:
+def run_parsed(stage: str | None, parsed: argparse.Namespace) -> str:
     """Run a stage.
 
     Args:
-        stage: Name of the stage; None for the one that `stage=` in the overrides names.
-        overrides: Settings, see `load_study`.
-        file: Config file; None for that of the package.
-        overwrite: Replace existing results of other data or settings.
-        record: JSON file for the result of the stage, written when it is finished.
+        stage: Name of the stage; None for the one that `stage=` in the settings names.
+        parsed: Arguments of `add_arguments`. The file that `record` names is written when the stage is finished.
 
     Returns:
         The result, for people.
@@ -86,29 +75,21 @@ def run_stage(
         ConfigError: No stage is named, or two different ones.
         DataPipelineError: The stage fails.
     """
-    from data_pipeline.study.overrides import load_study
+    from data_pipeline.study.overrides import config_file, load_study
 
-    config = load_study(overrides, file)
+    config = load_study(parsed.overrides, config_file(parsed.config, parsed.config_dir))
     if stage is not None and config.stage not in {None, stage}:
         raise ConfigError(f"two stages are named: {stage}, and stage={config.stage} in the settings. Leave one out")
     name = stage or config.stage
     if name is None:
         raise ConfigError(f"no stage is named; expected one of {', '.join(STAGES)}")
-    result = STAGES[name].run(config, overwrite)
-    if record is not None:
-        atomic_write_json(record, result)
+    result = STAGES[name].run(config, parsed.overwrite)
+    if parsed.record is not None:
+        atomic_write_json(parsed.record, result)
     if name == "table":
         return "\n".join([result["table"], "", *result["files"]])
     printed = {key: value for key, value in result.items() if key not in _NOT_PRINTED}
     return json.dumps(printed, indent=2, ensure_ascii=False)
-
-
-def run_parsed(stage: str | None, parsed: argparse.Namespace) -> str:
-    """Run a stage with the arguments of `add_arguments`."""
-    from data_pipeline.study.overrides import config_file
-
-    file = config_file(parsed.config, parsed.config_dir)
-    return run_stage(stage, parsed.overrides, file, parsed.overwrite, parsed.record)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import SelectionManifest, read_manifest
 from data_pipeline.study.config import LABEL, StudyConfig
 from data_pipeline.user_files import visible
-from data_pipeline.utils import publish
+from data_pipeline.utils import atomic_path, batched
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _choose(config: StudyConfig, overwrite: bool) -> dict[str, Any]:
         "subset": stored.selection.subset,
         "file": str(stored.path),
         "looked_at": sorted(stored.selection.sees),
-        "description": {name: value for name, value in stored.about.items() if name not in {"paragraphs", "corpus"}},
+        "description": _without(stored.about, "paragraphs", "corpus"),
     }
     if config.subset.manifest:
         dataset = ELMDataset(load_embeddings=False, config=config.pipeline_config)
@@ -130,28 +130,21 @@ def find_subset(config: StudyConfig) -> Subset:
     Raises:
         NotFoundError: There is no such subset.
     """
-    settings = _selection_settings(config)
-    for path in visible(
-        config.pipeline_config.selections_dir.glob("*/manifest.json"), config.pipeline_config.selections_dir
-    ):
+    settings, folder = _selection_settings(config), config.pipeline_config.selections_dir
+    for path in visible(folder.glob("*/manifest.json"), folder):
         manifest = read_manifest(path.parent, SelectionManifest)
         listed = manifest["splits"].get("train") if manifest else None
         if listed is None:
             continue
-        if {name: value for name, value in listed["settings"].items() if name != "sees"} == settings:
-            about = {name: value for name, value in listed["about"].items() if name not in {"paragraphs", "corpus"}}
-            return Subset(
-                path.parent.name,
-                listed["settings"],
-                listed["rows"],
-                listed["ids_sha256"],
-                about,
-                config.selection.label,
-            )
-    raise NotFoundError(
-        f"No subset in {config.pipeline_config.selections_dir} with {settings}. Run `elm study select` with the same "
-        "settings first"
-    )
+        if _without(listed["settings"], "sees") == settings:
+            about = _without(listed["about"], "paragraphs", "corpus")
+            rows, ids_sha256 = listed["rows"], listed["ids_sha256"]
+            return Subset(path.parent.name, listed["settings"], rows, ids_sha256, about, config.selection.label)
+    raise NotFoundError(f"No subset in {folder} with {settings}. Run `elm study select` with the same settings first")
+
+
+def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
 
 
 def subset_of(selection: Selection, about: Mapping[str, Any], label: str | None = None) -> Subset:
@@ -165,17 +158,13 @@ def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
 
     `dataset.subset(path)` reads it. pandas reads the text "null" as missing unless called with keep_default_na=False.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     ids, labels = dataset.metadata["text_id"], dataset.metadata[LABEL]
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(["id", "text_id", "text", LABEL])
-        for start in range(0, len(rows), 4096):
-            batch = rows[start : start + 4096]
+        for batch in batched(rows, 4096):
             texts = dataset.get_batch(batch)["text"]
             writer.writerows((row, ids[row], text, labels[row]) for row, text in zip(batch, texts, strict=True))
-    publish(temporary, path)
 
 
 def _selection_settings(config: StudyConfig) -> dict[str, Any]:
@@ -185,4 +174,4 @@ def _selection_settings(config: StudyConfig) -> dict[str, Any]:
         section.name, selector_config(section.name, section.params), config.subset.budget, config.seed, section.strata,
         frozenset(),
     ).settings  # fmt: skip
-    return {name: value for name, value in settings.items() if name != "sees"}
+    return _without(settings, "sees")

@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,7 @@ def _compare_with_random(row: Row, random: Row | None) -> Row:
     error = None
     if row.accuracy_se is not None and random.accuracy_se is not None:
         error = math.hypot(row.accuracy_se, random.accuracy_se)
-    values = {**vars(row), "minus_random": row.accuracy - random.accuracy, "minus_random_se": error}
-    return Row(**values)
+    return replace(row, minus_random=row.accuracy - random.accuracy, minus_random_se=error)
 
 
 def write_table(rows: Sequence[Row], folder: Path) -> list[Path]:

@@ -2,12 +2,13 @@
 
 from data_pipeline.utils.errors import converted_errors
 from data_pipeline.utils.extras import require
-from data_pipeline.utils.files import atomic_write_bytes, atomic_write_json, exclusive, publish
+from data_pipeline.utils.files import atomic_path, atomic_write_bytes, atomic_write_json, exclusive, publish
 from data_pipeline.utils.hashing import sha256_of_file, sha256_of_json
 from data_pipeline.utils.progress import batched, configure_logging, progress_bar
 from data_pipeline.utils.text import encodable, format_table, human_bytes, refuse_single_text, shortened, shown
 
 __all__ = [
+    "atomic_path",
     "atomic_write_bytes",
     "atomic_write_json",
     "batched",

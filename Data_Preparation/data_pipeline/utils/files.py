@@ -31,12 +31,27 @@ def publish(temporary: Path, final: Path) -> None:
     fsync_path(final.parent)
 
 
-def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file atomically: a crash leaves its old or its new content."""
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it replaces `path` after the block, and is deleted if the block fails.
+
+    Raises:
+        StoreError: the file cannot be replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     publish(temporary, path)
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write a small file atomically: a crash leaves its old or its new content."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def atomic_write_json(path: Path, value: object) -> None:

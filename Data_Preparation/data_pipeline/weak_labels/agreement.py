@@ -1,6 +1,7 @@
 """Agreement of labels with gold judgements, on the pairs that have both."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -60,9 +61,9 @@ def agreement(pairs: Iterable[JudgedPair], gold: Grades) -> Agreement:
         pairs: pairs of a run.
         gold: query id -> passage id -> grade on the scale of the labels, 0 to 3; see `Gold.labels`.
     """
-    counts = {(judged, true): 0 for judged in (True, False) for true in (True, False)}
+    counts: Counter[tuple[bool, bool]] = Counter()
     for pair in pairs:
         grade = gold.get(pair.candidate.query_id, {}).get(pair.candidate.passage_id)
-        if grade is not None and pair.judgement is not None and pair.judgement.grade is not None:
-            counts[pair.judgement.grade >= RELEVANT, grade >= RELEVANT] += 1
+        if grade is not None and pair.grade is not None:
+            counts[pair.grade >= RELEVANT, grade >= RELEVANT] += 1
     return Agreement(counts[True, True], counts[True, False], counts[False, True], counts[False, False])

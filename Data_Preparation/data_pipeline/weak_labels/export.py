@@ -14,7 +14,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Self
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.retrieval.ids import to_trec
-from data_pipeline.utils import encodable, publish
+from data_pipeline.utils import atomic_path, encodable
 from data_pipeline.weak_labels.accounts import Account
 from data_pipeline.weak_labels.negatives import Mined
 from data_pipeline.weak_labels.state import JudgedPair
@@ -53,15 +53,18 @@ def write_qrels(path: Path, pairs: Iterable[JudgedPair], with_zeros: bool) -> in
         Number of written pairs.
     """
     count = 0
-    with _TextFile(path) as file:
-        for pair in pairs:
-            judgement = pair.judgement
-            if judgement is None or judgement.grade is None or (judgement.grade == 0 and not with_zeros):
-                continue
-            ids = [to_trec(name) for name in (pair.candidate.query_id, pair.candidate.passage_id)]
-            file.write(f"{ids[0]}\t0\t{ids[1]}\t{judgement.grade}\n")
+    with _text_file(path) as file:
+        for query_id, passage_id, grade in _graded(pairs, with_zeros):
+            file.write(f"{to_trec(query_id)}\t0\t{to_trec(passage_id)}\t{grade}\n")
             count += 1
     return count
+
+
+def _graded(pairs: Iterable[JudgedPair], with_zeros: bool) -> Iterator[tuple[str, str, int]]:
+    """Ids of query and passage, and the grade, of those pairs that have one."""
+    for pair in pairs:
+        if pair.grade is not None and (pair.grade or with_zeros):
+            yield pair.query_id, pair.candidate.passage_id, pair.grade
 
 
 class MinedFiles:
@@ -81,15 +84,13 @@ class MinedFiles:
         self.margins = 0
         """Number of pairs of a positive and a negative of the same query."""
         names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, negatives + 1))]
-        self._triples = _TextFile(folder / "triples.jsonl")
-        self._training = _Table(folder / "training.parquet", pa.schema([(name, pa.large_string()) for name in names]))
-        self._margins = _Table(folder / "margins.parquet", _MARGINS)
+        self._folder, self._columns = folder, pa.schema([(name, pa.large_string()) for name in names])
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
-            self._lines = files.enter_context(self._triples)
-            files.enter_context(self._training)
-            files.enter_context(self._margins)
+            self._triples = files.enter_context(_text_file(self._folder / "triples.jsonl"))
+            self._training = files.enter_context(_table(self._folder / "training.parquet", self._columns))
+            self._margins = files.enter_context(_table(self._folder / "margins.parquet", _MARGINS))
             self._files = files.pop_all()
         return self
 
@@ -99,7 +100,7 @@ class MinedFiles:
     def add(self, query: Mined) -> None:
         """Write the next query, in order."""
         if query.positives:
-            self._lines.write(json.dumps(triple(query), ensure_ascii=False) + "\n")
+            self._triples.write(json.dumps(triple(query), ensure_ascii=False) + "\n")
         self.positives += len(query.positives)
         self.margins += len(query.positives) * len(query.negatives)
         self._training.add(training_rows(query, self._text_of, self._negatives))
@@ -130,7 +131,7 @@ def triple(query: Mined) -> dict[str, Any]:
         "query_id": query.query_id,
         "query": query.query,
         "positive_doc_ids": [pair.candidate.passage_id for pair in query.positives],
-        "positive_scores": [pair.judgement.grade for pair in query.positives if pair.judgement],
+        "positive_scores": [pair.grade for pair in query.positives],
         "hard_negative_doc_ids": [negative.passage_id for negative in query.negatives],
         "hard_negatives": [
             {"doc_id": negative.passage_id, "kind": negative.kind, "p": negative.p,
@@ -176,7 +177,7 @@ def write_judgements(path: Path, pairs: Iterable[JudgedPair]) -> int:
         details = (json.dumps(dict(values), sort_keys=True) for values in (candidate.scores, candidate.ranks))
         return (candidate.query_id, candidate.passage_id, *judgement, *details)
 
-    with _Table(path, schema) as table:
+    with _table(path, schema) as table:
         table.add(map(row, pairs))
     return table.rows
 
@@ -197,85 +198,60 @@ def write_beir(
         queries: ids and texts of all queries, including those without judgements.
         with_zeros: also write pairs that were judged not relevant.
     """
-    with _TextFile(folder / "corpus.jsonl") as file:
-        for passage_id, text in passages:
-            file.write(json.dumps({"_id": passage_id, "title": "", "text": text}, ensure_ascii=False) + "\n")
-    with _TextFile(folder / "queries.jsonl") as file:
-        for query_id, text in queries:
-            file.write(json.dumps({"_id": query_id, "text": text}, ensure_ascii=False) + "\n")
-    with _TextFile(folder / "qrels" / "train.tsv") as file:
+    _write_jsonl(folder / "corpus.jsonl", ({"_id": name, "title": "", "text": text} for name, text in passages))
+    _write_jsonl(folder / "queries.jsonl", ({"_id": name, "text": text} for name, text in queries))
+    with _text_file(folder / "qrels" / "train.tsv") as file:
         # BEIR's loader expects quotes around ids that hold quotes.
         table = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         table.writerow(["query-id", "corpus-id", "score"])
-        for pair in pairs:
-            judgement = pair.judgement
-            if judgement is not None and judgement.grade is not None and (judgement.grade or with_zeros):
-                table.writerow([pair.candidate.query_id, pair.candidate.passage_id, judgement.grade])
+        table.writerows(_graded(pairs, with_zeros))
+
+
+def _write_jsonl(path: Path, records: Iterable[dict[str, str]]) -> None:
+    with _text_file(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def copy_file(path: Path, copy: Path) -> None:
     """Copy a file to another name."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    temporary = copy.with_name(f".{copy.name}.tmp")
-    shutil.copyfile(path, temporary)
-    publish(temporary, copy)
+    with atomic_path(copy) as temporary:
+        shutil.copyfile(path, temporary)
 
 
-class _TextFile:
-    """A text file that is published under its name when it is complete."""
+@contextmanager
+def _text_file(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that is published under its name when it is complete."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
 
-    def __enter__(self) -> IO[str]:
-        self._file = self._temporary.open("w", encoding="utf-8", newline="\n")
-        return self._file
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            publish(self._temporary, self._path)
-        else:
-            self._temporary.unlink()
+@contextmanager
+def _table(path: Path, schema: pa.Schema) -> Iterator["_Table"]:
+    """Open a parquet file that is published under its name when it is complete."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        table = _Table(file)
+        yield table
+        table.write()
 
 
 class _Table:
-    """A parquet file that is published under its name when it is complete."""
+    """Rows of an open parquet file, written in batches."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, file: pq.ParquetWriter) -> None:
         self.rows = 0
-        self._path, self._temporary, self._schema = path, path.with_name(f".{path.name}.tmp"), schema
-        self._waiting: list[Sequence[Any]] = []
-
-    def __enter__(self) -> Self:
-        self._file = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
-        return self
+        self._file, self._waiting = file, list[Sequence[Any]]()
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
         """Append rows."""
         for row in rows:
             self._waiting.append(row)
             if len(self._waiting) == _ROWS_AT_ONCE:
-                self._write()
+                self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the rows that are waiting."""
         if self._waiting:
             columns = [list(values) for values in zip(*self._waiting, strict=True)]
-            self._file.write_table(pa.table(dict(zip(self._schema.names, columns, strict=True)), schema=self._schema))
+            self._file.write_table(pa.table(columns, schema=self._file.schema))
             self.rows += len(self._waiting)
             self._waiting = []
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        is_complete = False
-        try:
-            if kind is None:
-                self._write()
-                is_complete = True
-        finally:
-            self._file.close()
-            if not is_complete:
-                self._temporary.unlink()
-        if is_complete:
-            publish(self._temporary, self._path)

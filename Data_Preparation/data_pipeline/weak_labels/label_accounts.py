@@ -8,30 +8,30 @@ from data_pipeline.retrieval.passages import Passages
 from data_pipeline.weak_labels.accounts import Account
 from data_pipeline.weak_labels.gold import Gold
 from data_pipeline.weak_labels.qrels import Run
-from data_pipeline.weak_labels.state import JudgedPair, State
+from data_pipeline.weak_labels.state import State
 
 
 @dataclass
 class Searches:
-    """Counts of the candidates that the search found, updated while it runs."""
+    """Counts of the candidates of a search, updated while it runs."""
 
-    found: int = 0
+    candidates: int = 0
     """Number of candidates of all queries."""
     sampled: int = 0
     """Number of candidates that were sampled."""
     without: dict[str, str] = field(default_factory=dict)
     """Query id -> reason, for queries without sampled candidates."""
 
-    def add(self, query_id: str, found: int, sampled: int, reason: str) -> None:
+    def add(self, query_id: str, candidates: int, sampled: int, reason: str) -> None:
         """Count the candidates of a query.
 
         Args:
             query_id: id of the query.
-            found: number of candidates.
+            candidates: number of candidates.
             sampled: number of candidates that were sampled.
             reason: reason why there is no candidate; empty if there are some.
         """
-        self.found += found
+        self.candidates += candidates
         self.sampled += sampled
         if not sampled:
             self.without[query_id] = reason or "none_sampled"
@@ -69,8 +69,8 @@ def accounts_of_run(inputs: Inputs, run: str, state: State) -> list[Account]:
         ),
         _queries_account(inputs, query_ids, with_candidates),
         Account(
-            "candidates", {"found": searches.found},
-            {"sampled": searches.sampled, "not_sampled": searches.found - searches.sampled},
+            "candidates", {"found": searches.candidates},
+            {"sampled": searches.sampled, "not_sampled": searches.candidates - searches.sampled},
         ),
         Account("pairs", {"sampled": sum(state.counts(run).values())}, pairs),
     ]  # fmt: skip
@@ -105,9 +105,9 @@ def _count_pairs(gold: Gold | None, run: str, state: State) -> tuple[dict[str, i
     for pair in state.judged_pairs(run):
         queries.add(pair.query_id)
         rule = pair.candidate.provenance.get("not_asked")
-        if pair.judgement is not None and pair.judgement.grade is not None:
+        if pair.grade is not None:
             judged += 1
-            compared += gold is not None and _has_judgement(gold, pair)
+            compared += gold is not None and pair.candidate.passage_id in gold.grades.get(pair.query_id, {})
         elif pair.judgement is not None:
             failed[pair.judgement.status] += 1
         elif rule is not None:
@@ -121,10 +121,6 @@ def _count_pairs(gold: Gold | None, run: str, state: State) -> tuple[dict[str, i
         "unjudged": unjudged,
     }
     return pairs, queries, compared
-
-
-def _has_judgement(gold: Gold, pair: JudgedPair) -> bool:
-    return pair.candidate.passage_id in gold.grades.get(pair.query_id, {})
 
 
 def _gold_account(gold: Gold, compared: int) -> Account:

@@ -62,10 +62,10 @@ def mine(
         positives: see `PositivesConfig`. Negatives are compared with all relevant passages, including those that these
             settings leave out.
     """
-    judged = [pair for pair in pairs if pair.judgement is not None and pair.judgement.status == "ok"]
+    judged = [pair for pair in pairs if pair.grade is not None]
     relevant = [pair for pair in judged if _grade(pair) >= RELEVANT]
     relevant.sort(key=lambda pair: -_grade(pair))  # stable: equal grades stay in the order of the ranking
-    sure = [pair for pair in relevant if _is_sure(pair, positives.min_p)]
+    sure = [pair for pair in relevant if pair.p is None or pair.p >= positives.min_p]
     selected = sure[: positives.per_query]
     find_reason = _exclusion_check(relevant, config, text_of, neighbours_of)
     negatives: list[Negative] = []
@@ -100,14 +100,8 @@ def _grams(text: str, width: int) -> set[str]:
 
 
 def _grade(pair: JudgedPair) -> int:
-    assert pair.judgement is not None
-    assert pair.judgement.grade is not None
-    return pair.judgement.grade
-
-
-def _is_sure(pair: JudgedPair, min_p: float) -> bool:
-    assert pair.judgement is not None
-    return pair.judgement.p is None or pair.judgement.p >= min_p
+    assert pair.grade is not None
+    return pair.grade
 
 
 def _exclusion_check(
@@ -126,8 +120,7 @@ def _exclusion_check(
 
     def reason(pair: JudgedPair) -> str | None:
         passage_id, score = pair.candidate.passage_id, pair.candidate.scores.get(config.margin_score)
-        assert pair.judgement is not None
-        if pair.judgement.p is not None and pair.judgement.p > config.max_p:
+        if pair.p is not None and pair.p > config.max_p:
             return "judge_unsure"
         if passage_id in neighbours:
             return "neighbour_of_positive"
@@ -145,5 +138,4 @@ def _make_negative(pair: JudgedPair, config: NegativesConfig) -> Negative:
     candidate = pair.candidate
     tops = {name for name in ("bm25", "dense") if candidate.ranks.get(name, config.top + 1) <= config.top}
     kind: Kind = "both" if len(tops) == 2 else "bm25" if "bm25" in tops else "dense" if tops else "further_down"
-    assert pair.judgement is not None
-    return Negative(candidate.passage_id, kind, candidate.scores, candidate.ranks, pair.judgement.p)
+    return Negative(candidate.passage_id, kind, candidate.scores, candidate.ranks, pair.p)

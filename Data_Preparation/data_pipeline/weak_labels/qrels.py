@@ -14,6 +14,7 @@ import csv
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -66,7 +67,7 @@ def read_run(path: Path) -> dict[str, dict[str, float]]:
     return _collect(_run_rows(path), path, "rankings", "score")
 
 
-def _collect(rows: Iterator[_Row[Value]], path: Path, what: str, value_name: str) -> dict[str, dict[str, Value]]:
+def _collect(rows: Iterator[_Row[Value]], path: Path, content: str, value_name: str) -> dict[str, dict[str, Value]]:
     values: dict[str, dict[str, Value]] = {}
     lines: dict[tuple[str, str], int] = {}
     for line, query_id, passage_id, value in rows:
@@ -78,23 +79,18 @@ def _collect(rows: Iterator[_Row[Value]], path: Path, what: str, value_name: str
                 f"but {first_value} in line {first_line}; remove one of the two lines"
             )
     if not values:
-        raise SourceError(f"{path} has no {what}; it is empty")
+        raise SourceError(f"{path} has no {content}; it is empty")
     return values
 
 
 def _qrels_rows(path: Path) -> Iterator[_Row[int]]:
     lines = _read_lines(path)
-    first = next(lines, None)
-    if first is None:
-        return
-    number, text = first
-    parts = _split_columns(text, (4, 3), False)
+    first = list(islice(lines, 1))
+    parts = _split_columns(first[0][1], (4, 3), False) if first else None
     has_header = parts is not None and _is_header(parts)
-    expected = len(parts) if parts is not None else 4
-    if not has_header:
-        yield _row_from_line(text, expected, False, f"{path}, line {number}", number)
-    for number, text in lines:
-        yield _row_from_line(text, expected, has_header, f"{path}, line {number}", number)
+    columns = 4 if parts is None else len(parts)
+    for number, text in lines if has_header else chain(first, lines):
+        yield _row_from_line(text, columns, has_header, f"{path}, line {number}", number)
 
 
 def _is_header(parts: Sequence[str]) -> bool:

@@ -11,17 +11,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from data_pipeline.errors import StoreError
 from data_pipeline.judge.base import STATUSES, JudgeIdentity, Judgement
-from data_pipeline.judge.cache import insert_judgements, select_answers
-from data_pipeline.judge.database import Database
+from data_pipeline.judge.database import Database, insert_judgements
 from data_pipeline.judge.recorder import Judged
 from data_pipeline.judge.tables import COLUMNS, REASONINGS, decode_text, encode_text, from_row
 from data_pipeline.weak_labels.state_tables import TABLES
 
 _ROWS_AT_ONCE = 1000
+_PAIR_COLUMNS = "run_id, query_id, place, passage_id, scores, ranks, provenance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,18 @@ class JudgedPair:
     judgement: Judgement | None
     """Judgement of the pair; None if it was not judged yet."""
 
+    @property
+    def grade(self) -> int | None:
+        """Grade of the pair; None without a judgement, or if the judgement is a failure."""
+        return None if self.judgement is None else self.judgement.grade
 
-class State:
+    @property
+    def p(self) -> float | None:
+        """Probability by the judge that the passage is relevant; None if there is none."""
+        return None if self.judgement is None else self.judgement.p
+
+
+class State(Database):
     """An open state file. Methods may be called from any thread.
 
     Args:
@@ -74,18 +84,7 @@ class State:
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
-        self.path = path
-        self._database = Database(path, "the state of a run of weak labels", TABLES, (REASONINGS,), read_only)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; closing twice does no harm."""
-        self._database.close()
+        super().__init__(path, "the state of a run of weak labels", TABLES, (REASONINGS,), read_only)
 
     def start_run(self, run_id: str, settings: Mapping[str, Any]) -> None:
         """Start a run, or resume it.
@@ -94,13 +93,11 @@ class State:
             StoreError: a run of that name was made with other settings.
         """
         new = json.dumps(settings, sort_keys=True)
-        with self._database.write() as db:
+        with self.write() as db:
             row = db.execute("SELECT settings FROM runs WHERE run_id = ?", [encode_text(run_id)]).fetchone()
             if row is None:
-                db.execute(
-                    "INSERT INTO runs (run_id, settings, started) VALUES (?, ?, ?)",
-                    [encode_text(run_id), new, time.time()],
-                )
+                values = [encode_text(run_id), new, time.time()]
+                db.execute("INSERT INTO runs (run_id, settings, started) VALUES (?, ?, ?)", values)
             elif row[0] != new:
                 changes = _describe_changes(json.loads(row[0]), settings)
                 raise StoreError(
@@ -115,7 +112,7 @@ class State:
             StoreError: no run has that name.
         """
         new = json.dumps(identity.to_json(), sort_keys=True)
-        with self._database.write() as db:
+        with self.write() as db:
             row = db.execute("SELECT judge FROM runs WHERE run_id = ?", [encode_text(run_id)]).fetchone()
             if row is None:
                 raise StoreError(f"{self.path} has no run {run_id!r}; call start_run first")
@@ -125,11 +122,9 @@ class State:
 
     def finish_run(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Store the summary of a run."""
-        with self._database.write() as db:
-            db.execute(
-                "UPDATE runs SET summary = ?, finished = ? WHERE run_id = ?",
-                [json.dumps(summary, sort_keys=True), time.time(), encode_text(run_id)],
-            )
+        values = [json.dumps(summary, sort_keys=True), time.time(), encode_text(run_id)]
+        with self.write() as db:
+            db.execute("UPDATE runs SET summary = ?, finished = ? WHERE run_id = ?", values)
 
     def add_queries(self, run_id: str, queries: Iterable[tuple[str, str]]) -> None:
         """Append queries (id, text) to those of the run; a query that exists with the same text stays.
@@ -138,18 +133,15 @@ class State:
             StoreError: an id exists with another text, or no run has that name.
         """
         run = encode_text(run_id)
-        with self._database.write() as db:
+        with self.write() as db:
             (last,) = db.execute("SELECT COALESCE(MAX(place), -1) FROM queries WHERE run_id = ?", [run]).fetchone()
             for query_id, text in queries:
-                row = db.execute(
-                    "SELECT text FROM queries WHERE run_id = ? AND query_id = ?", [run, encode_text(query_id)]
-                ).fetchone()
+                key = [run, encode_text(query_id)]
+                row = db.execute("SELECT text FROM queries WHERE run_id = ? AND query_id = ?", key).fetchone()
                 if row is None:
                     last += 1
-                    db.execute(
-                        "INSERT INTO queries (run_id, query_id, place, text) VALUES (?, ?, ?, ?)",
-                        [run, encode_text(query_id), last, encode_text(text)],
-                    )
+                    values = [*key, last, encode_text(text)]
+                    db.execute("INSERT INTO queries (run_id, query_id, place, text) VALUES (?, ?, ?, ?)", values)
                 elif (existing := decode_text(row[0])) != text:
                     raise StoreError(
                         f"{self.path}: query {query_id!r} of run {run_id!r} exists with another text: "
@@ -167,46 +159,29 @@ class State:
             [*key, position, encode_text(candidate.passage_id), *_to_json_columns(candidate)]
             for position, candidate in enumerate(candidates)
         ]
-        with self._database.write() as db:
-            existing = db.execute(
-                "SELECT run_id, query_id, place, passage_id, scores, ranks, provenance FROM pairs "
-                "WHERE run_id = ? AND query_id = ? ORDER BY place",
-                key,
-            ).fetchall()
+        with self.write() as db:
+            statement = f"SELECT {_PAIR_COLUMNS} FROM pairs WHERE run_id = ? AND query_id = ? ORDER BY place"  # noqa: S608
+            existing = db.execute(statement, key).fetchall()
             if existing and [list(row) for row in existing] != rows:
                 raise StoreError(
                     f"{self.path}: query {query_id!r} of run {run_id!r} already has other candidates. "
                     "Give the new run another name; judgements that still apply are reused."
                 )
             if not existing:
-                db.executemany(
-                    "INSERT INTO pairs (run_id, query_id, place, passage_id, scores, ranks, provenance) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
+                db.executemany(f"INSERT INTO pairs ({_PAIR_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)  # noqa: S608
 
     def queries(self, run_id: str) -> list[tuple[str, str]]:
         """Ids and texts of all queries of a run, in order."""
-        with self._database.read() as db:
-            rows = db.execute(
-                "SELECT query_id, text FROM queries WHERE run_id = ? ORDER BY place", [encode_text(run_id)]
-            ).fetchall()
+        rows = self._select("SELECT query_id, text FROM queries WHERE run_id = ? ORDER BY place", run_id)
         return [(decode_text(query_id), decode_text(text)) for query_id, text in rows]
 
     def candidates(self, run_id: str, query_id: str) -> list[SampledCandidate]:
         """Candidates of a query, in order; empty if they were not added yet."""
-        with self._database.read() as db:
-            rows = db.execute(
-                "SELECT passage_id, scores, ranks, provenance FROM pairs "
-                "WHERE run_id = ? AND query_id = ? ORDER BY place",
-                [encode_text(run_id), encode_text(query_id)],
-            ).fetchall()
+        statement = (
+            "SELECT passage_id, scores, ranks, provenance FROM pairs WHERE run_id = ? AND query_id = ? ORDER BY place"
+        )
+        rows = self._select(statement, run_id, query_id)
         return [_candidate_from_row(query_id, *row) for row in rows]
-
-    def lookup(self, keys: Sequence[bytes]) -> dict[bytes, Judgement]:
-        """Stored answers by key, of all runs; a failure is never among them."""
-        with self._database.read() as db:
-            return select_answers(db, keys)
 
     def record(self, run_id: str, judged: Sequence[Judged[Pair]], new: Mapping[bytes, Judgement]) -> None:
         """Store judgements; they are safe on disk when this returns.
@@ -219,7 +194,7 @@ class State:
         Raises:
             StoreError: the run lacks one of the pairs, or the disk is full; nothing was stored.
         """
-        with self._database.write() as db:
+        with self.write() as db:
             insert_judgements(db, new)
             for result in judged:
                 pair = result.item
@@ -239,13 +214,12 @@ class State:
         Raises:
             StoreError: the file cannot be read.
         """
-        with self._database.read() as db:
-            row = db.execute(
-                "SELECT r.reasoning FROM pairs p JOIN reasonings r ON r.key = p.key "
-                "WHERE p.run_id = ? AND p.query_id = ? AND p.passage_id = ?",
-                [encode_text(run_id), encode_text(query_id), encode_text(passage_id)],
-            ).fetchone()
-        return decode_text(row[0]) if row else ""
+        rows = self._select(
+            "SELECT r.reasoning FROM pairs p JOIN reasonings r ON r.key = p.key "
+            "WHERE p.run_id = ? AND p.query_id = ? AND p.passage_id = ?",
+            run_id, query_id, passage_id,
+        )  # fmt: skip
+        return decode_text(rows[0][0]) if rows else ""
 
     def judged_pairs(self, run_id: str) -> Iterator[JudgedPair]:
         """Iterate over all pairs of a run, judged or not: queries in order, candidates in order."""
@@ -258,8 +232,7 @@ class State:
             "WHERE q.run_id = ? AND (q.place, p.place) > (?, ?) ORDER BY q.place, p.place LIMIT ?"
         )
         while True:
-            with self._database.read() as db:
-                rows = db.execute(query, [encode_text(run_id), *last, _ROWS_AT_ONCE]).fetchall()
+            rows = self._select(query, run_id, *last, _ROWS_AT_ONCE)
             for query_position, position, query_id, text, passage_id, scores, ranks, provenance, *row in rows:
                 last = (query_position, position)
                 candidate = _candidate_from_row(decode_text(query_id), passage_id, scores, ranks, provenance)
@@ -270,15 +243,12 @@ class State:
 
     def counts(self, run_id: str) -> dict[str, int]:
         """Number of pairs of a run by status; those without a judgement are `pending`."""
-        with self._database.read() as db:
-            counts = dict(
-                db.execute(
-                    "SELECT COALESCE(j.status, 'pending'), COUNT(*) "
-                    "FROM pairs p LEFT JOIN judgements j ON j.key = p.key "
-                    "WHERE p.run_id = ? GROUP BY 1",
-                    [encode_text(run_id)],
-                ).fetchall()
-            )
+        rows = self._select(
+            "SELECT COALESCE(j.status, 'pending'), COUNT(*) FROM pairs p LEFT JOIN judgements j ON j.key = p.key "
+            "WHERE p.run_id = ? GROUP BY 1",
+            run_id,
+        )
+        counts = dict(rows)
         return {status: counts.get(status, 0) for status in (*STATUSES, "pending")}
 
     def run_record(self, run_id: str) -> dict[str, Any]:
@@ -287,22 +257,17 @@ class State:
         Raises:
             StoreError: no run has that name.
         """
-        with self._database.read() as db:
-            row = db.execute(
-                "SELECT settings, judge, summary FROM runs WHERE run_id = ?", [encode_text(run_id)]
-            ).fetchone()
-        if row is None:
+        rows = self._select("SELECT settings, judge, summary FROM runs WHERE run_id = ?", run_id)
+        if not rows:
             raise StoreError(f"{self.path} has no run {run_id!r}")
         names = ("settings", "judge", "summary")
-        return {name: value and json.loads(value) for name, value in zip(names, row, strict=True)}
+        return {name: value and json.loads(value) for name, value in zip(names, rows[0], strict=True)}
 
-    def verify(self) -> None:
-        """Read the whole file, and check its integrity.
-
-        Raises:
-            StoreError: the file is damaged.
-        """
-        self._database.verify()
+    def _select(self, statement: str, *values: str | int) -> list[tuple[Any, ...]]:
+        """Read the rows that a statement selects; texts among its values are encoded."""
+        encoded = [encode_text(value) if isinstance(value, str) else value for value in values]
+        with self.read() as db:
+            return db.execute(statement, encoded).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,10 +295,10 @@ class RunRecorder:
 
 
 def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    names = sorted({*old, *new})
-    return ", ".join(
-        sorted(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names if old.get(name) != new.get(name))
+    changes = (
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in old.keys() | new if old.get(name) != new.get(name)
     )
+    return ", ".join(sorted(changes))
 
 
 def _to_json_columns(candidate: SampledCandidate) -> list[str]:
@@ -341,7 +306,6 @@ def _to_json_columns(candidate: SampledCandidate) -> list[str]:
     return [json.dumps(dict(value), sort_keys=True) for value in values]
 
 
-def _candidate_from_row(query_id: str, passage_id: str, scores: str, ranks: str, provenance: str) -> SampledCandidate:
-    return SampledCandidate(
-        query_id, decode_text(passage_id), json.loads(scores), json.loads(ranks), json.loads(provenance)
-    )
+def _candidate_from_row(query_id: str, passage_id: str, *columns: str) -> SampledCandidate:
+    """Make a candidate from its ids and the columns `scores`, `ranks` and `provenance`."""
+    return SampledCandidate(query_id, decode_text(passage_id), *map(json.loads, columns))

@@ -25,8 +25,8 @@ def labels_of(pairs: Iterable[JudgedPair]) -> Grades:
     """Collect the grades of a run; pairs without a grade are left out."""
     grades: dict[str, dict[str, int]] = {}
     for pair in pairs:
-        if pair.judgement is not None and pair.judgement.grade is not None:
-            grades.setdefault(pair.query_id, {})[pair.candidate.passage_id] = pair.judgement.grade
+        if pair.grade is not None:
+            grades.setdefault(pair.query_id, {})[pair.candidate.passage_id] = pair.grade
     return grades
 
 

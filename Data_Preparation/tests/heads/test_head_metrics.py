@@ -70,10 +70,11 @@ def test_a_threshold_is_the_one_of_highest_recall_by_brute_force(rows, wanted):
         kept = scores >= threshold
         if true[kept].any() and true[kept].mean() >= wanted:
             best = max(best, true[kept].sum() / true.sum())
-    found = metrics.threshold_for(true, scores, wanted)
+    score = metrics.threshold_for(true, scores, wanted)
     if best == 0:
-        assert found is None
+        assert score == math.inf
         return
+    found = metrics.measure_threshold(wanted, score, true, scores)
     assert found.recall == pytest.approx(best)
     assert found.precision >= wanted
     assert found.rows == (scores >= found.score).sum()
@@ -83,7 +84,7 @@ def test_a_threshold_is_the_one_of_highest_recall_by_brute_force(rows, wanted):
 
 def test_a_threshold_keeps_its_score_on_other_rows():
     chosen = metrics.threshold_for(np.array([True, False]), np.array([0.9, 0.1]), 1.0)
-    elsewhere = metrics.apply_threshold(chosen, np.array([True, False, True]), np.array([0.95, 0.92, 0.2]))
+    elsewhere = metrics.measure_threshold(1.0, chosen, np.array([True, False, True]), np.array([0.95, 0.92, 0.2]))
     assert (elsewhere.score, elsewhere.precision, elsewhere.recall, elsewhere.rows) == (0.9, 0.5, 0.5, 2)
 
 

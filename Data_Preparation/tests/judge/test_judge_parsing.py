@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.judge.base import JudgeIdentity, Judgement, judgement_key
 from data_pipeline.judge.parsing import first_logprobs, parse_answer, read_logprobs
 from data_pipeline.judge.prompts import PROMPTS, TEXT_PROMPT, read_messages
 from data_pipeline.judge.reply import Completion, to_judgement
-from data_pipeline.judge.retry import RetryPolicy, is_retryable, parse_retry_after
+from data_pipeline.judge.retry import is_retryable, parse_retry_after, wait_s
 
 BINARY, GRADED = PROMPTS["binary"].labels, PROMPTS["graded"].labels
 
@@ -173,12 +174,12 @@ def test_answers_that_are_kept_are_found_again():
 
 
 def test_waits_are_drawn_below_a_limit_that_doubles():
-    policy, rng = RetryPolicy(backoff_s=1, max_backoff_s=5), random.Random(0)
+    config, rng = JudgeConfig(backoff_s=1, max_backoff_s=5), random.Random(0)
     for failures, limit in ((1, 1), (2, 2), (3, 4), (4, 5), (5000, 5)):
-        waits = [policy.wait_s(failures, None, rng) for _ in range(2000)]
+        waits = [wait_s(config, failures, None, rng) for _ in range(2000)]
         assert 0 <= min(waits) < 0.05 * limit
         assert 0.95 * limit < max(waits) <= limit
-    assert all(3 <= policy.wait_s(1, 3, rng) <= 3.3 for _ in range(100))
+    assert all(3 <= wait_s(config, 1, 3, rng) <= 3.3 for _ in range(100))
 
 
 def test_retry_after_is_seconds_or_a_date():

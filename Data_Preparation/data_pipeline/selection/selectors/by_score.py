@@ -1,6 +1,7 @@
 """Selectors that rank rows by one score, or by whether it passes a threshold: rankings, and a table of their uses.
 
-A new one is a subclass of a config with the default column, and a line in `SCORE_SELECTORS`.
+A new one is a subclass of a config with the default column, whose docstring says what is selected, and a line in
+`SCORE_SELECTORS`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pydantic import Field, model_validator
 from data_pipeline.errors import SelectionError
 from data_pipeline.selection.features import Features, Need
 from data_pipeline.selection.ordering import Scores, ascending_order, distance_to_band
-from data_pipeline.selection.ranking import Ranking, Selector, SelectorConfig
+from data_pipeline.selection.ranking import Ranking, Selector, SelectorConfig, described
 from data_pipeline.types import IntArray
 
 # Rankings
@@ -115,56 +116,95 @@ def order_by_threshold(
 
 
 class PredictiveEntropyConfig(RankByScoreConfig):
-    """Settings of `predictive_entropy`."""
+    """Texts that a classifier is unsure of, or sure of.
+
+    Lewis and Gale, "A Sequential Algorithm for Training Text Classifiers" (1994), arXiv:cmp-lg/9407020. A classifier
+    that was trained on the same task has seen more labels than the budget allows: compare such a selection only with
+    others that have, too.
+    """
 
     score: str = "predictive_entropy"
     """Column of the entropies."""
 
 
 class WordpieceRatioConfig(RankByScoreConfig):
-    """Settings of `wordpiece_ratio`."""
+    """Texts of rare words, which a tokenizer cuts into many pieces, or of common ones.
+
+    The ratio is the fertility of Rust et al., "How Good is Your Tokenizer?" (2021), arXiv:2012.15613.
+    """
 
     score: str = "wordpiece_ratio"
     """Column of the ratios."""
 
 
 class TextMetricConfig(RankByScoreConfig):
-    """Settings of `text_metric`."""
+    """Texts by a property of their own, such as readability.
+
+    Flesch, "A new readability yardstick" (1948); McCarthy and Jarvis, "MTLD, vocd-D, and HD-D" (2010).
+    """
 
     score: str = "flesch_reading_ease"
     """Column of the metric, one of those of the measure `text_metrics`."""
 
 
 class ConsistencyConfig(RankByScoreConfig):
-    """Settings of `consistency`: consistent texts first by default."""
+    """Texts whose predicted label survives small changes of their words; consistent texts first by default.
+
+    The changes are those of Wei and Zou, "EDA: Easy Data Augmentation Techniques" (2019), arXiv:1901.11196.
+    """
 
     score: str = "consistency"
     """Column with the fraction of changed copies that keep the predicted label."""
 
 
 class El2nConfig(RankByDifficultyConfig):
-    """Settings of `el2n`: hard rows first, the very hardest last by default."""
+    """Rows that a head still gets wrong after its first epochs, by the length of its error vector.
+
+    Hard rows come first, the very hardest last by default.
+
+    Paul et al., "Deep Learning on a Data Diet" (2021), arXiv:2107.07075. That a small fraction of the highest scores
+    should be dropped: Fayyaz et al., "BERT on a Data Diet" (2022), arXiv:2211.05610. The scores are computed from the
+    labels of all rows.
+    """
 
     score: str = "el2n"
     """Column with the length of the error vector; see the measure `dynamics`."""
 
 
 class GrandConfig(RankByDifficultyConfig):
-    """Settings of `grand`: large gradients first, the very largest last by default."""
+    """Rows that would change a head most, by the length of the gradient of their loss.
+
+    Large gradients come first, the very largest last by default.
+
+    Paul et al., "Deep Learning on a Data Diet" (2021), arXiv:2107.07075. That a small fraction of the highest scores
+    should be dropped: Fayyaz et al., "BERT on a Data Diet" (2022), arXiv:2211.05610. The scores are computed from the
+    labels of all rows.
+    """
 
     score: str = "grand"
     """Column with the length of the gradient; see the measure `dynamics`."""
 
 
 class ForgettingConfig(RankByDifficultyConfig):
-    """Settings of `forgetting`: often forgotten rows first, those forgotten most last by default."""
+    """Rows that a head learns and forgets again; many have the same count, and come in random order.
+
+    Often forgotten rows come first, those forgotten most last by default.
+
+    Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019),
+    arXiv:1812.05159. Rows that are never learnt have the highest scores, and do harm at small budgets (Zheng et al.,
+    "Coverage-centric Coreset Selection for High Pruning Rates", 2023, arXiv:2210.15809). The scores are computed from
+    the labels of all rows.
+    """
 
     score: str = "forgetting"
     """Column with the number of forgetting events; see the measure `dynamics`."""
 
 
 class CleanlabConfig(SelectorConfig):
-    """Settings of `cleanlab`; see the measure `confident`."""
+    """Rows whose label is probably right; see the measure `confident`.
+
+    Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021), arXiv:1911.00068.
+    """
 
     score: str = "label_quality"
     """Column with the probability of each row's own label."""
@@ -191,7 +231,11 @@ def rank_by_label_issue(features: Features, rows: int, rng: np.random.Generator,
 
 
 class SelfFilterConfig(ScoreConfig):
-    """Settings of `self_filter`; see the measure of that name."""
+    """Rows that a small head finds good, trained on a judge's grades of a few of them; see the measure of that name.
+
+    The method of quality classifiers for corpora such as FineWeb-Edu: Penedo et al., "The FineWeb Datasets" (2024),
+    arXiv:2406.17557.
+    """
 
     score: str = "self_filter"
     """Column with the probability that a row is good."""
@@ -213,7 +257,10 @@ def rank_by_threshold(features: Features, rows: int, rng: np.random.Generator, c
 
 
 class LlmJudgeConfig(ScoreConfig):
-    """Settings of `llm_judge`; see the measure of that name."""
+    """Texts that a language model judges to be clear; see the measure of that name.
+
+    Chen et al., "AlpaGasus: Training a Better Alpaca with Fewer Data" (2023), arXiv:2307.08701.
+    """
 
     score: str = "llm_judge"
     """Column with the probability of YES; NaN where there is no answer."""
@@ -242,83 +289,15 @@ def rank_by_answer(features: Features, rows: int, rng: np.random.Generator, conf
     return Ranking(chosen, scores[chosen])
 
 
-_DATA_DIET = """
-
-Paul et al., "Deep Learning on a Data Diet" (2021), arXiv:2107.07075. That a small fraction of the highest scores should
-be dropped: Fayyaz et al., "BERT on a Data Diet" (2022), arXiv:2211.05610. The scores are computed from the labels of
-all rows."""
-
 SCORE_SELECTORS: Mapping[str, Selector] = {
-    "text_metric": Selector(
-        rank_by_score,
-        TextMetricConfig,
-        """Texts by a property of their own, such as readability.
-
-Flesch, "A new readability yardstick" (1948); McCarthy and Jarvis, "MTLD, vocd-D, and HD-D" (2010).""",
-    ),
-    "consistency": Selector(
-        rank_by_score,
-        ConsistencyConfig,
-        """Texts whose predicted label survives small changes of their words.
-
-The changes are those of Wei and Zou, "EDA: Easy Data Augmentation Techniques" (2019), arXiv:1901.11196.""",
-    ),
-    "llm_judge": Selector(
-        rank_by_answer,
-        LlmJudgeConfig,
-        """Texts that a language model judges to be clear.
-
-Chen et al., "AlpaGasus: Training a Better Alpaca with Fewer Data" (2023), arXiv:2307.08701.""",
-    ),
-    "cleanlab": Selector(
-        rank_by_label_issue,
-        CleanlabConfig,
-        """Rows whose label is probably right.
-
-Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021), arXiv:1911.00068.""",
-    ),
-    "self_filter": Selector(
-        rank_by_threshold,
-        SelfFilterConfig,
-        """Rows that a small head finds good, trained on a judge's grades of a few of them.
-
-The method of quality classifiers for corpora such as FineWeb-Edu: Penedo et al., "The FineWeb Datasets" (2024),
-arXiv:2406.17557.""",
-    ),
-    "predictive_entropy": Selector(
-        rank_by_score,
-        PredictiveEntropyConfig,
-        """Texts that a classifier is unsure of, or sure of.
-
-Lewis and Gale, "A Sequential Algorithm for Training Text Classifiers" (1994), arXiv:cmp-lg/9407020. A classifier that
-was trained on the same task has seen more labels than the budget allows: compare such a selection only with others
-that have, too.""",
-    ),
-    "wordpiece_ratio": Selector(
-        rank_by_score,
-        WordpieceRatioConfig,
-        """Texts of rare words, which a tokenizer cuts into many pieces, or of common ones.
-
-The ratio is the fertility of Rust et al., "How Good is Your Tokenizer?" (2021), arXiv:2012.15613.""",
-    ),
-    "el2n": Selector(
-        rank_by_difficulty,
-        El2nConfig,
-        "Rows that a head still gets wrong after its first epochs, by the length of its error vector." + _DATA_DIET,
-    ),
-    "grand": Selector(
-        rank_by_difficulty,
-        GrandConfig,
-        "Rows that would change a head most, by the length of the gradient of their loss." + _DATA_DIET,
-    ),
-    "forgetting": Selector(
-        rank_by_difficulty,
-        ForgettingConfig,
-        """Rows that a head learns and forgets again; many have the same count, and come in random order.
-
-Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019), arXiv:1812.05159.
-Rows that are never learnt have the highest scores, and do harm at small budgets (Zheng et al., "Coverage-centric
-Coreset Selection for High Pruning Rates", 2023, arXiv:2210.15809). The scores are computed from the labels of all
-rows.""",
-    ),
+    "text_metric": described(rank_by_score, TextMetricConfig),
+    "consistency": described(rank_by_score, ConsistencyConfig),
+    "llm_judge": described(rank_by_answer, LlmJudgeConfig),
+    "cleanlab": described(rank_by_label_issue, CleanlabConfig),
+    "self_filter": described(rank_by_threshold, SelfFilterConfig),
+    "predictive_entropy": described(rank_by_score, PredictiveEntropyConfig),
+    "wordpiece_ratio": described(rank_by_score, WordpieceRatioConfig),
+    "el2n": described(rank_by_difficulty, El2nConfig),
+    "grand": described(rank_by_difficulty, GrandConfig),
+    "forgetting": described(rank_by_difficulty, ForgettingConfig),
 }

@@ -9,13 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.errors import SelectionError
-from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.features import Features
 from data_pipeline.selection.ordering import Scores, ascending_order, ranks_within_groups
-from data_pipeline.selection.ranking import Ranking, SelectorConfig
+from data_pipeline.selection.ranking import Ranking
+from data_pipeline.selection.selectors.by_score import ScoreConfig
 from data_pipeline.types import IntArray
 
 
-class CcsConfig(SelectorConfig):
+class CcsConfig(ScoreConfig):
     """Settings of `ccs`."""
 
     score: str
@@ -28,11 +29,6 @@ class CcsConfig(SelectorConfig):
     """Number of parts of equal width that the range of the remaining scores is divided into."""
     strict: bool = True
     """When the budget exceeds the remaining rows: raise an error, or let the dropped rows follow, easiest first."""
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The score column."""
-        return frozenset({f"score:{self.score}"})
 
 
 def ccs(features: Features, rows: int, rng: np.random.Generator, config: CcsConfig) -> Ranking:

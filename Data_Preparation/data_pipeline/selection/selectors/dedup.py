@@ -46,7 +46,7 @@ def dedup(features: Features, rows: int, rng: np.random.Generator, config: Dedup
     retained = np.zeros(len(vectors), bool)
     clusters = cluster(vectors, -(-len(vectors) // config.cluster_rows), rng)
     for members in clusters.members():
-        order = _order_members(members, clusters.distances, config)
+        order = members if config.keep == "first" else clusters.by_distance(members, config.keep)
         retained[_drop_duplicates(vectors, order, config.threshold)] = True
     count = int(retained.sum())
     if rows > count:
@@ -57,13 +57,6 @@ def dedup(features: Features, rows: int, rng: np.random.Generator, config: Dedup
         )  # fmt: skip
     order = rng.permutation(len(vectors))
     return Ranking(np.concatenate([order[retained[order]], order[~retained[order]]])[:rows])
-
-
-def _order_members(members: IntArray, distances: NDArray[np.float32], config: DedupConfig) -> IntArray:
-    if config.keep == "first":
-        return members
-    sign = 1 if config.keep == "nearest" else -1
-    return members[np.argsort(sign * distances[members], kind="stable")]
 
 
 def _drop_duplicates(vectors: VectorBlocks, rows: IntArray, threshold: float) -> IntArray:

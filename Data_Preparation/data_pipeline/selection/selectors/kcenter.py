@@ -10,7 +10,6 @@ need not be updated until the farthest rows are as near. Distances of candidates
 other rows in float32, and a lead within the rounding error of float32 is not trusted.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -78,18 +77,6 @@ def _isolated(vectors: VectorBlocks, count: int, rng: np.random.Generator) -> In
     return np.sort(np.argsort(-distances, kind="stable")[:count])
 
 
-@dataclass(frozen=True)
-class _Others:
-    """Rows that are no candidates."""
-
-    largest: float
-    """Squared distance of the farthest row."""
-    row: int
-    """Position of the farthest row."""
-    limit: float
-    """Upper bound of their squared distances, including the rounding error of float32."""
-
-
 class _Greedy:
     """Picks so far, and the squared distance of every row to the nearest of them as of its last update."""
 
@@ -131,7 +118,7 @@ class _Greedy:
             count: Number of picks in all.
         """
         candidates = _farthest(squared_distances, level, _CANDIDATES)
-        others = self._others(squared_distances, candidates)
+        farthest_other, largest, limit = self._others(squared_distances, candidates)
         vectors = self._exact(candidates)
         norms = squared(vectors).numpy()
         products = (vectors @ vectors.T).numpy()
@@ -140,8 +127,8 @@ class _Greedy:
             pick = int(distances.argmax())
             farthest = float(distances[pick])
             pick = int(np.argmax(distances >= farthest - _FLOAT64 * norms[pick]))
-            wins_tie = farthest == others.largest and candidates[pick] < others.row
-            if number and farthest <= others.limit and not wins_tie:
+            wins_tie = farthest == largest and candidates[pick] < farthest_other
+            if number and farthest <= limit and not wins_tie:
                 break
             self.picks.append(int(candidates[pick]))
             self.values.append(farthest)
@@ -149,11 +136,15 @@ class _Greedy:
             np.minimum(distances, to_pick, out=distances)
             distances[pick] = -np.inf
 
-    def _others(self, distances: NDArray[np.float32], candidates: IntArray) -> _Others:
+    def _others(self, distances: NDArray[np.float32], candidates: IntArray) -> tuple[int, float, float]:
+        """The farthest row that is no candidate, its squared distance, and an upper bound of those of all such rows.
+
+        The bound includes the rounding error of float32.
+        """
         others = distances.copy()
         others[candidates] = -np.inf
         row = int(others.argmax())
-        return _Others(float(others[row]), row, float((others + _FLOAT32 * self._norms).max()))
+        return row, float(others[row]), float((others + _FLOAT32 * self._norms).max())
 
     def _exact(self, rows: IntArray) -> torch.Tensor:
         return self._vectors.rows(rows).cpu().double() - self._origin.cpu().double()

@@ -5,11 +5,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from data_pipeline.selection.clusters import Clusters, cluster
+from data_pipeline.selection.clusters import cluster
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.ranking import Ranking
 from data_pipeline.selection.vectors import VectorSelectorConfig, open_vectors
-from data_pipeline.types import IntArray
 
 
 class KMeansConfig(VectorSelectorConfig):
@@ -34,13 +33,7 @@ def kmeans(features: Features, rows: int, rng: np.random.Generator, config: KMea
     clusters = cluster(vectors, config.clusters, rng)
     shares = np.empty(len(vectors))
     for members in clusters.members():
-        shares[_order_members(members, clusters, rng, config)] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+        order = rng.permutation(members) if config.order == "random" else clusters.by_distance(members, config.order)
+        shares[order] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
     chosen = np.lexsort((rng.random(len(vectors)), shares))[:rows]
     return Ranking(chosen, shares[chosen])
-
-
-def _order_members(members: IntArray, clusters: Clusters, rng: np.random.Generator, config: KMeansConfig) -> IntArray:
-    if config.order == "random":
-        return rng.permutation(members)
-    sign = 1 if config.order == "nearest" else -1
-    return members[np.argsort(sign * clusters.distances[members], kind="stable")]

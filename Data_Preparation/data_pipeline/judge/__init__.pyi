@@ -1,0 +1,16 @@
+from .base import RELEVANT as RELEVANT
+from .base import STATUSES as STATUSES
+from .base import CallFailed as CallFailed
+from .base import CallFailedError as CallFailedError
+from .base import Judge as Judge
+from .base import Judgeable as Judgeable
+from .base import JudgeIdentity as JudgeIdentity
+from .base import Judgement as Judgement
+from .base import Status as Status
+from .base import judgement_key as judgement_key
+from .load import JUDGES as JUDGES
+from .load import load_judge as load_judge
+from .scripted import ScriptedJudge as ScriptedJudge
+from .similarity import SimilarityJudge as SimilarityJudge
+from .similarity import Thresholds as Thresholds
+from .similarity import calibrate as calibrate
