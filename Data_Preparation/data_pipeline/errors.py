@@ -3,6 +3,7 @@
 DataPipelineError
 ├── ConfigError               a setting has a value that cannot work (also a ValueError)
 ├── SourceError               a file, folder or name does not exist, or has unusable content
+│   └── RecordError           one record of a file cannot be used; the others may be
 ├── ModelError                an embedder cannot be loaded, or gives wrong vectors
 │   ├── WrongEmbedderError    a head was trained on vectors of another embedder
 │   ├── OutOfMemoryError      a batch does not fit into the memory of the device
@@ -31,6 +32,19 @@ class ConfigError(DataPipelineError, ValueError):
 
 class SourceError(DataPipelineError):
     """A corpus, table, model or head does not exist, or its content cannot be used."""
+
+
+class RecordError(SourceError):
+    """One record of a file cannot be used; the others may be.
+
+    Args:
+        message: what is wrong, where, and what to do.
+        reason: word for the drop ledger, such as `wrong_type`.
+    """
+
+    def __init__(self, message: str, reason: str = "unusable_record") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ModelError(DataPipelineError):

@@ -25,6 +25,18 @@ TextFormat = Literal["wikitext", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
+class BadRecord:
+    """Record of a source that is no document."""
+
+    where: str
+    """File, relative to the folder of the corpus, and line or row."""
+    reason: str
+    """Word for the drop ledger, such as `wrong_type`."""
+    message: str
+    """What is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """Document of a source, before cleaning."""
 

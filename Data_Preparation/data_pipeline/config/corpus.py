@@ -34,5 +34,11 @@ class CorpusConfig(Section):
     """Field with the official split (jsonl, parquet); none: files named after a split belong to it."""
     metadata_fields: dict[ColumnName, Literal["str", "int", "float", "bool"]] = Field(default_factory=dict)
     """Further fields to keep as columns, with their types (jsonl, parquet)."""
+    on_bad_record: Literal["drop", "fail"] = setting("drop", decides=False)
+    """Records that are no document: a broken line, a field that is missing or of a wrong type, an unusable id (jsonl,
+    parquet). drop: list them in dropped.parquet; fail: stop at the first one. Texts that are null or empty are always
+    dropped."""
+    max_bad_share: float = setting(0.01, decides=False, ge=0, le=1)
+    """Maximum share of bad records, 0 to 1; the run stops if there are more."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.errors import SourceError
-from data_pipeline.types import Document, Split
+from data_pipeline.types import BadRecord, Document, Split
 from data_pipeline.user_files import list_files
 
 SPLIT_NAMES: Mapping[str, Split] = {
@@ -36,6 +37,17 @@ class ReadProgress:
         self.read_bytes += count
 
 
+OnBadRecord = Callable[[BadRecord], object]
+"""Called with each record that is no document."""
+
+
+class ReadDocuments(Protocol):
+    """Function that iterates over the documents of a corpus, from the first one."""
+
+    def __call__(self, on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        """Iterate over the documents; without `on_bad`, a record that is no document raises a `RecordError`."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """An open corpus."""
@@ -44,10 +56,12 @@ class Corpus:
     """Description in one line, for logs."""
     identity: Mapping[str, str]
     """Names, revision and file hashes that identify the corpus; part of the fingerprint."""
-    documents: Callable[[], Iterator[Document]]
+    documents: ReadDocuments
     """Iterates over the documents; each call starts from the first one."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Types (str, int, float, bool) of the documents' metadata by name."""
+    max_bad_share: float | None = None
+    """Maximum share of records that are no documents, 0 to 1; None: the first one is an error."""
     progress: ReadProgress = field(default_factory=ReadProgress)
     """Progress of the latest iteration."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
@@ -21,7 +21,8 @@ def open_hub(config: CorpusConfig) -> Corpus:
     name = f"{config.hf_dataset_name} {config.hf_dataset_config}"
     is_official = config.name == "wikitext2" and "wikitext-2" in config.hf_dataset_config
 
-    def documents() -> Iterator[Document]:
+    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        del on_bad  # these files are known: a fault is an error
         for hub_split in ("train", "validation", "test"):
             lines = _read_rows(config, commit, hub_split)
             yield from wikitext_documents(lines, SPLIT_NAMES[hub_split], is_official, f"{name} {hub_split}")

@@ -5,10 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, ReadProgress, content_hash, files_under, split_of_file
-from data_pipeline.errors import SourceError
-from data_pipeline.types import METADATA_TYPES, Document, MetadataValue, Split
-from data_pipeline.user_files import OnBytes, checked_id, checked_text, json_records, parquet_records, take_field
+from data_pipeline.download.corpus import (
+    SPLIT_NAMES,
+    Corpus,
+    OnBadRecord,
+    ReadProgress,
+    content_hash,
+    files_under,
+    split_of_file,
+)
+from data_pipeline.errors import RecordError, SourceError
+from data_pipeline.types import METADATA_TYPES, BadRecord, Document, MetadataValue, Split
+from data_pipeline.user_files import OnBad, OnBytes, checked_id, checked_text, json_records, parquet_records, take_field
 from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.utils import sha256_of_file, shortened, shown
 
@@ -32,7 +40,8 @@ def open_parquet(config: CorpusConfig) -> Corpus:
     fields = (config.text_field, config.id_field, config.title_field, config.split_field, *config.metadata_fields)
     columns = list(dict.fromkeys(name for name in fields if name))
 
-    def read(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def read(path: Path, on_bytes: OnBytes, on_bad: OnBad | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        del on_bad  # rows of parquet are whole
         names = parquet_columns(path)
         missing = [name for name in columns if name not in names]
         if missing:
@@ -46,22 +55,36 @@ def _open(
     config: CorpusConfig,
     files: list[Path],
     unit: str,
-    read: Callable[[Path, OnBytes], Iterator[tuple[int, Mapping[str, Any]]]],
+    read: Callable[[Path, OnBytes, OnBad | None], Iterator[tuple[int, Mapping[str, Any]]]],
 ) -> Corpus:
     progress = ReadProgress(sum(path.stat().st_size for path in files))
 
-    def documents() -> Iterator[Document]:
+    root = config.path if config.path and config.path.is_dir() else files[0].parent
+
+    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
         for path in files:
             split = split_of_file(path)
-            for number, values in read(path, progress.add):
-                yield _document(values, config, split, f"{path}, {unit} {number}")
 
-    root = config.path if config.path and config.path.is_dir() else files[0].parent
+            def report(number: int, error: RecordError, path: Path = path) -> None:
+                if on_bad is None:
+                    raise error
+                where = f"{path.relative_to(root).as_posix()}, {unit} {number}"
+                on_bad(BadRecord(where, error.reason, str(error)))
+
+            for number, values in read(path, progress.add, report):
+                try:
+                    document = _document(values, config, split, f"{path}, {unit} {number}")
+                except RecordError as error:
+                    report(number, error)
+                else:
+                    yield document
+
     return Corpus(
         description=f"{len(files)} {config.source} file{'s' if len(files) > 1 else ''} in {config.path}",
         identity={path.relative_to(root).as_posix(): sha256_of_file(path) for path in files},
         documents=documents,
         metadata=config.metadata_fields,
+        max_bad_share=config.max_bad_share if config.on_bad_record == "drop" else None,
         progress=progress,
     )
 
@@ -79,7 +102,8 @@ def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split
         name = str(_typed(values, config.split_field, str, where)).lower()
         if name not in SPLIT_NAMES:
             names = ", ".join(SPLIT_NAMES)
-            raise SourceError(f"{where}: {config.split_field!r} is {shown(name)}, expected one of {names}")
+            message = f"{where}: {config.split_field!r} is {shown(name)}, expected one of {names}"
+            raise RecordError(message, "unknown_split")
         split = SPLIT_NAMES[name]
     title = _typed(values, config.title_field, str, where) if config.title_field else ""
     metadata = {
@@ -92,9 +116,9 @@ def _typed(values: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     """Value of a field, None for null; an integer is also accepted as a float."""
     value: MetadataValue = take_field(values, name, where)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise SourceError(f"{where}: the field {name!r} must fit in 64 bits, found {shown(value)}")
+        raise RecordError(f"{where}: the field {name!r} must fit in 64 bits, found {shown(value)}", "wrong_type")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if value is not None and type(value) is not kind:
-        raise SourceError(f"{where}: the field {name!r} must be {kind.__name__}, found {shown(value)}")
+        raise RecordError(f"{where}: the field {name!r} must be {kind.__name__}, found {shown(value)}", "wrong_type")
     return checked_text(value, name, where) if isinstance(value, str) else value

@@ -11,7 +11,15 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, ReadProgress, content_hash, slug, split_of_file
+from data_pipeline.download.corpus import (
+    SPLIT_NAMES,
+    Corpus,
+    OnBadRecord,
+    ReadProgress,
+    content_hash,
+    slug,
+    split_of_file,
+)
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document, Split
 from data_pipeline.user_files import read_lines
@@ -134,7 +142,8 @@ def open_wikitext(config: CorpusConfig) -> Corpus:
     files = wikitext_files(config.path)
     progress = ReadProgress(sum(path.stat().st_size for path, _ in files))
 
-    def documents() -> Iterator[Document]:
+    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        del on_bad  # these files are known: a fault is an error
         for path, split in files:
             lines = (line for _, line in read_lines(path, progress.add))
             yield from wikitext_documents(lines, split, config.name == "wikitext2", str(path))

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.types import Document
+from data_pipeline.types import BadRecord, Document
 from data_pipeline.utils.system import fsync_path
 
 _COLUMNS = ("text_id", "document_id", "stage", "reason", "duplicate_of")
@@ -23,6 +23,7 @@ class DropLedger:
         self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
         self._rows: list[tuple[str, str, str, str, str | None]] = []
         self.counts: Counter[str] = Counter()
+        self.bad_records = 0
 
     def record(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
         """Write down the rows that have a reason, and give back the others."""
@@ -39,6 +40,11 @@ class DropLedger:
         for identity in empty:
             self.add(identity, identity, "quality", "empty_document", None)
         return len(empty)
+
+    def add_bad_record(self, record: BadRecord) -> None:
+        """Write down a record that is no document, by its place in the corpus."""
+        self.add(record.where, record.where, "records", record.reason, None)
+        self.bad_records += 1
 
     def add(self, text_id: str, document_id: str, stage: str, reason: str, duplicate_of: str | None) -> None:
         """Write down one row."""

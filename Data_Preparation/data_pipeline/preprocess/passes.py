@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_pipeline.config import PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
 from data_pipeline.errors import SourceError
+from data_pipeline.preprocess.bad_records import usable_documents
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
@@ -37,13 +38,16 @@ def stage_candidates(
     """Cut, clean and filter the documents of a corpus, and count their tokens.
 
     Returns:
-        Numbers of documents, and of their paragraphs; a document without any counts as one.
+        Numbers of documents, and of their paragraphs; a document without any counts as one, as does a bad record.
+
+    Raises:
+        SourceError: the corpus cannot be read, or has too many bad records.
     """
     staging = StagingWriter(path)
     documents = paragraphs = 0
     progress = corpus.progress
     with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
-        for batch in document_batches(corpus.documents()):
+        for batch in document_batches(usable_documents(corpus, dropped)):
             documents += len(batch)
             bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
             rows = extract_paragraphs(batch, config, dict(corpus.metadata))
@@ -61,7 +65,7 @@ def stage_candidates(
             if len(rows):
                 staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
     staging.close()
-    return documents, paragraphs
+    return documents, paragraphs + dropped.bad_records
 
 
 def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLedger) -> NDArray[np.bool_]:

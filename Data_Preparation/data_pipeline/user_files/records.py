@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import SourceError
-from data_pipeline.user_files.text import OnBytes, read_lines
+from data_pipeline.errors import RecordError, SourceError
+from data_pipeline.user_files.text import OnBad, OnBytes, read_lines, set_aside
 from data_pipeline.utils import converted_errors, shown
 from data_pipeline.utils.missing import without_nan
 
@@ -61,20 +61,33 @@ def read_records(
         yield FileRecord(f"{path}, {unit} {number}", number, values)
 
 
-def json_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def json_records(
+    path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the line numbers and objects of a JSON Lines file; blank lines are left out.
 
+    Args:
+        path: the file.
+        on_bytes: called with the number of bytes of each read.
+        on_bad: called with lines that are not JSON objects; None to raise their error.
+
     Raises:
-        SourceError: the file cannot be read, or a line is not a JSON object.
+        RecordError: a line is not a JSON object.
+        SourceError: the file cannot be read, or is not JSON Lines.
     """
     if is_parquet(path):
         raise SourceError(f"{path} is a parquet file, expected JSON Lines.")
     first = True
-    for number, line in read_lines(path, on_bytes):
+    for number, line in read_lines(path, on_bytes, on_bad):
         text = line.strip()
         if not text:
             continue
-        yield number, _parse_object(text, path, number, first)
+        try:
+            record = _parse_object(text, path, number, first)
+        except RecordError as error:
+            set_aside(number, error, on_bad)
+        else:
+            yield number, record
         first = False
 
 
@@ -130,17 +143,17 @@ def _parse_object(text: str, path: Path, number: int, first: bool) -> Mapping[st
     try:
         record = _decode(text)
     except (ValueError, RecursionError) as error:
-        message = f"not JSON: {error}. Repair or remove that line."
         if first and text.startswith("{") and text.count('"') < 3:
-            message = (
-                "the file is JSON laid out over several lines, expected JSON Lines (one object a line). "
-                f"Convert it: jq -c . {path.name} > new-{path.name}"
-            )
+            raise SourceError(
+                f"{path}, line {number}: the file is JSON laid out over several lines, expected JSON Lines (one object "
+                f"a line). Convert it: jq -c . {path.name} > new-{path.name}"
+            ) from error
         if first and text.startswith("["):
-            message = _ARRAY.format(name=path.name, stem=path.stem)
-        raise SourceError(f"{path}, line {number}: {message}") from error
+            raise SourceError(f"{path}, line {number}: {_ARRAY.format(name=path.name, stem=path.stem)}") from error
+        message = f"{path}, line {number}: not JSON: {error}. Repair or remove that line."
+        raise RecordError(message, "broken_line") from error
     if first and isinstance(record, list):
         raise SourceError(f"{path}, line {number}: {_ARRAY.format(name=path.name, stem=path.stem)}")
     if not isinstance(record, dict):
-        raise SourceError(f"{path}, line {number}: expected a JSON object, found {shown(record)}")
+        raise RecordError(f"{path}, line {number}: expected a JSON object, found {shown(record)}", "wrong_type")
     return record

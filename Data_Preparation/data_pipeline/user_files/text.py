@@ -9,13 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.errors import SourceError
+from data_pipeline.errors import RecordError, SourceError
 
 MAX_LINE_BYTES = 1 << 29
 """Maximum size of a line, because decoding a line takes several times its size in memory."""
 
 OnBytes = Callable[[int], object]
 """Called with the number of bytes of each read from the disk."""
+
+OnBad = Callable[[int, RecordError], object]
+"""Called with the number of a line or row that cannot be used, from 1, and the reason; the others are read on."""
 
 _BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -63,34 +66,61 @@ def open_stream(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Any]:
             yield stream
 
 
-def read_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, str]]:
+def set_aside(number: int, error: RecordError, on_bad: OnBad | None) -> None:
+    """Report a line or row that cannot be used, or raise its error if nobody wants the report."""
+    if on_bad is None:
+        raise error
+    on_bad(number, error)
+
+
+def read_lines(path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None) -> Iterator[tuple[int, str]]:
     """Read line numbers, from 1, and lines without their ends; only line feeds end a line (U+2028 and U+0085 are text).
 
     Args:
         path: the file.
         on_bytes: see `open_stream`.
+        on_bad: called with lines that are not UTF-8 or longer than `MAX_LINE_BYTES`; None to raise their error.
 
     Raises:
-        SourceError: the file cannot be read, is not UTF-8, or has a line of more than `MAX_LINE_BYTES`.
+        RecordError: a line is not UTF-8, or longer than `MAX_LINE_BYTES`.
+        SourceError: the file cannot be read, or is UTF-16 or UTF-32.
     """
     number = 0
     try:
         with open_stream(path, on_bytes) as stream:
             for number, line in enumerate(_lines(stream, path), start=1):
-                yield number, line.removesuffix(b"\r").decode()
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise SourceError(
-            f"{path}, line {number}: not UTF-8: byte 0x{byte:02x} at position {error.start}. Find out the file's "
-            "encoding and convert it (iconv -f ENCODING -t UTF-8)."
-        ) from error
+                try:
+                    text = _decoded(line, f"{path}, line {number}")
+                except RecordError as error:
+                    set_aside(number, error, on_bad)
+                    continue
+                yield number, text
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise SourceError(f"{path} cannot be read after line {number}: {error}") from error
 
 
-def _lines(stream: Any, path: Path) -> Iterator[bytes]:
+def _decoded(line: bytes | None, where: str) -> str:
+    if line is None:
+        raise RecordError(
+            f"{where}: longer than {MAX_LINE_BYTES >> 20} MiB. Is each record on a line of its own? Cut longer texts "
+            "into several records.",
+            "line_too_long",
+        )
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise RecordError(
+            f"{where}: not UTF-8: byte 0x{byte:02x} at position {error.start}. Find out the file's encoding and "
+            "convert it (iconv -f ENCODING -t UTF-8).",
+            "not_utf8",
+        ) from error
+
+
+def _lines(stream: Any, path: Path) -> Iterator[bytes | None]:
+    """Iterate over lines; None for a line of more than `MAX_LINE_BYTES`, which is not kept in memory."""
     parts: list[bytes] = []  # parts of a line that continues in the next block
-    size = number = 0
+    size = 0
     is_first = True
     while block := stream.read(_BLOCK_BYTES):
         if is_first:
@@ -99,18 +129,14 @@ def _lines(stream: Any, path: Path) -> Iterator[bytes]:
         continuation, *others = block.split(b"\n")
         parts.append(continuation)
         size += len(continuation)
-        if others:
-            yield b"".join(parts)
-            yield from others[:-1]
-            number += len(others)
-            parts, size = [others[-1]], len(others[-1])
         if size > MAX_LINE_BYTES:
-            raise SourceError(
-                f"{path}, line {number + 1}: longer than {MAX_LINE_BYTES >> 20} MiB. Is each record on a line of its "
-                "own? Cut longer texts into several records."
-            )
+            parts.clear()
+        if others:
+            yield b"".join(parts) if size <= MAX_LINE_BYTES else None
+            yield from others[:-1]
+            parts, size = [others[-1]], len(others[-1])
     if size:
-        yield b"".join(parts)
+        yield b"".join(parts) if size <= MAX_LINE_BYTES else None
 
 
 def _strip_mark(block: bytes, path: Path) -> bytes:

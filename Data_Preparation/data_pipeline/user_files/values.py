@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipeline.errors import SourceError
+from data_pipeline.errors import RecordError
 from data_pipeline.utils import encodable, shortened, shown
 
 # Joiners and direction marks are allowed, because words of Persian and Indic scripts need them.
@@ -15,11 +15,11 @@ def take_field(record: Mapping[str, Any], name: str, where: str) -> Any:
     """Value of a field that must exist; it may be null.
 
     Raises:
-        SourceError: the record has no such field.
+        RecordError: the record has no such field.
     """
     if name not in record:
         fields = ", ".join(map(str, record)) or "none"
-        raise SourceError(f"{where}: there is no field {name!r}; it has {shortened(fields)}")
+        raise RecordError(f"{where}: there is no field {name!r}; it has {shortened(fields)}", "missing_field")
     return record[name]
 
 
@@ -27,10 +27,10 @@ def checked_text(value: Any, name: str, where: str) -> str:
     """A value that must be a text. Half of a surrogate pair, which JSON can spell but UTF-8 cannot, becomes U+FFFD.
 
     Raises:
-        SourceError: the value is not a text.
+        RecordError: the value is not a text.
     """
     if not isinstance(value, str):
-        raise SourceError(f"{where}: the field {name!r} must be a text, found {shown(value)}")
+        raise RecordError(f"{where}: the field {name!r} must be a text, found {shown(value)}", "wrong_type")
     return encodable(value)
 
 
@@ -43,10 +43,11 @@ def checked_id(value: Any, name: str, where: str) -> str:
         where: file and line of the record, for messages.
 
     Raises:
-        SourceError: the value is not an id, is blank, or has control characters.
+        RecordError: the value is not an id, is blank, or has control characters.
     """
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise SourceError(f"{where}: the id {name!r} must be a text or a whole number, found {shown(value)}")
+        message = f"{where}: the id {name!r} must be a text or a whole number, found {shown(value)}"
+        raise RecordError(message, "unusable_id")
     return check_id(str(value), where)
 
 
@@ -54,12 +55,13 @@ def check_id(identity: str, where: str) -> str:
     """Check that an id can be written to every kind of file, and return it.
 
     Raises:
-        SourceError: the id has control characters such as tabs and line ends, or half of a surrogate pair.
+        RecordError: the id has control characters such as tabs and line ends, or half of a surrogate pair.
     """
     control = _CONTROL.search(identity)
     if control is None:
         return identity
-    raise SourceError(
+    raise RecordError(
         f"{where}: the id {shown(identity)} has control characters (U+{ord(control[0]):04X} at position "
-        f"{control.start()}), which break lines and columns of every output. Replace them, for example by a hyphen."
+        f"{control.start()}), which break lines and columns of every output. Replace them, for example by a hyphen.",
+        "unusable_id",
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import Corpus
+from data_pipeline.download.corpus import Corpus, OnBadRecord
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.types import Document
 from data_pipeline.user_files import read_lines
@@ -24,7 +24,8 @@ def open_sample(config: CorpusConfig) -> Corpus:
     del config
     articles = FOLDER / "articles.tokens"
 
-    def documents() -> Iterator[Document]:
+    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        del on_bad  # these files are known: a fault is an error
         subjects = sample_subjects()
         lines = (line for _, line in read_lines(articles))
         for document in wikitext_documents(lines, "", check=False, where=str(articles)):
