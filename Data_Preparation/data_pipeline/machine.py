@@ -15,7 +15,7 @@ from huggingface_hub.errors import CacheNotFound
 from data_pipeline.config import Config, EmbeddingConfig
 from data_pipeline.config.load import load_preset
 from data_pipeline.download.corpus import files_under
-from data_pipeline.download.records import JSON_LINES, PARQUET
+from data_pipeline.download.sources import ENDINGS
 from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
@@ -86,8 +86,8 @@ def _missing_for_corpus(config: Config) -> list[str]:
             resolve_commit(corpus.hf_dataset_name, "dataset", corpus.revision, corpus.hub_timeout_s)
         elif corpus.source == "wikitext":
             wikitext_files(corpus.path)
-        elif corpus.source in ("jsonl", "parquet"):
-            files_under(corpus, JSON_LINES if corpus.source == "jsonl" else PARQUET)
+        elif corpus.source in ENDINGS:
+            files_under(corpus, ENDINGS[corpus.source])
     except DataPipelineError as error:
         return [f"corpus: {error}"]
     return []

@@ -142,6 +142,10 @@ def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str
             + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
         ),
     ]
+    if (share := counts.get("too_long_token_share")) is not None:
+        from data_pipeline.stages.preprocess import too_long_advice
+
+        rows.append(("too long", too_long_advice(share, manifest["settings"]["preprocess"]["max_tokens"])))
     return [*rows, ("leakage", _leakage_text(leakage))]
 
 

@@ -32,6 +32,7 @@ FolderName = Annotated[str, AfterValidator(_plain_name)]
 
 _OWN_COLUMNS = {
     "text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split", "raw",
+    "chunk_index", "char_start", "char_end",
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ ColumnName = Annotated[str, AfterValidator(_column_name)]
 """Name of a metadata column, other than the columns that every corpus has."""
 
 
-def setting(default: Any = ..., *, decides: bool = True, **constraints: Any) -> Any:
+def setting(default: Any = ..., *, decides: bool = True, added: bool = False, **constraints: Any) -> Any:
     """Declare a field of a section, like pydantic's `Field`.
 
     Args:
@@ -53,11 +54,14 @@ def setting(default: Any = ..., *, decides: bool = True, **constraints: Any) -> 
         decides: whether the field decides the bytes of an output. A field that only says how they are computed (a
             device, a batch size) or where something is stored (a folder identified by a hash of its content) does not:
             finished work remains valid when its value changes.
+        added: whether the field was added to a section of a released version, and its default does what that version
+            did. It is left out of fingerprints at its default, so that finished work of that version remains valid.
         constraints: further arguments of `Field`.
     """
     if "default_factory" not in constraints:
         constraints["default"] = default
-    return Field(**constraints, json_schema_extra=None if decides else {"decides": False})
+    marks: dict[str, Any] = ({} if decides else {"decides": False}) | ({"added": True} if added else {})
+    return Field(**constraints, json_schema_extra=marks or None)
 
 
 class Section(BaseModel):
@@ -78,13 +82,20 @@ def _keep_deciding(value: object, dumped: Any) -> Any:
     if isinstance(value, Section):
         fields = type(value).model_fields
         return {
-            name: _keep_deciding(getattr(value, name), inner) for name, inner in dumped.items() if decides(fields[name])
+            name: _keep_deciding(getattr(value, name), inner)
+            for name, inner in dumped.items()
+            if decides(fields[name]) and not _is_added_default(fields[name], getattr(value, name))
         }
     if isinstance(value, list | tuple):
         return [_keep_deciding(part, inner) for part, inner in zip(value, dumped, strict=True)]
     if isinstance(value, dict):
         return {name: _keep_deciding(part, dumped[name]) for name, part in value.items() if name in dumped}
     return dumped
+
+
+def _is_added_default(field: FieldInfo, value: object) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and "added" in extra and value == field.get_default(call_default_factory=True)
 
 
 def decides(field: FieldInfo) -> bool:

@@ -1,9 +1,10 @@
 """Settings of the corpus source."""
 
+import codecs
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_pipeline.config.base import ColumnName, FolderName, Section, setting
 
@@ -11,13 +12,14 @@ from data_pipeline.config.base import ColumnName, FolderName, Section, setting
 class CorpusConfig(Section):
     """Source of the text."""
 
-    source: Literal["hub", "wikitext", "jsonl", "parquet", "sample"] = "hub"
-    """Source of the text. hub: a WikiText dataset of the Hugging Face hub; wikitext: local WikiText files;
-    jsonl, parquet: your own records; sample: the corpus bundled with this package."""
+    source: Literal["hub", "wikitext", "jsonl", "parquet", "csv", "tsv", "text", "sample"] = "hub"
+    """Source of the text. hub: a WikiText dataset of the Hugging Face hub; wikitext: local WikiText files; jsonl,
+    parquet, csv, tsv: your own records; text: your own text and Markdown files; sample: the corpus bundled with this
+    package."""
     name: FolderName = setting("wikitext2", decides=False)
     """Name of the corpus; its paragraphs are written to data/<name>_processed."""
     path: Path | None = setting(None, decides=False)
-    """File or folder to read, for the sources wikitext, jsonl (also .gz, .zst) and parquet."""
+    """File or folder to read, for all sources but hub and sample; text files may be compressed."""
     hf_dataset_name: str = setting("Salesforce/wikitext", decides=False)
     """Name of the dataset on the hub."""
     hf_dataset_config: str = setting("wikitext-2-v1", decides=False)
@@ -25,20 +27,37 @@ class CorpusConfig(Section):
     revision: str | None = setting(None, decides=False)
     """Commit, tag or branch of the dataset; the resolved commit is recorded."""
     text_field: str = "text"
-    """Field with the text (jsonl, parquet)."""
+    """Field with the text (records)."""
     id_field: str | None = None
-    """Field with the document id (jsonl, parquet); none: a hash of the text is the id."""
+    """Field with the document id (records); none: a hash of the text is the id."""
     title_field: str | None = None
-    """Field with the title (jsonl, parquet)."""
+    """Field with the title (records)."""
     split_field: str | None = None
-    """Field with the official split (jsonl, parquet); none: files named after a split belong to it."""
+    """Field with the official split (records); none: files named after a split belong to it."""
     metadata_fields: dict[ColumnName, Literal["str", "int", "float", "bool"]] = Field(default_factory=dict)
-    """Further fields to keep as columns, with their types (jsonl, parquet)."""
+    """Further fields to keep as columns, with their types (records)."""
+    header: bool = setting(True, added=True)
+    """Whether the first line names the columns (csv, tsv); else they are named 1, 2 and so on."""
+    encoding: str = setting("utf-8", added=True)
+    """Encoding of the files (csv, tsv, text), by its name in Python."""
+    text_unit: Literal["file", "block"] = setting("file", added=True)
+    """Document of the source text. file: a whole file; block: lines between two blank lines."""
     on_bad_record: Literal["drop", "fail"] = setting("drop", decides=False)
-    """Records that are no document: a broken line, a field that is missing or of a wrong type, an unusable id (jsonl,
-    parquet). drop: list them in dropped.parquet; fail: stop at the first one. Texts that are null or empty are always
-    dropped."""
+    """Handling of records that are no documents: broken lines, unusable ids, fields that are missing or mistyped.
+    drop: list them in dropped.parquet; fail: stop at the first one. Texts that are null or empty are always dropped."""
     max_bad_share: float = setting(0.01, decides=False, ge=0, le=1)
     """Maximum share of bad records, 0 to 1; the run stops if there are more."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        try:
+            "a".encode(name)  # refuses codecs that are no encodings of text
+            known = codecs.lookup(name).name
+        except LookupError:
+            raise ValueError("no encoding of text has this name; use one of Python's codecs, such as cp1252") from None
+        if known.startswith(("utf-16", "utf-32")):
+            raise ValueError(f"not supported; convert the files: iconv -f {name} -t UTF-8")
+        return known

@@ -10,8 +10,17 @@ from data_pipeline.config.base import Section, setting
 class PreprocessConfig(Section):
     """Cutting, cleaning, filtering and deduplication of paragraphs."""
 
-    unit: Literal["section", "line"] = "section"
-    """Unit of a paragraph. section: consecutive lines are merged into one paragraph; line: each line is a paragraph."""
+    unit: Literal["section", "line", "document", "chunk"] = "section"
+    """Unit of a paragraph. section: consecutive lines are merged into one paragraph; line: each line is a paragraph;
+    document: each document is a paragraph, with its lines; chunk: documents (of WikiText: sections) are cut into chunks
+    at the ends of paragraphs, sentences and words."""
+    chunk_tokens: int = setting(512, added=True, ge=1)
+    """Maximum length of a chunk in tokens, at most max_tokens (unit chunk)."""
+    chunk_overlap: int = setting(0, added=True, ge=0)
+    """Tokens, about, that a chunk repeats from the chunk before it; at most half of the chunk."""
+    too_long: Literal["drop", "truncate", "chunk"] = setting("drop", added=True)
+    """Handling of paragraphs of more than max_tokens. drop: list them in dropped.parquet; truncate: keep their
+    beginning; chunk: cut them into paragraphs of at most max_tokens."""
     clean: Literal["auto", "wikitext", "plain", "raw"] = "auto"
     """Cleaning of the text. auto: as the source says; wikitext: also its spaced-out punctuation; plain: only Unicode
     and white space; raw: none."""
@@ -38,10 +47,23 @@ class PreprocessConfig(Section):
     near_threshold: float = Field(0.8, gt=0, le=1)
     """Jaccard similarity of word 5-grams at and above which two paragraphs count as near duplicates."""
 
+    @property
+    def cuts(self) -> bool:
+        """Whether paragraphs are parts of longer texts, with their positions in extra columns."""
+        return self.unit == "chunk" or self.too_long == "chunk"
+
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Self:
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) is larger than max_tokens ({self.max_tokens})")
+        if self.unit == "chunk" and not self.min_tokens <= self.chunk_tokens <= self.max_tokens:
+            raise ValueError(
+                f"chunk_tokens ({self.chunk_tokens}) must be from min_tokens ({self.min_tokens}) to max_tokens "
+                f"({self.max_tokens}), or all chunks would be dropped"
+            )
+        longest = self.chunk_tokens if self.unit == "chunk" else self.max_tokens
+        if self.chunk_overlap > longest // 2:
+            raise ValueError(f"chunk_overlap ({self.chunk_overlap}) is more than half of a chunk ({longest} tokens)")
         return self
 
 

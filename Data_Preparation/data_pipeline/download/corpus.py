@@ -23,6 +23,11 @@ SPLIT_NAMES: Mapping[str, Split] = {
 }
 
 
+def with_compressions(*endings: str) -> tuple[str, ...]:
+    """Return file name endings, and those of the same files when they are compressed."""
+    return (*endings, *(ending + packed for packed in (".gz", ".zst", ".bz2", ".xz") for ending in endings))
+
+
 @dataclass
 class ReadProgress:
     """Progress of reading a corpus; a source updates it while it reads."""

@@ -1,6 +1,6 @@
-"""Corpora of JSON Lines (plain or compressed) and parquet files, with one document in each record."""
+"""Corpora of JSON Lines, parquet, CSV and TSV files, with one document in each record."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,23 @@ from data_pipeline.download.corpus import (
     content_hash,
     files_under,
     split_of_file,
+    with_compressions,
 )
 from data_pipeline.errors import RecordError, SourceError
 from data_pipeline.types import METADATA_TYPES, BadRecord, Document, MetadataValue, Split
 from data_pipeline.user_files import OnBad, OnBytes, checked_id, checked_text, json_records, parquet_records, take_field
+from data_pipeline.user_files.delimited import delimited_records
 from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.utils import sha256_of_file, shortened, shown
 
-JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
+JSON_LINES = with_compressions(".jsonl", ".ndjson")
 """File name endings of JSON Lines files in a folder."""
 PARQUET = (".parquet",)
 """File name endings of parquet files in a folder."""
+CSV = with_compressions(".csv")
+"""File name endings of CSV files in a folder."""
+TSV = with_compressions(".tsv")
+"""File name endings of TSV files in a folder."""
 
 
 def open_jsonl(config: CorpusConfig) -> Corpus:
@@ -49,6 +55,27 @@ def open_parquet(config: CorpusConfig) -> Corpus:
         return parquet_records(path, columns, on_bytes)
 
     return _open(config, files_under(config, PARQUET), "row", read)
+
+
+def open_csv(config: CorpusConfig) -> Corpus:
+    """Open CSV files, separated by commas and quoted by `"`; those of a folder are read in the order of their names."""
+    return _open_delimited(config, CSV, ",")
+
+
+def open_tsv(config: CorpusConfig) -> Corpus:
+    """Open TSV files, whose quotes have no meaning; those of a folder are read in the order of their names."""
+    return _open_delimited(config, TSV, "\t")
+
+
+def _open_delimited(config: CorpusConfig, endings: Sequence[str], delimiter: str) -> Corpus:
+    def read(path: Path, on_bytes: OnBytes, on_bad: OnBad | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        records = delimited_records(path, delimiter, on_bytes, on_bad, config.encoding, config.header)
+        for number, values in records:
+            # Cells have no types; one that is not of its type stays a text, and is rejected with its value.
+            typed = {name: _parsed(values.get(name), kind) for name, kind in config.metadata_fields.items()}
+            yield number, {**values, **{name: value for name, value in typed.items() if name in values}}
+
+    return _open(config, files_under(config, endings), "line", read)
 
 
 def _open(
@@ -110,6 +137,18 @@ def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split
         name: _typed(values, name, METADATA_TYPES[kind], where) for name, kind in config.metadata_fields.items()
     }
     return Document(identity, text, title=title or "", source_split=split, metadata=metadata)
+
+
+def _parsed(cell: str | None, kind: str) -> MetadataValue:
+    """Convert a cell to its type, if it can be."""
+    if cell is None or kind == "str":
+        return cell
+    if kind == "bool":
+        return {"true": True, "1": True, "false": False, "0": False}.get(cell.strip().lower(), cell)
+    try:
+        return METADATA_TYPES[kind](cell)
+    except ValueError:
+        return cell
 
 
 def _typed(values: Mapping[str, Any], name: str, kind: type, where: str) -> Any:

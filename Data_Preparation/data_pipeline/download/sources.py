@@ -5,8 +5,9 @@ from collections.abc import Callable
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import Corpus
 from data_pipeline.download.hub_wikitext import open_hub
-from data_pipeline.download.records import open_jsonl, open_parquet
+from data_pipeline.download.records import CSV, JSON_LINES, PARQUET, TSV, open_csv, open_jsonl, open_parquet, open_tsv
 from data_pipeline.download.sample import open_sample
+from data_pipeline.download.text_files import TEXT, open_text
 from data_pipeline.download.wikitext import open_wikitext
 
 SOURCES: dict[str, Callable[[CorpusConfig], Corpus]] = {
@@ -14,8 +15,20 @@ SOURCES: dict[str, Callable[[CorpusConfig], Corpus]] = {
     "wikitext": open_wikitext,
     "jsonl": open_jsonl,
     "parquet": open_parquet,
+    "csv": open_csv,
+    "tsv": open_tsv,
+    "text": open_text,
     "sample": open_sample,
 }
+
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "jsonl": JSON_LINES,
+    "parquet": PARQUET,
+    "csv": CSV,
+    "tsv": TSV,
+    "text": TEXT,
+}
+"""File name endings by source, for those that list users' files."""
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:

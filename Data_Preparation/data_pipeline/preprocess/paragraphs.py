@@ -33,8 +33,9 @@ def extract_paragraphs(
 ) -> pl.DataFrame:
     """Cut documents of one format into cleaned paragraphs, in order.
 
-    The `text_id` of a paragraph consists of the id of its document, `s` (section) or `l` (line) for the
-    unit, and its position in the document before any filter.
+    The `text_id` of a paragraph consists of the id of its document, `s` (section), `l` (line) or `d` (document) for the
+    unit, and its position in the document before any filter. For the unit `chunk`, paragraphs are what is cut into
+    chunks: documents, or the sections of WikiText.
 
     Args:
         documents: one or more documents, all of the same format.
@@ -42,20 +43,15 @@ def extract_paragraphs(
         metadata: types of the documents' metadata by name.
 
     Returns:
-        Table with the columns text_id, text, char_count, document_id, title, section, source_split, the
-        metadata, and `raw`, the text before cleaning.
+        Table with the columns text_id, text, char_count, document_id, title, section, source_split, the metadata,
+        `raw`, the text before cleaning, and if texts are cut `char_start`, the position of the paragraph in the cleaned
+        document, whose paragraphs are joined by blank lines.
     """
     text_format = documents[0].format
-    lines = _read_lines(documents, text_format)
-    starts = pl.col("body")
-    if config.unit == "section":
-        # A section is a run of body lines in one document.
-        same_run = pl.col("body").shift(1, fill_value=False) & (pl.col("document") == pl.col("document").shift(1))
-        starts = pl.col("body") & ~same_run.fill_null(value=False)
-    lines = lines.with_columns(starts.cum_sum().alias("block")).filter("body")
-    separator = " "
+    unit = {"chunk": "document" if text_format == "plain" else "section"}.get(config.unit, config.unit)
+    lines = _lines_of_blocks(_read_lines(documents, text_format), unit)
+    separator = "\n" if config.clean == "raw" or unit == "document" else " "
     if config.clean == "raw":
-        separator = "\n"
         lines = lines.with_columns(pl.col("line").alias("text"))
     else:
         as_wikitext = (text_format if config.clean == "auto" else config.clean) == "wikitext"
@@ -67,11 +63,17 @@ def extract_paragraphs(
             return pl.col(column)
         return pl.col(column).map_batches(lambda names: clean_lines(names, wikitext=True, drop_unknown=False))
 
+    texts = pl.col("text") if unit == "document" else pl.col("text").filter(pl.col("text") != "")
     blocks = lines.group_by("block", maintain_order=True).agg(
         pl.col("document", "section").first(),
-        pl.col("text").filter(pl.col("text") != "").str.join(separator),
+        texts.str.join(separator),
         pl.col("line").str.join(separator).alias("raw"),
     )
+    if unit == "document" and config.clean != "raw":
+        blocks = blocks.with_columns(pl.col("text").str.strip_chars("\n").str.replace_all(r"\n{3,}", "\n\n"))
+    size = pl.col("text").str.len_chars().cast(pl.Int64)
+    # A blank line is two characters.
+    char_start = ((size + 2).cum_sum().over("document") - size - 2).alias("char_start")
     position = pl.int_range(pl.len()).over("document").cast(pl.String)
     return (
         blocks.with_columns(position=position)
@@ -80,15 +82,30 @@ def extract_paragraphs(
         .select(
             pl.concat_str("document_id", pl.lit("#" + config.unit[0]), "position").alias("text_id"),
             "text",
-            pl.col("text").str.len_chars().cast(pl.Int64).alias("char_count"),
+            size.alias("char_count"),
             "document_id",
             "title",
             "section",
             "source_split",
             *(pl.col(_METADATA_PREFIX + name).alias(name) for name in metadata),
             "raw",
+            *([char_start] if config.cuts else []),
         )
     )
+
+
+def _lines_of_blocks(lines: pl.DataFrame, unit: str) -> pl.DataFrame:
+    """Add the number of the block that each line belongs to; lines that belong to none are left out."""
+    if unit == "document":
+        has_text = pl.col("body").any().over("document")
+        is_text = pl.col("body") | pl.col("blank")
+        return lines.filter(has_text & is_text).with_columns(block=pl.col("document"), section=pl.lit(""))
+    starts = pl.col("body")
+    if unit == "section":
+        # A section is a run of body lines in one document.
+        same_run = pl.col("body").shift(1, fill_value=False) & (pl.col("document") == pl.col("document").shift(1))
+        starts = pl.col("body") & ~same_run.fill_null(value=False)
+    return lines.with_columns(starts.cum_sum().alias("block")).filter("body")
 
 
 def _read_lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFrame:

@@ -5,6 +5,7 @@ between the passes, and memory does not grow with the corpus.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from data_pipeline.config import PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
 from data_pipeline.errors import SourceError
 from data_pipeline.preprocess.bad_records import usable_documents
+from data_pipeline.preprocess.cutting import CHUNK_COLUMNS, cut_into_chunks, fit_long_rows
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
@@ -26,32 +28,46 @@ from data_pipeline.preprocess.tokens import TokenCounter
 from data_pipeline.store import ParagraphWriter
 from data_pipeline.store.manifest import ParagraphSplit
 from data_pipeline.store.paragraphs import paragraph_schema
-from data_pipeline.types import SPLITS
+from data_pipeline.types import SPLITS, IntArray
 from data_pipeline.utils import progress_bar
 
 _ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
+@dataclass
+class CandidateCounts:
+    """Counts of what was read from a corpus."""
+
+    documents: int = 0
+    paragraphs: int = 0
+    """Number of paragraphs; a document without any counts as one, as does a bad record."""
+    tokens: int = 0
+    """Tokens of the paragraphs that passed the filters of their text."""
+    long_tokens: int = 0
+    """Tokens of those of them that were dropped because they are too long."""
+
+
 def stage_candidates(
     corpus: Corpus, counter: TokenCounter, config: PreprocessConfig, path: Path, dropped: DropLedger
-) -> tuple[int, int]:
+) -> CandidateCounts:
     """Cut, clean and filter the documents of a corpus, and count their tokens.
-
-    Returns:
-        Numbers of documents, and of their paragraphs; a document without any counts as one, as does a bad record.
 
     Raises:
         SourceError: the corpus cannot be read, or has too many bad records.
     """
     staging = StagingWriter(path)
-    documents = paragraphs = 0
+    read = CandidateCounts()
     progress = corpus.progress
     with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
         for batch in document_batches(usable_documents(corpus, dropped)):
-            documents += len(batch)
+            read.documents += len(batch)
             bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
             rows = extract_paragraphs(batch, config, dict(corpus.metadata))
-            paragraphs += len(rows) + dropped.add_empty_documents(batch, rows["document_id"])
+            if config.unit == "chunk":
+                rows = cut_into_chunks(rows, config, counter)
+                if batch[0].format == "plain":
+                    rows = rows.with_columns(raw=pl.col("text"))  # the text of a chunk, not of its document
+            read.paragraphs += len(rows) + dropped.add_empty_documents(batch, rows["document_id"])
             if not len(rows):
                 continue
             reasons = [
@@ -61,11 +77,19 @@ def stage_candidates(
             rows = dropped.record(rows.drop("raw"), "quality", reasons)
             counts = counter.count(rows["text"].to_list())
             rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
-            rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in counts.tolist()])
+            if config.too_long != "drop":
+                read.paragraphs -= len(rows)
+                rows = fit_long_rows(rows, config, counter)
+                read.paragraphs += len(rows)
+            token_counts: IntArray = rows["token_count"].to_numpy()
+            read.tokens += int(token_counts.sum())
+            read.long_tokens += int(token_counts[token_counts > config.max_tokens].sum())
+            rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in token_counts.tolist()])
             if len(rows):
                 staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
     staging.close()
-    return documents, paragraphs + dropped.bad_records
+    read.paragraphs += dropped.bad_records
+    return read
 
 
 def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLedger) -> NDArray[np.bool_]:
@@ -109,7 +133,9 @@ def write_splits(
     staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, config: SplitConfig, shard_rows: int, folder: Path
 ) -> dict[str, ParagraphSplit]:
     """Divide the kept rows, and write the shards of each split."""
-    schema = paragraph_schema({name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()})
+    cut = [name for name in CHUNK_COLUMNS if name in staging.schema.names]
+    metadata = {name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()}
+    schema = paragraph_schema(metadata | dict.fromkeys(cut, pa.int64()))
     writers = {split: ParagraphWriter(folder, split, schema, shard_rows) for split in SPLITS}
     splits: dict[str, ParagraphSplit] = {
         split: {"rows": 0, "tokens": 0, "characters": 0, "shards": []} for split in SPLITS

@@ -96,6 +96,13 @@ class TokenCounter:
             counts[odd] = self._count_exactly([texts[row] for row in odd])
         return counts
 
+    def spans(self, texts: Sequence[str]) -> list[tuple[IntArray, IntArray]]:
+        """First and last characters of the tokens of every text: starts and exclusive ends, each of shape (L,)."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        pairs = (np.array(encoding.offsets, np.int64).reshape(-1, 2) for encoding in encodings)
+        # Tokens that stand for no character are left out.
+        return [(starts[ends > starts], ends[ends > starts]) for starts, ends in (pair.T for pair in pairs)]
+
     def _odd_rows(self, texts: Sequence[str]) -> list[int]:
         """Rows that only the tokenizer counts: with special tokens, odd spaces or new characters, or not in NFC."""
         series = pl.Series(texts, dtype=pl.String)

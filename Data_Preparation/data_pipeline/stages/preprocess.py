@@ -38,6 +38,8 @@ from data_pipeline.utils.system import fsync_path
 
 logger = logging.getLogger(__name__)
 
+_MUCH = 0.5  # of the tokens of a corpus
+
 _SPLIT = "|".join(SPLITS)
 _PROCESSED_FILE = re.compile(
     rf"manifest\.json|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp|\.cache"
@@ -188,12 +190,14 @@ def write_paragraphs(
         shutil.rmtree(new)
     new.mkdir(parents=True)
     dropped = DropLedger(new / "dropped.parquet")
-    documents, paragraphs = stage_candidates(corpus, counter, config, new / "staging", dropped)
+    read = stage_candidates(corpus, counter, config, new / "staging", dropped)
+    long_share = read.long_tokens / max(1, read.tokens)
     if not (new / "staging").exists():
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.most_common())
         raise SourceError(
             f"none of the paragraphs of {corpus.description} passed the filters "
-            f"({documents:,} documents; dropped: {reasons or 'nothing, there were none'})"
+            f"({read.documents:,} documents; dropped: {reasons or 'nothing, there were none'})"
+            + (f". {too_long_advice(long_share, config.max_tokens)}" if long_share > _MUCH else "")
         )
     staging = Staging(new / "staging")
     keep = mark_duplicates(staging, config, dropped)
@@ -201,7 +205,7 @@ def write_paragraphs(
     (new / "staging").unlink()
     dropped.close()
     kept = int(keep.sum())
-    _check_totals(paragraphs, kept, dropped.counts, splits)
+    _check_totals(read.paragraphs, kept, dropped.counts, splits)
     manifest: ParagraphManifest = {
         "stage": "preprocess",
         "fingerprint": output.fingerprint,
@@ -209,8 +213,8 @@ def write_paragraphs(
         "upstream": "",
         "corpus": corpus.description,
         "counts": {
-            "documents": documents,
-            "paragraphs": paragraphs,
+            "documents": read.documents,
+            "paragraphs": read.paragraphs,
             "kept": kept,
             "dropped": dict(dropped.counts.most_common()),
             "token_counter": counter.method,
@@ -218,6 +222,8 @@ def write_paragraphs(
         "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
         "splits": splits,
     }
+    if long_share > _MUCH:
+        manifest["counts"]["too_long_token_share"] = round(long_share, 4)
     write_manifest(new, manifest)
     seconds = time.monotonic() - started
     logger.info("%s paragraphs written in %.1f s (tokens counted by %s)", f"{kept:,}", seconds, counter.method)
@@ -230,6 +236,19 @@ def write_paragraphs(
     fsync_path(new)
     replace_folder(output.folder, is_processed_file)
     return manifest
+
+
+def too_long_advice(share: float, max_tokens: int) -> str:
+    """Describe how to keep text of which much was dropped because its paragraphs are too long.
+
+    Args:
+        share: share of the tokens that were dropped, 0 to 1.
+        max_tokens: maximum length of a paragraph.
+    """
+    return (
+        f"{share:.0%} of the tokens are in paragraphs of more than {max_tokens:,} tokens (preprocess.max_tokens). Cut "
+        "documents into chunks (preprocess.unit: chunk) or long paragraphs only (preprocess.too_long: chunk)"
+    )
 
 
 def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Mapping[str, ParagraphSplit]) -> None:

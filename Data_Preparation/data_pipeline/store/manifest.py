@@ -90,6 +90,8 @@ class ParagraphCounts(TypedDict):
     dropped: dict[str, int]
     """Numbers of dropped paragraphs, by reason."""
     token_counter: str
+    too_long_token_share: NotRequired[float]
+    """Share of the tokens in paragraphs that were dropped as too long, 0 to 1, if it is more than half."""
 
 
 class ParagraphManifest(Made):

@@ -4,9 +4,8 @@ The type of a column is decided by all its rows and by its role: ids stay as the
 texts are never numbers, and values are numbers if every row has a number.
 """
 
-import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,8 @@ from typing import Any, Literal
 import polars as pl
 
 from data_pipeline.errors import SourceError
+from data_pipeline.user_files.delimited import check_width, column_names, delimited_rows
 from data_pipeline.user_files.records import is_parquet, json_records
-from data_pipeline.user_files.text import MAX_LINE_BYTES, read_lines
 from data_pipeline.utils import converted_errors, shortened, shown
 
 Role = Literal["id", "text", "value"]
@@ -123,21 +122,13 @@ def _read_json_lines(path: Path, roles: Mapping[str, Role]) -> UserTable:
 
 
 def _read_delimited(path: Path, delimiter: str, roles: Mapping[str, Role]) -> UserTable:
-    rows = _delimited_rows(path, delimiter)
-    _, names = next(rows, (0, list[str]()))
-    if not names:
-        raise SourceError(f"{path} is empty, expected a line with the names of the columns")
-    if len(set(names)) != len(names):
-        raise SourceError(f"{path}, line 1: two columns have the same name: {shortened(', '.join(names))}")
+    rows = delimited_rows(path, delimiter)
+    names = column_names(path, rows)
     numbers: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in roles if name in names}
     targets = [(column, names.index(name)) for name, column in values.items()]
     for number, cells in rows:
-        if len(cells) != len(names):
-            raise SourceError(
-                f"{path}, line {number}: {len(cells)} columns, expected {len(names)} ({shortened(', '.join(names))}). "
-                f"Is there a stray {'tab' if delimiter == chr(9) else 'comma'}, or is the line cut?"
-            )
+        check_width(path, number, cells, names, delimiter)
         numbers.append(number)
         for column, position in targets:
             column.append(cells[position])
@@ -156,25 +147,6 @@ def _make_table(
 
     columns = [_column(name, values[name], role, where) for name, role in roles.items() if name in names]
     return UserTable(str(path), names, pl.DataFrame(columns), "line", numbers)
-
-
-def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and cells of the lines that are not blank."""
-    if delimiter == "\t":  # quotes have no meaning, as in the files of SST-2 and BEIR
-        yield from ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
-        return
-    previous_limit = csv.field_size_limit(MAX_LINE_BYTES)
-    number = 1
-    try:
-        reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
-        for cells in reader:
-            if cells:
-                yield number, cells
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise SourceError(f"{path}, line {number}: not CSV: {error}. Is a quote missing?") from error
-    finally:
-        csv.field_size_limit(previous_limit)
 
 
 def _parse_numbers(cells: Sequence[str]) -> list[Any]:

@@ -73,16 +73,19 @@ def set_aside(number: int, error: RecordError, on_bad: OnBad | None) -> None:
     on_bad(number, error)
 
 
-def read_lines(path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None, encoding: str = "utf-8"
+) -> Iterator[tuple[int, str]]:
     """Read line numbers, from 1, and lines without their ends; only line feeds end a line (U+2028 and U+0085 are text).
 
     Args:
         path: the file.
         on_bytes: see `open_stream`.
-        on_bad: called with lines that are not UTF-8 or longer than `MAX_LINE_BYTES`; None to raise their error.
+        on_bad: called with lines that cannot be decoded or are longer than `MAX_LINE_BYTES`; None to raise their error.
+        encoding: encoding of the file, other than UTF-16 and UTF-32.
 
     Raises:
-        RecordError: a line is not UTF-8, or longer than `MAX_LINE_BYTES`.
+        RecordError: a line cannot be decoded, or is longer than `MAX_LINE_BYTES`.
         SourceError: the file cannot be read, or is UTF-16 or UTF-32.
     """
     number = 0
@@ -90,7 +93,7 @@ def read_lines(path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None
         with open_stream(path, on_bytes) as stream:
             for number, line in enumerate(_lines(stream, path), start=1):
                 try:
-                    text = _decoded(line, f"{path}, line {number}")
+                    text = _decoded(line, f"{path}, line {number}", encoding)
                 except RecordError as error:
                     set_aside(number, error, on_bad)
                     continue
@@ -99,7 +102,7 @@ def read_lines(path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None
         raise SourceError(f"{path} cannot be read after line {number}: {error}") from error
 
 
-def _decoded(line: bytes | None, where: str) -> str:
+def _decoded(line: bytes | None, where: str, encoding: str) -> str:
     if line is None:
         raise RecordError(
             f"{where}: longer than {MAX_LINE_BYTES >> 20} MiB. Is each record on a line of its own? Cut longer texts "
@@ -107,13 +110,13 @@ def _decoded(line: bytes | None, where: str) -> str:
             "line_too_long",
         )
     try:
-        return line.removesuffix(b"\r").decode()
+        return line.removesuffix(b"\r").decode(encoding)
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
+        name = encoding.upper()
         raise RecordError(
-            f"{where}: not UTF-8: byte 0x{byte:02x} at position {error.start}. Find out the file's encoding and "
-            "convert it (iconv -f ENCODING -t UTF-8).",
-            "not_utf8",
+            f"{where}: not {name}: byte 0x{error.object[error.start]:02x} at position {error.start}. Find out the "
+            "file's encoding and convert it (iconv -f ENCODING -t UTF-8).",
+            f"not_{name.lower().replace('-', '')}",
         ) from error
 
 
