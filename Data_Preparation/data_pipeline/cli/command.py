@@ -22,6 +22,7 @@ FAILED = 1
 # Short flags of the original scripts, and the settings that they set.
 _ALIASES: Mapping[str, str] = {
     "source": "corpus.source",
+    "limit": "corpus.limit",
     "min_tokens": "preprocess.min_tokens",
     "max_tokens": "preprocess.max_tokens",
     "batch_size": "embedding.batch_size",

@@ -206,6 +206,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="source of the text (corpus.source)")
     common_arguments(parser)
     _embedding_arguments(parser)
+    parser.add_argument("--limit", type=int, help="read only the first documents, to try a run (corpus.limit)")
     parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
     parser.add_argument("--max-tokens", type=int, help="maximum tokens of a paragraph (preprocess.max_tokens)")
     parser.add_argument("--skip-download", action="store_true", help="use the existing paragraphs")

@@ -42,6 +42,8 @@ class CorpusConfig(Section):
     """Encoding of the files (csv, tsv, text), by its name in Python."""
     text_unit: Literal["file", "block"] = setting("file", added=True)
     """Document of the source text. file: a whole file; block: lines between two blank lines."""
+    limit: int | None = setting(None, added=True, ge=1)
+    """Number of documents to read, from the first one, to try a run; none: all."""
     on_bad_record: Literal["drop", "fail"] = setting("drop", decides=False)
     """Handling of records that are no documents: broken lines, unusable ids, fields that are missing or mistyped.
     drop: list them in dropped.parquet; fail: stop at the first one. Texts that are null or empty are always dropped."""

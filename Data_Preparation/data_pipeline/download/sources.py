@@ -1,14 +1,17 @@
 """Corpus sources by name. To add one, write a function that opens a `Corpus`, and add it to `SOURCES`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import Corpus
+from data_pipeline.download.corpus import Corpus, OnBadRecord, ReadProgress
 from data_pipeline.download.hub_wikitext import open_hub
 from data_pipeline.download.records import CSV, JSON_LINES, PARQUET, TSV, open_csv, open_jsonl, open_parquet, open_tsv
 from data_pipeline.download.sample import open_sample
 from data_pipeline.download.text_files import TEXT, open_text
 from data_pipeline.download.wikitext import open_wikitext
+from data_pipeline.types import Document
 
 SOURCES: dict[str, Callable[[CorpusConfig], Corpus]] = {
     "hub": open_hub,
@@ -37,4 +40,18 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     Raises:
         SourceError: the corpus does not exist or cannot be reached.
     """
-    return SOURCES[config.source](config)
+    corpus = SOURCES[config.source](config)
+    if config.limit is None:
+        return corpus
+    limit = config.limit
+
+    def first_documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        return islice(corpus.documents(on_bad), limit)
+
+    # The bar counts documents, since the bytes of the files are not all read.
+    return replace(
+        corpus,
+        description=f"the first {limit:,} documents of {corpus.description}",
+        documents=first_documents,
+        progress=ReadProgress(),
+    )

@@ -240,3 +240,13 @@ def test_the_identity_follows_the_content_not_the_folder(tmp_path):
     first = opened(jsonl(tmp_path / "a" / "x.jsonl", *RECORDS)).identity
     assert opened(jsonl(tmp_path / "b" / "x.jsonl", *RECORDS)).identity == first
     assert opened(jsonl(tmp_path / "b" / "x.jsonl", *RECORDS[:1])).identity != first
+
+
+def test_a_limit_reads_the_first_documents_and_no_more(tmp_path):
+    lines = [json.dumps({"text": f"text {number}"}) + "\n" for number in range(5)]
+    path = write(tmp_path / "x.jsonl", [*lines, "broken"])
+    assert [document.text for document in documents(path, limit=3)] == ["text 0", "text 1", "text 2"]
+    assert "not JSON" in error_of(path, limit=6)
+    assert opened(path, limit=3).description.startswith("the first 3 documents of 1 jsonl file")
+    whole, limited = CorpusConfig(source="jsonl", path=path), CorpusConfig(source="jsonl", path=path, limit=3)
+    assert limited.deciding() == {**whole.deciding(), "limit": 3}
