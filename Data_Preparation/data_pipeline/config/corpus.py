@@ -27,7 +27,7 @@ class CorpusConfig(Section):
     revision: str | None = setting(None, decides=False)
     """Commit, tag or branch of the dataset; the resolved commit is recorded."""
     text_field: str = "text"
-    """Field with the text (records)."""
+    """Field with the text (records). In all names of fields, a.b is the field b of the object a."""
     id_field: str | None = None
     """Field with the document id (records); none: a hash of the text is the id."""
     title_field: str | None = None

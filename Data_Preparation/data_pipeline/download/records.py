@@ -17,7 +17,16 @@ from data_pipeline.download.corpus import (
 )
 from data_pipeline.errors import RecordError, SourceError
 from data_pipeline.types import METADATA_TYPES, BadRecord, Document, MetadataValue, Split
-from data_pipeline.user_files import OnBad, OnBytes, checked_id, checked_text, json_records, parquet_records, take_field
+from data_pipeline.user_files import (
+    OnBad,
+    OnBytes,
+    checked_id,
+    checked_text,
+    find_field,
+    json_records,
+    parquet_records,
+    take_field,
+)
 from data_pipeline.user_files.delimited import delimited_records
 from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.utils import sha256_of_file, shortened, shown
@@ -49,10 +58,12 @@ def open_parquet(config: CorpusConfig) -> Corpus:
     def read(path: Path, on_bytes: OnBytes, on_bad: OnBad | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
         del on_bad  # rows of parquet are whole
         names = parquet_columns(path)
-        missing = [name for name in columns if name not in names]
-        if missing:
-            raise SourceError(f"{path} has no column {missing[0]!r}; it has {shortened(', '.join(names))}")
-        return parquet_records(path, columns, on_bytes)
+        # A dotted name may be that of a field of a struct.
+        existing = [name if name in names else name.partition(".")[0] for name in columns]
+        for name, column in zip(columns, existing, strict=True):
+            if column not in names:
+                raise SourceError(f"{path} has no column {name!r}; it has {shortened(', '.join(names))}")
+        return parquet_records(path, existing, on_bytes)
 
     return _open(config, files_under(config, PARQUET), "row", read)
 
@@ -121,7 +132,7 @@ def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split
     # A null text counts as empty, so that the document is dropped and recorded with that reason.
     text = "" if text is None else checked_text(text, config.text_field, where)
     if config.id_field:
-        identity = checked_id(values.get(config.id_field), config.id_field, where)
+        identity = checked_id(find_field(values, config.id_field), config.id_field, where)
     else:
         identity = content_hash(text or where, 20)
     split = file_split

@@ -6,7 +6,7 @@ Tables are read by `user_files.tables`, which needs polars.
 from data_pipeline.user_files.listing import is_hidden, list_files, visible
 from data_pipeline.user_files.records import FileRecord, json_records, parquet_records, read_records
 from data_pipeline.user_files.text import OnBad, OnBytes, open_stream, read_lines
-from data_pipeline.user_files.values import check_id, checked_id, checked_text, take_field
+from data_pipeline.user_files.values import check_id, checked_id, checked_text, find_field, take_field
 
 __all__ = [
     "FileRecord",
@@ -15,6 +15,7 @@ __all__ = [
     "check_id",
     "checked_id",
     "checked_text",
+    "find_field",
     "is_hidden",
     "json_records",
     "list_files",

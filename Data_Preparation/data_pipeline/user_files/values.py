@@ -11,16 +11,32 @@ from data_pipeline.utils import encodable, shortened, shown
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
+_MISSING = object()
+
+
 def take_field(record: Mapping[str, Any], name: str, where: str) -> Any:
-    """Value of a field that must exist; it may be null.
+    """Value of a field that must exist; it may be null. `a.b` is the field `a.b`, or the field `b` of the object `a`.
 
     Raises:
         RecordError: the record has no such field.
     """
-    if name not in record:
+    value = find_field(record, name, _MISSING)
+    if value is _MISSING:
         fields = ", ".join(map(str, record)) or "none"
         raise RecordError(f"{where}: there is no field {name!r}; it has {shortened(fields)}", "missing_field")
-    return record[name]
+    return value
+
+
+def find_field(record: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """Value of a field, or a default where the record has no such field; see `take_field`."""
+    if name in record:
+        return record[name]
+    value: Any = record
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
 
 
 def checked_text(value: Any, name: str, where: str) -> str:

@@ -3,6 +3,7 @@ import json
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.config import CorpusConfig
@@ -250,3 +251,50 @@ def test_a_limit_reads_the_first_documents_and_no_more(tmp_path):
     assert opened(path, limit=3).description.startswith("the first 3 documents of 1 jsonl file")
     whole, limited = CorpusConfig(source="jsonl", path=path), CorpusConfig(source="jsonl", path=path, limit=3)
     assert limited.deciding() == {**whole.deciding(), "limit": 3}
+
+
+NESTED = [
+    {"meta": {"id": "a", "year": 1999}, "body": {"text": "one"}},
+    {"meta": {"id": "b", "year": None}, "body": {"text": "two"}},
+]
+FIELDS = {"text_field": "body.text", "id_field": "meta.id", "metadata_fields": {"meta.year": "int"}}
+
+
+@pytest.mark.parametrize("source", ["jsonl", "parquet"])
+def test_a_dotted_name_is_a_field_of_an_object(tmp_path, source):
+    path = tmp_path / f"x.{source}"
+    if source == "jsonl":
+        jsonl(path, *NESTED)
+    else:
+        pq.write_table(pa.Table.from_pylist(NESTED), path)
+    found = documents(path, source, **FIELDS)
+    assert [(document.id, document.text, document.metadata["meta.year"]) for document in found] == [
+        ("a", "one", 1999), ("b", "two", None),
+    ]  # fmt: skip
+
+
+def test_a_field_with_a_dot_in_its_name_comes_first(tmp_path):
+    path = jsonl(tmp_path / "x.jsonl", {"a.b": "itself", "a": {"b": "another"}}, {"a": {"b": "only this"}})
+    assert [document.text for document in documents(path, text_field="a.b")] == ["itself", "only this"]
+    assert "line 1: there is no field 'a.c'; it has a.b, a" in error_of(path, text_field="a.c")
+    assert "line 1: the field 'a' must be a text, found {'b': 'another'}" in error_of(path, text_field="a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (pa.large_string(), "one", ""),
+        (pa.dictionary(pa.int8(), pa.string()), "one", ""),
+        (pa.string_view(), "one", ""),
+        (pa.binary(), b"one", "x.parquet, row 1: the field 'text' must be a text, found b'one'"),
+        (pa.list_(pa.string()), ["one"], "x.parquet, row 1: the field 'text' must be a text, found ['one']"),
+        (pa.struct({"en": pa.string()}), {"en": "one"}, "row 1: the field 'text' must be a text, found {'en': 'one'}"),
+    ],
+)
+def test_types_of_a_parquet_column(tmp_path, kind, value, message):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": pa.array([value], kind)}), path)
+    if message:
+        assert message in error_of(path, "parquet")
+    else:
+        assert [document.text for document in documents(path, "parquet")] == ["one"]
