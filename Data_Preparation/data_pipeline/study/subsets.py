@@ -175,4 +175,4 @@ def _selection_settings(config: StudyConfig) -> dict[str, Any]:
         section.name, selector_config(section.name, section.params), config.subset.budget, config.seed, section.strata,
         np.empty(0, np.int64), [], None, frozenset(),
     )  # fmt: skip
-    return _without(empty.settings, "sees")
+    return {name: value for name, value in empty.settings.items() if name != "sees"}

@@ -1,5 +1,6 @@
 """Helpers that are independent of the rest of the package."""
 
+from data_pipeline.utils.errors import converted_errors
 from data_pipeline.utils.extras import require
 from data_pipeline.utils.files import atomic_path, atomic_write_bytes, atomic_write_json, exclusive, publish
 from data_pipeline.utils.hashing import sha256_of_file, sha256_of_json
@@ -19,6 +20,7 @@ __all__ = [
     "atomic_write_json",
     "batched",
     "configure_logging",
+    "converted_errors",
     "encodable",
     "exclusive",
     "format_table",
