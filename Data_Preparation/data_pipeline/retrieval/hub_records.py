@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_pipeline.config.retrieval import HubConfig
 from data_pipeline.errors import SourceError
-from data_pipeline.utils import atomic_path, converted_errors, sha256_of_json
+from data_pipeline.utils import converted_errors, published, sha256_of_json
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
 
 
@@ -36,6 +36,7 @@ def fetch_records(config: HubConfig, folder: Path) -> Path:
             config.name, config.config, split=config.split, revision=commit or config.revision,
             cache_dir=str(config.cache_dir) if config.cache_dir else None,
         )  # fmt: skip
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
     return path

@@ -22,7 +22,7 @@ from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import SelectionManifest, read_manifest
 from data_pipeline.study.config import LABEL, StudyConfig
 from data_pipeline.user_files import visible
-from data_pipeline.utils import atomic_path, batched
+from data_pipeline.utils import batched, published
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
     `dataset.subset(path)` reads it. pandas reads the text "null" as missing unless called with keep_default_na=False.
     """
     ids, labels = dataset.metadata["text_id"], dataset.metadata[LABEL]
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(["id", "text_id", "text", LABEL])
         for batch in batched(rows, 4096):
