@@ -75,10 +75,8 @@ class Scorer:
             raise ModelError(f"the heads take vectors of shape (N, {self.dim}), found {vectors.shape}")
         scores: dict[str, Scores] = {}
         for (name, head), logits in zip(self.heads.items(), self.outputs(vectors), strict=True):
-            is_invalid = ~np.isfinite(logits).all(axis=1)
-            if is_invalid.any():
-                row = int(np.flatnonzero(is_invalid)[0])
-                raise ModelError(f"the head {name} gives no finite score for vector {row}; look at that vector")
+            if len(bad := np.flatnonzero(~np.isfinite(logits).all(axis=1))):
+                raise ModelError(f"the head {name} gives no finite score for vector {bad[0]}; look at that vector")
             scores |= meaning_of(name, head, logits)
         return scores
 

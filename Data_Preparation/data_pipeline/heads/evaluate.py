@@ -117,8 +117,7 @@ def _read_truth(head: Head, data: Labelled) -> NDArray[Any]:
         raise ConfigError(f"{data.where} has {data.labels.shape[1]} labels per row; a {head.kind} head needs one")
     names = [label_name(label) for label in data.labels.tolist()]
     positions = {label: position for position, label in enumerate(head.labels)}
-    unknown = sorted(set(names) - positions.keys())
-    if unknown:
+    if unknown := sorted(set(names) - positions.keys()):
         raise ConfigError(
             f"{data.where} has the label {unknown[0]!r}, the head knows {', '.join(head.labels[:20])}. "
             "It was trained on other labels."

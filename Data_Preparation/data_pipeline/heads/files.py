@@ -15,7 +15,7 @@ from data_pipeline.heads.identity import PROBE_SENTENCES, EmbedderIdentity, iden
 from data_pipeline.heads.model import Head, Layer
 from data_pipeline.heads.named import NAMED_HEADS, load_named
 from data_pipeline.types import Float32Array
-from data_pipeline.utils import atomic_write_bytes, atomic_write_json, sha256_of_json
+from data_pipeline.utils import atomic_write_bytes, atomic_write_json, converted_errors, sha256_of_json
 
 _FORMAT = 1
 _WEIGHTS, _MEANING = "head.safetensors", "head.json"
@@ -102,11 +102,9 @@ def _meaning(head: Head) -> dict[str, Any]:
 
 def _load(folder: Path) -> Head:
     path = folder / _MEANING
-    try:
+    with converted_errors((OSError, ValueError), ModelError, f"the head in {folder} cannot be read"):
         meaning = json.loads(path.read_bytes())
         content = (folder / _WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the head in {folder} cannot be read: {error}") from error
     if not isinstance(meaning, dict) or meaning.get("format") != _FORMAT:
         raise ModelError(f"{path} is not a head of format {_FORMAT}; it was written by another version of this package")
     if _sha256(content) != meaning.get("weights_sha256"):

@@ -22,6 +22,7 @@ from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.heads.identity import EmbedderIdentity
 from data_pipeline.heads.model import Head, Layer
 from data_pipeline.types import Float32Array
+from data_pipeline.utils import converted_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,10 +93,8 @@ def load_foreign(path: Path) -> Head:
     if isinstance(scales := content.facts.get("num_targets_per_task"), list):
         about["num_targets_per_task"] = scales
     labels = _labels(path, content.facts, outputs)
-    try:
+    with converted_errors(ModelError, ModelError, str(path)):
         return Head("regression", labels, layers, embedder=_embedder(content.facts, dim), about=about)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> _HeadFile:
@@ -117,10 +116,8 @@ def _read_folder(folder: Path) -> _HeadFile:
         raise ModelError(f"{folder} has no weights: expected {' or '.join(_FOLDER_WEIGHTS)}, found {entries}")
     facts: Any = {}
     if (folder / _CONFIG).is_file():
-        try:
+        with converted_errors((OSError, ValueError), ModelError, f"{folder / _CONFIG} cannot be read"):
             facts = json.loads((folder / _CONFIG).read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{folder / _CONFIG} cannot be read: {error}") from error
     if not isinstance(facts, dict):
         raise ModelError(f"{folder / _CONFIG} must hold an object, found {type(facts).__name__}")
     tensors = _read_safetensors(weights) if weights.suffix == _SAFETENSORS else _read_pickle(weights).tensors
@@ -130,15 +127,16 @@ def _read_folder(folder: Path) -> _HeadFile:
 def _read_safetensors(path: Path) -> dict[str, "Tensor"]:
     if (path.parent / "head.json").is_file():
         raise ModelError(f"{path} is part of a head of this package, whose meaning is beside it: name {path.parent}")
-    try:
-        # By torch, since numpy has no bfloat16.
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if len(names) > _MAX_TENSORS:
-                raise ModelError(f"{path} has {len(names)} tensors, a head has a few layers. Is this an embedder?")
-            return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. It is damaged or cut short: download it again.") from error
+    advice = "It is damaged or cut short: download it again."
+    # By torch, since numpy has no bfloat16.
+    with (
+        converted_errors((SafetensorError, OSError), ModelError, f"{path} cannot be read", advice),
+        safe_open(path, framework="pt") as file,
+    ):
+        names = list(file.keys())
+        if len(names) > _MAX_TENSORS:
+            raise ModelError(f"{path} has {len(names)} tensors, a head has a few layers. Is this an embedder?")
+        return {name: file.get_tensor(name) for name in names}
 
 
 def _read_pickle(path: Path) -> _HeadFile:
@@ -165,8 +163,7 @@ def _unpickle(path: Path) -> Any:
         with torch.serialization.safe_globals(_safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE_ERRORS as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code:
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise ModelError(
                 f"{path} is not loaded: it is a pickle that holds {code[1]}, and to read that is to run code which the "
                 "file names; expected tensors and plain values. Where you trust the file, save its state dict as "
@@ -207,8 +204,7 @@ def _layers(path: Path, tensors: Mapping[Any, Any]) -> Iterator[Layer]:
         raise ModelError(f"{path} is no head that can be applied: it has {listed or 'no tensors'}; {_EXPECTED}")
     for module in _order_layers(path, list(parts)):
         prefix = f"{module}." if module else ""
-        missing = {"weight", "bias"} - parts[module].keys()
-        if missing:
+        if missing := {"weight", "bias"} - parts[module].keys():
             raise ModelError(
                 f"{path} has no {prefix}{missing.pop()}; {_EXPECTED}. A layer without a bias has one of zeros."
             )
@@ -272,8 +268,7 @@ def _check_meaning(path: Path, facts: Mapping[str, Any], outputs: int) -> None:
         "num_classes": facts.get("num_classes") == outputs and outputs > 1,
         "n_classes": facts.get("n_classes") == outputs and outputs > 1,
     }
-    evidence = ", ".join(f"{name} is {facts[name]!r}" for name, sign in signs.items() if sign)
-    if evidence:
+    if evidence := ", ".join(f"{name} is {facts[name]!r}" for name, sign in signs.items() if sign):
         raise ModelError(
             f"{path} is a classifier ({evidence}), and how its {outputs} outputs are to be read is not in the file; "
             "expected a regression head. Train one on the same labels with: elm heads train"

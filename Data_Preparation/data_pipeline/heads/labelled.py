@@ -18,7 +18,7 @@ from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 from data_pipeline.user_files.records import is_parquet, parquet_columns
 from data_pipeline.user_files.tables import UserTable, read_table
-from data_pipeline.utils import shortened
+from data_pipeline.utils import converted_errors, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +120,9 @@ def labels_of_file(path: Path, column: str, group: str = "train") -> Labelled:
     read = read_table(path, {"document_id": "id", "text_id": "id", "embedding": "value", column: "value"})
     read.require("embedding", column)
     table, where = read.frame, read.where
-    try:
+    message = f"{where}: embedding must hold lists of numbers of one length"
+    with converted_errors((ValueError, TypeError), SourceError, message):
         vectors = np.array(table["embedding"].to_list(), np.float32)
-    except (ValueError, TypeError) as error:
-        raise SourceError(f"{where}: embedding must hold lists of numbers of one length: {error}") from error
     if vectors.ndim != 2:
         raise SourceError(f"{where}: embedding must hold lists of numbers, found {table['embedding'].dtype}")
     documents = next((table[name] for name in _GROUP_COLUMNS if name in table.columns), np.arange(len(table)))
@@ -176,10 +175,9 @@ def _of_rows(rows: Rows, labels: pl.Series, where: str) -> Labelled:
 
 def _array(labels: pl.Series, where: str) -> NDArray[Any]:
     if labels.dtype == pl.List:
-        try:
+        message = f"{where}: lists of labels must be equally many numbers"
+        with converted_errors((ValueError, TypeError), SourceError, message):
             return np.array(labels.to_list(), np.float64)
-        except (ValueError, TypeError) as error:
-            raise SourceError(f"{where}: lists of labels must be equally many numbers: {error}") from error
     if labels.dtype.is_numeric() or labels.dtype == pl.Boolean:
         return labels.cast(pl.Float64).to_numpy()
     if labels.dtype in (pl.String, pl.Categorical, pl.Enum):

@@ -12,6 +12,7 @@ from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.heads.foreign import load_foreign
 from data_pipeline.heads.identity import EmbedderIdentity
 from data_pipeline.heads.model import Head
+from data_pipeline.utils import converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,10 @@ def _download(named: NamedHead) -> tuple[Path, str]:
     """Download a head's file to the hub's own cache; also return its commit."""
     # Called first for its errors, which say more than those of a download.
     resolve_commit(named.repo, "model", None, _HUB_TIMEOUT_S)
-    try:
+    message = f"could not download the head {named.file} of {named.repo}"
+    advice = f"{OFFLINE_HINT} If the file is on this machine, give its path instead."
+    with converted_errors(TRANSPORT_ERRORS, SourceError, message, advice):
         # By branch: offline, the cache cannot resolve a branch whose files were downloaded by commit.
         path = Path(hf_hub_download(named.repo, named.file))
-    except TRANSPORT_ERRORS as error:
-        raise SourceError(
-            f"could not download the head {named.file} of {named.repo}: {error}. {OFFLINE_HINT} "
-            "If the file is on this machine, give its path instead."
-        ) from error
     # The hub's cache names a snapshot's folder by its commit.
     return path, path.parents[len(Path(named.file).parts) - 1].name

@@ -11,7 +11,7 @@ from typing import Self
 from data_pipeline.errors import NotFoundError, StoreError
 from data_pipeline.judge.base import Judgement
 from data_pipeline.judge.tables import SELECT_ANSWERS, UPSERT, encode_text, from_row, to_row
-from data_pipeline.utils import batched, exclusive
+from data_pipeline.utils import batched, converted_errors, exclusive
 
 FORMAT_VERSION = 1
 """Version of the tables, in the header of the file."""
@@ -153,16 +153,12 @@ class Database:
         for statement in later_tables:
             self._db.execute(statement)
 
-    @contextlib.contextmanager
-    def _convert_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{self.path}: SQLite reports: {error}. If the file is damaged, restore a copy, or move it away to "
-                "start anew; if the disk is full or the folder cannot be written, fix that and run the same command "
-                "again."
-            ) from error
+    def _convert_errors(self) -> contextlib.AbstractContextManager[None]:
+        advice = (
+            "If the file is damaged, restore a copy, or move it away to start anew; if the disk is full or the folder "
+            "cannot be written, fix that and run the same command again."
+        )
+        return converted_errors(sqlite3.Error, StoreError, f"{self.path}: SQLite reports", advice)
 
 
 def insert_judgements(db: sqlite3.Connection, new: Mapping[bytes, Judgement]) -> None:

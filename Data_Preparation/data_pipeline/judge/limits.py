@@ -5,6 +5,7 @@ from typing import Any
 
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.errors import ConfigError
+from data_pipeline.utils import converted_errors
 
 Cut = Callable[[str], str]
 
@@ -28,10 +29,8 @@ def _token_cut(name: str, max_tokens: int) -> Cut:
     # Not at the top: transformers takes seconds to import.
     from transformers import AutoTokenizer
 
-    try:
+    with converted_errors((OSError, ValueError), ConfigError, f"judge.tokenizer: cannot load {name}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"judge.tokenizer: cannot load {name}: {error}") from error
     if not tokenizer.is_fast:
         raise ConfigError(
             f"judge.tokenizer: {name} has no fast tokenizer; others do not report the positions of tokens"

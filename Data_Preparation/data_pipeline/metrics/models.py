@@ -17,7 +17,7 @@ from data_pipeline.config.base import setting
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ModelError, OutOfMemoryError, SelectionError
 from data_pipeline.types import IntArray
-from data_pipeline.utils import batched, require
+from data_pipeline.utils import batched, converted_errors, require
 from data_pipeline.utils.devices import half_or_float32, is_out_of_memory
 
 Kind = Literal["AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"]
@@ -131,13 +131,12 @@ def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
     transformers.utils.logging.disable_progress_bar()  # loading weights takes about a second
     automatic = "float32" if device.type == "cpu" else half_or_float32(device)
     dtype = automatic if config.dtype == "auto" else config.dtype
-    try:
+    failures = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
+    with converted_errors(failures, ModelError, f"cannot load {config.model} as {kind}"):
         model, info = getattr(transformers, kind).from_pretrained(
             files.folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False,
             local_files_only=True, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"cannot load {config.model} as {kind}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{config.model} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: its "

@@ -97,8 +97,7 @@ def open_inputs(embeddings: Embeddings, device: str) -> StandardizedVectors:
     vectors = VectorBlocks(embeddings, compute_device)
     total = in_float64(torch.zeros(vectors.dim, device=compute_device))
     for block_slice, block in vectors.blocks():
-        bad = torch.nonzero(~torch.isfinite(block).all(dim=1))
-        if len(bad):
+        if len(bad := torch.nonzero(~torch.isfinite(block).all(dim=1))):
             raise SelectionError(
                 f"the embedding of row {block_slice.start + int(bad[0, 0])} is NaN or infinite. Embed it again, or "
                 "leave the row out"

@@ -24,7 +24,7 @@ from data_pipeline.retrieval.tokenizer import Bm25Tokenizer
 from data_pipeline.store import fingerprint, read_manifest, write_manifest
 from data_pipeline.store.manifest import IndexManifest
 from data_pipeline.types import Float32Array
-from data_pipeline.utils import exclusive, progress_bar, refuse_single_text, require
+from data_pipeline.utils import converted_errors, exclusive, progress_bar, refuse_single_text, require
 from data_pipeline.utils.folders import new_folder, recover_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
 
@@ -135,8 +135,7 @@ def _reject_unknown_files(folder: Path) -> None:
     """Make sure that the folder, which will be replaced, holds an index or nothing."""
     if not folder.exists():
         return
-    unknown = sorted(path.name for path in folder.iterdir() if not _is_index_file(path.name))
-    if unknown:
+    if unknown := sorted(path.name for path in folder.iterdir() if not _is_index_file(path.name)):
         raise StoreError(
             f"{folder} must hold the BM25 index and nothing else, and has {', '.join(unknown[:3])}. "
             "Choose another folder, or move these files."
@@ -182,16 +181,13 @@ def _load(bm25s: Any, folder: Path, config: CandidateConfig, rows: int) -> Any:
             "pip install numba, or leave the setting at auto."
         )
     backend = "numba" if has_numba and config.bm25_backend != "numpy" else "numpy"
-    try:
+    failures, message = (OSError, ValueError, KeyError, TypeError), f"{folder} cannot be read as a BM25 index"
+    with converted_errors(failures, CorruptShardError, message, "Delete it; it will be built again."):
         retriever = bm25s.BM25.load(folder, mmap=True, allow_pickle=False, backend=backend, show_progress=False)
         if backend == "numba":
             retriever.activate_numba_scorer()  # bm25s 0.3 does so itself only if NUMBA_DISABLE_JIT is set
         scores = retriever.scores
         lengths = {len(scores["data"]), len(scores["indices"]), int(scores["indptr"][-1])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptShardError(
-            f"{folder} cannot be read as a BM25 index: {error}. Delete it; it will be built again."
-        ) from error
     tokens = len(scores["indptr"]) - 1
     if scores["num_docs"] != rows or len(lengths) > 1 or len(retriever.vocab_dict) != tokens:
         raise CorruptShardError(

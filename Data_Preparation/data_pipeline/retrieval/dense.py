@@ -95,11 +95,10 @@ class DenseIndex:
                 f"another model than the vectors in {self.vectors.where}"
             )
         exact = queries_QD.astype(np.float64)
-        lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or not lengths.all():
-            bad = int(np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))[0])
-            raise ValueError(f"the vector of query {bad} has no direction: its length is {lengths[bad, 0]}")
-        return exact / lengths if self.measure == "cosine" else exact
+        lengths = np.linalg.norm(exact, axis=1)
+        if len(bad := np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))):
+            raise ValueError(f"the vector of query {bad[0]} has no direction: its length is {lengths[bad[0]]}")
+        return exact / lengths[:, None] if self.measure == "cosine" else exact
 
     def _blocks(self) -> Iterator[tuple[int, Float32Array, float]]:
         """Iterate over all vectors in order: first row, vectors of shape (R, dim) and their greatest length.
@@ -110,10 +109,10 @@ class DenseIndex:
             rows = np.arange(start, min(start + self.passage_rows, self.vectors.rows))
             block = self.vectors.read(rows).astype(np.float32)
             lengths = np.linalg.norm(block, axis=1)
-            if not np.isfinite(lengths).all():
+            if len(bad := np.flatnonzero(~np.isfinite(lengths))):
                 raise CorruptShardError(
-                    f"{self.vectors.where}: the vector of row {start + int(np.flatnonzero(~np.isfinite(lengths))[0])} "
-                    "is not finite. Compute the embeddings again."
+                    f"{self.vectors.where}: the vector of row {start + bad[0]} is not finite. Compute the embeddings "
+                    "again."
                 )
             if self.measure == "cosine":
                 block /= np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from data_pipeline.config.retrieval import HubConfig
 from data_pipeline.errors import SourceError
-from data_pipeline.utils import atomic_path, sha256_of_json
+from data_pipeline.utils import converted_errors, published, sha256_of_json
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
-
-_FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 
 
 def fetch_records(config: HubConfig, folder: Path) -> Path:
@@ -32,13 +30,13 @@ def fetch_records(config: HubConfig, folder: Path) -> Path:
         return path
     import datasets
 
-    try:
+    message = f"cannot load {config.name}, split {config.split}"
+    with converted_errors((ValueError, *TRANSPORT_ERRORS), SourceError, message, OFFLINE_HINT):
         rows = datasets.load_dataset(
             config.name, config.config, split=config.split, revision=commit or config.revision,
             cache_dir=str(config.cache_dir) if config.cache_dir else None,
         )  # fmt: skip
-    except _FAILURES as error:
-        raise SourceError(f"cannot load {config.name}, split {config.split}: {error}. {OFFLINE_HINT}") from error
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
     return path

@@ -22,7 +22,7 @@ from data_pipeline.retrieval.passages import SCHEMA, Passages
 from data_pipeline.store import ColumnHash
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.user_files import checked_id, checked_text, list_files, read_records, take_field
-from data_pipeline.utils import atomic_write_json, batched, sha256_of_file, sha256_of_json
+from data_pipeline.utils import atomic_write_json, batched, converted_errors, sha256_of_file, sha256_of_json
 
 _FORMAT = 2  # format 1 identified files by their names without folders
 _SUFFIXES = (*JSON_LINES, *PARQUET)
@@ -118,16 +118,12 @@ def _open_copy(
     copy = work_dir / f"passages-{sha256_of_json(str(path.resolve()))[:8]}.{name}.arrow"
     about = copy.with_name(f"{copy.name}.json")
     make_once(copy, path.name, partial(_write, rows, about))
-    try:
+    failures, advice = (OSError, ValueError, pa.ArrowException), "Delete it; it will be written again."
+    with converted_errors(failures, CorruptShardError, f"{copy} cannot be read", advice):
         table = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
         facts: dict[str, Any] = json.loads(about.read_bytes()) if about.exists() else {}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise CorruptShardError(f"{copy} cannot be read: {error}. Delete it; it will be written again.") from error
     if table.schema != SCHEMA:
-        raise CorruptShardError(
-            f"{copy} has the columns {table.schema.names}, expected {SCHEMA.names}. "
-            "Delete it; it will be written again."
-        )
+        raise CorruptShardError(f"{copy} has the columns {table.schema.names}, expected {SCHEMA.names}. {advice}")
     return Passages(table, str(path), facts.get("fingerprint"), left_out=facts.get("left_out"))
 
 

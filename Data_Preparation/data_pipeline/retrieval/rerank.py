@@ -10,7 +10,7 @@ from data_pipeline.config.retrieval import RerankConfig
 from data_pipeline.embeddings.transformer.weights import find_model
 from data_pipeline.errors import ModelError
 from data_pipeline.types import Float32Array
-from data_pipeline.utils import require
+from data_pipeline.utils import converted_errors, require
 
 
 class Reranker:
@@ -30,13 +30,12 @@ class Reranker:
         library = require("sentence_transformers", "rerank", "a cross-encoder")
         files = find_model(EmbeddingConfig(model_name=config.model, revision=config.revision), setting="rerank.model")
         self._config = config
-        try:
+        failures = (OSError, ValueError, RuntimeError, KeyError)
+        with converted_errors(failures, ModelError, f"cannot load the cross-encoder {config.model}"):
             self._model: Any = library.CrossEncoder(
                 str(files.folder), device=config.device, max_length=config.max_length, trust_remote_code=False,
                 local_files_only=True, model_kwargs={"use_safetensors": True},
             )  # fmt: skip
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"cannot load the cross-encoder {config.model}: {error}") from error
 
     def scores(self, query: str, passages: Sequence[str]) -> Float32Array:
         """Score how well each passage answers the query, as raw model outputs without activation; shape (N,).

@@ -106,8 +106,7 @@ class Features:
         if embeddings.ndim != 2 or not embeddings.shape[1]:
             raise SelectionError(f"embeddings must have the shape (rows, dimensions), found {tuple(embeddings.shape)}")
         for start in range(0, len(embeddings), _BLOCK_ROWS):
-            bad = _nonfinite_rows(embeddings[start : start + _BLOCK_ROWS])
-            if len(bad):
+            if len(bad := _nonfinite_rows(embeddings[start : start + _BLOCK_ROWS])):
                 row = start + int(bad[0])
                 raise SelectionError(
                     f"the embedding of row {row} ({self.ids[row]!r}) is NaN or infinite. Embed it again, or leave the "

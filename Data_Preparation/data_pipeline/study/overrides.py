@@ -17,7 +17,7 @@ from data_pipeline.selection.registry import selector_config
 from data_pipeline.stages.measure import configured_measure
 from data_pipeline.study.config import StudyConfig
 from data_pipeline.study.sweep import hydra_value
-from data_pipeline.utils import require
+from data_pipeline.utils import converted_errors, require
 
 CONFIG_FILE = Path(__file__).parent / "conf" / "config.yaml"
 
@@ -110,10 +110,8 @@ def _composed(file: Path, overrides: list[str]) -> dict[str, Any]:
     omegaconf = require("omegaconf", "study", "the config of a study")
     from hydra.errors import HydraException
 
-    try:
+    failures = (HydraException, omegaconf.errors.OmegaConfBaseException)
+    with converted_errors(failures, ConfigError, f"{file} with {' '.join(overrides) or 'no overrides'}"):
         with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
             composed = hydra.compose(file.stem, overrides)
-        values: dict[str, Any] = omegaconf.OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
-        raise ConfigError(f"{file} with {' '.join(overrides) or 'no overrides'}: {error}") from error
-    return values
+        return omegaconf.OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)

@@ -18,7 +18,7 @@ from data_pipeline.stages.pipeline import run_pipeline
 from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
 from data_pipeline.user_files.tables import Role, read_table
-from data_pipeline.utils import atomic_path, atomic_write_json, encodable, exclusive, sha256_of_file, shortened, shown
+from data_pipeline.utils import atomic_write_json, encodable, exclusive, published, sha256_of_file, shortened, shown
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 _SPLITS: dict[str, Split] = {"train": "train", "dev": "val"}
@@ -108,7 +108,7 @@ def _write_records(data: DataConfig, folder: Path, overwrite: bool) -> dict[str,
 
 
 def _write_jsonl(path: Path, name: str, table: LabelledTexts) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with published(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
             file.write(json.dumps({"id": f"{name}-{row:07d}", "text": text, LABEL: label}, ensure_ascii=False) + "\n")
 

@@ -9,14 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.heads import (
-    EmbedderIdentity,
-    Head,
-    Labelled,
-    Scorer,
-    probabilities,
-    train_head,
-)
+from data_pipeline.heads import EmbedderIdentity, Head, Labelled, Scorer, probabilities, train_head
 from data_pipeline.heads.identity import identity_settings
 from data_pipeline.heads.labelled import label_name
 from data_pipeline.study.config import LABEL, ProbeConfig

@@ -21,7 +21,7 @@ from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import SelectionManifest, read_manifest
 from data_pipeline.study.config import LABEL, StudyConfig
 from data_pipeline.user_files import visible
-from data_pipeline.utils import atomic_path, batched
+from data_pipeline.utils import batched, published
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ def write_csv(dataset: ELMDataset, rows: list[int], path: Path) -> None:
     `dataset.subset(path)` reads it. pandas reads the text "null" as missing unless called with keep_default_na=False.
     """
     ids, labels = dataset.metadata["text_id"], dataset.metadata[LABEL]
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(["id", "text_id", "text", LABEL])
         for batch in batched(rows, 4096):
@@ -174,4 +175,4 @@ def _selection_settings(config: StudyConfig) -> dict[str, Any]:
         section.name, selector_config(section.name, section.params), config.subset.budget, config.seed, section.strata,
         frozenset(),
     ).settings  # fmt: skip
-    return _without(settings, "sees")
+    return {name: value for name, value in settings.items() if name != "sees"}

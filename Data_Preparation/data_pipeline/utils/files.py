@@ -32,25 +32,29 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it replaces `path` after the block, and is deleted if the block fails.
+def published(final: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Give the temporary path to write a file to; it is published after the block, or removed after an error.
+
+    Args:
+        final: final path of the file.
+        temporary: temporary path in the same folder; None for `.<name>.tmp`.
 
     Raises:
-        StoreError: the file cannot be replaced.
+        StoreError: the file cannot be replaced; the temporary file is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary or final.with_name(f".{final.name}.tmp")
     try:
         yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    publish(temporary, path)
+    publish(temporary, final)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write a small file atomically: a crash leaves its old or its new content."""
-    with atomic_path(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.retrieval.ids import to_trec
-from data_pipeline.utils import atomic_path, encodable
+from data_pipeline.utils import encodable, published
 from data_pipeline.weak_labels.accounts import Account
 from data_pipeline.weak_labels.negatives import Mined
 from data_pipeline.weak_labels.state import JudgedPair
@@ -214,21 +214,24 @@ def _write_jsonl(path: Path, records: Iterable[dict[str, str]]) -> None:
 
 def copy_file(path: Path, copy: Path) -> None:
     """Copy a file to another name."""
-    with atomic_path(copy) as temporary:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with published(copy) as temporary:
         shutil.copyfile(path, temporary)
 
 
 @contextmanager
 def _text_file(path: Path) -> Iterator[IO[str]]:
     """Open a text file that is published under its name when it is complete."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         yield file
 
 
 @contextmanager
 def _table(path: Path, schema: pa.Schema) -> Iterator["_Table"]:
     """Open a parquet file that is published under its name when it is complete."""
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         table = _Table(file)
         yield table
         table.write()

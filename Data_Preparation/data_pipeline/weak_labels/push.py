@@ -9,10 +9,9 @@ from huggingface_hub import HfApi
 
 from data_pipeline.config.labels import PushConfig
 from data_pipeline.errors import ConfigError, SourceError
-from data_pipeline.utils import atomic_write_bytes
+from data_pipeline.utils import atomic_write_bytes, converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS
 
-_FAILURES: tuple[type[Exception], ...] = (ValueError, *TRANSPORT_ERRORS)
 _CARD = "README.md"
 
 
@@ -73,16 +72,13 @@ def push(folder: Path, config: PushConfig) -> str:
         SourceError: the hub cannot be reached, or rejects the upload.
     """
     assert config.repo_id is not None
-    try:
+    advice = f"The outputs are complete on this machine; run the same command again to upload them. {OFFLINE_HINT}"
+    message = f"could not upload {folder} to {config.repo_id}"
+    with converted_errors((ValueError, *TRANSPORT_ERRORS), SourceError, message, advice):
         api = HfApi(token=_read_token(config.token_env))
         address = api.create_repo(config.repo_id, repo_type="dataset", private=config.private, exist_ok=True)
         api.upload_folder(
             repo_id=config.repo_id, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"],
             commit_message="Weak labels",
         )  # fmt: skip
-    except _FAILURES as error:
-        raise SourceError(
-            f"could not upload {folder} to {config.repo_id}: {error}. The outputs are complete on this machine; run "
-            f"the same command again to upload them. {OFFLINE_HINT}"
-        ) from error
     return str(address)
