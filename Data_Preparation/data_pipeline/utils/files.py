@@ -31,12 +31,31 @@ def publish(temporary: Path, final: Path) -> None:
     fsync_path(final.parent)
 
 
+@contextlib.contextmanager
+def published(final: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Give the temporary path to write a file to; it is published after the block, or removed after an error.
+
+    Args:
+        final: final path of the file.
+        temporary: temporary path in the same folder; None for `.<name>.tmp`.
+
+    Raises:
+        StoreError: the file cannot be replaced; the temporary file is kept.
+    """
+    temporary = temporary or final.with_name(f".{final.name}.tmp")
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    publish(temporary, final)
+
+
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write a small file atomically: a crash leaves its old or its new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    publish(temporary, path)
+    with published(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def atomic_write_json(path: Path, value: object) -> None:

@@ -19,5 +19,4 @@ def without_nan(rows: Rows) -> Rows:
             wide = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
             column = pc.if_else(pc.is_nan(wide), None, wide)
         columns.append(column)
-    replaced: Rows = type(rows).from_arrays(columns, names=rows.schema.names)
-    return replaced
+    return type(rows).from_arrays(columns, names=rows.schema.names)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,8 @@ _REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.05
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use, within the limits of its container or batch job."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    if affinity is not None:
-        try:
-            return max(1, len(affinity(0)))
-        except OSError:  # sandboxes may forbid it
-            pass
+    with suppress(AttributeError, OSError):  # macOS and Windows do not have it, and sandboxes may forbid it
+        return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
@@ -151,7 +148,6 @@ def own_process_handle(pid: int) -> int | None:
 
     Kernels before 5.3, some containers, and Pythons built with older headers have none.
     """
-    try:
+    with suppress(OSError, AttributeError):
         return os.pidfd_open(pid)
-    except (OSError, AttributeError):
-        return None
+    return None
