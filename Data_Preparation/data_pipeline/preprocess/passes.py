@@ -22,9 +22,8 @@ from data_pipeline.preprocess.paragraphs import document_batches, extract_paragr
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
 from data_pipeline.preprocess.staging import Staging, StagingWriter
 from data_pipeline.preprocess.tokens import TokenCounter
-from data_pipeline.store import ParagraphWriter
 from data_pipeline.store.manifest import ParagraphSplit
-from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import progress_bar
 
