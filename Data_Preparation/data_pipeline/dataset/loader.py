@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from data_pipeline.dataset.order import Order
 from data_pipeline.dataset.samples import GatheringDataset
@@ -217,24 +217,15 @@ class ELMLoader:
         assert self.worker_options is not None
         requested: deque[int] = deque()
 
-        def sample() -> Iterator[IntArray]:
+        def sample() -> Iterator[Any]:
+            """Rows of batches, computed on demand because those of an epoch may not fit in memory."""
             for position, rows in self._batches(epoch, start):
                 requested.append(position)
                 yield rows
 
-        sampler = _Sampler(sample)
-        for batch in DataLoader(self.dataset, batch_sampler=sampler, collate_fn=self.collate_fn, **self.worker_options):
+        batches = sample()
+        for batch in DataLoader(self.dataset, batch_sampler=batches, collate_fn=self.collate_fn, **self.worker_options):
             yield requested.popleft(), batch
-
-
-class _Sampler(Sampler[Any]):
-    """Batches for torch's DataLoader, computed on demand because those of an epoch may not fit in memory."""
-
-    def __init__(self, batches: Callable[[], Iterator[IntArray]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._batches()
 
 
 def _map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -20,7 +20,7 @@ from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
 from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
-from data_pipeline.preprocess.staging import Staging, StagingWriter
+from data_pipeline.preprocess.staging import Staging
 from data_pipeline.preprocess.tokens import TokenCounter
 from data_pipeline.store.manifest import ParagraphSplit
 from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
@@ -35,10 +35,12 @@ def stage_candidates(
 ) -> tuple[int, int]:
     """Cut, clean and filter the documents of a corpus, and count their tokens.
 
+    The rows are written to `path`, an Arrow file for `Staging`; there is no file if there are no rows.
+
     Returns:
         Numbers of documents, and of their paragraphs; a document without any counts as one.
     """
-    staging = StagingWriter(path)
+    writer: pa.RecordBatchFileWriter | None = None
     documents = paragraphs = 0
     progress = corpus.progress
     with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
@@ -58,8 +60,11 @@ def stage_candidates(
             rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
             rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in counts.tolist()])
             if len(rows):
-                staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    staging.close()
+                table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                writer = writer or pa.ipc.new_file(path, table.schema)
+                writer.write_table(table)
+    if writer is not None:
+        writer.close()
     return documents, paragraphs
 
 
