@@ -42,7 +42,7 @@ def fsync_path(path: Path) -> None:
     # Windows flushes only files that are open for writing.
     mode = os.O_RDWR if _WINDOWS and not folder else os.O_RDONLY
     try:
-        handle = os.open(path, mode | binary_flag())
+        handle = os.open(path, mode)
         try:
             os.fsync(handle)
         finally:
@@ -67,11 +67,6 @@ def replace(source: Path, target: Path) -> None:
             time.sleep(_REPLACE_WAIT_S)
         else:
             return
-
-
-def binary_flag() -> int:
-    """Return the flag of `os.open` that disables the translation of line ends on Windows."""
-    return int(getattr(os, "O_BINARY", 0))
 
 
 def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
