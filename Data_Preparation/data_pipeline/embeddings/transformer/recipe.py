@@ -184,7 +184,5 @@ def read_json(path: Path) -> Any:
     Raises:
         ModelError: the file cannot be read.
     """
-    if not path.exists():
-        return {}
     with converted_errors((OSError, ValueError), ModelError, f"{path} cannot be read"):
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes()) if path.exists() else {}
