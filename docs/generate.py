@@ -262,7 +262,11 @@ _SKIPPED = {"__pycache__", "__init__.py", "py.typed", "results"}
 
 
 def _entries(folder: Path, depth: int) -> Iterator[str]:
-    paths = sorted(path for path in folder.iterdir() if path.name not in _SKIPPED and not path.name.startswith("."))
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name not in _SKIPPED and not path.name.startswith(".") and path.suffix != ".egg-info"
+    )
     for path in [path for path in paths if path.is_file()]:
         if about := _about(path):
             yield _line(path.name, about, depth)

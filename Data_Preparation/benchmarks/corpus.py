@@ -172,7 +172,7 @@ def _apply(line: str, rules: Any) -> str:
 
 
 def _answer(counts: dict[str, int]) -> dict[str, Any]:
-    from data_pipeline.store import column_sha256
+    from data_pipeline.store.hashing import column_sha256
 
     rows = sorted(counts.items())
     digest = column_sha256(f"{count} {text}" for text, count in rows)

@@ -73,8 +73,8 @@ def _write_paragraphs(
 ) -> tuple[float, list[tuple[int, str, str]], str]:
     import pyarrow as pa
 
-    from data_pipeline.store import ParagraphWriter, fingerprint, write_manifest
-    from data_pipeline.store.paragraphs import paragraph_schema
+    from data_pipeline.store import fingerprint, write_manifest
+    from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
     from data_pipeline.utils import sha256_of_json
 
     schema, seconds = paragraph_schema({}), 0.0
@@ -117,7 +117,10 @@ def _write_paragraphs(
 def _write_embeddings(
     folder: Path, dim: int, vectors: Vectors, shards: list[tuple[int, str, str]], upstream: str
 ) -> float:
-    from data_pipeline.store import Coding, EmbeddingWriter, entry_of, fingerprint, shard_name, write_manifest
+    from data_pipeline.store import Coding, fingerprint, write_manifest
+    from data_pipeline.store.embeddings import EmbeddingWriter
+    from data_pipeline.store.manifest import entry_of
+    from data_pipeline.store.paragraphs import shard_name
 
     settings = {
         "model": "benchmark", "revision": "1", "pooling": "mean", "normalized": "false", "dtype": "float16",

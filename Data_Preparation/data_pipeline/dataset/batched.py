@@ -1,48 +1,21 @@
 """Base class of datasets that gather the samples of a batch at once."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from data_pipeline.dataset.collate import ELMCollator
 from data_pipeline.dataset.loader import Collate, ELMLoader
 from data_pipeline.dataset.order import Order, Shuffle
-from data_pipeline.dataset.samples import Batch, Sample
+from data_pipeline.dataset.samples import Batch, GatheringDataset
 from data_pipeline.types import IntArray
 
 
-class BatchedDataset(Dataset[Sample]):
-    """A map-style dataset that gathers the samples of a batch at once."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    @abstractmethod
-    def gather(self, index: IntArray) -> Batch:
-        """Read the samples at some indices, shape (N,), each from 0 to below the number of samples.
-
-        Faster after `prepare` was called with the same indices.
-        """
-
-    @abstractmethod
-    def prepare(self, index: IntArray, count: int = 1) -> None:
-        """Start reading samples from the disk that `gather` will be asked for soon.
-
-        Args:
-            index: first sample of each run, shape (N,).
-            count: samples in each run.
-        """
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """SHA-256 of the samples and their order."""
+class BatchedDataset(GatheringDataset):
+    """A map-style dataset that reads batches, and makes data loaders of them."""
 
     def __getitems__(self, indices: "Sequence[int] | NDArray[Any]") -> Batch:
         """Samples at several indices, gathered at once; torch's own DataLoader fetches its batches with it."""

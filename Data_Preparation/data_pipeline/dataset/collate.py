@@ -1,11 +1,13 @@
 """Collation of samples into a batch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from data_pipeline.dataset.samples import stack
 
 
+@dataclass(eq=False)
 class ELMCollator:
     """Collates samples into a batch, and tokenizes their texts if it has a tokenizer.
 
@@ -23,26 +25,20 @@ class ELMCollator:
         ValueError: padding is `max_length` and there is none, or an option of the tokenizer is set without one.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any | None = None,
-        max_length: int | None = None,
-        *,
-        padding: Literal["longest", "max_length"] = "longest",
-        pad_to_multiple_of: int | None = None,
-        stack: bool = True,
-    ) -> None:
-        if padding not in ("longest", "max_length"):
-            raise ValueError(f"padding must be longest or max_length, got {padding!r}")
-        if padding == "max_length" and max_length is None:
+    tokenizer: Any | None = None
+    max_length: int | None = None
+    _: KW_ONLY
+    padding: Literal["longest", "max_length"] = "longest"
+    pad_to_multiple_of: int | None = None
+    stack: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("longest", "max_length"):
+            raise ValueError(f"padding must be longest or max_length, got {self.padding!r}")
+        if self.padding == "max_length" and self.max_length is None:
             raise ValueError("padding='max_length' needs a max_length")
-        if tokenizer is None and (max_length is not None or pad_to_multiple_of is not None):
+        if self.tokenizer is None and (self.max_length is not None or self.pad_to_multiple_of is not None):
             raise ValueError("max_length and pad_to_multiple_of count tokens: give a tokenizer too")
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.padding = padding
-        self.pad_to_multiple_of = pad_to_multiple_of
-        self.stack = stack
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate samples: texts in a list, metadata unchanged, vectors stacked to shape (N, dim)."""

@@ -27,8 +27,7 @@ def convert_dtype(vectors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def to_array(tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor as an array that shares its memory."""
     if tensor.dtype == torch.bfloat16:  # numpy has it only through ml_dtypes, which torch does not use
-        array: NDArray[Any] = tensor.view(torch.int16).numpy().view(np.dtype("bfloat16"))
-        return array
+        return tensor.view(torch.int16).numpy().view(np.dtype("bfloat16"))
     return tensor.numpy()
 
 

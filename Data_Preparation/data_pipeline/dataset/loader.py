@@ -4,15 +4,17 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from data_pipeline.dataset.order import Order
-from data_pipeline.dataset.samples import Batch
+from data_pipeline.dataset.samples import GatheringDataset
 from data_pipeline.types import IntArray
 from data_pipeline.utils.devices import moved
 
@@ -22,20 +24,7 @@ Collate = Callable[[Any], Any]
 _FIRST_POSITIONS, _POSITIONS = 4096, 65_536
 
 
-class Gatherer(Protocol):
-    """Dataset that gathers the samples of a batch at once; see `batched.BatchedDataset`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the samples and their order."""
-
-    def gather(self, index: IntArray) -> Batch:
-        """Read the samples at indices of shape (N,)."""
-
-    def prepare(self, index: IntArray, count: int = 1) -> None:
-        """Start reading runs of `count` samples from the disk."""
-
-
+@dataclass(eq=False)
 class ELMLoader:
     """Iterable over the batches of an epoch; `ELMDataset.get_dataloader` makes it.
 
@@ -47,35 +36,30 @@ class ELMLoader:
     One iteration can run at a time; `state_dict` describes the latest.
     """
 
-    def __init__(
-        self,
-        dataset: Gatherer,
-        order: Order,
-        batch_size: int,
-        *,
-        rank: int,
-        world_size: int,
-        drop_last: bool,
-        prefetch: int,
-        device: torch.device | None,
-        collate_fn: Collate,
-        worker_options: Mapping[str, Any] | None,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        if world_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"rank must be from 0 to below world_size, got rank {rank} of {world_size}")
-        if prefetch < 0:
-            raise ValueError(f"prefetch must be 0 or more, got {prefetch}")
-        self.dataset, self.order, self.batch_size = dataset, order, batch_size
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
-        self.prefetch, self.device, self.collate_fn = prefetch, device, collate_fn
-        self._worker_options = worker_options
-        self.epoch = 0
-        """Epoch of the running iteration, or else of the next one."""
-        self._position = 0
-        """Rows of the epoch that all processes together have received."""
-        self._starts_at = 0
+    dataset: GatheringDataset
+    order: Order
+    batch_size: int
+    _: KW_ONLY
+    rank: int
+    world_size: int
+    drop_last: bool
+    prefetch: int
+    device: torch.device | None
+    collate_fn: Collate
+    worker_options: Mapping[str, Any] | None
+    epoch: int = field(default=0, init=False)
+    """Epoch of the running iteration, or else of the next one."""
+    _position: int = field(default=0, init=False)
+    """Rows of the epoch that all processes together have received."""
+    _starts_at: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {self.batch_size}")
+        if self.world_size < 1 or not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be from 0 to below world_size, got rank {self.rank} of {self.world_size}")
+        if self.prefetch < 0:
+            raise ValueError(f"prefetch must be 0 or more, got {self.prefetch}")
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -133,7 +117,7 @@ class ELMLoader:
     def __iter__(self) -> Iterator[Any]:
         epoch, start, self._starts_at = self.epoch, self._starts_at, 0
         self._position = start
-        if self._worker_options is not None:
+        if self.worker_options is not None:
             batches = self._by_workers(epoch, start)
         elif self.prefetch:
             batches = self._by_thread(epoch, start)
@@ -141,7 +125,7 @@ class ELMLoader:
             batches = ((position, self._make(rows)) for position, rows in self._prefetch(epoch, start))
         for position, batch in batches:
             self._position = position
-            yield self._on_device(batch)
+            yield batch if self.device is None else _map_tensors(batch, partial(moved, device=self.device))
         # Only after the last batch was used: a state saved until then belongs to this epoch.
         self.epoch, self._position = epoch + 1, 0
 
@@ -193,7 +177,8 @@ class ELMLoader:
 
     def _make(self, rows: IntArray) -> Any:
         batch = self.collate_fn(self.dataset.gather(rows))
-        return _pin_memory(batch) if self.device is not None and self.device.type == "cuda" else batch
+        is_for_gpu = self.device is not None and self.device.type == "cuda"
+        return _map_tensors(batch, torch.Tensor.pin_memory) if is_for_gpu else batch
 
     def _by_thread(self, epoch: int, start: int) -> Iterator[tuple[int, Any]]:
         """Batches made by one thread, at most `prefetch` in advance; its exceptions are raised here."""
@@ -229,43 +214,18 @@ class ELMLoader:
 
     def _by_workers(self, epoch: int, start: int) -> Iterator[tuple[int, Any]]:
         """Batches made by worker processes; torch returns them in the order of its requests."""
-        assert self._worker_options is not None
+        assert self.worker_options is not None
         requested: deque[int] = deque()
 
-        def sample() -> Iterator[IntArray]:
+        def sample() -> Iterator[Any]:
+            """Rows of batches, computed on demand because those of an epoch may not fit in memory."""
             for position, rows in self._batches(epoch, start):
                 requested.append(position)
                 yield rows
 
-        loader = DataLoader(
-            cast(Dataset[Any], self.dataset),
-            batch_sampler=_Sampler(sample),
-            collate_fn=self.collate_fn,
-            **self._worker_options,
-        )
-        for batch in loader:
+        batches = sample()
+        for batch in DataLoader(self.dataset, batch_sampler=batches, collate_fn=self.collate_fn, **self.worker_options):
             yield requested.popleft(), batch
-
-    def _on_device(self, batch: Any) -> Any:
-        return batch if self.device is None else _move(batch, self.device)
-
-
-class _Sampler(Sampler[Any]):
-    """Batches for torch's DataLoader, computed on demand because those of an epoch may not fit in memory."""
-
-    def __init__(self, batches: Callable[[], Iterator[IntArray]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._batches()
-
-
-def _pin_memory(batch: Any) -> Any:
-    return _map_tensors(batch, lambda tensor: tensor.pin_memory())
-
-
-def _move(batch: Any, device: torch.device) -> Any:
-    return _map_tensors(batch, lambda tensor: moved(tensor, device))
 
 
 def _map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

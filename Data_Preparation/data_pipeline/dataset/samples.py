@@ -1,22 +1,18 @@
 """Samples of a dataset, and batches whose columns were gathered at once."""
 
-import copy
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, overload
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
-
-
-class RecordSource(Protocol):
-    """Reads metadata by row."""
-
-    def records(self, rows: IntArray, names: Sequence[str]) -> pa.Table:
-        """Columns of the given rows of the files, shape (N,), as an Arrow table."""
 
 
 class Sample(dict[str, Any]):
@@ -31,7 +27,7 @@ class Metadata(Mapping[str, Any]):
 
     __slots__ = ("_names", "_record", "_row", "_source")
 
-    def __init__(self, source: RecordSource, names: Sequence[str], row: int) -> None:
+    def __init__(self, source: Rows, names: Sequence[str], row: int) -> None:
         self._source, self._names, self._row = source, names, row
         self._record: dict[str, Any] | None = None
 
@@ -65,18 +61,14 @@ class MetadataBatch:
     the rows in the dataset, shape (N,).
     """
 
-    def __init__(self, source: RecordSource, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
-        self._source: RecordSource | None = source
-        self._names, self._rows, self.index = names, rows, index
-        self._table: pa.Table | None = None
+    def __init__(self, source: Rows | None, names: Sequence[str], rows: IntArray, index: IntArray) -> None:
+        self._source, self._names, self._rows, self.index = source, names, rows, index
 
-    @property
+    @cached_property
     def table(self) -> pa.Table:
         """The metadata as an Arrow table with one row for each row of the batch."""
-        if self._table is None:
-            assert self._source is not None
-            self._table = self._source.records(self._rows, self._names)
-        return self._table
+        assert self._source is not None
+        return self._source.records(self._rows, self._names)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -89,19 +81,17 @@ class MetadataBatch:
     def __getitem__(self, key: slice) -> "MetadataBatch": ...
     def __getitem__(self, key: int | str | slice) -> "Mapping[str, Any] | list[Any] | MetadataBatch":
         if isinstance(key, slice):
-            view = copy.copy(self)
-            view._rows, view.index = self._rows[key], self.index[key]
-            view._table = None if self._table is None else self.table[key]
-            return view
+            part = MetadataBatch(self._source, self._names, self._rows[key], self.index[key])
+            if "table" in self.__dict__:
+                part.table = self.table[key]
+            return part
         if isinstance(key, str):
-            values: list[Any] = self.table[key].to_pylist()
-            return values
+            return self.table[key].to_pylist()
         if not -len(self) <= key < len(self):
             raise IndexError(f"index {key} is out of range: the batch has {len(self)} rows")
-        if self._table is None and self._source is not None:
+        if "table" not in self.__dict__ and self._source is not None:
             return Metadata(self._source, self._names, int(self._rows[key]))
-        record: dict[str, Any] = self.table.slice(key % len(self), 1).to_pylist()[0]
-        return record
+        return self.table.slice(key % len(self), 1).to_pylist()[0]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.table.to_pylist())
@@ -118,7 +108,7 @@ class MetadataBatch:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process sends the values; the receiving process does not open the files.
-        return {"_source": None, "_names": self._names, "_rows": self._rows, "index": self.index, "_table": self.table}
+        return {"_source": None, "_names": self._names, "_rows": self._rows, "index": self.index, "table": self.table}
 
 
 class Batch(Sequence[Sample]):
@@ -153,6 +143,35 @@ class Batch(Sequence[Sample]):
     def part(self, start: int, rows: int) -> dict[str, Any]:
         """Columns of `rows` neighbouring samples, the first at `start`."""
         return {name: values[start : start + rows] for name, values in self.columns.items()}
+
+
+class GatheringDataset(Dataset[Sample]):
+    """A map-style dataset that gathers the samples of a batch at once."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def gather(self, index: IntArray) -> Batch:
+        """Read the samples at some indices, shape (N,), each from 0 to below the number of samples.
+
+        Faster after `prepare` was called with the same indices.
+        """
+
+    @abstractmethod
+    def prepare(self, index: IntArray, count: int = 1) -> None:
+        """Start reading samples from the disk that `gather` will be asked for soon.
+
+        Args:
+            index: first sample of each run, shape (N,).
+            count: samples in each run.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of the samples and their order."""
 
 
 def _sample(columns: Mapping[str, Any], index: int) -> Sample:

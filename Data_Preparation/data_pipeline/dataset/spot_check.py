@@ -4,18 +4,15 @@ Checksums prove that files are as they were written. That row i was the vector o
 written, and of the stated model and pooling, only the model can tell.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_pipeline.embeddings import Embedder, encode
 from data_pipeline.errors import ShardMismatchError
-from data_pipeline.store import EmbeddingShard
 from data_pipeline.store.corpus_files import MAKE_EMBEDDINGS
 from data_pipeline.store.reader import Rows
-from data_pipeline.types import Split
 
 Level = Literal["size", "hash", "reembed"]
 LEVELS: tuple[Level, ...] = ("size", "hash", "reembed")
@@ -33,12 +30,10 @@ def parse_level(level: str) -> Level:
     Raises:
         ValueError: the name is not a level.
     """
-    for known in LEVELS:
-        if level == known:
-            return known
-    if level in _FORMER_LEVELS:
-        return _FORMER_LEVELS[level]
-    raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level!r}")
+    current = _FORMER_LEVELS.get(level, level)
+    if current not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level!r}")
+    return current
 
 
 def spot_check(rows: Rows, count: int, seed: int, load_embedder: Callable[[], Embedder]) -> list[str]:
@@ -58,19 +53,9 @@ def spot_check(rows: Rows, count: int, seed: int, load_embedder: Callable[[], Em
     embedder = load_embedder()
     chosen = np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False)
     ids = rows.columns.records(chosen, ["text_id"])["text_id"].to_pylist()
-    return [_compare(split, embedder, rows.first_shard, ids, rows.columns.texts(chosen), rows.vectors(chosen))]
-
-
-def _compare(
-    split: Split,
-    embedder: Embedder,
-    shard: EmbeddingShard,
-    ids: Sequence[str],
-    texts: Sequence[str],
-    stored: NDArray[Any],
-) -> str:
+    shard, stored = rows.first_shard, rows.vectors(chosen)
     minimum = _MIN_COSINE_OF_BITS if shard.coding.precision == "ubinary" else _MIN_COSINE
-    fresh = shard.decode(shard.coding.encode(encode(embedder, list(texts)))).astype(np.float64)
+    fresh = shard.decode(shard.coding.encode(encode(embedder, rows.columns.texts(chosen)))).astype(np.float64)
     norms = np.linalg.norm(fresh, axis=1) * np.linalg.norm(stored.astype(np.float64), axis=1)
     cosines = (fresh * stored).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     n_wrong = int((~(cosines >= minimum)).sum())  # NaN counts as wrong
@@ -82,7 +67,7 @@ def _compare(
             "the vectors are of another model, pooling or prompt than the file says. "
             f"{MAKE_EMBEDDINGS} --overwrite"
         )
-    return (
+    return [
         f"{split}: {len(ids)} random rows embedded again, smallest cosine {cosines.min(initial=1):.6f}; "
         f"if 5 % of all rows were wrong, this would have missed it with probability {0.95 ** len(ids):.1g}"
-    )
+    ]

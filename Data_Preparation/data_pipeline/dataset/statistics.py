@@ -23,12 +23,7 @@ def compute_statistics(rows: Rows, metadata: pl.DataFrame, with_vectors: bool) -
         column = metadata[name]
         summary[name] = {"total": int(column.sum() or 0)}
         if len(rows):
-            summary[name] |= {
-                "min": column.min(),
-                "mean": column.mean(),
-                "median": column.median(),
-                "max": column.max(),
-            }
+            summary[name] |= {key: getattr(column, key)() for key in ("min", "mean", "median", "max")}
     if with_vectors:
         summary["embedding"] = _vector_statistics(rows)
     return summary

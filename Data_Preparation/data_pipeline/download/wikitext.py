@@ -45,17 +45,21 @@ def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     title, body = "", list[str]()
     previous = ""
     for line, following in pairwise(chain(lines, ("",))):
-        # The cheap test of the line's start rejects body text and the many headings of deeper levels.
-        if "= " in line[:3] and "= = " not in line[:5] and not previous.strip() and not following.strip():
-            heading = parse_heading(line)
-            if heading is not None and heading[0] == 1:
-                yield title, body
-                title, body = heading[1], []
-                previous = line
-                continue
-        body.append(line)
+        next_title = _title(line)
+        if next_title is not None and not previous.strip() and not following.strip():
+            yield title, body
+            title, body = next_title, []
+        else:
+            body.append(line)
         previous = line
     yield title, body
+
+
+def _title(line: str) -> str | None:
+    """Title of an article, if a line looks like one, else None."""
+    # The cheap test of the line's start rejects body text and the many headings of deeper levels.
+    heading = parse_heading(line) if "= " in line[:3] and "= = " not in line[:5] else None
+    return heading[1] if heading is not None and heading[0] == 1 else None
 
 
 def wikitext_documents(lines: Iterable[str], split: Split | str, check: bool, where: str) -> Iterator[Document]:
@@ -99,8 +103,7 @@ def _check_blank_lines(lines: Iterable[str], where: str) -> Iterator[str]:
     for line in lines:
         if not has_blank:
             has_blank = not line.strip()
-            heading = parse_heading(line) if "= " in line[:3] else None
-            if heading is not None and heading[0] == 1:
+            if _title(line) is not None:
                 n_titles, first = n_titles + 1, first or line
         yield line
     if n_titles and not has_blank:

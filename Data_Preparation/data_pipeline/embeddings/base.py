@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -36,19 +36,9 @@ class Identity:
 
     def to_metadata(self) -> dict[str, str]:
         """For a safetensors header, whose values are strings."""
-        found = {
-            "model": self.model,
-            "revision": self.revision,
-            "pooling": self.pooling,
-            "normalized": str(self.normalized).lower(),
-            "dtype": self.dtype,
-            "dim": str(self.dim),
-            "max_length": str(self.max_length),
-            "prompt": self.prompt,
-            "tokenizer": self.tokenizer,
-        }
-        # Only where there is one: files that were written before there were any must stay equal.
-        return found | ({"task": self.task} if self.task else {})
+        fields = asdict(self) | {"normalized": str(self.normalized).lower()}
+        # A task only where there is one: files that were written before there were any must stay equal.
+        return {name: str(value) for name, value in fields.items() if name != "task" or value}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,10 @@ import numpy as np
 from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.engine import encode
 from data_pipeline.errors import CorruptShardError, ShardMismatchError, StaleStageError
-from data_pipeline.store import (
-    CALIBRATED,
-    Coding,
-    ColumnHash,
-    ParagraphShard,
-    ParagraphStore,
-    calibrate,
-    coding_from_json,
-    write_manifest,
-)
-from data_pipeline.store.manifest import EmbeddingManifest
+from data_pipeline.store.hashing import ColumnHash
+from data_pipeline.store.manifest import EmbeddingManifest, write_manifest
+from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore
+from data_pipeline.store.quantization import CALIBRATED, Coding, calibrate, coding_from_json
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import sha256_of_json
 
@@ -128,5 +121,4 @@ def _sample_texts(shards: list[ParagraphShard]) -> list[str]:
 
 def _cosines(stored: Float32Array, exact: Float32Array) -> Float32Array:
     norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(exact, axis=1)
-    cosines: Float32Array = (stored * exact).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
-    return cosines
+    return (stored * exact).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)

@@ -6,16 +6,20 @@ repeats seconds of work, and the finished file has the bytes of an undisturbed r
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_pipeline.embeddings.engine import Engine
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.errors import ModelError
-from data_pipeline.store import Coding, EmbeddingWriter
+from data_pipeline.store import Coding
+from data_pipeline.store.embeddings import EmbeddingWriter
 from data_pipeline.types import Float32Array, IntArray
 
 logger = logging.getLogger(__name__)
@@ -79,48 +83,46 @@ def embed_to_file(
         ModelError: a vector cannot be computed, or does not fit into float16.
     """
     dim = engine.embedder.identity.dim
-    writer = EmbeddingWriter(file.path, file.rows, dim, file.coding, file.metadata, overwrite)
-    try:
+    with closing(EmbeddingWriter(file.path, file.rows, dim, file.coding, file.metadata, overwrite)) as writer:
         if finished := int(writer.done.sum()):
             logger.info("Resuming %s: %d of %d rows done", file.path.name, finished, file.rows)
         if file.zero_rows is not None:
             writer.write(file.zero_rows, np.zeros((len(file.zero_rows), dim), np.float32))
         advance(int(writer.done.sum()))
+        last_flush, unsafe = time.monotonic(), 0
         try:
-            for window in windows:
-                if not writer.done[window.rows].all():
-                    _fill(writer, window, file, engine, advance, flush_s, flush_rows)
+            for rows, vectors in _compute(file, windows, engine, writer.done):
+                new = int((~writer.done[rows]).sum())
+                writer.write(rows, vectors)
+                advance(new)
+                unsafe += new
+                due = time.monotonic() - last_flush > flush_s if flush_rows is None else unsafe >= flush_rows
+                if due:
+                    writer.flush()
+                    last_flush, unsafe = time.monotonic(), 0
         finally:
             writer.flush()  # also after an error: what is finished stays
         writer.finish()
-    finally:
-        writer.close()
 
 
-def _fill(
-    writer: EmbeddingWriter,
-    window: Window,
-    file: FilePlan,
-    engine: Engine,
-    advance: Callable[[int], object],
-    flush_s: float,
-    flush_rows: int | None,
-) -> None:
-    """Write the rows of a window that are not done yet."""
-    last_flush, unsafe = time.monotonic(), 0
-    plan, done = window.plan(), writer.done[window.rows]
-    for positions, vectors in engine.run(plan, lambda position: file.row_name(int(window.rows[position])), done):
-        rows = window.rows[positions]
-        if file.coding.precision == "float16":
-            _check_float16(vectors, rows, file)
-        new = int((~writer.done[rows]).sum())
-        writer.write(rows, vectors)
-        advance(new)
-        unsafe += new
-        due = time.monotonic() - last_flush > flush_s if flush_rows is None else unsafe >= flush_rows
-        if due:
-            writer.flush()
-            last_flush, unsafe = time.monotonic(), 0
+def _compute(
+    file: FilePlan, windows: Iterable[Window], engine: Engine, done: NDArray[np.bool_]
+) -> Iterator[tuple[IntArray, Float32Array]]:
+    """Row numbers and vectors of the windows that are not done; `done` changes while they are written."""
+    for window in windows:
+        if done[window.rows].all():
+            continue
+        plan = window.plan()
+        name_of = partial(_name_in_window, file, window)
+        for positions, vectors in engine.run(plan, name_of, done[window.rows]):
+            rows = window.rows[positions]
+            if file.coding.precision == "float16":
+                _check_float16(vectors, rows, file)
+            yield rows, vectors
+
+
+def _name_in_window(file: FilePlan, window: Window, position: int) -> str:
+    return file.row_name(int(window.rows[position]))
 
 
 def _check_float16(vectors: Float32Array, rows: IntArray, file: FilePlan) -> None:

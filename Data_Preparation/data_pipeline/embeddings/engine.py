@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +119,7 @@ class Engine:
                     lower = self._back_off(error, texts, name_of(int(pack.rows[0])))
                     limit = lower if limit is None else min(limit, lower)
                     continue
-                vectors = self._finish(self._repair(vectors, texts, partial(_name_in_pack, name_of, pack)))
+                vectors = self._finish(self._repair(vectors, texts, pack, name_of))
                 rows, positions = plan.rows_of(pack)
                 now = time.perf_counter()
                 self.tally.seconds += now - last
@@ -152,7 +151,7 @@ class Engine:
             logger.warning("Out of memory (%s): halving packs and trying again", error)
         return self.embedder.runtime.computed_tokens(texts.lengths) // 2
 
-    def _repair(self, vectors: Float32Array, texts: Tokens, name_of: Callable[[int], str]) -> Float32Array:
+    def _repair(self, vectors: Float32Array, texts: Tokens, pack: Pack, name_of: Callable[[int], str]) -> Float32Array:
         """Compute vectors that are not finite again in higher precision, in place."""
         dim = self.embedder.identity.dim
         is_unusable = _unusable_rows(vectors, dim)
@@ -160,7 +159,7 @@ class Engine:
             if not is_unusable.any():
                 break
             positions = np.flatnonzero(is_unusable)
-            vectors[positions] = self._compute_in(dtype, positions, texts, name_of)
+            vectors[positions] = self._compute_in(dtype, positions, texts, pack, name_of)
             is_unusable = _unusable_rows(vectors, dim)
             n_repaired = len(positions) - int(is_unusable.sum())
             self.tally.recomputed[dtype] = self.tally.recomputed.get(dtype, 0) + n_repaired
@@ -170,26 +169,24 @@ class Engine:
             )  # fmt: skip
         if is_unusable.any():
             raise ModelError(
-                f"the model gives no finite vector for {name_of(int(np.flatnonzero(is_unusable)[0]))}"
+                f"the model gives no finite vector for {name_of(int(pack.rows[is_unusable][0]))}"
                 + (f" and {int(is_unusable.sum()) - 1} others" if is_unusable.sum() > 1 else "")
                 + ". Inspect the text, or remove it; no other vector is stored in its place."
             )
         return vectors
 
     def _compute_in(
-        self, dtype: str, positions: IntArray, texts: Tokens, name_of: Callable[[int], str]
+        self, dtype: str, positions: IntArray, texts: Tokens, pack: Pack, name_of: Callable[[int], str]
     ) -> Float32Array:
         """Vectors of some texts in another precision, which may need more memory than the whole pack did."""
         try:
             return self.embedder.forward(texts.take(positions), dtype)
         except OutOfMemoryError as error:
             if len(positions) == 1:
-                raise ModelError(
-                    f"{name_of(int(positions[0]))} does not fit into memory in {dtype}: {error}"
-                ) from error
-        half = len(positions) // 2
-        halves = (positions[:half], positions[half:])
-        return np.concatenate([self._compute_in(dtype, part, texts, name_of) for part in halves])
+                name = name_of(int(pack.rows[positions[0]]))
+                raise ModelError(f"{name} does not fit into memory in {dtype}: {error}") from error
+        halves = np.array_split(positions, 2)
+        return np.concatenate([self._compute_in(dtype, half, texts, pack, name_of) for half in halves])
 
     def _finish(self, vectors: Float32Array) -> Float32Array:
         """Cut vectors to the embedder's dimensions, and scale them to length 1 if it normalizes."""
@@ -240,10 +237,6 @@ def _check_texts(texts: Sequence[str]) -> None:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{row}] must be a text, found {shown(text)}")
-
-
-def _name_in_pack(name_of: Callable[[int], str], pack: Pack, position: int) -> str:
-    return name_of(int(pack.rows[position]))
 
 
 def _next(waiting: deque[Pack], packs: Iterator[Pack]) -> Pack | None:

@@ -56,17 +56,15 @@ class Plan:
     def summary(self, runtime: Runtime, batch_tokens: int, batch_size: int | None) -> "Summary":
         """Summarize the plan for the log."""
         lengths = self.tokens.lengths[self.order]
-        packs, computed = 0, 0
-        for pack in self.packs(runtime, batch_tokens, batch_size):
-            packs += 1
-            computed += runtime.computed_tokens(lengths[pack.start : pack.start + len(pack.rows)])
+        packs = list(self.packs(runtime, batch_tokens, batch_size))
+        computed = sum(runtime.computed_tokens(lengths[pack.start : pack.start + len(pack.rows)]) for pack in packs)
         tokens = int(lengths.sum())
         return Summary(
             texts=len(self.tokens),
             repeated=len(self.tokens) - len(self.order),
             truncated=int(self.tokens.truncated.sum()),
             tokens=tokens,
-            packs=packs,
+            packs=len(packs),
             padding_share=1 - tokens / computed if computed else 0.0,
             flops=float(runtime.cost.flops(lengths).sum()),
         )

@@ -1,16 +1,11 @@
 """Preprocessing of documents into paragraphs: cut, clean, filter, count tokens, find duplicates, split."""
 
-from data_pipeline.preprocess.clean import clean_lines, clean_text
 from data_pipeline.preprocess.leakage import leakage
-from data_pipeline.preprocess.near import NearIndex
 from data_pipeline.preprocess.paragraphs import extract_paragraphs
 from data_pipeline.preprocess.tokens import TokenCounter, load_fast_library
 
 __all__ = [
-    "NearIndex",
     "TokenCounter",
-    "clean_lines",
-    "clean_text",
     "extract_paragraphs",
     "leakage",
     "load_fast_library",

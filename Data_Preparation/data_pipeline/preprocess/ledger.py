@@ -28,9 +28,10 @@ class DropLedger:
     def record(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
         """Write down the rows that have a reason, and give back the others."""
         reason = pl.Series("reason", reasons, dtype=pl.String)
-        gone = rows.filter(reason.is_not_null())
-        for text_id, document_id, why in zip(gone["text_id"], gone["document_id"], reason.drop_nulls(), strict=True):
-            self.add(text_id, document_id, stage, why, None)
+        dropped = rows.filter(reason.is_not_null())
+        columns = (dropped["text_id"], dropped["document_id"], reason.drop_nulls())
+        for text_id, document_id, reason_of_row in zip(*columns, strict=True):
+            self.add(text_id, document_id, stage, reason_of_row, None)
         return rows.filter(reason.is_null())
 
     def add_empty_documents(self, documents: Sequence[Document], with_paragraphs: pl.Series) -> int:

@@ -23,11 +23,10 @@ from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
 from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
-from data_pipeline.preprocess.staging import Staging, StagingWriter
+from data_pipeline.preprocess.staging import Staging
 from data_pipeline.preprocess.tokens import TokenCounter
-from data_pipeline.store import ParagraphWriter
 from data_pipeline.store.manifest import ParagraphSplit
-from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
 from data_pipeline.types import SPLITS, IntArray
 from data_pipeline.utils import progress_bar
 
@@ -52,10 +51,12 @@ def stage_candidates(
 ) -> CandidateCounts:
     """Cut, clean and filter the documents of a corpus, and count their tokens.
 
+    The rows are written to `path`, an Arrow file for `Staging`; there is no file if there are no rows.
+
     Raises:
         SourceError: the corpus cannot be read, or has too many bad records.
     """
-    staging = StagingWriter(path)
+    writer: pa.RecordBatchFileWriter | None = None
     read = CandidateCounts()
     progress = corpus.progress
     with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
@@ -86,8 +87,11 @@ def stage_candidates(
             read.long_tokens += int(token_counts[token_counts > config.max_tokens].sum())
             rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in token_counts.tolist()])
             if len(rows):
-                staging.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    staging.close()
+                table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                writer = writer or pa.ipc.new_file(path, table.schema)
+                writer.write_table(table)
+    if writer is not None:
+        writer.close()
     read.paragraphs += dropped.bad_records
     return read
 

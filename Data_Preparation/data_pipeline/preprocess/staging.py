@@ -15,30 +15,11 @@ from numpy.typing import NDArray
 _PART_ROWS = 8_000_000  # rows compared at a time, which takes 16 bytes for each
 
 
-class StagingWriter:
-    """Appends tables of one schema to an Arrow file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pa.RecordBatchFileWriter | None = None
-
-    def write(self, table: pa.Table) -> None:
-        """Append rows."""
-        if self._writer is None:
-            self._writer = pa.ipc.new_file(self._path, table.schema)
-        self._writer.write_table(table)
-
-    def close(self) -> None:
-        """Finish the file; there is no file if no rows were written."""
-        if self._writer is not None:
-            self._writer.close()
-
-
 class Staging:
     """Staged rows, mapped into memory and numbered from 0.
 
     Args:
-        path: file that a `StagingWriter` wrote.
+        path: file that `passes.stage_candidates` wrote.
     """
 
     def __init__(self, path: Path) -> None:

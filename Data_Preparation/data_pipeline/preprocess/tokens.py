@@ -161,8 +161,7 @@ class TokenCounter:
         # The sum over the pieces of each text is a difference of cumulative sums.
         total = np.concatenate([[0], np.cumsum(lengths[coded.indices.to_numpy()])])
         offsets = pieces.offsets.to_numpy()
-        counts: IntArray = total[offsets[1:]] - total[offsets[:-1]]
-        return counts
+        return total[offsets[1:]] - total[offsets[:-1]]
 
 
 def load_fast_library(tokenizer: Tokenizer) -> Any | None:

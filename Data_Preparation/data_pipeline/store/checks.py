@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import StoreError
 from data_pipeline.store.embeddings import check_belongs, open_embedding_shard
 from data_pipeline.store.hashing import column_sha256
-from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ParagraphManifest, ShardEntry, fingerprint
+from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, fingerprint
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, shard_name
 from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_file, sha256_of_json
@@ -27,14 +28,14 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
         seen: hashes of the ids of other splits; those of this split are added.
     """
     assert store.manifest is not None
-    manifest: ParagraphManifest = store.manifest
-    for shard, entry in zip(store.listed(split), manifest["splits"][split]["shards"], strict=True):
+    limits = store.manifest["settings"]["preprocess"]
+    for shard in store.listed(split):
         try:
             shard.check()
         except StoreError as error:
             yield str(error)
             continue
-        if sha256_of_file(shard.path) != entry["sha256"]:
+        if sha256_of_file(shard.path) != shard.sha256:
             yield f"{shard.path}: checksum mismatch with manifest.json"
             continue  # the content of a damaged file says nothing
         try:
@@ -45,16 +46,15 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
         ids, texts = table["text_id"].to_pylist(), table["text"].to_pylist()
         if column_sha256(ids) != shard.ids_sha256 or column_sha256(texts) != shard.texts_sha256:
             yield f"{shard.path}: its ids or texts do not match their checksums"
-        wrong = [i for i, text, n in zip(ids, texts, table["char_count"].to_pylist(), strict=True) if len(text) != n]
-        if wrong:
-            yield f"{shard.path}: char_count is wrong for {len(wrong)} rows, the first is {wrong[0]}"
-        limits = manifest["settings"]["preprocess"]
-        outside = [
-            i for i, n in zip(ids, table["token_count"].to_pylist(), strict=True)
-            if not limits["min_tokens"] <= n <= limits["max_tokens"]
-        ]  # fmt: skip
-        if outside:
-            yield f"{shard.path}: token_count is outside the limits for {len(outside)} rows, the first is {outside[0]}"
+        characters, tokens = table["char_count"].to_numpy(), table["token_count"].to_numpy()  # null becomes NaN
+        faults = {
+            "char_count is wrong": characters != pc.utf8_length(table["text"]).to_numpy(),
+            "token_count is outside the limits": ~((tokens >= limits["min_tokens"]) & (tokens <= limits["max_tokens"])),
+        }
+        for fault, is_wrong in faults.items():
+            rows = np.flatnonzero(is_wrong)
+            if len(rows):
+                yield f"{shard.path}: {fault} for {len(rows)} rows, the first is {ids[rows[0]]}"
         for text_id in ids:
             if hash(text_id) in seen:
                 yield f"{shard.path}: duplicate id {text_id}"

@@ -78,8 +78,7 @@ def unit_length(vectors: NDArray[Any]) -> NDArray[Any]:
     """Scale vectors of shape (N, dim) to length 1, keeping their dtype; computed in float32, and zeros stay zero."""
     exact = vectors.astype(np.float32, copy=False)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    scaled: NDArray[Any] = (exact / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(vectors.dtype, copy=False)
-    return scaled
+    return (exact / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(vectors.dtype, copy=False)
 
 
 def read_embedding_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShardError
 from data_pipeline.store import ColumnHash
-from data_pipeline.utils import converted_errors, publish, require
+from data_pipeline.utils import converted_errors, published, require
 
 h5py: Any = require("h5py", "annotation", "reading and writing HDF5")
 
@@ -73,9 +73,8 @@ def write_embedding_file(
     Raises:
         CorruptShardError: the blocks have another number of rows than the layout.
     """
-    temporary = final.with_name(f".{final.name}.tmp")
     vectors_hash, ids_hash, done = hashlib.sha256(), ColumnHash(), 0
-    with h5py.File(temporary, "w") as file:
+    with published(final) as temporary, h5py.File(temporary, "w") as file:
         target = file.create_group(group)
         columns = _create_datasets(target, layout)
         for block in blocks:
@@ -98,25 +97,22 @@ def write_embedding_file(
         target.attrs["rows"] = layout.rows
         target.attrs["format"] = FORMAT
         target.attrs["complete"] = True
-    publish(temporary, final)
 
 
 def _create_datasets(target: Any, layout: Layout) -> dict[str, Any]:
     text = h5py.string_dtype("utf-8")
-    shape = (layout.rows, layout.dim)
     compression: dict[str, Any] = {}
     if layout.compression and layout.rows:
         compression = {"chunks": (min(layout.rows, _CHUNK_ROWS), layout.dim), "compression": layout.compression}
     # Uncompressed vectors are contiguous in the file and can be memory-mapped.
     columns = {
-        "embeddings": target.create_dataset("embeddings", shape, layout.dtype, **compression),
+        "embeddings": target.create_dataset("embeddings", (layout.rows, layout.dim), layout.dtype, **compression),
         "document_id": target.create_dataset("document_id", (layout.rows,), text),
     }
     if layout.labels is not None:
         dtype, targets = layout.labels
-        columns["labels"] = target.create_dataset(
-            "labels", (layout.rows, targets) if targets else (layout.rows,), dtype
-        )
+        shape = (layout.rows, targets) if targets else (layout.rows,)
+        columns["labels"] = target.create_dataset("labels", shape, dtype)
     for key, plain in layout.keys.items():
         column = target.create_dataset(_column(key), (layout.rows,), text)
         column.attrs["encoding"] = "text" if plain else "json"
@@ -217,8 +213,7 @@ class EmbeddingFile:
         dataset = self._vectors
         offset = dataset.id.get_offset()
         if offset is None or dataset.chunks or not self.rows or not dataset.dtype.isnative:
-            unmapped: NDArray[Any] = dataset
-            return unmapped
+            return dataset
         return np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
 
     def ids(self, start: int, stop: int) -> list[str]:
@@ -241,8 +236,7 @@ class EmbeddingFile:
         """Return the labels of the rows from `start` to `stop`, shape (N,) or (N, T)."""
         if self._labels is None:
             raise self._damaged("has no labels")
-        labels: NDArray[Any] = self._labels[start:stop]
-        return labels
+        return self._labels[start:stop]
 
 
 def _key(column: Any, name: str) -> str:

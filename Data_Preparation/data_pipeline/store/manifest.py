@@ -43,24 +43,26 @@ class Made(TypedDict):
     """Fingerprint of the input."""
 
 
-class EmbeddedSplit(Made):
-    """Entry of the vectors of one split."""
+class RowFiles(Made):
+    """Entry of files that have the rows of the paragraphs of one split."""
 
     corpus: str
     rows: int
+    shards: list[ShardRecord]
+
+
+class EmbeddedSplit(RowFiles):
+    """Entry of the vectors of one split."""
+
     dim: int
     truncated: int
     """Number of texts that were longer than the limit of the model."""
-    shards: list[ShardRecord]
 
 
-class ScoredSplitRecord(Made):
+class ScoredSplitRecord(RowFiles):
     """Entry of the scores of one split."""
 
-    corpus: str
-    rows: int
     columns: list[str]
-    shards: list[ShardRecord]
 
 
 class SelectedSplit(Made):
@@ -94,10 +96,15 @@ class ParagraphCounts(TypedDict):
     """Share of the tokens in paragraphs that were dropped as too long, 0 to 1, if it is more than half."""
 
 
-class ParagraphManifest(Made):
-    """Manifest of `data/<corpus>_processed`."""
+class StageManifest(TypedDict):
+    """Part that the manifests of all stages have."""
 
     stage: NotRequired[str]
+
+
+class ParagraphManifest(StageManifest, Made):
+    """Manifest of `data/<corpus>_processed`."""
+
     corpus: NotRequired[str]
     """Description of the source."""
     counts: ParagraphCounts
@@ -106,34 +113,30 @@ class ParagraphManifest(Made):
     leakage: NotRequired[dict[str, Any]]
 
 
-class EmbeddingManifest(TypedDict):
+class EmbeddingManifest(StageManifest):
     """Manifest of `data/embeddings`."""
 
-    stage: NotRequired[str]
     splits: dict[str, EmbeddedSplit]
     calibration: NotRequired[dict[str, Any]]
     """Calibration of int8 and float8 vectors, shared by all splits."""
 
 
-class ScoreManifest(TypedDict):
+class ScoreManifest(StageManifest):
     """Manifest of `data/scores/<name>`."""
 
-    stage: NotRequired[str]
     name: NotRequired[str]
     splits: dict[str, ScoredSplitRecord]
 
 
-class SelectionManifest(TypedDict):
+class SelectionManifest(StageManifest):
     """Manifest of `data/selections/<name>`."""
 
-    stage: NotRequired[str]
     splits: dict[str, SelectedSplit]
 
 
-class IndexManifest(Made):
+class IndexManifest(StageManifest, Made):
     """Manifest of a search index."""
 
-    stage: NotRequired[str]
     passages: NotRequired[int]
     bytes: dict[str, int]
     """Size of each file, by name."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ROW_GROUP_ROWS = 8192
 _ADVICE = "Run the pipeline with --overwrite."
+_RESTORE = "Restore it, or run the pipeline with --overwrite."
 
 
 def shard_name(stem: str, ending: str, index: int, count: int) -> str:
@@ -55,15 +56,11 @@ class ParagraphShard(ShardEntry):
         if (rows, ids, texts) != self.content:
             raise CorruptShardError(
                 f"{self.path} does not match manifest.json: found {rows} rows, ids {ids[:12]} and texts "
-                f"{texts[:12]}, expected {self.rows}, {self.ids_sha256[:12]} and {self.texts_sha256[:12]}. "
-                "Restore it, or run the pipeline with --overwrite."
+                f"{texts[:12]}, expected {self.rows}, {self.ids_sha256[:12]} and {self.texts_sha256[:12]}. {_RESTORE}"
             )
         size = self.path.stat().st_size
         if has_hashes and self.bytes not in (None, size):
-            raise CorruptShardError(
-                f"{self.path} has {size} bytes, manifest.json expects {self.bytes}. "
-                "Restore it, or run the pipeline with --overwrite."
-            )
+            raise CorruptShardError(f"{self.path} has {size} bytes, manifest.json expects {self.bytes}. {_RESTORE}")
 
     def batches(self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """Read columns in order, in batches of rows.
@@ -197,11 +194,10 @@ class ParagraphWriter:
     def write(self, rows: pa.Table) -> None:
         """Append rows."""
         while rows.num_rows:
-            room = self._shard_rows - self._rows
-            if room == 0:
+            if self._rows == self._shard_rows:
                 self._finish_shard()
                 self._start_shard()
-                continue
+            room = self._shard_rows - self._rows
             fitting, rows = rows.slice(0, room), rows.slice(room)
             self._file.write_table(fitting, row_group_size=_ROW_GROUP_ROWS)
             self._ids.update(fitting["text_id"].to_pylist())

@@ -158,9 +158,7 @@ def coding_from_json(content: Any, precision: str, width: int, where: object) ->
             low, high = (np.array(content[name], np.float32) if name in content else None for name in ("low", "high"))
         coding = Coding(str(content["precision"]), low, high)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise CorruptShardError(
-            f"{where} holds {precision} without its calibration ({error}): it cannot be read"
-        ) from error
+        raise _missing_calibration(precision, where, error) from error
     if coding.precision != precision or not _is_valid(coding, width):
         raise CorruptShardError(
             f"{where} holds {precision} with a calibration that is damaged or of other vectors. "
@@ -183,10 +181,12 @@ def coding_of(format_name: str, width: int, metadata: Mapping[str, str], where: 
     try:
         calibration = json.loads(metadata["calibration"])
     except (KeyError, ValueError, TypeError) as error:
-        raise CorruptShardError(
-            f"{where} holds {precision} without its calibration ({error}): it cannot be read"
-        ) from error
+        raise _missing_calibration(precision, where, error) from error
     return coding_from_json(calibration, precision, width, where)
+
+
+def _missing_calibration(precision: str, where: object, error: Exception) -> CorruptShardError:
+    return CorruptShardError(f"{where} holds {precision} without its calibration ({error}): it cannot be read")
 
 
 def _is_valid(coding: Coding, width: int) -> bool:

@@ -135,8 +135,7 @@ class Rows:
             return self.stored.row(index if self.selection is None else int(self.selection[index]))
         indices = np.array([index])
         self.stored.prepare(self.of_files(indices))
-        vector: NDArray[Any] = self.vectors(indices)[0]
-        return vector
+        return self.vectors(indices)[0]
 
     def iter_vectors(self, block_rows: int = 16_384) -> Iterator[NDArray[Any]]:
         """Iterate over all vectors in order, in blocks of `block_rows` rows; see `vectors`."""

@@ -27,7 +27,7 @@ from data_pipeline.store.manifest import (
 from data_pipeline.store.paragraphs import reading_parquet
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
-from data_pipeline.utils import publish, sha256_of_file
+from data_pipeline.utils import published, sha256_of_file
 
 _SCHEMA = pa.schema([("text_id", pa.string()), ("value", pa.float64())])
 _ADVICE = "Make it again with: elm select --overwrite"
@@ -64,10 +64,9 @@ def write_selection(
     splits = read_splits_to_replace(folder, split, settings, upstream, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split}.parquet"
-    temporary = path.with_name(f".{path.name}.tmp")
     column = [None] * len(ids) if values is None else np.where(np.isfinite(values), values, np.nan)
-    pq.write_table(pa.table({"text_id": list(ids), "value": column}, schema=_SCHEMA), temporary, compression="zstd")
-    publish(temporary, path)
+    with published(path) as temporary:
+        pq.write_table(pa.table({"text_id": list(ids), "value": column}, schema=_SCHEMA), temporary, compression="zstd")
     splits[split] = {
         "settings": dict(settings),
         "upstream": upstream,

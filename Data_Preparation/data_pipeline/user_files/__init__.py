@@ -3,23 +3,20 @@
 Tables are read by `user_files.tables`, which needs polars.
 """
 
-from data_pipeline.user_files.listing import is_hidden, list_files, visible
-from data_pipeline.user_files.records import FileRecord, json_records, parquet_records, read_records
-from data_pipeline.user_files.text import OnBad, OnBytes, open_stream, read_lines
+from data_pipeline.user_files.listing import list_files, visible
+from data_pipeline.user_files.records import json_records, parquet_records, read_records
+from data_pipeline.user_files.text import OnBad, OnBytes, read_lines
 from data_pipeline.user_files.values import check_id, checked_id, checked_text, find_field, take_field
 
 __all__ = [
-    "FileRecord",
     "OnBad",
     "OnBytes",
     "check_id",
     "checked_id",
     "checked_text",
     "find_field",
-    "is_hidden",
     "json_records",
     "list_files",
-    "open_stream",
     "parquet_records",
     "read_lines",
     "read_records",

@@ -98,8 +98,7 @@ def parquet_columns(path: Path) -> list[str]:
         SourceError: the file cannot be read.
     """
     with converted_errors((OSError, pa.ArrowException), SourceError, f"{path} cannot be read as parquet"):
-        names: list[str] = pq.read_schema(path).names
-        return names
+        return pq.read_schema(path).names
 
 
 def parquet_records(

@@ -7,14 +7,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from data_pipeline.errors import SourceError
@@ -23,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # The hub client has changed its HTTP library twice. The base class of its own error is the base error of that
 # library, which covers timeouts and refused connections.
-TRANSPORT_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, HfHubHTTPError.__mro__[1], OSError)
+TRANSPORT_ERRORS: tuple[type[Exception], ...] = (errors.HfHubHTTPError, errors.HfHubHTTPError.__mro__[1], OSError)
 
 OFFLINE_HINT = (
     "Check the connection, set HF_ENDPOINT to a mirror, or work with local files: the preset offline needs no hub, "
@@ -50,7 +43,7 @@ def local_folder(name: str, setting: str) -> Path | None:
         raise SourceError(f"{setting}: {name} is a file, expected a folder or a name on the hub (owner/name)")
     try:
         validate_repo_id(name)
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise SourceError(
             f"{setting}: no folder {name}, and it is not a name on the hub (owner/name) either"
         ) from error
@@ -80,14 +73,14 @@ def resolve_commit(
         return None
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=timeout_s)
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise SourceError(
             f"{repo_type} {repo_id} is gated: accept its terms on {constants.ENDPOINT}/{repo_id} "
             "and set HF_TOKEN in the environment"
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise SourceError(f"{repo_type} {repo_id} has no revision {revision!r} on {constants.ENDPOINT}") from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise SourceError(
             f"there is no folder {repo_id} here, and no {repo_type} of that name on {constants.ENDPOINT} (or it is "
             "private and HF_TOKEN is not set). Check the spelling."

@@ -10,14 +10,9 @@ Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 def without_nan(rows: Rows) -> Rows:
     """Replace NaN by null in columns of floats."""
-    if not any(pa.types.is_floating(kind) for kind in rows.schema.types):
-        return rows
-    columns = []
-    for column in rows.columns:
+    for position, (name, column) in enumerate(zip(rows.schema.names, rows.columns, strict=True)):
         if pa.types.is_floating(column.type):
             # Arrow's is_nan does not support half precision.
             wide = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
-            column = pc.if_else(pc.is_nan(wide), None, wide)
-        columns.append(column)
-    replaced: Rows = type(rows).from_arrays(columns, names=rows.schema.names)
-    return replaced
+            rows = rows.set_column(position, name, pc.if_else(pc.is_nan(wide), None, wide))
+    return rows

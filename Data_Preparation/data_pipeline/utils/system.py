@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,8 @@ _REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.05
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use, within the limits of its container or batch job."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    if affinity is not None:
-        try:
-            return max(1, len(affinity(0)))
-        except OSError:  # sandboxes may forbid it
-            pass
+    with suppress(AttributeError, OSError):  # macOS and Windows do not have it, and sandboxes may forbid it
+        return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
@@ -45,7 +42,7 @@ def fsync_path(path: Path) -> None:
     # Windows flushes only files that are open for writing.
     mode = os.O_RDWR if _WINDOWS and not folder else os.O_RDONLY
     try:
-        handle = os.open(path, mode | binary_flag())
+        handle = os.open(path, mode)
         try:
             os.fsync(handle)
         finally:
@@ -70,11 +67,6 @@ def replace(source: Path, target: Path) -> None:
             time.sleep(_REPLACE_WAIT_S)
         else:
             return
-
-
-def binary_flag() -> int:
-    """Return the flag of `os.open` that disables the translation of line ends on Windows."""
-    return int(getattr(os, "O_BINARY", 0))
 
 
 def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
@@ -151,7 +143,6 @@ def own_process_handle(pid: int) -> int | None:
 
     Kernels before 5.3, some containers, and Pythons built with older headers have none.
     """
-    try:
+    with suppress(OSError, AttributeError):
         return os.pidfd_open(pid)
-    except (OSError, AttributeError):
-        return None
+    return None

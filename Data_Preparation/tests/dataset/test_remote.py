@@ -10,7 +10,7 @@ from support.builders import JOINED, ROWS, files, flat, make, rows_of, same
 
 from data_pipeline import ELMDataset
 from data_pipeline.errors import CorruptShardError, StoreError
-from data_pipeline.store import RemoteFolder
+from data_pipeline.store.access.remote import RemoteFolder
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
 

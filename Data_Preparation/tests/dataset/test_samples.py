@@ -10,7 +10,8 @@ from support.builders import JOINED, ONE, ROWS, UNJOINED, files, make, same, sto
 
 from data_pipeline import ELMCollator, ELMDataset
 from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
-from data_pipeline.store import Columns, Vectors
+from data_pipeline.store import Columns
+from data_pipeline.store.access.vectors import Vectors
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
 

@@ -13,15 +13,9 @@ from data_pipeline.embeddings import HashingEmbedder, calibration, encode
 from data_pipeline.errors import ConfigError, CorruptShardError, StaleStageError
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs
-from data_pipeline.store import (
-    CALIBRATED,
-    ParagraphStore,
-    calibrate,
-    open_embedding_shard,
-    read_manifest,
-    write_manifest,
-)
+from data_pipeline.store import CALIBRATED, ParagraphStore, open_embedding_shard, read_manifest, write_manifest
 from data_pipeline.store.manifest import EmbeddingManifest
+from data_pipeline.store.quantization import calibrate
 from data_pipeline.types import SPLITS
 
 ROWS = {"train": 165, "val": 43, "test": 14}

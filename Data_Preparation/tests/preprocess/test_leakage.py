@@ -5,8 +5,8 @@ import pytest
 from support.unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess.leakage import leakage
-from data_pipeline.store import ParagraphStore, ParagraphWriter, write_manifest
-from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.store import ParagraphStore, write_manifest
+from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
 
 PLANTED = " ".join(f"w{number}" for number in range(60))
 NEAR = " ".join(["other", *PLANTED.split()[1:]])  # 55 of 57 shingles

@@ -15,7 +15,8 @@ from data_pipeline.preprocess.chunking import Chunker
 from data_pipeline.retrieval.passage_files import passages_of_documents, passages_of_file
 from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows, passages_of_store
 from data_pipeline.stages.pipeline import run
-from data_pipeline.store import ParagraphStore, column_sha256
+from data_pipeline.store import ParagraphStore
+from data_pipeline.store.hashing import column_sha256
 from data_pipeline.utils import sha256_of_json
 
 

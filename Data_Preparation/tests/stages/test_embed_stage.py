@@ -22,9 +22,9 @@ from data_pipeline.embeddings.autotune import Tuned
 from data_pipeline.errors import ModelError, ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs
-from data_pipeline.store import ParagraphStore, ParagraphWriter, read_manifest, write_manifest
+from data_pipeline.store import ParagraphStore, read_manifest, write_manifest
 from data_pipeline.store.manifest import EmbeddingManifest
-from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
 from data_pipeline.types import SPLITS
 
 

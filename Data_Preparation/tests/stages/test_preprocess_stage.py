@@ -227,10 +227,9 @@ def test_the_paragraph_split_has_exact_sizes_and_keeps_order_inside_a_split(tmp_
 
 
 def staged(tmp_path, values, batch_rows=7):
-    writer = staging.StagingWriter(tmp_path / "staging")
-    for start in range(0, len(values), batch_rows):
-        writer.write(pa.table({"text": pa.array(values[start : start + batch_rows], pa.large_string())}))
-    writer.close()
+    table = pa.table({"text": pa.array(values, pa.large_string())})
+    with pa.ipc.new_file(tmp_path / "staging", table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch_rows)
     return staging.Staging(tmp_path / "staging")
 
 

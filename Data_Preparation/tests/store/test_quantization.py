@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
 
 from data_pipeline.errors import ConfigError, CorruptShardError
-from data_pipeline.store import CALIBRATED, Coding, EmbeddingWriter, calibrate, coding_from_json, open_embedding_shard
-from data_pipeline.store.quantization import coding_of
+from data_pipeline.store import CALIBRATED, Coding, open_embedding_shard
+from data_pipeline.store.embeddings import EmbeddingWriter
+from data_pipeline.store.quantization import calibrate, coding_from_json, coding_of
 
 PRECISIONS = ["float32", "float16", "float8", "int8", "ubinary"]
 TORCH_TYPES = {

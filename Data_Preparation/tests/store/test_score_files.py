@@ -23,7 +23,8 @@ from data_pipeline.heads.identity import EmbedderIdentity, identity_settings
 from data_pipeline.heads.model import Head, Layer
 from data_pipeline.stages.pipeline import run
 from data_pipeline.stages.score import annotate
-from data_pipeline.store import ScoreWriter, column_sha256, open_scores
+from data_pipeline.store import ScoreWriter, open_scores
+from data_pipeline.store.hashing import column_sha256
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import sha256_of_file
 

@@ -15,22 +15,18 @@ from safetensors.numpy import save_file
 
 from data_pipeline.errors import CorruptShardError, StaleStageError, StoreError
 from data_pipeline.store import (
-    FORMAT_VERSION,
     Coding,
     ColumnHash,
-    EmbeddingWriter,
     ParagraphStore,
-    ParagraphWriter,
-    check_fresh,
-    column_sha256,
     fingerprint,
     open_embedding_shard,
     read_manifest,
-    shard_name,
     write_manifest,
 )
-from data_pipeline.store.manifest import ParagraphManifest
-from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.store.embeddings import EmbeddingWriter
+from data_pipeline.store.hashing import column_sha256
+from data_pipeline.store.manifest import FORMAT_VERSION, ParagraphManifest, check_fresh
+from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema, shard_name
 from data_pipeline.utils import folders
 from data_pipeline.utils.folders import recover_folder, replace_folder
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.errors import CorruptShardError
-from data_pipeline.store import Columns, ParagraphStore, ParagraphWriter, copy_faults, copy_path, write_manifest
+from data_pipeline.store import Columns, ParagraphStore, copy_path, write_manifest
 from data_pipeline.store import corpus_files as source_module
 from data_pipeline.store.access import text_columns as columns_module
-from data_pipeline.store.access.text_columns import write_copy
+from data_pipeline.store.access.text_columns import copy_faults, write_copy
 from data_pipeline.store.corpus_files import SplitFiles
-from data_pipeline.store.paragraphs import paragraph_schema
+from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
 
 WORDS = ["", "a", "Größe", "雪が降る", "🦜🧪", "\u0000x", "é" * 300, "plain words", "\n"]
 

@@ -9,9 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
-from data_pipeline.store import EmbeddingWriter, Vectors, calibrate, open_embedding_shard
+from data_pipeline.store import open_embedding_shard
 from data_pipeline.store.access import mapped_files as pages
 from data_pipeline.store.access import vectors
+from data_pipeline.store.access.vectors import Vectors
+from data_pipeline.store.embeddings import EmbeddingWriter
+from data_pipeline.store.quantization import calibrate
 from data_pipeline.utils.system import linux_calls
 
 DIM = 256

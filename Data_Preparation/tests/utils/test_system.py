@@ -11,7 +11,8 @@ from data_pipeline.embeddings import tokens
 from data_pipeline.embeddings.tokens import from_rows, spill
 from data_pipeline.errors import ConfigError, StoreError
 from data_pipeline.integrations.ml_filter import inputs
-from data_pipeline.store import Coding, EmbeddingWriter, open_embedding_shard
+from data_pipeline.store import Coding, open_embedding_shard
+from data_pipeline.store.embeddings import EmbeddingWriter
 from data_pipeline.utils import atomic_write_bytes, folders, system
 
 

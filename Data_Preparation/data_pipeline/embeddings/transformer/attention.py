@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -43,14 +44,11 @@ class Segments:
     @property
     def runs(self) -> list[tuple[int, int, int]]:
         """Start, number and length of neighbouring texts of equal length."""
-        runs: list[tuple[int, int, int]] = []
-        start = 0
-        for length in self.lengths[: self.texts if self.single else None]:
-            if runs and runs[-1][2] == length:
-                runs[-1] = (runs[-1][0], runs[-1][1] + 1, length)
-            else:
-                runs.append((start, 1, length))
-            start += length
+        runs, start = [], 0
+        for length, equal in groupby(self.lengths[: self.texts if self.single else None]):
+            count = len(list(equal))
+            runs.append((start, count, length))
+            start += count * length
         return runs
 
 
@@ -156,11 +154,10 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, segments: Segments, rule: 
     starts, ends, longest = _bounds(query, segments)
     # With one split, the order of a sum does not depend on the other texts; AMD's kernel has no such argument.
     splits = {} if torch.version.hip else {"num_splits": 1}
-    attended: Tensor = _varlen_attn()(
+    return _varlen_attn()(
         query, key, value, starts, ends, longest, segments.longest,
         scale=rule.scale, window_size=rule.sides, enable_gqa=query.shape[1] != key.shape[1], **splits,
     )  # fmt: skip
-    return attended
 
 
 def flash_attention_2(query: Tensor, key: Tensor, value: Tensor, segments: Segments, rule: Rule) -> Tensor:
@@ -168,11 +165,10 @@ def flash_attention_2(query: Tensor, key: Tensor, value: Tensor, segments: Segme
     from flash_attn import flash_attn_varlen_func
 
     starts, ends, longest = _bounds(query, segments)
-    attended: Tensor = flash_attn_varlen_func(
+    return flash_attn_varlen_func(
         query, key, value, starts, ends, longest, segments.longest,
         softmax_scale=rule.scale, causal=rule.causal, window_size=rule.sides,
     )  # fmt: skip
-    return attended
 
 
 def _bounds(query: Tensor, segments: Segments) -> tuple[Tensor, Tensor, int]:

@@ -13,15 +13,9 @@ from tokenizers import Tokenizer
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Identity, tokenizer_sha256
 from data_pipeline.embeddings.tokens import Tokens, from_rows
+from data_pipeline.embeddings.transformer import loading
 from data_pipeline.embeddings.transformer.float8 import to_float8
 from data_pipeline.embeddings.transformer.forward import Forward
-from data_pipeline.embeddings.transformer.loading import (
-    choose_device,
-    choose_dtype,
-    end_token_id,
-    load_model,
-    load_tokenizer,
-)
 from data_pipeline.embeddings.transformer.paths import EmbeddingPath, Setup, choose_path
 from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
@@ -43,14 +37,14 @@ class TransformerEmbedder:
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self._files = find_model(config)
-        self.tokenizer, limit, pad_id = load_tokenizer(self._files, config)
+        self.tokenizer, limit, pad_id = loading.load_tokenizer(self._files, config)
         recipe = read_recipe(self._files.folder, limit, config.pooling, config.task)
         max_length = min(config.max_length or recipe.max_length, recipe.max_length)
         self._encoder = Tokenizer.from_str(self.tokenizer.to_str())
         self._encoder.enable_truncation(max_length)
-        self._end_id = end_token_id(self._encoder, recipe, config.model_name)
-        device = torch.device(choose_device(config.device))
-        dtype = choose_dtype(config.dtype, device.type, recipe, config.fp8)
+        self._end_id = loading.end_token_id(self._encoder, recipe, config.model_name)
+        device = torch.device(loading.choose_device(config.device))
+        dtype = loading.choose_dtype(config.dtype, device.type, recipe, config.fp8)
         self._setup = Setup(config, recipe.pooling, device, dtype, pad_id, recipe.task)
         self._enqueue = threading.Lock()
         path = self._choose_path()
@@ -130,7 +124,7 @@ class TransformerEmbedder:
 
     def _load(self, dtype: str) -> Any:
         setup = self._setup
-        return load_model(self._files, dtype, setup.device, setup.config.trust_remote_code, setup.task)
+        return loading.load_model(self._files, dtype, setup.device, setup.config.trust_remote_code, setup.task)
 
     def _choose_path(self) -> EmbeddingPath:
         """Load the model in the chosen precision, choose its path, and log the loss of lower precision."""

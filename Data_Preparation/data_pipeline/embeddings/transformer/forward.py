@@ -1,7 +1,8 @@
 """Forward passes of a transformers model that give pooled vectors: packed, or padded where packing is impossible."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,8 @@ from data_pipeline.embeddings.transformer.pooling import POOLINGS
 _MAX_POOLED_MULTIPLE = 64  # enough for the kernels, also where packs are filled up to one large shape
 
 
-class Forward(Protocol):
-    """Forward pass of a pack."""
-
-    def __call__(self, texts: Tokens) -> Tensor:
-        """Compute pooled vectors of shape (N, D), float32, on the device."""
+Forward = Callable[[Tokens], Tensor]
+"""Forward pass of a pack: computes pooled vectors of shape (N, D), float32, on the device."""
 
 
 @dataclass(frozen=True)

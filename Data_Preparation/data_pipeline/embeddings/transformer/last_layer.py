@@ -17,6 +17,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from data_pipeline.embeddings.transformer.attention import PACKED
 from data_pipeline.embeddings.transformer.pooling import SINGLE_TOKEN
 
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines of the angles of rotary positions, each of shape (1, T, width of a head)."""
+
+# The forward functions below ignore their other arguments, masks and caches, which packed models do not use.
+
 
 def prune_last_layer(model: Any, pooling: str) -> Callable[[], None] | None:
     """Make the last layer compute the pooled tokens only, if its family is known.
@@ -26,10 +31,8 @@ def prune_last_layer(model: Any, pooling: str) -> Callable[[], None] | None:
     Returns:
         Function that undoes the change; None if this model or pooling cannot be pruned.
     """
-    if pooling not in SINGLE_TOKEN:
-        return None
     layers = layers_of(model)
-    if layers is None:
+    if pooling not in SINGLE_TOKEN or layers is None:
         return None
     last: Any = layers[-1]
     for fits, forward in ((_is_pre_norm, _pre_norm), (_is_post_norm, _post_norm), (_is_bert, _bert)):
@@ -53,9 +56,8 @@ def _children(module: nn.Module) -> set[str]:
 
 def _is_pre_norm(layer: Any) -> bool:
     """Whether a layer is norm, attention, norm, feed-forward and nothing else (Qwen2, Qwen3, Llama, Mistral)."""
-    if _children(layer) != {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}:
-        return False
-    return _is_rotary(layer.self_attn)
+    children = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+    return _children(layer) == children and _is_rotary(layer.self_attn)
 
 
 def _is_post_norm(layer: Any) -> bool:
@@ -81,40 +83,26 @@ def _window_of_model(attention: Any) -> int | None:
 
 
 def _pre_norm(
-    layer: Any,
-    hidden_states: Tensor,
-    position_embeddings: tuple[Tensor, Tensor],
-    pooled_positions: Tensor,
-    segments: Any,
-    **others: Any,
+    layer: Any, hidden_states: Tensor, position_embeddings: Rotation, pooled_positions: Tensor, segments: Any, **_: Any
 ) -> Tensor:
     """Compute the layer: hidden states of shape (1, T, D) to those of the pooled tokens, (1, N, D)."""
-    del others  # masks and caches, which packed models do not use
     normed = layer.input_layernorm(hidden_states)
     attended = _rotary_attention(layer.self_attn, normed, position_embeddings, pooled_positions, segments)
     hidden = hidden_states[:, pooled_positions] + attended
-    out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return out
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 def _post_norm(
-    layer: Any,
-    hidden_states: Tensor,
-    position_embeddings: tuple[Tensor, Tensor],
-    pooled_positions: Tensor,
-    segments: Any,
-    **others: Any,
+    layer: Any, hidden_states: Tensor, position_embeddings: Rotation, pooled_positions: Tensor, segments: Any, **_: Any
 ) -> Tensor:
     """Compute the layer: hidden states of shape (1, T, D) to those of the pooled tokens, (1, N, D)."""
-    del others
     attended = _rotary_attention(layer.self_attn, hidden_states, position_embeddings, pooled_positions, segments)
     hidden = layer.post_attention_layernorm(hidden_states[:, pooled_positions] + attended)
-    out: Tensor = layer.post_mlp_layernorm(hidden + layer.mlp(hidden))
-    return out
+    return layer.post_mlp_layernorm(hidden + layer.mlp(hidden))
 
 
 def _rotary_attention(
-    attention: Any, states: Tensor, position_embeddings: tuple[Tensor, Tensor], pooled_positions: Tensor, segments: Any
+    attention: Any, states: Tensor, position_embeddings: Rotation, pooled_positions: Tensor, segments: Any
 ) -> Tensor:
     """Attention's output for the pooled tokens, shape (1, N, D), from states of shape (1, T, D)."""
     width = (-1, attention.head_dim)
@@ -127,11 +115,14 @@ def _rotary_attention(
     cos, sin = position_embeddings
     query, _ = rotate(query, query, cos[:, pooled_positions], sin[:, pooled_positions])
     key, _ = rotate(key, key[:, :, :1], cos, sin)
-    attended, _ = ALL_ATTENTION_FUNCTIONS[PACKED](
-        attention, query, key, value, None, scaling=attention.scaling, segments=replace(segments, single=True)
-    )
-    out: Tensor = attention.o_proj(attended.flatten(-2))
-    return out
+    return attention.o_proj(_attend(attention, query, key, value, segments))
+
+
+def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, segments: Any) -> Tensor:
+    """Compute packed attention with one query for each text, and join its heads; returns shape (1, N, D)."""
+    segments = replace(segments, single=True)
+    attend = ALL_ATTENTION_FUNCTIONS[PACKED]
+    return attend(attention, query, key, value, None, scaling=attention.scaling, segments=segments)[0].flatten(-2)
 
 
 def _is_bert(layer: Any) -> bool:
@@ -144,22 +135,12 @@ def _is_bert(layer: Any) -> bool:
     )
 
 
-def _bert(
-    layer: Any, hidden_states: Tensor, *positional: Any, pooled_positions: Tensor, segments: Any, **others: Any
-) -> Tensor:
+def _bert(layer: Any, hidden_states: Tensor, *_: Any, pooled_positions: Tensor, segments: Any, **__: Any) -> Tensor:
     """Compute the layer: hidden states of shape (1, T, D) to those of the pooled tokens, (1, N, D)."""
-    del positional, others  # masks and caches, which packed models do not use
     attention = layer.attention.self
     width = (-1, attention.attention_head_size)
     pooled = hidden_states[:, pooled_positions]
-    query, key, value = (
-        project(states).unflatten(-1, width).transpose(1, 2)
-        for project, states in (
-            (attention.query, pooled), (attention.key, hidden_states), (attention.value, hidden_states),
-        )
-    )  # fmt: skip
-    attended, _ = ALL_ATTENTION_FUNCTIONS[PACKED](
-        attention, query, key, value, None, scaling=attention.scaling, segments=replace(segments, single=True)
-    )
-    out: Tensor = layer.feed_forward_chunk(layer.attention.output(attended.flatten(-2), pooled))
-    return out
+    projected = (attention.query(pooled), attention.key(hidden_states), attention.value(hidden_states))
+    query, key, value = (states.unflatten(-1, width).transpose(1, 2) for states in projected)
+    attended = _attend(attention, query, key, value, segments)
+    return layer.feed_forward_chunk(layer.attention.output(attended, pooled))

@@ -12,15 +12,11 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.transformer.native import (
-    adapter_number,
-    add_peft_adapter,
-    native_config,
-    weights_with_adapter,
-)
+from data_pipeline.embeddings.transformer import native
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_json
 from data_pipeline.embeddings.transformer.weights import ModelFiles
 from data_pipeline.errors import ConfigError, ModelError
+from data_pipeline.utils import converted_errors
 from data_pipeline.utils.devices import half_or_float32, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -41,13 +37,12 @@ def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenize
     Raises:
         ModelError: it cannot be loaded, is not a fast one, or needs code that comes with the model.
     """
-    native = native_config(files.folder, config.trust_remote_code)
-    try:
+    own_config = native.native_config(files.folder, config.trust_remote_code)
+    failures = (OSError, ValueError, KeyError, ImportError)
+    with converted_errors(failures, ModelError, f"cannot load the tokenizer in {files.folder}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            files.folder, trust_remote_code=config.trust_remote_code, local_files_only=True, config=native
+            files.folder, trust_remote_code=config.trust_remote_code, local_files_only=True, config=own_config
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot load the tokenizer in {files.folder}: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{files.folder} has no fast tokenizer (tokenizer.json), which this package needs")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -101,26 +96,22 @@ def load_model(
     # transformers' progress bar for loading weights takes a second.
     transformers.utils.logging.disable_progress_bar()
     settings = read_json(files.folder / "config.json")
-    native = native_config(files.folder, trust_remote_code)
+    own_config = native.native_config(files.folder, trust_remote_code)
     # Weights are local; only code that the config names may have to be fetched from the hub, if it is allowed.
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not trust_remote_code}
-    if native is None and not trust_remote_code and "AutoModel" in (settings.get("auto_map") or {}):
+    if own_config is None and not trust_remote_code and "AutoModel" in (settings.get("auto_map") or {}):
         logger.warning("The code that comes with %s is not run, but transformers' own for its type", files.folder)
     source: Path | None = files.folder
     kind: Any = transformers.AutoModel
-    try:
-        if native is not None:
-            options = {"config": native, "local_files_only": True}
+    with converted_errors(_FAILURES, ModelError, f"cannot load the model in {files.folder}"):
+        if own_config is not None:
+            options = {"config": own_config, "local_files_only": True}
             if settings.get("lora_adaptations"):
                 # Not from the folder, whose weights have other names and no adapter applied.
                 source, kind = None, transformers.JinaEmbeddingsV3Model
-                options["state_dict"] = weights_with_adapter(files.folder, settings, task)
+                options["state_dict"] = native.weights_with_adapter(files.folder, settings, task)
         model, info = kind.from_pretrained(
-            source,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
+            source, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options
         )
         missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
         if missing:
@@ -128,15 +119,13 @@ def load_model(
                 f"{files.folder} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} for one: its "
                 "vectors would be random. The files are incomplete, or are those of another kind of model."
             )
-        if task is not None and source is not None and adapter_number(model, task) is None:
+        if task is not None and source is not None and native.adapter_number(model, task) is None:
             if settings.get("lora_adaptations"):
                 raise ModelError(
                     f"{files.folder} names the adapter {task!r}, but transformers' {type(model).__name__} has no place "
                     "for it. Set embedding.task to base to use no adapter."
                 )
-            add_peft_adapter(model, files.folder / task)
-    except _FAILURES as error:
-        raise ModelError(f"cannot load the model in {files.folder}: {error}") from error
+            native.add_peft_adapter(model, files.folder / task)
     try:
         return model.to(device).eval()
     except RuntimeError as error:
@@ -147,32 +136,32 @@ def load_model(
         ) from error
 
 
-def choose_device(asked: str, setting: str = "embedding.device") -> str:
+def choose_device(device: str, setting: str = "embedding.device") -> str:
     """Choose a device: for `auto` cuda, else mps, else cpu; any other name is checked.
 
     Args:
-        asked: `auto`, or the name of a device.
+        device: `auto`, or the name of a device.
         setting: name of the setting, for messages.
 
     Raises:
         ConfigError: the device does not exist.
     """
-    if asked == "auto":
+    if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=asked)
+        torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{setting} {asked}: {str(error).splitlines()[0]}. Use auto or cpu.") from error
-    return asked
+        raise ConfigError(f"{setting} {device}: {str(error).splitlines()[0]}. Use auto or cpu.") from error
+    return device
 
 
-def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False) -> str:
+def choose_dtype(dtype: str, device_type: str, recipe: Recipe, fp8: bool = False) -> str:
     """Choose a dtype: for `auto` float32 on a CPU, else float16, or bfloat16 where the model overflows float16.
 
     Args:
-        asked: `auto`, or the name of a dtype.
+        dtype: `auto`, or the name of a dtype.
         device_type: cpu, cuda or mps.
         recipe: recipe of the model.
         fp8: whether products are computed in float8, and everything else in bfloat16.
@@ -182,15 +171,15 @@ def choose_dtype(asked: str, device_type: str, recipe: Recipe, fp8: bool = False
             than bfloat16 together with float8.
     """
     if fp8:
-        if asked not in {"auto", "bfloat16"}:
-            raise ConfigError(f"embedding.fp8 needs embedding.dtype auto or bfloat16, got {asked}")
+        if dtype not in {"auto", "bfloat16"}:
+            raise ConfigError(f"embedding.fp8 needs embedding.dtype auto or bfloat16, got {dtype}")
         return "bfloat16"
-    if asked == "float16" and device_type == "cpu":
+    if dtype == "float16" and device_type == "cpu":
         raise ConfigError("embedding.dtype float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
-    if asked == "bfloat16" and device_type == "cpu" and not _cpu_has_bfloat16():
+    if dtype == "bfloat16" and device_type == "cpu" and not _cpu_has_bfloat16():
         _warn_about_emulated_bfloat16()
-    if asked != "auto":
-        return asked
+    if dtype != "auto":
+        return dtype
     if device_type == "cpu":
         return "float32"
     if not recipe.fp16_overflows:

@@ -84,8 +84,7 @@ class _HiddenStates(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute hidden states, shape (N, L, D)."""
         extra = {"use_cache": False} if self.causal else {}
-        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
-        return hidden
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
 
 
 def _convert(model: Any, causal: bool) -> Any:

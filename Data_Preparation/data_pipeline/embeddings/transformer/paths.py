@@ -136,16 +136,17 @@ def _first_correct(model: Any, setup: Setup, probes: Probes, rejected: list[str]
 
 def _packed_paths(model: Any, setup: Setup, rejected: list[str]) -> Iterator[tuple[str, Packed, Callable[[], None]]]:
     """Packed paths to try in turn, with the model prepared for each, and a function that undoes the preparation."""
-    asked = setup.config.attention
-    if _rope_type(model) in {"dynamic", "longrope"}:
+    attention = setup.config.attention
+    rotary = getattr(model.config, "rope_parameters", None)
+    if isinstance(rotary, dict) and rotary.get("rope_type") in {"dynamic", "longrope"}:
         rejected.append("packing: the model's positions depend on the longest text of a pack")
         return
     if adapter_number(model, setup.task) is not None:
         rejected.append("packing: the model needs the number of an adapter for every text of a batch")
         return
-    for name in KERNELS if asked == "auto" else {asked} & set(KERNELS):
+    for name in KERNELS if attention == "auto" else {attention} & set(KERNELS):
         if reason := unavailable_reason(name, setup.device, setup.dtype):
-            if name == asked:
+            if name == attention:
                 raise ConfigError(f"embedding.attention {name} is not possible: {reason}. Use auto.")
             continue
         try:
@@ -208,12 +209,6 @@ def _norm_in_float32(model: Any) -> None:
         if isinstance(norm, nn.Module):
             norm.float()
             norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
-
-
-def _rope_type(model: Any) -> str | None:
-    """Type of rotary positions; None if the model has none."""
-    settings = getattr(model.config, "rope_parameters", None)
-    return settings.get("rope_type") if isinstance(settings, dict) else None
 
 
 def _first_position(model: Any) -> int:

@@ -59,10 +59,10 @@ class Probes:
         """Whether the bits of a vector depend on the other texts of its pack, of other lengths or of its own."""
         rows = np.arange(len(self.tokens))
         alone = np.concatenate([forward(self.tokens.take(rows[row : row + 1])).cpu().numpy() for row in rows])
-        for pack in (rows, np.repeat(rows, 3)):
-            if not np.array_equal(forward(self.tokens.take(pack)).cpu().numpy(), alone[pack], equal_nan=True):
-                return True
-        return False
+        return any(
+            not np.array_equal(forward(self.tokens.take(pack)).cpu().numpy(), alone[pack], equal_nan=True)
+            for pack in (rows, np.repeat(rows, 3))
+        )
 
 
 def make_probes(tokens: Tokens, forward: Callable[[Tokens], Float32Array]) -> Probes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipeline.errors import ConfigError, ModelError
 from data_pipeline.user_files import visible
+from data_pipeline.utils import converted_errors
 
 _QWEN3_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _QWEN3_QUERY = f"Instruct: {_QWEN3_TASK}\nQuery:"  # no space after the colon (model card)
@@ -126,14 +127,14 @@ def _adapters_of(folder: Path, config: dict[str, Any]) -> list[str]:
     return [path.parent.name for path in visible(folder.glob("*/adapter_config.json"), folder)]
 
 
-def _choose_task(folder: Path, adapters: list[str], asked: str | None) -> str | None:
-    if asked is None or asked == _NO_ADAPTER:
+def _choose_task(folder: Path, adapters: list[str], task: str | None) -> str | None:
+    if task is None or task == _NO_ADAPTER:
         return None
     for name in adapters:
-        if _plain(name) == _plain(asked):
+        if _plain(name) == _plain(task):
             return name
     raise ConfigError(
-        f"embedding.task {asked}: {folder} has the adapters {', '.join(adapters) or '(none)'}. "
+        f"embedding.task {task}: {folder} has the adapters {', '.join(adapters) or '(none)'}. "
         f"Choose one of them, or {_NO_ADAPTER} for none; or download the whole model."
     )
 
@@ -183,9 +184,5 @@ def read_json(path: Path) -> Any:
     Raises:
         ModelError: the file cannot be read.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+    with converted_errors((OSError, ValueError), ModelError, f"{path} cannot be read"):
+        return json.loads(path.read_bytes()) if path.exists() else {}

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from data_pipeline.errors import CorruptShardError, StoreError
 from data_pipeline.store.manifest import ShardEntry
-from data_pipeline.utils import atomic_write_bytes, human_bytes, publish, sha256_of_file
+from data_pipeline.utils import atomic_write_bytes, human_bytes, published, sha256_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ class RemoteFolder:
             remote = f"{name}/{path.name}"
             logger.info("Downloading %s/%s%s", self.shown, remote,
                         f" ({human_bytes(entry.bytes)})" if entry.bytes is not None else "")  # fmt: skip
-            temporary = path.with_name(f"{path.name}.tmp")
-            try:
+            with published(path, path.with_name(f"{path.name}.tmp")) as temporary:
                 with self._converted_errors("cannot be fetched", remote):
                     system, root = self._opened
                     system.get_file(f"{root}/{remote}", str(temporary))
@@ -109,9 +108,6 @@ class RemoteFolder:
                         f"{self.shown}/{remote} has SHA-256 {actual[:12]}, manifest.json expects "
                         f"{entry.sha256[:12]}: the file was changed or damaged. Upload the folder again."
                     )
-                publish(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
         return path
 
     @property
@@ -127,7 +123,7 @@ class RemoteFolder:
         return system, str(root).rstrip("/")
 
     @contextmanager
-    def _converted_errors(self, what: str, name: str = "") -> Iterator[None]:
+    def _converted_errors(self, failure: str, name: str = "") -> Iterator[None]:
         """Convert any error of a file system to a `StoreError` without secrets."""
         try:
             yield
@@ -136,7 +132,7 @@ class RemoteFolder:
         except Exception as error:  # noqa: BLE001  # file systems raise errors without a common base class
             where = f"{self.shown}/{name}" if name else self.shown
             # The traceback of `from error` would show the URL.
-            raise StoreError(f"{where} {what}: {without_secrets(str(error)) or type(error).__name__}") from None
+            raise StoreError(f"{where} {failure}: {without_secrets(str(error)) or type(error).__name__}") from None
 
     def _lock(self, folder: Path) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)

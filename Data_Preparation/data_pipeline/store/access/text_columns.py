@@ -22,7 +22,7 @@ from data_pipeline.store.access.read_ahead import FilePosition, ReadAhead
 from data_pipeline.store.hashing import ColumnHash
 from data_pipeline.store.paragraphs import ParagraphShard, reading_parquet
 from data_pipeline.types import IntArray
-from data_pipeline.utils import publish, sha256_of_json
+from data_pipeline.utils import published, sha256_of_json
 from data_pipeline.utils.system import remove_unused
 
 logger = logging.getLogger(__name__)
@@ -251,13 +251,8 @@ def make_once(path: Path, name: str, write: Callable[[Path], None]) -> None:
         for stale in path.parent.glob(f"{stem}.*.arrow*"):
             remove_unused(stale)
         logger.info("Preparing %s for random access", name)
-        temporary = path.with_name(f"{path.name}.tmp")
-        try:
+        with published(path, path.with_name(f"{path.name}.tmp")) as temporary:
             write(temporary)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        publish(temporary, path)
         pa.default_memory_pool().release_unused()
 
 
@@ -333,5 +328,5 @@ def _arrow(numbers: IntArray) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
-def _damaged(batch: _Batch, what: object) -> CorruptShardError:
-    return CorruptShardError(f"{batch.path} (or one beside it) is damaged: {what}. {_ADVICE}")
+def _damaged(batch: _Batch, fault: object) -> CorruptShardError:
+    return CorruptShardError(f"{batch.path} (or one beside it) is damaged: {fault}. {_ADVICE}")

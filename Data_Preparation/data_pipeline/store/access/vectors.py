@@ -80,8 +80,7 @@ class Vectors:
         if not self._all_open or len(self._arrays) > 1:
             rows = np.array([row], np.int64)
             self.prepare(rows)
-            stored: NDArray[Any] = self.gather(rows)[0]
-            return stored
+            return self.gather(rows)[0]
         self._ahead.prepare_row(row)
         return self._arrays[0][row].copy().view(self._dtype)
 

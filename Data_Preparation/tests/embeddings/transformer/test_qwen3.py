@@ -28,10 +28,11 @@ END = 151_643  # <|endoftext|>
 def read_once():
     """The tokenizer, whose file has 11 MB, is read and hashed once a folder."""
     read, hashed = {}, {}
+    read_tokenizer = loading.load_tokenizer
 
     def load_tokenizer(files, config):
         if files.folder not in read:
-            read[files.folder] = loading.load_tokenizer(files, config)
+            read[files.folder] = read_tokenizer(files, config)
         return read[files.folder]
 
     def tokenizer_sha256(tokenizer):
@@ -40,7 +41,7 @@ def read_once():
         return hashed[id(tokenizer)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "load_tokenizer", load_tokenizer)
+        patch.setattr(loading, "load_tokenizer", load_tokenizer)
         patch.setattr(transformer, "tokenizer_sha256", tokenizer_sha256)
         yield
 
