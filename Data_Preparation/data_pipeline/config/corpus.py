@@ -13,7 +13,7 @@ class CorpusConfig(Section):
     """Source of the text."""
 
     source: Literal["hub", "wikitext", "jsonl", "parquet", "csv", "tsv", "text", "sample"] = "hub"
-    """Source of the text. hub: a WikiText dataset of the Hugging Face hub; wikitext: local WikiText files; jsonl,
+    """Source of the text. hub: a dataset of the Hugging Face hub; wikitext: local WikiText files; jsonl,
     parquet, csv, tsv: your own records; text: your own text and Markdown files; sample: the corpus bundled with this
     package."""
     name: FolderName = setting("wikitext2", decides=False)
@@ -23,7 +23,8 @@ class CorpusConfig(Section):
     hf_dataset_name: str = setting("Salesforce/wikitext", decides=False)
     """Name of the dataset on the hub."""
     hf_dataset_config: str = setting("wikitext-2-v1", decides=False)
-    """Configuration of the dataset: wikitext-2-v1, wikitext-2-raw-v1, wikitext-103-v1, wikitext-103-raw-v1."""
+    """Configuration of the dataset, for WikiText: wikitext-2-v1, wikitext-2-raw-v1, wikitext-103-v1,
+    wikitext-103-raw-v1. The default is left out for other datasets."""
     revision: str | None = setting(None, decides=False)
     """Commit, tag or branch of the dataset; the resolved commit is recorded."""
     text_field: str = "text"
@@ -51,6 +52,11 @@ class CorpusConfig(Section):
     """Maximum share of bad records, 0 to 1; the run stops if there are more."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""
+
+    @property
+    def allowed_bad_share(self) -> float | None:
+        """Maximum share of bad records, 0 to 1; None if the first one stops the run."""
+        return self.max_bad_share if self.on_bad_record == "drop" else None
 
     @field_validator("encoding")
     @classmethod

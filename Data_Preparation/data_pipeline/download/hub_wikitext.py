@@ -11,7 +11,7 @@ from data_pipeline.utils import converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 
-def open_hub(config: CorpusConfig) -> Corpus:
+def open_hub_wikitext(config: CorpusConfig) -> Corpus:
     """Open a WikiText configuration on the hub, at the current commit of its revision.
 
     Raises:

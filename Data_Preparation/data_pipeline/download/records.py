@@ -1,6 +1,6 @@
 """Corpora of JSON Lines, parquet, CSV and TSV files, with one document in each record."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,7 @@ def open_jsonl(config: CorpusConfig) -> Corpus:
 
 def open_parquet(config: CorpusConfig) -> Corpus:
     """Open parquet files, with one document in each row; those of a folder are read in the order of their names."""
-    fields = (config.text_field, config.id_field, config.title_field, config.split_field, *config.metadata_fields)
-    columns = list(dict.fromkeys(name for name in fields if name))
+    columns = fields_of(config)
 
     def read(path: Path, on_bytes: OnBytes, on_bad: OnBad | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
         del on_bad  # rows of parquet are whole
@@ -89,6 +88,12 @@ def _open_delimited(config: CorpusConfig, endings: Sequence[str], delimiter: str
     return _open(config, files_under(config, endings), "line", read)
 
 
+def fields_of(config: CorpusConfig) -> list[str]:
+    """Return the names of the fields that are read, each once."""
+    fields = (config.text_field, config.id_field, config.title_field, config.split_field, *config.metadata_fields)
+    return list(dict.fromkeys(name for name in fields if name))
+
+
 def _open(
     config: CorpusConfig,
     files: list[Path],
@@ -101,30 +106,57 @@ def _open(
 
     def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
         for path in files:
-            split = split_of_file(path)
-
-            def report(number: int, error: RecordError, path: Path = path) -> None:
-                if on_bad is None:
-                    raise error
-                where = f"{path.relative_to(root).as_posix()}, {unit} {number}"
-                on_bad(BadRecord(where, error.reason, str(error)))
-
-            for number, values in read(path, progress.add, report):
-                try:
-                    document = _document(values, config, split, f"{path}, {unit} {number}")
-                except RecordError as error:
-                    report(number, error)
-                else:
-                    yield document
+            name = path.relative_to(root).as_posix()
+            records = read(path, progress.add, _reporter(name, unit, on_bad))
+            yield from to_documents(records, config, split_of_file(path), str(path), name, unit, on_bad)
 
     return Corpus(
         description=f"{len(files)} {config.source} file{'s' if len(files) > 1 else ''} in {config.path}",
         identity={path.relative_to(root).as_posix(): sha256_of_file(path) for path in files},
         documents=documents,
         metadata=config.metadata_fields,
-        max_bad_share=config.max_bad_share if config.on_bad_record == "drop" else None,
+        max_bad_share=config.allowed_bad_share,
         progress=progress,
     )
+
+
+def to_documents(
+    records: Iterable[tuple[int, Mapping[str, Any]]],
+    config: CorpusConfig,
+    split: Split | str,
+    source: str,
+    name: str,
+    unit: str,
+    on_bad: OnBadRecord | None,
+) -> Iterator[Document]:
+    """Convert the records of a file or table to documents.
+
+    Args:
+        records: numbers, from 1, and values of the records.
+        config: names of the fields.
+        split: official split of the records that have no field with it; empty for none.
+        source: file or table of the records, for messages.
+        name: the same relative to the corpus, for the drop ledger.
+        unit: `line` or `row`.
+        on_bad: called with records that are no documents; None to raise their error.
+    """
+    report = _reporter(name, unit, on_bad)
+    for number, values in records:
+        try:
+            document = _document(values, config, split, f"{source}, {unit} {number}")
+        except RecordError as error:
+            report(number, error)
+        else:
+            yield document
+
+
+def _reporter(name: str, unit: str, on_bad: OnBadRecord | None) -> OnBad:
+    def report(number: int, error: RecordError) -> None:
+        if on_bad is None:
+            raise error
+        on_bad(BadRecord(f"{name}, {unit} {number}", error.reason, str(error)))
+
+    return report
 
 
 def _document(values: Mapping[str, Any], config: CorpusConfig, file_split: Split | str, where: str) -> Document:

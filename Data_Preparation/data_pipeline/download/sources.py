@@ -6,15 +6,23 @@ from itertools import islice
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import Corpus, OnBadRecord, ReadProgress
-from data_pipeline.download.hub_wikitext import open_hub
+from data_pipeline.download.hub_records import open_hub_records
+from data_pipeline.download.hub_wikitext import open_hub_wikitext
 from data_pipeline.download.records import CSV, JSON_LINES, PARQUET, TSV, open_csv, open_jsonl, open_parquet, open_tsv
 from data_pipeline.download.sample import open_sample
 from data_pipeline.download.text_files import TEXT, open_text
 from data_pipeline.download.wikitext import open_wikitext
 from data_pipeline.types import Document
 
+
+def _open_hub(config: CorpusConfig) -> Corpus:
+    """Open a dataset of the hub; the rows of WikiText are lines, those of others are documents."""
+    is_wikitext = "wikitext" in config.hf_dataset_name.rpartition("/")[2].lower()
+    return open_hub_wikitext(config) if is_wikitext else open_hub_records(config)
+
+
 SOURCES: dict[str, Callable[[CorpusConfig], Corpus]] = {
-    "hub": open_hub,
+    "hub": _open_hub,
     "wikitext": open_wikitext,
     "jsonl": open_jsonl,
     "parquet": open_parquet,

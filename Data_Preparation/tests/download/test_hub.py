@@ -7,14 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.hub_server import Handler, running
+from support.hub_server import COMMIT, serve_dataset
 
-COMMIT = "b08601e04326c79dfdd32d625aee71d232d685c3"
 REPO = "Salesforce/wikitext"
 ROWS = {
     "train": ["", " = Alpha = \n", "", " one . \n", " two . \n", "", " = Beta = \n", "", " three \n"],
@@ -37,68 +35,9 @@ FILES["README.md"] = (
 ).encode()
 
 
-class Hub(Handler):
-    def refuse(self, code, message):
-        self.answer(404, b"{}", X_Error_Code=code, X_Error_Message=message)
-
-    def do_POST(self):  # noqa: N802, the library calls it so
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.do_GET(body)
-
-    def do_GET(self, body=b""):  # noqa: N802, the library calls it so
-        url = urlsplit(self.path)
-        path = unquote(url.path)
-        self.server.log.append(f"{self.command} {path}")
-        if REPO not in path:
-            return self.refuse("RepoNotFound", "Repository not found")
-        rest = path.split(REPO, 1)[1].strip("/")
-        if path.startswith("/api/"):
-            return self.api(rest, body)
-        if path.startswith("/datasets/") and rest.startswith("resolve/"):
-            _, revision, name = rest.split("/", 2)
-            return self.file(revision, name)
-        return self.answer(404)
-
-    def api(self, rest, body):
-        kind, _, rest = rest.partition("/")
-        revision, _, under = rest.partition("/")
-        if kind in ("revision", "tree", "paths-info") and revision not in (COMMIT, "main", "v1"):
-            return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
-        if kind in ("", "revision"):
-            siblings = [{"rfilename": name} for name in FILES]
-            info = {"id": REPO, "_id": "0", "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
-            return self.answer_json(info | {"gated": False, "disabled": False, "downloads": 0, "likes": 0})
-        if kind == "tree":
-            found = [entry(name) for name in FILES if name.startswith(under)]
-            folders = {name.split("/")[0] for name in FILES if "/" in name and not under}
-            return self.answer_json([*({"type": "directory", "path": f, "oid": "0" * 40} for f in folders), *found])
-        if kind == "paths-info":
-            asked = json.loads(body) if body.startswith(b"{") else {}
-            paths = asked.get("paths", [])
-            found = [entry(name) for name in FILES if name in paths]
-            folders = [{"type": "directory", "path": p, "oid": "0" * 40} for p in paths if p == "wikitext-2-v1"]
-            return self.answer_json(found + folders)
-        return self.answer(404)
-
-    def file(self, revision, name):
-        if revision not in (COMMIT, "main"):
-            return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
-        if name not in FILES:
-            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        if self.server.broken and name.endswith(".parquet"):
-            return self.answer(403)
-        etag = f'"{abs(hash(name)):040x}"'
-        self.server.served.append(revision)
-        return self.answer(200, FILES[name], ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
-
-
-def entry(name):
-    return {"type": "file", "path": name, "size": len(FILES[name]), "oid": "1" * 40}
-
-
 @pytest.fixture(scope="module")
 def hub():
-    with running(Hub, log=[], served=[], broken=False) as server:
+    with serve_dataset(REPO, FILES) as server:
         yield server
 
 

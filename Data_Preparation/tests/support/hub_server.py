@@ -58,6 +58,75 @@ class _Hub(Handler):
         return self.answer(200, files[name], ETag=f'"{tag}"', X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
 
 
+class _DatasetHub(Handler):
+    def refuse(self, code, message):
+        self.answer(404, b"{}", X_Error_Code=code, X_Error_Message=message)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET(body)
+
+    def do_GET(self, body=b""):
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        self.server.log.append(f"{self.command} {path}")
+        if self.server.repo not in path:
+            return self.refuse("RepoNotFound", "Repository not found")
+        rest = path.split(self.server.repo, 1)[1].strip("/")
+        if path.startswith("/api/"):
+            return self.api(rest, body)
+        if path.startswith("/datasets/") and rest.startswith("resolve/"):
+            _, revision, name = rest.split("/", 2)
+            return self.file(revision, name)
+        return self.answer(404)
+
+    def api(self, rest, body):
+        kind, _, rest = rest.partition("/")
+        revision, _, under = rest.partition("/")
+        if kind in ("revision", "tree", "paths-info") and revision not in (COMMIT, "main", "v1"):
+            return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+        if kind in ("", "revision"):
+            siblings = [{"rfilename": name} for name in self.server.files]
+            info = {
+                "id": self.server.repo,
+                "_id": "0",
+                "sha": COMMIT,
+                "private": False,
+                "tags": [],
+                "siblings": siblings,
+            }
+            return self.answer_json(info | {"gated": False, "disabled": False, "downloads": 0, "likes": 0})
+        if kind == "tree":
+            found = [self.entry(name) for name in self.server.files if name.startswith(under)]
+            folders = {name.split("/")[0] for name in self.server.files if "/" in name and not under}
+            return self.answer_json([*({"type": "directory", "path": f, "oid": "0" * 40} for f in folders), *found])
+        if kind == "paths-info":
+            asked = json.loads(body) if body.startswith(b"{") else {}
+            paths = asked.get("paths", [])
+            found = [self.entry(name) for name in self.server.files if name in paths]
+            folders = [
+                {"type": "directory", "path": path, "oid": "0" * 40}
+                for path in paths
+                if any(name.startswith(f"{path}/") for name in self.server.files)
+            ]
+            return self.answer_json(found + folders)
+        return self.answer(404)
+
+    def file(self, revision, name):
+        if revision not in (COMMIT, "main"):
+            return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+        if name not in self.server.files:
+            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        if self.server.broken and name.endswith(".parquet"):
+            return self.answer(403)
+        etag = f'"{abs(hash(name)):040x}"'
+        self.server.served.append(revision)
+        return self.answer(200, self.server.files[name], ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
+
+    def entry(self, name):
+        return {"type": "file", "path": name, "size": len(self.server.files[name]), "oid": "1" * 40}
+
+
 @contextmanager
 def running(handler, **state):
     """A running server with a handler of one's own; `url` is its address, and `state` its further attributes."""
@@ -76,6 +145,14 @@ def running(handler, **state):
 def serve(repo, files):
     """A running hub with one model; `log` has its requests."""
     return running(_Hub, repo=repo, files=files, log=[])
+
+
+def serve_dataset(repo, files):
+    """A running hub with one dataset; `log` has its requests, `served` the revisions of the files it sent.
+
+    With `broken` set, it refuses to send parquet files.
+    """
+    return running(_DatasetHub, repo=repo, files=files, log=[], served=[], broken=False)
 
 
 def in_process(code, url, home, *arguments, offline=False):

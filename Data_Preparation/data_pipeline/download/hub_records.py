@@ -1,0 +1,86 @@
+"""Any dataset of the hub with one document in each row: parquet, JSON, CSV or text, streamed by `datasets`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data_pipeline.config import CorpusConfig
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord
+from data_pipeline.download.records import fields_of, to_documents
+from data_pipeline.errors import SourceError
+from data_pipeline.types import Document
+from data_pipeline.utils import converted_errors, shortened
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
+
+_WIKITEXT_CONFIG = CorpusConfig.model_fields["hf_dataset_config"].default
+
+
+def open_hub_records(config: CorpusConfig) -> Corpus:
+    """Open a dataset of the hub, at the current commit of its revision; its splits are read one after the other.
+
+    Raises:
+        SourceError: the hub cannot be reached, has no such dataset or revision, or the dataset cannot be read.
+    """
+    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    # The default is a configuration of WikiText.
+    configuration = None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
+    name = f"{config.hf_dataset_name} {configuration or ''}".strip()
+
+    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        for split, rows in _load_splits(config, configuration, commit).items():
+            columns = _columns(rows, config, name)
+            records = enumerate(_rows(rows.select_columns(columns), name, split), start=1)
+            source_split = SPLIT_NAMES.get(split.lower(), "")
+            yield from to_documents(records, config, source_split, f"{name}, {split}", split, "row", on_bad)
+
+    return Corpus(
+        description=f"{name} at {commit[:12] if commit else 'the cached revision'}",
+        identity={
+            "dataset": config.hf_dataset_name,
+            "config": configuration or "",
+            "revision": commit or config.revision or "cached",
+        },
+        documents=documents,
+        metadata=config.metadata_fields,
+        max_bad_share=config.allowed_bad_share,
+    )
+
+
+def _load_splits(config: CorpusConfig, configuration: str | None, commit: str | None) -> Mapping[str, Any]:
+    """Open all splits of a dataset, in the order of the dataset."""
+    # Imported here because `datasets` takes a second to import, and other sources do not need it.
+    import datasets
+
+    name = config.hf_dataset_name
+    try:
+        # Streamed rows are not cached, so that the dataset needs no room on the disk.
+        is_streamed = commit is not None
+        splits: Mapping[str, Any] = datasets.load_dataset(
+            name, configuration, revision=commit or config.revision, streaming=is_streamed
+        )
+    except TRANSPORT_ERRORS as error:
+        raise SourceError(f"could not read {name}: {error}. {OFFLINE_HINT}") from error
+    except RuntimeError as error:
+        raise SourceError(
+            f"{name} cannot be read: {error}. A dataset that is made by a script of its own must be converted to "
+            "parquet first, which some have on the revision refs/convert/parquet (corpus.revision)."
+        ) from error
+    except ValueError as error:  # also lists the configurations where one must be named
+        raise SourceError(f"{name} cannot be read: {error} Set corpus.hf_dataset_config.") from error
+    return splits
+
+
+def _columns(rows: Any, config: CorpusConfig, name: str) -> list[str]:
+    """Return the columns that have the fields of the config; others, such as images, are not decoded."""
+    existing = rows.column_names or list(next(iter(rows), {}))
+    columns = dict[str, None]()
+    for field in fields_of(config):
+        column = field if field in existing else field.partition(".")[0]
+        if column not in existing:
+            raise SourceError(f"{name} has no column {field!r}; it has {shortened(', '.join(existing))}")
+        columns[column] = None
+    return list(columns)
+
+
+def _rows(rows: Any, name: str, split: str) -> Iterator[Mapping[str, Any]]:
+    with converted_errors(TRANSPORT_ERRORS, SourceError, f"could not read {name}, {split}", OFFLINE_HINT):
+        yield from rows
