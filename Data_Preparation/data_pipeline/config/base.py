@@ -32,7 +32,7 @@ FolderName = Annotated[str, AfterValidator(_plain_name)]
 
 _OWN_COLUMNS = {
     "text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split", "raw",
-    "chunk_index", "char_start", "char_end",
+    "chunk_index", "char_start", "char_end", "document_number",
 }  # fmt: skip
 
 

@@ -50,6 +50,9 @@ class CorpusConfig(Section):
     drop: list them in dropped.parquet; fail: stop at the first one. Texts that are null or empty are always dropped."""
     max_bad_share: float = setting(0.01, decides=False, ge=0, le=1)
     """Maximum share of bad records, 0 to 1; the run stops if there are more."""
+    on_duplicate_id: Literal["fail", "drop", "suffix"] = setting("fail", added=True)
+    """Handling of documents with the id of an earlier one. fail: stop; drop: list their paragraphs in dropped.parquet;
+    suffix: append ~2, ~3 and so on to their ids."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""
 

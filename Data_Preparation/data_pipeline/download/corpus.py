@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.errors import SourceError
@@ -67,6 +67,8 @@ class Corpus:
     """Types (str, int, float, bool) of the documents' metadata by name."""
     max_bad_share: float | None = None
     """Maximum share of records that are no documents, 0 to 1; None: the first one is an error."""
+    on_duplicate_id: Literal["fail", "drop", "suffix"] = "fail"
+    """Handling of documents with the id of an earlier one; see `CorpusConfig`."""
     progress: ReadProgress = field(default_factory=ReadProgress)
     """Progress of the latest iteration."""
 

@@ -42,6 +42,7 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
         documents=documents,
         metadata=config.metadata_fields,
         max_bad_share=config.allowed_bad_share,
+        on_duplicate_id=config.on_duplicate_id,
     )
 
 

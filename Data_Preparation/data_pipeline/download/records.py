@@ -116,6 +116,7 @@ def _open(
         documents=documents,
         metadata=config.metadata_fields,
         max_bad_share=config.allowed_bad_share,
+        on_duplicate_id=config.on_duplicate_id,
         progress=progress,
     )
 

@@ -44,8 +44,8 @@ def extract_paragraphs(
 
     Returns:
         Table with the columns text_id, text, char_count, document_id, title, section, source_split, the metadata,
-        `raw`, the text before cleaning, and if texts are cut `char_start`, the position of the paragraph in the cleaned
-        document, whose paragraphs are joined by blank lines.
+        `document_number`, the position of the document, `raw`, the text before cleaning, and if texts are cut
+        `char_start`, the position of the paragraph in the cleaned document, whose paragraphs are joined by blank lines.
     """
     text_format = documents[0].format
     unit = {"chunk": "document" if text_format == "plain" else "section"}.get(config.unit, config.unit)
@@ -88,6 +88,7 @@ def extract_paragraphs(
             "section",
             "source_split",
             *(pl.col(_METADATA_PREFIX + name).alias(name) for name in metadata),
+            pl.col("document").cast(pl.Int64).alias("document_number"),
             "raw",
             *([char_start] if config.cuts else []),
         )

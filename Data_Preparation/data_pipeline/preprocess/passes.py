@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
-from data_pipeline.errors import SourceError
 from data_pipeline.preprocess.bad_records import usable_documents
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS, cut_into_chunks, fit_long_rows
+from data_pipeline.preprocess.document_ids import new_ids, rename_documents
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
@@ -61,9 +61,11 @@ def stage_candidates(
     progress = corpus.progress
     with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
         for batch in document_batches(usable_documents(corpus, dropped)):
+            first_number = read.documents
             read.documents += len(batch)
             bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
             rows = extract_paragraphs(batch, config, dict(corpus.metadata))
+            rows = rows.with_columns(pl.col("document_number") + first_number)
             if config.unit == "chunk":
                 rows = cut_into_chunks(rows, config, counter)
                 if batch[0].format == "plain":
@@ -97,11 +99,7 @@ def stage_candidates(
 
 
 def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLedger) -> NDArray[np.bool_]:
-    """Whether each staged row is kept, shape (N,); those that repeat an earlier row go into the ledger.
-
-    Raises:
-        SourceError: two documents have the same id.
-    """
+    """Whether each staged row is kept, shape (N,); those that repeat an earlier row go into the ledger."""
     keep = np.ones(len(staging), dtype=np.bool_)
 
     def drop(pairs: Iterator[tuple[int, int]], reason: str) -> None:
@@ -115,12 +113,6 @@ def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLed
     if config.near_dedup:
         index = NearIndex(config.near_threshold, lambda row: staging.value("text", row))
         drop(index.find_and_add(_kept_texts(staging, keep)), "near_duplicate")
-    for row, first in staging.repeats("text_id"):
-        if keep[row] and keep[first]:
-            raise SourceError(
-                f"two documents have the id {staging.value('document_id', row)!r}, but ids must be unique. "
-                "Set corpus.id_field to another field, or leave preprocess.exact_dedup on if they are copies."
-            )
     return keep
 
 
@@ -136,7 +128,8 @@ def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int
 def write_splits(
     staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, config: SplitConfig, shard_rows: int, folder: Path
 ) -> dict[str, ParagraphSplit]:
-    """Divide the kept rows, and write the shards of each split."""
+    """Divide the kept rows, and write the shards of each split; documents of one id get ids of their own, if asked."""
+    ids = new_ids(staging, keep) if corpus.on_duplicate_id == "suffix" else {}
     cut = [name for name in CHUNK_COLUMNS if name in staging.schema.names]
     metadata = {name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()}
     schema = paragraph_schema(metadata | dict.fromkeys(cut, pa.int64()))
@@ -147,7 +140,8 @@ def write_splits(
     shuffled = split_by_shuffle(int(keep.sum()), config) if config.method == "paragraph" else None
     written = 0
     for start, staged in staging.batches():
-        rows = staged.filter(pa.array(keep[start : start + staged.num_rows])).select(schema.names).cast(schema)
+        rows = staged.filter(pa.array(keep[start : start + staged.num_rows]))
+        rows = rename_documents(rows, ids).select(schema.names).cast(schema)
         document_ids = rows["document_id"].to_pylist()
         if shuffled is not None:
             positions = shuffled[written : written + rows.num_rows]

@@ -12,6 +12,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_pipeline.types import IntArray
+
 _PART_ROWS = 8_000_000  # rows compared at a time, which takes 16 bytes for each
 
 
@@ -48,20 +50,34 @@ class Staging:
         """Value of a column in one row."""
         return str(self._table[column][row].as_py())
 
-    def repeats(self, column: str) -> Iterator[tuple[int, int]]:
+    def numbers(self, column: str) -> IntArray:
+        """Values of a column of integers, shape (N,)."""
+        return np.concatenate([np.zeros(0, np.int64)] + [table[column].to_numpy() for _, table in self.batches()])
+
+    def hashes(self, column: str) -> NDArray[np.uint64]:
+        """Hashes of the values of a column, shape (N,); see `hashes_of`."""
+        parts = [hashes_of(pl.Series(pl.from_arrow(table[column]))) for _, table in self.batches()]
+        return np.concatenate([np.zeros(0, np.uint64), *parts])
+
+    def repeats(self, column: str, among: NDArray[np.intp] | None = None) -> Iterator[tuple[int, int]]:
         """Find rows that repeat the value of an earlier row.
 
         Values are compared by 64-bit hashes, then themselves. Rows are compared in parts that
         fit in memory, and yielded in the order of the parts.
 
+        Args:
+            column: column of texts.
+            among: rows to compare, ascending; None for all.
+
         Yields:
             A row, and the first row with the same value.
         """
-        hashes = np.concatenate([np.zeros(0, np.uint64)] + [_hashes(table[column]) for _, table in self.batches()])
-        parts = -(-len(hashes) // _PART_ROWS)
+        hashes = self.hashes(column)
+        rows = np.arange(len(hashes)) if among is None else among
+        parts = -(-len(rows) // _PART_ROWS)
         for part in range(parts):
-            rows = np.flatnonzero(hashes % np.uint64(parts) == part) if parts > 1 else np.arange(len(hashes))
-            yield from self._repeats_among(rows, hashes[rows], column)
+            some = rows[hashes[rows] % np.uint64(parts) == part] if parts > 1 else rows
+            yield from self._repeats_among(some, hashes[some], column)
 
     def _repeats_among(
         self, rows: NDArray[np.intp], hashes: NDArray[np.uint64], column: str
@@ -80,5 +96,6 @@ class Staging:
                 yield row, first
 
 
-def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    return pl.Series(pl.from_arrow(column)).hash().to_numpy()
+def hashes_of(values: pl.Series) -> NDArray[np.uint64]:
+    """Hashes of texts, shape (N,), equal for equal texts within one process."""
+    return values.hash().to_numpy()

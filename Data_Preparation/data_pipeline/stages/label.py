@@ -6,7 +6,7 @@ the same bytes as those of an uninterrupted run.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ class WeakLabels:
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Find and judge the pairs that have no judgement yet; every judgement is stored as it comes."""
         del advance
-        config = self.config
+        config, searches = self.config, Searches()
         for folder in (config.work_dir, config.indexes_dir, config.state_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with State(config.state_path) as state:
@@ -120,16 +120,19 @@ class WeakLabels:
             finder = open_finder(
                 self.inputs.passages, config.candidates, work_dir=config.indexes_dir, embedder=self.embedder
             )
-            summary = run_judge(self._pairs(finder, state), self.judge, RunRecorder(state, config.run), config.judge)
+            pairs = self._pairs(finder, state, searches)
+            summary = run_judge(pairs, self.judge, RunRecorder(state, config.run), config.judge)
             _require_a_label(config, self.judge, state)
-            _require_a_candidate(config, self.inputs.searches, state)
-            return TaskResult(task.name, sum(state.counts(config.run).values()), facts={"summary": summary})
+            _require_a_candidate(config, searches, state)
+            rows = sum(state.counts(config.run).values())
+        return TaskResult(task.name, rows, facts={"summary": summary, "searches": searches})
 
     def finish(self, results: Sequence[TaskResult]) -> LabelReport:
         """Write the outputs from the state, and push them to the hub if that is configured."""
         config, summary = self.config, results[0].facts["summary"]
+        inputs = replace(self.inputs, searches=results[0].facts["searches"])
         with State(config.state_path) as state:
-            figures = render(config, self.inputs, state)
+            figures = render(config, inputs, state)
             state.finish_run(config.run, {"judging": summary.to_json(), **figures})
         folder = config.work_dir / config.run
         pushed = push(folder, config.push) if config.push.repo_id else None
@@ -141,8 +144,8 @@ class WeakLabels:
         sections = {name: getattr(self.config, name).deciding() for name in names}
         return {"passages": self.inputs.passages.fingerprint, **sections}
 
-    def _pairs(self, finder: Finder, state: State) -> Iterator[Pair]:
-        """Iterate over the pairs to judge, query by query; stores and counts the candidates."""
+    def _pairs(self, finder: Finder, state: State, searches: Searches) -> Iterator[Pair]:
+        """Iterate over the pairs to judge, query by query; stores the candidates, and counts them in `searches`."""
         config, passages = self.config, self.inputs.passages
         prefilter = Prefilter(config.prefilter, config.candidates.language, config.candidates.stop_words)
         candidates_of_queries = finder.find(list(self.queries.values()))
@@ -159,7 +162,7 @@ class WeakLabels:
             ]
             state.add_candidates(config.run, query_id, records)
             reason_for_none = "" if ranked else finder.reason_for_none(query)
-            self.inputs.searches.add(query_id, len(ranked), len(sampled), reason_for_none)
+            searches.add(query_id, len(ranked), len(sampled), reason_for_none)
             for passage_id, text, reason in zip(ids, texts, reasons, strict=True):
                 if reason is None:
                     yield Pair(query_id, passage_id, query, text)
@@ -185,7 +188,7 @@ def _open_stage(config: LabelConfig, judge: Judge | None, embedder: Embedder | N
     reranker = Reranker(config.rerank) if config.rerank.model else None
     if judge is None:
         judge = load_judge(config.judge, embedder, thresholds_of(config, passages, queries, gold, embedder))
-    inputs = Inputs(passages, len(all_queries), len(queries), gold, runs, Searches())
+    inputs = Inputs(passages, len(all_queries), len(queries), gold, runs)
     return WeakLabels(config, inputs, queries, judge, embedder, reranker)
 
 

@@ -19,6 +19,7 @@ from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
 from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
+from data_pipeline.preprocess.document_ids import drop_duplicate_ids, reject_duplicate_ids
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.passes import mark_duplicates, stage_candidates, write_splits
 from data_pipeline.preprocess.staging import Staging
@@ -201,6 +202,10 @@ def write_paragraphs(
         )
     staging = Staging(new / "staging")
     keep = mark_duplicates(staging, config, dropped)
+    if corpus.on_duplicate_id == "fail":
+        reject_duplicate_ids(staging, keep)
+    if corpus.on_duplicate_id == "drop":
+        drop_duplicate_ids(staging, keep, dropped)
     splits = write_splits(staging, keep, corpus, split, shard_rows, new)
     (new / "staging").unlink()
     dropped.close()

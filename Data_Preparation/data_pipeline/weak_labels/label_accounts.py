@@ -49,7 +49,8 @@ class Inputs:
     gold: Gold | None
     runs: Mapping[str, Run]
     """Runs of retrieval systems, by file name."""
-    searches: Searches
+    searches: Searches = field(default_factory=Searches)
+    """Counts of the candidates, known after the search."""
 
 
 def accounts_of_run(inputs: Inputs, run: str, state: State) -> list[Account]:

@@ -169,6 +169,7 @@ def test_wikitext_2_by_chunks_of_256_tokens(tmp_path):
     assert len(documents) > 0.9 * len(cleaned)
 
 
+@pytest.mark.usefixtures("clean_logging")
 def test_the_summary_of_a_run_names_the_knob(tmp_path, capsys):
     from data_pipeline.cli import main
 

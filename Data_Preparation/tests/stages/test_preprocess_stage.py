@@ -27,8 +27,8 @@ def words_counter():
     return TokenCounter(tokenizer)
 
 
-def prepare(documents, folder, split=None, shard_rows=1000, metadata=None, **settings):
-    corpus = Corpus("a test", {}, lambda: iter(documents), metadata or {})
+def prepare(documents, folder, split=None, shard_rows=1000, metadata=None, on_duplicate_id="fail", **settings):
+    corpus = Corpus("a test", {}, lambda: iter(documents), metadata or {}, on_duplicate_id=on_duplicate_id)
     config = PreprocessConfig(**{"min_chars": 0, "min_tokens": 1} | settings)
     folder = folder / "x_processed"
     output = ParagraphOutput(folder, {})
@@ -173,6 +173,46 @@ def test_two_documents_with_one_id_are_an_error(tmp_path):
         prepare(twins, tmp_path)
 
 
+SAME_IDS = [
+    Document("same", "one text\n\nits second paragraph"),
+    Document("same", "?\n\nanother text\n\nmore of it"),  # its first paragraph is dropped, so that no text_id is equal
+    Document("same~2", "has this id already"),
+    Document("other", "something else"),
+    Document("same", "a third one"),
+    Document("same", "one text"),
+]
+FILTER = {"min_chars": 2}
+
+
+def test_no_two_documents_of_one_id_are_mixed_up(tmp_path):
+    documents = [Document("same", "one text"), Document("same", "?\n\nanother text")]
+    with pytest.raises(SourceError, match="two documents have the id 'same'.*on_duplicate_id"):
+        prepare(documents, tmp_path, **FILTER)
+
+
+def test_later_documents_of_one_id_are_dropped(tmp_path):
+    manifest, folder = prepare(SAME_IDS, tmp_path, on_duplicate_id="drop", **FILTER)
+    assert set(all_rows(folder)["text_id"]) == {"same#s0", "same#s1", "same~2#s0", "other#s0"}
+    dropped = pl.read_parquet(folder / "dropped.parquet").filter(pl.col("reason") == "duplicate_id")
+    assert dropped.select("text_id", "document_id", "duplicate_of").rows() == [
+        ("same#s1", "same", "same#s0"), ("same#s2", "same", "same#s0"), ("same#s0", "same", "same#s0"),
+    ]  # fmt: skip
+    assert manifest["counts"]["dropped"] == {"duplicate_id": 3, "exact_duplicate": 1, "too_short": 1}
+
+
+@pytest.mark.parametrize("part_rows", [None, 2])
+def test_later_documents_of_one_id_get_ids_of_their_own(tmp_path, part_rows, monkeypatch):
+    if part_rows:
+        monkeypatch.setattr(staging, "_PART_ROWS", part_rows)
+    _, folder = prepare(SAME_IDS, tmp_path, on_duplicate_id="suffix", **FILTER)
+    assert dict(all_rows(folder).select("text_id", "text").iter_rows()) == {
+        "same#s0": "one text", "same#s1": "its second paragraph", "same~3#s1": "another text",
+        "same~3#s2": "more of it", "same~2#s0": "has this id already", "other#s0": "something else",
+        "same~4#s0": "a third one",
+    }  # fmt: skip
+    assert all_rows(folder).select(pl.col("text_id").str.starts_with(pl.col("document_id") + "#").all()).item()
+
+
 def test_copies_of_a_document_are_duplicates_not_an_error(tmp_path):
     twins = [Document(id="same", text="one text"), Document(id="same", text="one text")]
     _, folder = prepare(twins, tmp_path)
@@ -250,7 +290,7 @@ def test_repeats_hold_when_different_texts_share_a_hash(tmp_path, monkeypatch, p
     monkeypatch.setattr(staging, "_PART_ROWS", part_rows)
     # Two hashes for everything: nearly every comparison has to look at the texts.
     monkeypatch.setattr(
-        staging, "_hashes", lambda column: pl.Series([len(v.as_py()) % 2 for v in column], dtype=pl.UInt64).to_numpy()
+        staging, "hashes_of", lambda column: pl.Series([len(v) % 2 for v in column], dtype=pl.UInt64).to_numpy()
     )
     values = random.Random(1).choices(["a", "b", "cc", "dd", "e", "ff", "ggg"], k=80)
     assert sorted(staged(tmp_path, values).repeats("text")) == first_copies(values)

@@ -1,0 +1,82 @@
+"""Documents with the id of an earlier one: an error, left out, or renamed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_pipeline.errors import SourceError
+from data_pipeline.preprocess.ledger import DropLedger
+from data_pipeline.preprocess.staging import Staging, hashes_of
+
+
+def reject_duplicate_ids(staging: Staging, keep: NDArray[np.bool_]) -> None:
+    """Check that no two documents with kept rows have the same id.
+
+    Raises:
+        SourceError: two documents have the same id.
+    """
+    for row, _ in _duplicates(staging, keep):
+        raise SourceError(
+            f"two documents have the id {staging.value('document_id', row)!r}, but ids must be unique. "
+            "Set corpus.id_field to another field, corpus.on_duplicate_id to drop or suffix, or leave "
+            "preprocess.exact_dedup on if they are copies."
+        )
+
+
+def drop_duplicate_ids(staging: Staging, keep: NDArray[np.bool_], dropped: DropLedger) -> None:
+    """Leave out all rows of documents with the id of an earlier one, and write them down."""
+    numbers = staging.numbers("document_number")
+    for row, first in _duplicates(staging, keep):
+        start, stop = np.searchsorted(numbers, [numbers[row], numbers[row] + 1])
+        for other in (start + np.flatnonzero(keep[start:stop])).tolist():
+            keep[other] = False
+            text_id, document_id = staging.value("text_id", other), staging.value("document_id", other)
+            dropped.add(text_id, document_id, "duplicates", "duplicate_id", staging.value("text_id", first))
+
+
+def new_ids(staging: Staging, keep: NDArray[np.bool_]) -> dict[int, str]:
+    """Return new ids of documents with the id of an earlier one, by number of the document: `id~2`, `id~3`, ..."""
+    numbers, hashes = staging.numbers("document_number"), staging.hashes("document_id")
+    ids: dict[int, str] = {}
+    given: set[str] = set()
+
+    def is_taken(candidate: str) -> bool:
+        same_hash = np.flatnonzero(hashes == hashes_of(pl.Series([candidate]))[0])
+        return candidate in given or any(staging.value("document_id", row) == candidate for row in same_hash.tolist())
+
+    for row, _ in sorted(_duplicates(staging, keep)):
+        old, suffix = staging.value("document_id", row), 2
+        while is_taken(f"{old}~{suffix}"):
+            suffix += 1
+        ids[int(numbers[row])] = f"{old}~{suffix}"
+        given.add(f"{old}~{suffix}")
+    return ids
+
+
+def rename_documents(rows: pa.Table, ids: dict[int, str]) -> pa.Table:
+    """Replace the ids of documents, and those of their paragraphs, by number of the document."""
+    if not ids:
+        return rows
+    columns: dict[str, list[str]] = {"document_id": [], "text_id": []}
+    for number, document_id, text_id in zip(
+        *(rows[name].to_pylist() for name in ("document_number", "document_id", "text_id")), strict=True
+    ):
+        new = ids.get(number, document_id)
+        columns["document_id"].append(new)
+        columns["text_id"].append(new + text_id.removeprefix(document_id))
+    for name, values in columns.items():
+        index = rows.schema.get_field_index(name)
+        rows = rows.set_column(index, name, pa.array(values, rows.schema.field(name).type))
+    return rows
+
+
+def _duplicates(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Find documents with the id of an earlier one: the first kept rows of both."""
+    kept = np.flatnonzero(keep)
+    numbers = staging.numbers("document_number")[kept]
+    is_first = np.ones(len(kept), np.bool_)
+    is_first[1:] = numbers[1:] != numbers[:-1]
+    return staging.repeats("document_id", kept[is_first])
