@@ -56,11 +56,6 @@ class CorpusConfig(Section):
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""
 
-    @property
-    def allowed_bad_share(self) -> float | None:
-        """Maximum share of bad records, 0 to 1; None if the first one stops the run."""
-        return self.max_bad_share if self.on_bad_record == "drop" else None
-
     @field_validator("encoding")
     @classmethod
     def _encoding_is_known(cls, name: str) -> str:

@@ -73,6 +73,11 @@ class Corpus:
     """Progress of the latest iteration."""
 
 
+def allowed_bad_share(config: CorpusConfig) -> float | None:
+    """Return the maximum share of bad records, 0 to 1; None if the first one stops the run."""
+    return config.max_bad_share if config.on_bad_record == "drop" else None
+
+
 def split_of_file(path: Path) -> Split | str:
     """Split in the name of a file, such as `train-00000-of-00002.parquet`; an empty string if there is none."""
     for word in re.split(r"[^a-z]+", path.name.lower()):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord, allowed_bad_share
 from data_pipeline.download.records import fields_of, to_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
@@ -41,7 +41,7 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
         },
         documents=documents,
         metadata=config.metadata_fields,
-        max_bad_share=config.allowed_bad_share,
+        max_bad_share=allowed_bad_share(config),
         on_duplicate_id=config.on_duplicate_id,
     )
 

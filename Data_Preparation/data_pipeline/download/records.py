@@ -10,6 +10,7 @@ from data_pipeline.download.corpus import (
     Corpus,
     OnBadRecord,
     ReadProgress,
+    allowed_bad_share,
     content_hash,
     files_under,
     split_of_file,
@@ -115,7 +116,7 @@ def _open(
         identity={path.relative_to(root).as_posix(): sha256_of_file(path) for path in files},
         documents=documents,
         metadata=config.metadata_fields,
-        max_bad_share=config.allowed_bad_share,
+        max_bad_share=allowed_bad_share(config),
         on_duplicate_id=config.on_duplicate_id,
         progress=progress,
     )
