@@ -32,7 +32,7 @@ lint: $(VENV)/.for-test ## style and common mistakes
 	@$(BIN) -m ruff format --check --quiet .
 
 types: $(VENV)/.for-test ## static types
-	@$(BIN) -m mypy
+	@$(BIN) -m mypy --num-workers $(WORKERS)
 
 layers: $(VENV)/.for-test ## imports go one way
 	@$(BIN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache

@@ -210,6 +210,7 @@ def retokenizer(abbreviations):
     return line_tokens
 
 
+@pytest.mark.slow
 def test_tokenising_the_cleaned_lines_of_wikitext_2_gives_its_lines_back(shared):
     lines = list(body_lines(shared / "wikitext-2"))
     assert len(lines) > 21_500

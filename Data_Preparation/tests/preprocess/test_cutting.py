@@ -132,6 +132,7 @@ def test_settings_that_were_added_are_no_part_of_old_fingerprints():
     }.items()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_wikitext_2_by_chunks_of_256_tokens(tmp_path):
     for folder in ("wikitext-2", "qwen3-tokenizer"):
         if not (SHARED / folder).is_dir():

@@ -128,6 +128,7 @@ def test_white_space_has_no_chunk(text):
     assert chunks_of(text, counter_of_words(), 3) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COUNTERS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
@@ -151,6 +152,7 @@ def test_nothing_is_lost_and_no_chunk_is_too_long(kind, data):
         assert all(second[0] >= first[1] for first, second in itertools.pairwise(spans))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 32])
 def test_real_articles_by_a_real_tokenizer(overlap):
     path = SHARED / "wikitext-2" / "wiki.valid.tokens"

@@ -48,6 +48,7 @@ def corpus_with_copies(seed, texts=40, copies=60):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
 def test_matches_are_those_of_comparing_every_pair(threshold):
     texts = corpus_with_copies(0)

@@ -71,6 +71,7 @@ def sample_paragraphs():
     return extract_paragraphs(list(corpus.documents()), config, dict(corpus.metadata))["text"].to_list()
 
 
+@pytest.mark.slow
 @ALL_WAYS
 def test_every_paragraph_of_the_sample_has_the_tokenizer_s_count(name, method):
     texts = sample_paragraphs()

@@ -135,6 +135,7 @@ def test_they_can_be_parts_of_each_other():
     assert len(set(found)) == 12
 
 
+@pytest.mark.slow
 @given(
     st.integers(2, 40),
     st.integers(0, 5),

@@ -32,6 +32,7 @@ def sainte_lague(sizes, budget):
     return seats
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.booleans(), st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
 def test_every_budget_gives_each_stratum_its_share(sizes, spread, seed):
