@@ -1,5 +1,6 @@
 """Base class of all settings sections, and the types of folder and column names."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -111,7 +112,9 @@ def explain(error: ValidationError) -> str:
         name = ".".join(str(part) for part in problem["loc"]) or "config"
         # Users sometimes enter the key itself instead of the name of its environment variable.
         secret = name.endswith("api_key_env") or problem["type"] == "missing"
-        value_found = "" if secret else f" (found {shown(problem['input'], 200)})"
+        # A check of several settings names their values itself.
+        is_section = isinstance(problem["input"], Mapping | Section) and problem["type"] == "value_error"
+        value_found = "" if secret or is_section else f" (found {shown(problem['input'], 200)})"
         reason = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{name}: {reason.removeprefix('Value error, ')}{value_found}")
     return "\n".join(lines)

@@ -40,7 +40,7 @@ def usable_documents(corpus: Corpus, dropped: DropLedger) -> Iterator[Document]:
         yield document
     _check_share(dropped.bad_records, documents, max_share, examples)
     if dropped.bad_records:
-        logger.warning("%d records are no documents; dropped.parquet lists them", dropped.bad_records)
+        logger.warning("%d of the records cannot be used; dropped.parquet lists them", dropped.bad_records)
 
 
 def _check_share(bad: int, documents: int, max_share: float, examples: list[str]) -> None:
@@ -49,6 +49,6 @@ def _check_share(bad: int, documents: int, max_share: float, examples: list[str]
         return
     lines = "".join(f"\n  - {example}" for example in examples)
     raise SourceError(
-        f"{bad:,} of the first {records:,} records are no documents ({bad / records:.1%}; corpus.max_bad_share allows "
+        f"{bad:,} of the first {records:,} records cannot be used ({bad / records:.1%}; corpus.max_bad_share allows "
         f"{max_share:.1%}). Correct them or the names of the fields, or raise corpus.max_bad_share:{lines}"
     )

@@ -96,7 +96,7 @@ def test_more_than_their_share_stop_the_run_and_replace_nothing(tmp_path):
     with pytest.raises(SourceError) as caught:
         run(settings, skip_embeddings=True, overwrite=True)
     message = str(caught.value)
-    assert "4 of the first 304 records are no documents (1.3%; corpus.max_bad_share allows 1.0%)" in message
+    assert "4 of the first 304 records cannot be used (1.3%; corpus.max_bad_share allows 1.0%)" in message
     assert message.count("x.jsonl, line 30") == 3
     assert "x.jsonl, line 301: not JSON" in message
     assert {path.name: path.read_bytes() for path in settings.processed_dir.iterdir() if path.is_file()} == before
