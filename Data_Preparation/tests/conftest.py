@@ -22,12 +22,11 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """OpenVINO's tests come last: a process that has used it crashes when it forks, and some tests fork."""
+    """Order the files by their slow tests for xdist, and skip tests of POSIX elsewhere."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
         # Files are handed out in this order: none that takes minutes may come when the others are done.
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
         items.sort(key=lambda item: -slow[item.path])
-    items.sort(key=lambda item: item.path.name == "test_openvino.py")
     if not hasattr(os, "fork"):
         for item in items:
             if item.get_closest_marker("posix"):
