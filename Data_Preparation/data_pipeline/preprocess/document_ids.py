@@ -39,20 +39,29 @@ def drop_duplicate_ids(staging: Staging, keep: NDArray[np.bool_], dropped: DropL
 
 def new_ids(staging: Staging, keep: NDArray[np.bool_]) -> dict[int, str]:
     """Return new ids of documents with the id of an earlier one, by number of the document: `id~2`, `id~3`, ..."""
+    duplicates = sorted(_duplicates(staging, keep))
+    if not duplicates:
+        return {}
     numbers, hashes = staging.numbers("document_number"), staging.hashes("document_id")
-    ids: dict[int, str] = {}
-    given: set[str] = set()
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
 
     def is_taken(candidate: str) -> bool:
-        same_hash = np.flatnonzero(hashes == hashes_of(pl.Series([candidate]))[0])
-        return candidate in given or any(staging.value("document_id", row) == candidate for row in same_hash.tolist())
+        wanted = hashes_of(pl.Series([candidate]))[0]
+        rows = order[np.searchsorted(hashes, wanted, "left") : np.searchsorted(hashes, wanted, "right")]
+        return any(staging.value("document_id", row) == candidate for row in rows.tolist())
 
-    for row, _ in sorted(_duplicates(staging, keep)):
-        old, suffix = staging.value("document_id", row), 2
-        while is_taken(f"{old}~{suffix}"):
+    ids: dict[int, str] = {}
+    last_suffix: dict[str, int] = {}
+    assigned: set[str] = set()
+    for row, _ in duplicates:
+        old = staging.value("document_id", row)
+        suffix = last_suffix.get(old, 1) + 1
+        while (new := f"{old}~{suffix}") in assigned or is_taken(new):
             suffix += 1
-        ids[int(numbers[row])] = f"{old}~{suffix}"
-        given.add(f"{old}~{suffix}")
+        ids[int(numbers[row])] = new
+        last_suffix[old] = suffix
+        assigned.add(new)
     return ids
 
 
