@@ -15,7 +15,7 @@ from huggingface_hub.errors import CacheNotFound
 from data_pipeline.config import Config, EmbeddingConfig
 from data_pipeline.config.load import load_preset
 from data_pipeline.download.corpus import files_under
-from data_pipeline.download.sources import ENDINGS
+from data_pipeline.download.sources import ENDINGS, SOURCES
 from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
@@ -88,6 +88,8 @@ def _missing_for_corpus(config: Config) -> list[str]:
             wikitext_files(corpus.path)
         elif corpus.source in ENDINGS:
             files_under(corpus, ENDINGS[corpus.source])
+        elif corpus.source == "function":
+            SOURCES[corpus.source](corpus)
     except DataPipelineError as error:
         return [f"corpus: {error}"]
     return []

@@ -21,7 +21,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """Names of all splits, in their order."""
 
-TextFormat = Literal["wikitext", "plain"]
+TextFormat = Literal["wikitext", "markdown", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Document:
     text: str
     """Text with lines separated by newlines and blocks separated by blank lines."""
     format: TextFormat = "plain"
-    """Format of the text: `wikitext` has headings (`= Title =`) and spaced-out punctuation, `plain` has neither."""
+    """Format of the text: `wikitext` has headings (`= Title =`) and spaced-out punctuation, `markdown` has the headings
+    of CommonMark, `plain` has neither."""
     title: str = ""
     """Title of the document, or empty."""
     source_split: str = ""

@@ -99,7 +99,7 @@ def _add_flag(group: Any, spellings: list[str], dest: str, field: FieldInfo, hid
     options["help"] = argparse.SUPPRESS if hidden else _help(field, default)
     if kind is bool:
         group.add_argument(*spellings, action=argparse.BooleanOptionalAction, **options)
-    elif get_origin(kind) is list:
+    elif get_origin(kind) in (list, tuple):
         inner, _ = _kind(get_args(kind)[0])
         group.add_argument(*spellings, nargs="+", metavar=_METAVARS.get(inner, "VALUE"), **options)
     elif get_origin(kind) is dict:
@@ -112,7 +112,7 @@ def _help(field: FieldInfo, default: object) -> str:
     text = " ".join((field.description or "").split()).replace("%", "%%")
     if field.is_required():
         return text
-    shown = " ".join(map(str, default)) if isinstance(default, list) else default
+    shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
     if field.default_factory is not None and isinstance(default, Path):
         shown = default.name
     return text if default in (None, "", {}) else f"{text} (default: {shown})"

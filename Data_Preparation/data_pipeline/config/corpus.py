@@ -1,25 +1,31 @@
 """Settings of the corpus source."""
 
 import codecs
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
+from pydantic_settings import NoDecode
 
 from data_pipeline.config.base import ColumnName, FolderName, Section, setting
+from data_pipeline.utils.urls import without_secrets
 
 
 class CorpusConfig(Section):
     """Source of the text."""
 
-    source: Literal["hub", "wikitext", "jsonl", "parquet", "csv", "tsv", "text", "sample"] = "hub"
+    source: Literal[
+        "hub", "wikitext", "jsonl", "parquet", "arrow", "csv", "tsv", "text", "html", "warc", "function", "sample"
+    ] = "hub"
     """Source of the text. hub: a dataset of the Hugging Face hub; wikitext: local WikiText files; jsonl,
-    parquet, csv, tsv: your own records; text: your own text and Markdown files; sample: the corpus bundled with this
-    package."""
+    parquet, arrow, csv, tsv: your own records; text: text and Markdown files; html: web pages; warc: archives of web
+    pages; function: a Python function of yours; sample: the corpus bundled with this package."""
     name: FolderName = setting("wikitext2", decides=False)
     """Name of the corpus; its paragraphs are written to data/<name>_processed."""
-    path: Path | None = setting(None, decides=False)
-    """File or folder to read, for all sources but hub and sample; text files may be compressed."""
+    path: Annotated[tuple[str, ...], NoDecode] = setting((), decides=False)
+    """Files, folders or patterns (data/*.jsonl) to read, for all sources but hub, function and sample; also URLs
+    (s3://, gs://, hf://datasets/..., https://). Text files may be compressed."""
     hf_dataset_name: str = setting("Salesforce/wikitext", decides=False)
     """Name of the dataset on the hub."""
     hf_dataset_config: str = setting("wikitext-2-v1", decides=False)
@@ -40,9 +46,12 @@ class CorpusConfig(Section):
     header: bool = setting(True, added=True)
     """Whether the first line names the columns (csv, tsv); else they are named 1, 2 and so on."""
     encoding: str = setting("utf-8", added=True)
-    """Encoding of the files (csv, tsv, text), by its name in Python."""
+    """Encoding of the files (csv, tsv, text), by its name in Python. That of web pages is detected."""
     text_unit: Literal["file", "block"] = setting("file", added=True)
     """Document of the source text. file: a whole file; block: lines between two blank lines."""
+    function: str | None = setting(None, added=True)
+    """Python function that yields documents or records, as module:function (source function). The module is imported,
+    from the current folder too."""
     limit: int | None = setting(None, added=True, ge=1)
     """Number of documents to read, from the first one, to try a run; none: all."""
     on_bad_record: Literal["drop", "fail"] = setting("drop", decides=False)
@@ -55,6 +64,18 @@ class CorpusConfig(Section):
     suffix: append ~2, ~3 and so on to their ids."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _paths_are_texts(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith('["'):  # several in an environment variable
+            return json.loads(value)
+        values = [] if value is None else [value] if isinstance(value, str | Path) else value
+        return [str(path) if isinstance(path, Path) else path for path in values]
+
+    @field_serializer("path", when_used="json")
+    def _without_secrets(self, paths: tuple[str, ...]) -> list[str]:
+        return [without_secrets(path) for path in paths]  # configs are saved with each run
 
     @field_validator("encoding")
     @classmethod

@@ -4,13 +4,16 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.errors import SourceError
 from data_pipeline.types import BadRecord, Document, Split
-from data_pipeline.user_files import list_files
+from data_pipeline.user_files import InputFile, ListedFile, OnBytes, list_inputs
+from data_pipeline.user_files.inputs import first_bytes, size_of
+from data_pipeline.user_files.remote import RemoteFile
+from data_pipeline.utils import converted_errors, shortened
+from data_pipeline.utils.urls import without_secrets
 
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
@@ -45,6 +48,9 @@ class ReadProgress:
 OnBadRecord = Callable[[BadRecord], object]
 """Called with each record that is no document."""
 
+ReadFile = Callable[[ListedFile, OnBytes, OnBadRecord | None], Iterator[Document]]
+"""Function that reads the documents of a file."""
+
 
 class ReadDocuments(Protocol):
     """Function that iterates over the documents of a corpus, from the first one."""
@@ -78,23 +84,72 @@ def allowed_bad_share(config: CorpusConfig) -> float | None:
     return config.max_bad_share if config.on_bad_record == "drop" else None
 
 
-def split_of_file(path: Path) -> Split | str:
+def split_of_file(name: str) -> Split | str:
     """Split in the name of a file, such as `train-00000-of-00002.parquet`; an empty string if there is none."""
-    for word in re.split(r"[^a-z]+", path.name.lower()):
+    for word in re.split(r"[^a-z]+", name.rpartition("/")[2].lower()):
         if word in SPLIT_NAMES:
             return SPLIT_NAMES[word]
     return ""
 
 
-def files_under(config: CorpusConfig, endings: Sequence[str]) -> list[Path]:
-    """List the file at `corpus.path`, or the files with given endings if it is a folder.
+def split_of_path(name: str) -> Split | str:
+    """Split in the name of a file, or else of its folders, such as `train/data-00000-of-00002.arrow`."""
+    splits = (split_of_file(part) for part in reversed(name.split("/")))
+    return next((split for split in splits if split), "")
+
+
+def files_under(config: CorpusConfig, endings: Sequence[str]) -> list[ListedFile]:
+    """List the files at `corpus.path`; in folders, those with given endings.
 
     Raises:
-        SourceError: no path is set, or there is no such file.
+        SourceError: no path is set, or a path has no such file.
     """
-    if config.path is None:
+    if not config.path:
         raise SourceError(f"corpus.path: the source {config.source!r} needs a file or folder, found none")
-    return list_files(config.path, endings, "corpus.path")
+    files = list_inputs(config.path, endings, "corpus.path")
+    if config.source != "html":
+        for listed in files:
+            _reject_web_page(listed.file)
+    return files
+
+
+def _reject_web_page(file: InputFile) -> None:
+    """Check that a remote file is not the page of a web site about it, or about an error."""
+    if not isinstance(file, RemoteFile):
+        return
+    with converted_errors(OSError, SourceError, f"{file} cannot be read"):
+        beginning = first_bytes(file, min(file.size, 256)).lstrip().lower()
+    if beginning.startswith((b"<!doctype html", b"<html")):
+        raise SourceError(f"{file} is a web page (HTML), expected a data file. Use the address of the file itself.")
+
+
+def corpus_of_files(
+    config: CorpusConfig, files: Sequence[ListedFile], read: ReadFile, kind: str, **options: Any
+) -> Corpus:
+    """Make a corpus of files that are read one after the other.
+
+    Args:
+        config: settings of the source.
+        files: the files.
+        read: reads the documents of one file.
+        kind: kind of the files, for the description.
+        options: further fields of `Corpus`.
+    """
+    progress = ReadProgress(sum(size_of(listed.file) for listed in files))
+
+    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        for listed in files:
+            yield from read(listed, progress.add, on_bad)
+
+    where = shortened(", ".join(map(without_secrets, config.path)))
+    return Corpus(
+        description=f"{len(files)} {kind} file{'s' if len(files) > 1 else ''} in {where}",
+        identity={listed.name: listed.identity for listed in files},
+        documents=documents,
+        max_bad_share=allowed_bad_share(config),
+        progress=progress,
+        **options,
+    )
 
 
 def content_hash(text: str, hex_digits: int) -> str:

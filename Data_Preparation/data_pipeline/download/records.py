@@ -1,24 +1,27 @@
-"""Corpora of JSON Lines, parquet, CSV and TSV files, with one document in each record."""
+"""Corpora of JSON Lines, parquet, Arrow, CSV and TSV files, with one document in each record."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import (
     SPLIT_NAMES,
     Corpus,
     OnBadRecord,
-    ReadProgress,
-    allowed_bad_share,
     content_hash,
+    corpus_of_files,
     files_under,
     split_of_file,
+    split_of_path,
     with_compressions,
 )
 from data_pipeline.errors import RecordError, SourceError
 from data_pipeline.types import METADATA_TYPES, BadRecord, Document, MetadataValue, Split
 from data_pipeline.user_files import (
+    InputFile,
+    ListedFile,
     OnBad,
     OnBytes,
     checked_id,
@@ -28,14 +31,20 @@ from data_pipeline.user_files import (
     parquet_records,
     take_field,
 )
+from data_pipeline.user_files.arrow import arrow_records, arrow_schema
 from data_pipeline.user_files.delimited import delimited_records
-from data_pipeline.user_files.records import is_parquet, parquet_columns
-from data_pipeline.utils import sha256_of_file, shortened, shown
+from data_pipeline.user_files.records import is_parquet, parquet_schema
+from data_pipeline.utils import shortened, shown
+
+ReadRecords = Callable[[InputFile, OnBytes, OnBad], Iterator[tuple[int, Mapping[str, Any]]]]
+"""Function that reads the numbers and values of the records of a file."""
 
 JSON_LINES = with_compressions(".jsonl", ".ndjson")
 """File name endings of JSON Lines files in a folder."""
 PARQUET = (".parquet",)
 """File name endings of parquet files in a folder."""
+ARROW = (".arrow", ".feather")
+"""File name endings of Arrow files in a folder."""
 CSV = with_compressions(".csv")
 """File name endings of CSV files in a folder."""
 TSV = with_compressions(".tsv")
@@ -45,27 +54,73 @@ TSV = with_compressions(".tsv")
 def open_jsonl(config: CorpusConfig) -> Corpus:
     """Open JSON Lines files, with one object in each line; those of a folder are read in the order of their names."""
     files = files_under(config, JSON_LINES)
-    for path in files:
-        if is_parquet(path):
-            raise SourceError(f"{path} is a parquet file, corpus.source is 'jsonl'. Set corpus.source: parquet.")
+    for listed in files:
+        if is_parquet(listed.file):
+            raise SourceError(f"{listed.file} is a parquet file, corpus.source is 'jsonl'. Set corpus.source: parquet.")
     return _open(config, files, "line", json_records)
 
 
 def open_parquet(config: CorpusConfig) -> Corpus:
     """Open parquet files, with one document in each row; those of a folder are read in the order of their names."""
-    columns = fields_of(config)
 
-    def read(path: Path, on_bytes: OnBytes, on_bad: OnBad | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
         del on_bad  # rows of parquet are whole
-        names = parquet_columns(path)
-        # A dotted name may be that of a field of a struct.
-        existing = [name if name in names else name.partition(".")[0] for name in columns]
-        for name, column in zip(columns, existing, strict=True):
-            if column not in names:
-                raise SourceError(f"{path} has no column {name!r}; it has {shortened(', '.join(names))}")
-        return parquet_records(path, existing, on_bytes)
+        return parquet_records(path, columns_of(parquet_schema(path), config, str(path)), on_bytes)
 
     return _open(config, files_under(config, PARQUET), "row", read)
+
+
+def open_arrow(config: CorpusConfig) -> Corpus:
+    """Open Arrow files, such as those of a dataset saved by `datasets`, with one document in each row."""
+
+    def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        del on_bad  # rows of Arrow are whole
+        return arrow_records(path, columns_of(arrow_schema(path), config, str(path)), on_bytes)
+
+    return _open(config, files_under(config, ARROW), "row", read, split_of_path)
+
+
+def columns_of(schema: pa.Schema, config: CorpusConfig, where: str) -> list[str]:
+    """Return the columns of a typed table that have the fields of a config.
+
+    Raises:
+        SourceError: there is no such column, or that of the text does not hold texts.
+    """
+    columns = dict[str, None]()
+    for name in fields_of(config):
+        # A dotted name may be that of a field of a struct.
+        column = name if name in schema.names else name.partition(".")[0]
+        if column not in schema.names:
+            raise SourceError(f"{where} has no column {name!r}; it has {shortened(', '.join(schema.names))}")
+        columns[column] = None
+    kind = _type_of(schema, config.text_field)
+    if kind is not None and not _is_text(kind):
+        fields = [f"{config.text_field}.{kind.field(i).name}" for i in range(kind.num_fields)]
+        advice = f"Name one of its fields: {shortened(', '.join(fields))}" if pa.types.is_struct(kind) else (
+            "Convert the column to texts, or set corpus.text_field to another one"
+        )  # fmt: skip
+        raise SourceError(f"{where}: the column {config.text_field!r} holds {kind}, expected texts. {advice}.")
+    return list(columns)
+
+
+def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Type of a column, or of a field of a struct; None if it is not known."""
+    if name in schema.names:
+        return schema.field(name).type
+    column, *path = name.split(".")
+    kind = schema.field(column).type
+    for part in path:
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            return None
+        kind = kind.field(part).type
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(check(kind) for check in checks)
 
 
 def open_csv(config: CorpusConfig) -> Corpus:
@@ -79,7 +134,7 @@ def open_tsv(config: CorpusConfig) -> Corpus:
 
 
 def _open_delimited(config: CorpusConfig, endings: Sequence[str], delimiter: str) -> Corpus:
-    def read(path: Path, on_bytes: OnBytes, on_bad: OnBad | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
         records = delimited_records(path, delimiter, on_bytes, on_bad, config.encoding, config.header)
         for number, values in records:
             # Cells have no types; one that is not of its type stays a text, and is rejected with its value.
@@ -97,29 +152,18 @@ def fields_of(config: CorpusConfig) -> list[str]:
 
 def _open(
     config: CorpusConfig,
-    files: list[Path],
+    files: list[ListedFile],
     unit: str,
-    read: Callable[[Path, OnBytes, OnBad | None], Iterator[tuple[int, Mapping[str, Any]]]],
+    read_records: ReadRecords,
+    split_of: Callable[[str], Split | str] = split_of_file,
 ) -> Corpus:
-    progress = ReadProgress(sum(path.stat().st_size for path in files))
+    def read(listed: ListedFile, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
+        records = read_records(listed.file, on_bytes, reporter(listed.name, unit, on_bad))
+        split = split_of(listed.name)
+        return to_documents(records, config, split, str(listed.file), listed.name, unit, on_bad)
 
-    root = config.path if config.path and config.path.is_dir() else files[0].parent
-
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        for path in files:
-            name = path.relative_to(root).as_posix()
-            records = read(path, progress.add, _reporter(name, unit, on_bad))
-            yield from to_documents(records, config, split_of_file(path), str(path), name, unit, on_bad)
-
-    return Corpus(
-        description=f"{len(files)} {config.source} file{'s' if len(files) > 1 else ''} in {config.path}",
-        identity={path.relative_to(root).as_posix(): sha256_of_file(path) for path in files},
-        documents=documents,
-        metadata=config.metadata_fields,
-        max_bad_share=allowed_bad_share(config),
-        on_duplicate_id=config.on_duplicate_id,
-        progress=progress,
-    )
+    options = {"metadata": config.metadata_fields, "on_duplicate_id": config.on_duplicate_id}
+    return corpus_of_files(config, files, read, config.source, **options)
 
 
 def to_documents(
@@ -142,7 +186,7 @@ def to_documents(
         unit: `line` or `row`.
         on_bad: called with records that are no documents; None to raise their error.
     """
-    report = _reporter(name, unit, on_bad)
+    report = reporter(name, unit, on_bad)
     for number, values in records:
         try:
             document = _document(values, config, split, f"{source}, {unit} {number}")
@@ -152,7 +196,9 @@ def to_documents(
             yield document
 
 
-def _reporter(name: str, unit: str, on_bad: OnBadRecord | None) -> OnBad:
+def reporter(name: str, unit: str, on_bad: OnBadRecord | None) -> OnBad:
+    """Return a function that reports a record that is no document by its file or table, unit and number."""
+
     def report(number: int, error: RecordError) -> None:
         if on_bad is None:
             raise error

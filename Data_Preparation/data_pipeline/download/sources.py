@@ -8,9 +8,22 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import Corpus, OnBadRecord, ReadProgress
 from data_pipeline.download.hub_records import open_hub_records
 from data_pipeline.download.hub_wikitext import open_hub_wikitext
-from data_pipeline.download.records import CSV, JSON_LINES, PARQUET, TSV, open_csv, open_jsonl, open_parquet, open_tsv
+from data_pipeline.download.records import (
+    ARROW,
+    CSV,
+    JSON_LINES,
+    PARQUET,
+    TSV,
+    open_arrow,
+    open_csv,
+    open_jsonl,
+    open_parquet,
+    open_tsv,
+)
 from data_pipeline.download.sample import open_sample
 from data_pipeline.download.text_files import TEXT, open_text
+from data_pipeline.download.user_function import open_function
+from data_pipeline.download.web_pages import HTML, WARC, open_html, open_warc
 from data_pipeline.download.wikitext import open_wikitext
 from data_pipeline.types import Document
 
@@ -26,18 +39,25 @@ SOURCES: dict[str, Callable[[CorpusConfig], Corpus]] = {
     "wikitext": open_wikitext,
     "jsonl": open_jsonl,
     "parquet": open_parquet,
+    "arrow": open_arrow,
     "csv": open_csv,
     "tsv": open_tsv,
     "text": open_text,
+    "html": open_html,
+    "warc": open_warc,
+    "function": open_function,
     "sample": open_sample,
 }
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "jsonl": JSON_LINES,
     "parquet": PARQUET,
+    "arrow": ARROW,
     "csv": CSV,
     "tsv": TSV,
     "text": TEXT,
+    "html": HTML,
+    "warc": WARC,
 }
 """File name endings by source, for those that list users' files."""
 

@@ -1,5 +1,6 @@
 """Corpora of text and Markdown files: a document is a file, or a block of lines between two blank lines."""
 
+import re
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -7,14 +8,16 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import (
     Corpus,
     OnBadRecord,
-    ReadProgress,
+    corpus_of_files,
     files_under,
     split_of_file,
     with_compressions,
 )
-from data_pipeline.types import Document
-from data_pipeline.user_files import check_id, read_lines
-from data_pipeline.utils import encodable, sha256_of_file
+from data_pipeline.types import Document, TextFormat
+from data_pipeline.user_files import ListedFile, OnBytes, check_id, read_lines
+from data_pipeline.utils import encodable
+
+_MARKDOWN = re.compile(r"\.(md|markdown)(\.\w+)?$")
 
 TEXT = with_compressions(".txt", ".text", ".md", ".markdown")
 """File name endings of text files in a folder."""
@@ -26,30 +29,23 @@ def open_text(config: CorpusConfig) -> Corpus:
     The id of a document is the path of its file below `corpus.path`, and for blocks also its number; its title is the
     name of the file.
     """
-    files = files_under(config, TEXT)
-    root = config.path if config.path and config.path.is_dir() else files[0].parent
-    names = [path.relative_to(root).as_posix() for path in files]
-    progress = ReadProgress(sum(path.stat().st_size for path in files))
 
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+    def read(listed: ListedFile, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
         del on_bad  # a file that cannot be read is an error: its text would be missing
-        for path, name in zip(files, names, strict=True):
-            title, split = path.name.partition(".")[0], split_of_file(path)
-            lines = (encodable(line) for _, line in read_lines(path, progress.add, encoding=config.encoding))
-            if config.text_unit == "file":
-                yield Document(check_id(name, str(path)), "\n".join(lines), title=title, source_split=split)
-                continue
-            blocks = (list(block) for is_blank, block in groupby(lines, _is_blank) if not is_blank)
-            for number, block in enumerate(blocks, start=1):
-                identity = check_id(f"{name}:{number}", str(path))
-                yield Document(identity, "\n".join(block), title=title, source_split=split)
+        where, split = str(listed.file), split_of_file(listed.name)
+        title = listed.file.name.partition(".")[0]
+        lines = (encodable(line) for _, line in read_lines(listed.file, on_bytes, encoding=config.encoding))
+        if config.text_unit == "file":
+            identity = check_id(listed.name, where)
+            text_format: TextFormat = "markdown" if _MARKDOWN.search(listed.name.lower()) else "plain"
+            yield Document(identity, "\n".join(lines), text_format, title, split)
+            return
+        blocks = (list(block) for is_blank, block in groupby(lines, _is_blank) if not is_blank)
+        for number, block in enumerate(blocks, start=1):
+            identity = check_id(f"{listed.name}:{number}", where)
+            yield Document(identity, "\n".join(block), title=title, source_split=split)
 
-    return Corpus(
-        description=f"{len(files)} text file{'s' if len(files) > 1 else ''} in {config.path}",
-        identity={name: sha256_of_file(path) for name, path in zip(names, files, strict=True)},
-        documents=documents,
-        progress=progress,
-    )
+    return corpus_of_files(config, files_under(config, TEXT), read, "text")
 
 
 def _is_blank(line: str) -> bool:

@@ -6,7 +6,7 @@ three files of WikiText-2 have exactly their official 600, 60 and 60 articles.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from data_pipeline.types import Document, Split
 from data_pipeline.user_files import read_lines
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.markup import parse_heading
+from data_pipeline.utils.urls import is_url, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -113,16 +114,18 @@ def _check_blank_lines(lines: Iterable[str], where: str) -> Iterator[str]:
         )
 
 
-def wikitext_files(path: Path | None) -> list[tuple[Path, Split | str]]:
+def wikitext_files(paths: Sequence[str]) -> list[tuple[Path, Split | str]]:
     """List a WikiText file, or those of a folder, train first, each with its split.
 
     Raises:
-        SourceError: there is no such file.
+        SourceError: there is no such file, or more than one path is given.
     """
-    if path is None:
-        raise SourceError("corpus.path: the source 'wikitext' needs a file or folder, found none")
+    if len(paths) != 1 or is_url(paths[0]):
+        found = without_secrets(", ".join(paths)) or "none"
+        raise SourceError(f"corpus.path: the source 'wikitext' needs one local file or folder, found {found}")
+    path = Path(paths[0])
     if path.is_file():
-        return [(path, split_of_file(path))]
+        return [(path, split_of_file(path.name))]
     if not path.is_dir():
         raise SourceError(f"corpus.path: no such file or folder: {path}")
     files = list[tuple[Path, Split | str]]()
@@ -152,7 +155,7 @@ def open_wikitext(config: CorpusConfig) -> Corpus:
             yield from wikitext_documents(lines, split, config.name == "wikitext2", str(path))
 
     return Corpus(
-        description=f"WikiText files in {config.path}",
+        description=f"WikiText files in {config.path[0]}",
         identity={path.name: sha256_of_file(path) for path, _ in files},
         documents=documents,
         progress=progress,

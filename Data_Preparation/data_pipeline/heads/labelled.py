@@ -16,7 +16,7 @@ from data_pipeline.heads.identity import EmbedderIdentity, identity_of, identity
 from data_pipeline.store.lookup import read_frame
 from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
-from data_pipeline.user_files.records import is_parquet, parquet_columns
+from data_pipeline.user_files.records import is_parquet, parquet_schema
 from data_pipeline.user_files.tables import UserTable, read_table
 from data_pipeline.utils import converted_errors, shortened
 
@@ -133,7 +133,7 @@ def has_vectors(path: Path) -> bool:
     """Whether a labels file has the vectors too."""
     if _is_hdf5(path):
         return True
-    return "embedding" in (parquet_columns(path) if is_parquet(path) else read_table(path, {}).names)
+    return "embedding" in (parquet_schema(path).names if is_parquet(path) else read_table(path, {}).names)
 
 
 def _is_hdf5(path: Path) -> bool:

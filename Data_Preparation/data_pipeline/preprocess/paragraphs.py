@@ -1,15 +1,18 @@
-"""Extraction of candidate paragraphs from documents: parses lines and headings, and cleans the text."""
+"""Extraction of candidate paragraphs from documents: cuts them at headings and blank lines, and cleans the text."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import polars as pl
 
 from data_pipeline.config import PreprocessConfig
 from data_pipeline.preprocess.clean import clean_lines
+from data_pipeline.preprocess.lines import read_document_lines
 from data_pipeline.types import METADATA_TYPES, Document, MetadataValue, TextFormat
-from data_pipeline.utils.markup import parse_heading
 
+# What is cut into chunks, which keep to the sections that a format has.
+_CHUNKED_UNITS: Mapping[TextFormat, str] = {"wikitext": "section", "markdown": "part", "plain": "document"}
+_WHOLE_LINES = ("document", "part")  # units whose texts keep their line ends
 _METADATA_PREFIX = "metadata."  # a user's field may have the name of a column in this module, such as `position`
 
 
@@ -48,32 +51,37 @@ def extract_paragraphs(
         `char_start`, the position of the paragraph in the cleaned document, whose paragraphs are joined by blank lines.
     """
     text_format = documents[0].format
-    unit = {"chunk": "document" if text_format == "plain" else "section"}.get(config.unit, config.unit)
-    lines = _lines_of_blocks(_read_lines(documents, text_format), unit)
-    separator = "\n" if config.clean == "raw" or unit == "document" else " "
+    unit = _CHUNKED_UNITS[text_format] if config.unit == "chunk" else config.unit
+    separator = "\n" if config.clean == "raw" or unit in _WHOLE_LINES else " "
+    lines = read_document_lines(documents, text_format, config.clean == "raw")
     if config.clean == "raw":
         lines = lines.with_columns(pl.col("line").alias("text"))
     else:
         as_wikitext = (text_format if config.clean == "auto" else config.clean) == "wikitext"
         cleaned = clean_lines(lines["line"], as_wikitext, config.unknown_policy == "drop")
         lines = lines.with_columns(cleaned.alias("text"))
+    lines = _lines_of_parts(lines, config.clean == "raw") if unit == "part" else _lines_of_blocks(lines, unit)
 
     def clean_heading(column: str) -> pl.Expr:
-        if config.clean == "raw" or text_format == "plain":
+        if config.clean == "raw" or text_format != "wikitext":
             return pl.col(column)
         return pl.col(column).map_batches(lambda names: clean_lines(names, wikitext=True, drop_unknown=False))
 
-    texts = pl.col("text") if unit == "document" else pl.col("text").filter(pl.col("text") != "")
+    texts = pl.col("text") if unit in _WHOLE_LINES else pl.col("text").filter(pl.col("text") != "")
+    has_place = "place" in lines.columns
     blocks = lines.group_by("block", maintain_order=True).agg(
         pl.col("document", "section").first(),
         texts.str.join(separator),
         pl.col("line").str.join(separator).alias("raw"),
+        *([pl.col("place").filter(pl.col("text").str.contains(r"\S")).first()] if has_place else []),
     )
-    if unit == "document" and config.clean != "raw":
+    if unit == "part":
+        blocks = blocks.with_columns(pl.col("text").str.strip_chars("\n"))
+    elif unit == "document" and config.clean != "raw":
         blocks = blocks.with_columns(pl.col("text").str.strip_chars("\n").str.replace_all(r"\n{3,}", "\n\n"))
     size = pl.col("text").str.len_chars().cast(pl.Int64)
     # A blank line is two characters.
-    char_start = ((size + 2).cum_sum().over("document") - size - 2).alias("char_start")
+    char_start = pl.col("place") if has_place else (size + 2).cum_sum().over("document") - size - 2
     position = pl.int_range(pl.len()).over("document").cast(pl.String)
     return (
         blocks.with_columns(position=position)
@@ -90,7 +98,7 @@ def extract_paragraphs(
             *(pl.col(_METADATA_PREFIX + name).alias(name) for name in metadata),
             pl.col("document").cast(pl.Int64).alias("document_number"),
             "raw",
-            *([char_start] if config.cuts else []),
+            *([char_start.cast(pl.Int64).alias("char_start")] if config.cuts else []),
         )
     )
 
@@ -99,8 +107,7 @@ def _lines_of_blocks(lines: pl.DataFrame, unit: str) -> pl.DataFrame:
     """Add the number of the block that each line belongs to; lines that belong to none are left out."""
     if unit == "document":
         has_text = pl.col("body").any().over("document")
-        is_text = pl.col("body") | pl.col("blank")
-        return lines.filter(has_text & is_text).with_columns(block=pl.col("document"), section=pl.lit(""))
+        return lines.filter(has_text & pl.col("in_document")).with_columns(block=pl.col("document"), section=pl.lit(""))
     starts = pl.col("body")
     if unit == "section":
         # A section is a run of body lines in one document.
@@ -109,49 +116,24 @@ def _lines_of_blocks(lines: pl.DataFrame, unit: str) -> pl.DataFrame:
     return lines.with_columns(starts.cum_sum().alias("block")).filter("body")
 
 
-def _read_lines(documents: Sequence[Document], text_format: TextFormat) -> pl.DataFrame:
-    """Table with one row for each line: document, line, section (path of headings), body (whether it is text)."""
-    lines = (
-        pl.DataFrame({"line": [document.text for document in documents]}, schema={"line": pl.String})
-        .with_row_index("document")
-        .with_columns(pl.col("line").str.split("\n"))
-        .explode("line")
-        .with_columns(blank=~pl.col("line").str.contains(r"\S"))
-    )
-    if text_format == "plain":
-        return lines.with_columns(section=pl.lit(""), body=~pl.col("blank"))
-    # The edges of a document count as blank lines.
-    above = pl.col("blank").shift(1, fill_value=True) | (pl.col("document") != pl.col("document").shift(1))
-    below = pl.col("blank").shift(-1, fill_value=True) | (pl.col("document") != pl.col("document").shift(-1))
-    looks_like_heading = pl.col("line").str.contains(r"^\s?= ") & above & below
-    candidates = lines.with_row_index("row").filter(looks_like_heading).select("row", "document", "line")
-    rows, paths = _section_paths(candidates)
-    headings = pl.DataFrame({"row": rows, "section": paths}, schema={"row": pl.get_index_type(), "section": pl.String})
+def _lines_of_parts(lines: pl.DataFrame, raw: bool) -> pl.DataFrame:
+    """Add the number of the part that each line belongs to, everything between two headings of one document.
+
+    The column `place` is the position of the line in the text that the unit `document` gives, in characters.
+    """
+    is_first = pl.col("document") != pl.col("document").shift(1)
+    is_empty = pl.col("text") == ""
+    repeats_blank = is_empty & (is_empty.shift(1) | is_first.fill_null(value=True))
+    size = pl.col("text").str.len_chars() + 1
+    lines = lines.filter("in_document")
+    if not raw:  # clean text has one blank line at a time, and none at its beginning
+        lines = lines.filter(~repeats_blank)
     return (
-        lines.with_row_index("row")
-        .join(headings, on="row", how="left", maintain_order="left")
-        .with_columns(body=~pl.col("blank") & pl.col("section").is_null())
-        .with_columns(pl.col("section").forward_fill().over("document").fill_null(""))
+        lines.with_columns(place=(size.cum_sum() - size).over("document"))
+        .with_columns(block=(is_first.fill_null(value=True) | pl.col("heading")).cum_sum())
+        .filter(pl.col("body") | pl.col("blank"))
+        .filter(pl.col("body").any().over("block"))
     )
-
-
-def _section_paths(candidates: pl.DataFrame) -> tuple[list[int], list[str]]:
-    """Rows that are headings, and the path of each, such as `History > Early years`."""
-    rows: list[int] = []
-    paths: list[str] = []
-    path: dict[int, str] = {}
-    current_document = None
-    for row, document, line in candidates.iter_rows():
-        heading = parse_heading(line)
-        if heading is None:
-            continue
-        if document != current_document:
-            path, current_document = {}, document
-        level, title = heading
-        path = {above: name for above, name in path.items() if above < level} | {level: title}
-        rows.append(row)
-        paths.append(" > ".join(path[above] for above in sorted(path)))
-    return rows, paths
 
 
 def _document_table(documents: Sequence[Document], metadata: dict[str, str]) -> pl.DataFrame:

@@ -19,6 +19,9 @@ from data_pipeline.utils import atomic_write_json, sha256_of_file, sha256_of_jso
 
 FORMAT_VERSION = 1
 
+_FILES = "corpus.identity."
+_SHOWN_CHANGES = 20  # a corpus may have thousands of files
+
 Settings = Mapping[str, Any]
 """Settings that decide the bytes of a stage's output, as nested mappings of JSON values."""
 
@@ -262,11 +265,9 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
     if existing["fingerprint"] == fingerprint(settings, upstream):
         return
     old, new = _flat(existing["settings"]), _flat(settings)
-    changes = [
-        f"{name} was {old.get(name, 'not set')!r}, now {new.get(name, 'not set')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    changes = [_change(name, old, new) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if len(changes) > _SHOWN_CHANGES:
+        changes = [*changes[:_SHOWN_CHANGES], f"and {len(changes) - _SHOWN_CHANGES:,} more"]
     if existing["upstream"] != upstream:
         changes.append("the paragraphs it was made from have changed")
     raise StaleStageError(
@@ -274,6 +275,16 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
         "Pass --overwrite to rebuild it, or keep both by setting another data_dir (for embeddings also "
         "embedding.variant)."
     )
+
+
+def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Describe the change of a setting, or of a file of the corpus."""
+    file = name.removeprefix(_FILES)
+    if file == name or "." not in file:  # the identity of a dataset of the hub has no file names
+        return f"{name} was {old.get(name, 'not set')!r}, now {new.get(name, 'not set')!r}"
+    if name not in old:
+        return f"the corpus has a new file {file}"
+    return f"the file {file} of the corpus was changed" if name in new else f"the corpus no longer has the file {file}"
 
 
 def _flat(settings: Settings, prefix: str = "") -> dict[str, Any]:

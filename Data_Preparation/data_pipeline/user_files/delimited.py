@@ -2,15 +2,19 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from data_pipeline.errors import RecordError, SourceError
+from data_pipeline.user_files.inputs import InputFile
 from data_pipeline.user_files.text import MAX_LINE_BYTES, OnBad, OnBytes, read_lines, set_aside
 from data_pipeline.utils import shortened
 
 
 def delimited_rows(
-    path: Path, delimiter: str, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None, encoding: str = "utf-8"
+    path: InputFile,
+    delimiter: str,
+    on_bytes: OnBytes | None = None,
+    on_bad: OnBad | None = None,
+    encoding: str = "utf-8",
 ) -> Iterator[tuple[int, list[str]]]:
     """Read the line numbers and cells of the rows that are not blank.
 
@@ -57,7 +61,7 @@ def delimited_rows(
         csv.field_size_limit(previous_limit)
 
 
-def column_names(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+def column_names(path: InputFile, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
     """Read the header of a file, the first of its rows.
 
     Raises:
@@ -71,7 +75,7 @@ def column_names(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]
     return names
 
 
-def check_width(path: Path, number: int, cells: Sequence[str], names: Sequence[str], delimiter: str) -> None:
+def check_width(path: InputFile, number: int, cells: Sequence[str], names: Sequence[str], delimiter: str) -> None:
     """Check that a row has a cell for every column.
 
     Raises:
@@ -86,7 +90,7 @@ def check_width(path: Path, number: int, cells: Sequence[str], names: Sequence[s
 
 
 def delimited_records(
-    path: Path,
+    path: InputFile,
     delimiter: str,
     on_bytes: OnBytes | None = None,
     on_bad: OnBad | None = None,

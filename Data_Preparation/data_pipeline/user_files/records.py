@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import RecordError, SourceError
-from data_pipeline.user_files.text import OnBad, OnBytes, read_lines, set_aside
+from data_pipeline.user_files.inputs import InputFile, first_bytes, size_of
+from data_pipeline.user_files.remote import RemoteFile
+from data_pipeline.user_files.text import OnBad, OnBytes, open_bytes, read_lines, set_aside
 from data_pipeline.utils import converted_errors, shown
 from data_pipeline.utils.missing import without_nan
 
@@ -30,18 +32,18 @@ class FileRecord(NamedTuple):
     values: Mapping[str, Any]
 
 
-def is_parquet(path: Path) -> bool:
+def is_parquet(path: InputFile) -> bool:
     """Whether a file is parquet, by its content, or if that is damaged by its name.
 
     Raises:
         SourceError: the file cannot be read.
     """
-    with converted_errors(OSError, SourceError, f"{path} cannot be read"), path.open("rb") as file:
-        return file.read(len(_PARQUET)) == _PARQUET or path.suffix == ".parquet"
+    with converted_errors(OSError, SourceError, f"{path} cannot be read"):
+        return first_bytes(path, len(_PARQUET)) == _PARQUET or path.suffix == ".parquet"
 
 
 def read_records(
-    path: Path, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
+    path: InputFile, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
 ) -> Iterator[FileRecord]:
     """Read the records of a JSON Lines or parquet file; its content decides which it is.
 
@@ -62,7 +64,7 @@ def read_records(
 
 
 def json_records(
-    path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None
+    path: InputFile, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the line numbers and objects of a JSON Lines file; blank lines are left out.
 
@@ -91,18 +93,29 @@ def json_records(
         first = False
 
 
-def parquet_columns(path: Path) -> list[str]:
-    """Read the names of the columns of a parquet file.
+def parquet_schema(path: InputFile) -> pa.Schema:
+    """Read the names and types of the columns of a parquet file.
 
     Raises:
         SourceError: the file cannot be read.
     """
-    with converted_errors((OSError, pa.ArrowException), SourceError, f"{path} cannot be read as parquet"):
-        return pq.read_schema(path).names
+    readable = converted_errors((OSError, pa.ArrowException), SourceError, f"{path} cannot be read as parquet")
+    with readable, _parquet_file(path) as file:
+        return file.schema_arrow
+
+
+@contextmanager
+def _parquet_file(path: InputFile) -> Iterator[pq.ParquetFile]:
+    if not isinstance(path, RemoteFile):
+        with pq.ParquetFile(path) as file:
+            yield file
+        return
+    with open_bytes(path) as stream, pq.ParquetFile(pa.PythonFile(stream, "r")) as file:
+        yield file
 
 
 def parquet_records(
-    path: Path, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
+    path: InputFile, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the row numbers, from 1, and rows of a parquet file.
 
@@ -116,7 +129,7 @@ def parquet_records(
     """
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with _parquet_file(path) as file:
             names = file.schema_arrow.names
             existing = None if columns is None else [name for name in names if name in columns]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=existing):
@@ -124,7 +137,7 @@ def parquet_records(
                     number += 1
                     yield number, values
                 if on_bytes is not None:
-                    on_bytes(path.stat().st_size * batch.num_rows // file.metadata.num_rows)
+                    on_bytes(size_of(path) * batch.num_rows // file.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{path} cannot be read as parquet after row {number}: {error}") from error
 
@@ -138,7 +151,7 @@ def _parse_constant(constant: str) -> float | None:
 _decode = json.JSONDecoder(parse_constant=_parse_constant).decode
 
 
-def _parse_object(text: str, path: Path, number: int, first: bool) -> Mapping[str, Any]:
+def _parse_object(text: str, path: InputFile, number: int, first: bool) -> Mapping[str, Any]:
     try:
         record = _decode(text)
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.errors import RecordError, SourceError
+from data_pipeline.user_files.inputs import InputFile
+from data_pipeline.user_files.remote import RemoteFile
 
 MAX_LINE_BYTES = 1 << 29
 """Maximum size of a line, because decoding a line takes several times its size in memory."""
@@ -42,17 +44,39 @@ class _CountedFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def open_stream(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Any]:
+def open_bytes(path: InputFile, on_bytes: OnBytes | None = None) -> "Iterator[io.BufferedReader[Any]]":
+    """Open a file as a stream of its bytes, which can be positioned.
+
+    Args:
+        path: the file.
+        on_bytes: called with the number of bytes of each read from the disk or the network.
+
+    Raises:
+        OSError: the file cannot be read.
+        SourceError: a remote file was changed while it was read.
+    """
+    if isinstance(path, RemoteFile):
+        with path.open(on_bytes) as stream:
+            yield stream
+        path.check_unchanged()
+        return
+    with io.BufferedReader(_CountedFile(path, on_bytes), _BLOCK_BYTES) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def open_stream(path: InputFile, on_bytes: OnBytes | None = None) -> Iterator[Any]:
     """Open a file as a stream of bytes, decompressed if its content is gzip, Zstandard, bzip2 or xz.
 
     Args:
         path: the file.
-        on_bytes: called with the number of bytes of each read from the disk.
+        on_bytes: called with the number of bytes of each read from the disk or the network.
 
     Raises:
         OSError: the file cannot be read, or its compressed data is truncated.
+        SourceError: a remote file was changed while it was read.
     """
-    with io.BufferedReader(_CountedFile(path, on_bytes), _BLOCK_BYTES) as raw:
+    with open_bytes(path, on_bytes) as raw:
         magic_bytes = raw.peek(6)
         if magic_bytes.startswith(_XZ):
             with lzma.open(raw) as unpacked:
@@ -74,7 +98,7 @@ def set_aside(number: int, error: RecordError, on_bad: OnBad | None) -> None:
 
 
 def read_lines(
-    path: Path, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None, encoding: str = "utf-8"
+    path: InputFile, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None, encoding: str = "utf-8"
 ) -> Iterator[tuple[int, str]]:
     """Read line numbers, from 1, and lines without their ends; only line feeds end a line (U+2028 and U+0085 are text).
 
@@ -120,7 +144,7 @@ def _decoded(line: bytes | None, where: str, encoding: str) -> str:
         ) from error
 
 
-def _lines(stream: Any, path: Path) -> Iterator[bytes | None]:
+def _lines(stream: Any, path: InputFile) -> Iterator[bytes | None]:
     """Iterate over lines; None for a line of more than `MAX_LINE_BYTES`, which is not kept in memory."""
     parts: list[bytes] = []  # parts of a line that continues in the next block
     size = 0
@@ -142,7 +166,7 @@ def _lines(stream: Any, path: Path) -> Iterator[bytes | None]:
         yield b"".join(parts) if size <= MAX_LINE_BYTES else None
 
 
-def _strip_mark(block: bytes, path: Path) -> bytes:
+def _strip_mark(block: bytes, path: InputFile) -> bytes:
     """Remove the byte-order mark from the first block of a file; rejects UTF-16 and UTF-32."""
     if block[:2] in {b"\xff\xfe", b"\xfe\xff"} or (b"\0" in block[:2] and block[:4].strip(b"\0")):
         raise SourceError(

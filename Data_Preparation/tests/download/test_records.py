@@ -106,8 +106,8 @@ def test_without_an_id_field_a_document_is_known_by_its_text(tmp_path):
         ("contest.jsonl", ""), ("data.jsonl", ""),
     ],
 )  # fmt: skip
-def test_a_file_name_tells_its_split(tmp_path, name, split):
-    assert split_of_file(tmp_path / name) == split
+def test_a_file_name_tells_its_split(name, split):
+    assert split_of_file(f"some/folder/{name}") == split
 
 
 def test_a_folder_is_read_file_by_file_with_the_splits_of_their_names(tmp_path):
@@ -286,9 +286,10 @@ def test_a_field_with_a_dot_in_its_name_comes_first(tmp_path):
         (pa.large_string(), "one", ""),
         (pa.dictionary(pa.int8(), pa.string()), "one", ""),
         (pa.string_view(), "one", ""),
-        (pa.binary(), b"one", "x.parquet, row 1: the field 'text' must be a text, found b'one'"),
-        (pa.list_(pa.string()), ["one"], "x.parquet, row 1: the field 'text' must be a text, found ['one']"),
-        (pa.struct({"en": pa.string()}), {"en": "one"}, "row 1: the field 'text' must be a text, found {'en': 'one'}"),
+        (pa.binary(), b"one", "x.parquet: the column 'text' holds binary, expected texts. Convert the column"),
+        (pa.list_(pa.string()), ["one"], "x.parquet: the column 'text' holds list<"),
+        (pa.dictionary(pa.int8(), pa.int64()), 1, "x.parquet: the column 'text' holds int64"),
+        (pa.struct({"en": pa.string(), "de": pa.string()}), {"en": "one"}, "Name one of its fields: text.en, text.de."),
     ],
 )
 def test_types_of_a_parquet_column(tmp_path, kind, value, message):

@@ -223,7 +223,7 @@ def test_lines_are_cut_at_line_feeds_only(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (None, "corpus.path: the source 'wikitext' needs a file or folder, found none"),
+        (None, "corpus.path: the source 'wikitext' needs one local file or folder, found none"),
         ("missing", "corpus.path: no such file or folder: "),
         (".", "holds no WikiText files: expected wiki.{train,valid,test}.tokens or {train,valid,test}.txt"),
     ],

@@ -20,11 +20,11 @@ from filelock import FileLock
 from data_pipeline.errors import CorruptShardError, StoreError
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.utils import atomic_write_bytes, human_bytes, published, sha256_of_file
+from data_pipeline.utils.urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_URL = re.compile(r"[\w+.-]+://[^\s'\"<>()]*")
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,3 @@ class RemoteFolder:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the connection, which each process opens for itself."""
         return {"url": self.url, "cache": self.cache}
-
-
-def without_secrets(text: str) -> str:
-    """Remove users, passwords and queries, which may hold tokens, from the URLs in a text."""
-
-    def cleaned(match: re.Match[str]) -> str:
-        links = []
-        for link in match[0].split("::"):  # of a chain of file systems
-            scheme, separator, rest = link.partition("://")
-            host, slash, path = re.split(r"[?#]", rest)[0].partition("/")
-            links.append(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}".rstrip("/"))
-        return "::".join(links)
-
-    return _URL.sub(cleaned, text)
