@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from data_pipeline.config import CorpusConfig
+from data_pipeline.download.columns import columns_of
 from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord, allowed_bad_share
-from data_pipeline.download.records import fields_of, to_documents
+from data_pipeline.download.records import to_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
-from data_pipeline.utils import converted_errors, shortened
+from data_pipeline.utils import converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
 _WIKITEXT_CONFIG = CorpusConfig.model_fields["hf_dataset_config"].default
@@ -46,6 +49,18 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
     )
 
 
+def hub_rows(config: CorpusConfig) -> Iterator[Mapping[str, Any]]:
+    """Iterate over the rows of a dataset of the hub, with all their columns.
+
+    Raises:
+        SourceError: see `open_hub_records`.
+    """
+    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    configuration = None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
+    for split, rows in _load_splits(config, configuration, commit).items():
+        yield from _rows(rows, config.hf_dataset_name, split)
+
+
 def _load_splits(config: CorpusConfig, configuration: str | None, commit: str | None) -> Mapping[str, Any]:
     """Open all splits of a dataset, in the order of the dataset."""
     # Imported here because `datasets` takes a second to import, and other sources do not need it.
@@ -72,14 +87,11 @@ def _load_splits(config: CorpusConfig, configuration: str | None, commit: str | 
 
 def _columns(rows: Any, config: CorpusConfig, name: str) -> list[str]:
     """Return the columns that have the fields of the config; others, such as images, are not decoded."""
-    existing = rows.column_names or list(next(iter(rows), {}))
-    columns = dict[str, None]()
-    for field in fields_of(config):
-        column = field if field in existing else field.partition(".")[0]
-        if column not in existing:
-            raise SourceError(f"{name} has no column {field!r}; it has {shortened(', '.join(existing))}")
-        columns[column] = None
-    return list(columns)
+    if rows.features is not None:
+        return columns_of(rows.features.arrow_schema, config, name)
+    # Types are unknown until rows are read; those of the first one may be any.
+    names = rows.column_names or list(next(iter(rows), {}))
+    return columns_of(pa.schema([(column, pa.string()) for column in names]), config, name)
 
 
 def _rows(rows: Any, name: str, split: str) -> Iterator[Mapping[str, Any]]:

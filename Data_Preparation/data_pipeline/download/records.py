@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from data_pipeline.config import CorpusConfig
+from data_pipeline.download.columns import columns_of
 from data_pipeline.download.corpus import (
     SPLIT_NAMES,
     Corpus,
@@ -34,7 +33,7 @@ from data_pipeline.user_files import (
 from data_pipeline.user_files.arrow import arrow_records, arrow_schema
 from data_pipeline.user_files.delimited import delimited_records
 from data_pipeline.user_files.records import is_parquet, parquet_schema
-from data_pipeline.utils import shortened, shown
+from data_pipeline.utils import shown
 
 ReadRecords = Callable[[InputFile, OnBytes, OnBad], Iterator[tuple[int, Mapping[str, Any]]]]
 """Function that reads the numbers and values of the records of a file."""
@@ -80,49 +79,6 @@ def open_arrow(config: CorpusConfig) -> Corpus:
     return _open(config, files_under(config, ARROW), "row", read, split_of_path)
 
 
-def columns_of(schema: pa.Schema, config: CorpusConfig, where: str) -> list[str]:
-    """Return the columns of a typed table that have the fields of a config.
-
-    Raises:
-        SourceError: there is no such column, or that of the text does not hold texts.
-    """
-    columns = dict[str, None]()
-    for name in fields_of(config):
-        # A dotted name may be that of a field of a struct.
-        column = name if name in schema.names else name.partition(".")[0]
-        if column not in schema.names:
-            raise SourceError(f"{where} has no column {name!r}; it has {shortened(', '.join(schema.names))}")
-        columns[column] = None
-    kind = _type_of(schema, config.text_field)
-    if kind is not None and not _is_text(kind):
-        fields = [f"{config.text_field}.{kind.field(i).name}" for i in range(kind.num_fields)]
-        advice = f"Name one of its fields: {shortened(', '.join(fields))}" if pa.types.is_struct(kind) else (
-            "Convert the column to texts, or set corpus.text_field to another one"
-        )  # fmt: skip
-        raise SourceError(f"{where}: the column {config.text_field!r} holds {kind}, expected texts. {advice}.")
-    return list(columns)
-
-
-def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """Type of a column, or of a field of a struct; None if it is not known."""
-    if name in schema.names:
-        return schema.field(name).type
-    column, *path = name.split(".")
-    kind = schema.field(column).type
-    for part in path:
-        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            return None
-        kind = kind.field(part).type
-    return kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(check(kind) for check in checks)
-
-
 def open_csv(config: CorpusConfig) -> Corpus:
     """Open CSV files, separated by commas and quoted by `"`; those of a folder are read in the order of their names."""
     return _open_delimited(config, CSV, ",")
@@ -142,12 +98,6 @@ def _open_delimited(config: CorpusConfig, endings: Sequence[str], delimiter: str
             yield number, {**values, **{name: value for name, value in typed.items() if name in values}}
 
     return _open(config, files_under(config, endings), "line", read)
-
-
-def fields_of(config: CorpusConfig) -> list[str]:
-    """Return the names of the fields that are read, each once."""
-    fields = (config.text_field, config.id_field, config.title_field, config.split_field, *config.metadata_fields)
-    return list(dict.fromkeys(name for name in fields if name))
 
 
 def _open(
