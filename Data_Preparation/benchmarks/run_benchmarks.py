@@ -15,6 +15,7 @@ import corpus
 import embedding_cpu
 import gpu_embedding
 import heads
+import ingest
 import loader
 import main_job
 import memory
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "embedding_cpu": embedding_cpu.measure,
     "embedding_gpu": gpu_embedding.measure,
     "heads": heads.measure,
+    "ingest": ingest.measure,
     "loader": loader.measure,
     "main_job": main_job.measure,
     "memory": memory.measure,
