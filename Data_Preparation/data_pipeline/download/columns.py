@@ -1,5 +1,7 @@
 """Columns of typed tables, such as parquet, that have the fields of a config."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from data_pipeline.config import CorpusConfig
@@ -19,13 +21,7 @@ def columns_of(schema: pa.Schema, config: CorpusConfig, where: str) -> list[str]
     Raises:
         SourceError: there is no such column, or that of the text does not hold texts.
     """
-    columns = dict[str, None]()
-    for name in fields_of(config):
-        # A dotted name may be that of a field of a struct.
-        column = name if name in schema.names else name.partition(".")[0]
-        if column not in schema.names:
-            raise SourceError(f"{where} has no column {name!r}; it has {shortened(', '.join(schema.names))}")
-        columns[column] = None
+    columns = check_columns(schema.names, config, where)
     kind = _type_of(schema, config.text_field)
     if kind is not None and not _is_text(kind):
         fields = [f"{config.text_field}.{kind.field(i).name}" for i in range(kind.num_fields)]
@@ -33,6 +29,22 @@ def columns_of(schema: pa.Schema, config: CorpusConfig, where: str) -> list[str]
             "Convert the column to texts, or set corpus.text_field to another one"
         )  # fmt: skip
         raise SourceError(f"{where}: the column {config.text_field!r} holds {kind}, expected texts. {advice}.")
+    return columns
+
+
+def check_columns(names: Sequence[str], config: CorpusConfig, where: str) -> list[str]:
+    """Return those of the columns of a table that have the fields of a config.
+
+    Raises:
+        SourceError: there is no such column.
+    """
+    columns = dict[str, None]()
+    for name in fields_of(config):
+        # A dotted name may be that of a field of a struct.
+        column = name if name in names else name.partition(".")[0]
+        if column not in names:
+            raise SourceError(f"{where} has no column {name!r}; it has {shortened(', '.join(names))}")
+        columns[column] = None
     return list(columns)
 
 

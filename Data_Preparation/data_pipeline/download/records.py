@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.columns import columns_of
+from data_pipeline.download.columns import check_columns, columns_of
 from data_pipeline.download.corpus import (
     SPLIT_NAMES,
     Corpus,
@@ -92,7 +92,11 @@ def open_tsv(config: CorpusConfig) -> Corpus:
 def _open_delimited(config: CorpusConfig, endings: Sequence[str], delimiter: str) -> Corpus:
     def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
         records = delimited_records(path, delimiter, on_bytes, on_bad, config.encoding, config.header)
+        is_first = True
         for number, values in records:
+            if is_first:
+                check_columns(list(values), config, str(path))
+                is_first = False
             # Cells have no types; one that is not of its type stays a text, and is rejected with its value.
             typed = {name: _parsed(values.get(name), kind) for name, kind in config.metadata_fields.items()}
             yield number, {**values, **{name: value for name, value in typed.items() if name in values}}

@@ -91,7 +91,7 @@ def test_a_bad_row_is_one_record(tmp_path, content, texts, bad):
         (b'text,n\na,1\n"b,2\nc,3\n', r"x\.csv, line 3: not CSV: unexpected end of data. Is a quote missing\?"),
         (b"", r"x\.csv is empty, expected a line with the names of the columns"),
         (b"text,text\na,b\n", r"x\.csv, line 1: two columns have the same name"),
-        (b"body\na\n", r"x\.csv, line 2: there is no field 'text'; it has body"),
+        (b"body\na\n", r"x\.csv has no column 'text'; it has body"),
         ("text\na\n".encode("utf-16"), r"x\.csv is encoded as UTF-16"),
     ],
 )
