@@ -23,7 +23,7 @@ from data_pipeline.utils import progress_bar
 
 logger = logging.getLogger(__name__)
 
-_PART_CHARS = 32_000_000  # of the items of one index of n-grams, which takes about 300 MB
+_PART_CHARS = 16_000_000  # of the items of one index of n-grams, which takes 250 MB, and 450 MB while it is built
 _PART_TEXTS = 65_536  # of one index of near duplicates, which takes about 220 MB and the texts
 _TRAIN = SPLITS.index("train")
 
@@ -47,9 +47,9 @@ def decontaminate(
 ) -> None:
     """Drop rows that repeat items of evaluation sets or of our own val and test, and write them down.
 
-    Memory: about 60 bytes for every word of the items (13 bytes per character), and 3.4 kB for every item that near
-    duplicates are searched of, for at most 32 million characters or 65,536 items at a time; about 400 bytes for every
-    row that matches.
+    Memory (measured): 92 bytes for every word of the items, 167 while the index is built, for at most 16 million
+    characters of items at a time; 3.4 kB and the text for every item that near duplicates are searched of, for at most
+    65,536 at a time; about 400 bytes for every row that matches.
 
     Args:
         staging: candidate rows.

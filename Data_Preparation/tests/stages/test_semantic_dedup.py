@@ -255,7 +255,7 @@ from data_pipeline.stages import semantic_dedup as module
 from data_pipeline.store.embeddings import EmbeddingWriter
 
 root = Path(sys.argv[1])
-module._COPIED_ROWS, module._FLUSHED_BLOCKS = 16, 1
+module._COPIED_ROWS, module._FLUSHED_BLOCKS = 60, 1
 
 def job(to):
     module.semantic_dedup(source_of_kills(root), SemanticDedupConfig(threshold=float(sys.argv[2])), Path(to))
@@ -290,7 +290,7 @@ def source_of_kills(root):
 @pytest.mark.posix
 @pytest.mark.slow
 def test_a_kill_at_every_step_ends_in_the_same_bytes(tmp_path):
-    make(tmp_path, shard_rows=50)
+    make(tmp_path, shard_rows=100)
     threshold = str(middling(stored_vectors(tmp_path / "data")))
     environment = ENVIRONMENT | {"PYTHONPATH": f"{Path(__file__).parent}:{ENVIRONMENT['PYTHONPATH']}"}
     done = subprocess.run(
@@ -304,5 +304,5 @@ def test_a_kill_at_every_step_ends_in_the_same_bytes(tmp_path):
     answer = json.loads(done.stdout.splitlines()[-1])
     *killed, (_, last, rerun, same) = answer["results"]
     assert (last, rerun, same) == (0, 0, True)
-    assert len(killed) > 20
+    assert len(killed) > 30
     assert [result[1:] for result in killed] == [[-9, 0, True]] * len(killed)
