@@ -64,7 +64,9 @@ def load_splits(
     # Imported here because `datasets` takes a second to import, and other sources do not need it.
     import datasets
 
-    configuration_setting = "corpus.hf_dataset_config" if setting == "corpus" else f"{setting}.hub_config"
+    of_corpus = setting == "corpus"
+    configuration_setting = "corpus.hf_dataset_config" if of_corpus else f"{setting}.hub_config"
+    revision_setting = "corpus.revision" if of_corpus else "owner/name@revision"
     try:
         # Streamed rows are not cached, so that the dataset needs no room on the disk.
         is_streamed = commit is not None
@@ -76,7 +78,7 @@ def load_splits(
     except RuntimeError as error:
         raise SourceError(
             f"{name} cannot be read: {error}. A dataset that is made by a script of its own must be converted to "
-            "parquet first, which some have on the revision refs/convert/parquet (corpus.revision)."
+            f"parquet first, which some have on the revision refs/convert/parquet ({revision_setting})."
         ) from error
     except ValueError as error:  # also lists the configurations where one must be named
         raise SourceError(f"{name} cannot be read: {error} Set {configuration_setting}.") from error

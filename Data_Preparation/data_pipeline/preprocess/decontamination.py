@@ -103,9 +103,13 @@ def shared_ngrams(
         if not index:
             continue
         for numbers, texts in _batches(staging, among, "Looking for n-grams of evaluation items"):
-            found = index.find(texts)
+            shared_rows = index.find(texts)
             for row, item, shared, covered in zip(
-                numbers[found.rows].tolist(), found.items.tolist(), found.shared.tolist(), found.covered, strict=True
+                numbers[shared_rows.rows].tolist(),
+                shared_rows.items.tolist(),
+                shared_rows.shared.tolist(),
+                shared_rows.covered,
+                strict=True,
             ):
                 match = _Shared(part.names[item], shared, np.packbits(covered), len(covered))
                 matches[row] = match.joined(matches[row]) if row in matches else match

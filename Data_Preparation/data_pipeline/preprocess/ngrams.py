@@ -55,11 +55,11 @@ def words_of(texts: pa.LargeStringArray) -> Words:
     is_unusual = series.str.len_bytes() != series.str.len_chars()
     if is_unusual.any():
         # Normalization is slow, and few texts need it.
-        series = _change(series, series.str.contains(UNUSUAL), lambda some: some.str.normalize("NFC"))
+        series = _change(series, series.str.contains(UNUSUAL), lambda texts: texts.str.normalize("NFC"))
     spaced = _without_ascii_separators(series)
     if is_unusual.any():
-        spaced = _change(spaced, is_unusual, lambda some: some.str.to_lowercase().str.replace_all(_SEPARATORS, " "))
-        spaced = _change(spaced, spaced.str.contains(_UNSPACED), lambda some: some.str.replace_all(_UNSPACED, " $0 "))
+        spaced = _change(spaced, is_unusual, lambda texts: texts.str.to_lowercase().str.replace_all(_SEPARATORS, " "))
+        spaced = _change(spaced, spaced.str.contains(_UNSPACED), lambda texts: texts.str.replace_all(_UNSPACED, " $0 "))
     lists = spaced.str.split(" ")
     words = lists.explode()
     is_word = words.str.len_bytes() > 0
@@ -73,9 +73,9 @@ def _change(texts: pl.Series, mask: pl.Series, function: Callable[[pl.Series], p
     if not mask.any():
         return texts
     order = np.argsort(mask.to_numpy(), kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return pl.concat([texts.filter(~mask), function(texts.filter(mask))]).gather(place)
+    target = np.empty(len(order), np.int64)
+    target[order] = np.arange(len(order))
+    return pl.concat([texts.filter(~mask), function(texts.filter(mask))]).gather(target)
 
 
 def _without_ascii_separators(texts: pl.Series) -> pl.Series:
@@ -173,15 +173,15 @@ class NgramIndex:
         words = words_of(texts)
         windows = Windows(words)
         change = np.zeros(len(words.words) + 1, np.int32)
-        places, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        first_words, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for part in self._parts:
-            place, item = part.find(words.words, windows)
-            np.add.at(change, place, 1)
-            np.add.at(change, place + part.length, -1)
-            places.append(place)
+            position, item = part.find(words.words, windows)
+            np.add.at(change, position, 1)
+            np.add.at(change, position + part.length, -1)
+            first_words.append(position)
             items.append(item)
-        place, item = np.concatenate(places), np.concatenate(items)
-        rows = np.searchsorted(words.starts, place, side="right") - 1
+        position, item = np.concatenate(first_words), np.concatenate(items)
+        rows = np.searchsorted(words.starts, position, side="right") - 1
         pairs, shared = np.unique(np.stack([rows, item]), axis=1, return_counts=True)
         order = np.lexsort([pairs[1], -shared, pairs[0]])
         matching, best = np.unique(pairs[0][order], return_index=True)
@@ -215,17 +215,17 @@ class _Part:
         first = windows.inside(np.flatnonzero(self._table[all_hashes >> self._shift]), self.length)
         hashes = all_hashes[first]
         entry = np.searchsorted(self._hashes, hashes)
-        places, items = [first[:0]], [first[:0]]
+        first_words, items = [first[:0]], [first[:0]]
         while len(first):
             inside = entry < len(self._hashes)
             inside[inside] = self._hashes[entry[inside]] == hashes[inside]
             first, hashes, entry = first[inside], hashes[inside], entry[inside]
             same = _same_words(words, first, self._words, self._first[entry], self.length)
-            places.append(first[same])
+            first_words.append(first[same])
             items.append(self._items[entry[same]])
             # Different n-grams may have one hash.
             first, hashes, entry = first[~same], hashes[~same], entry[~same] + 1
-        return np.concatenate(places), np.concatenate(items)
+        return np.concatenate(first_words), np.concatenate(items)
 
     def _repeats(self, first: IntArray, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Mask of the n-grams that repeat the first n-gram with their hash; sorted by hash."""

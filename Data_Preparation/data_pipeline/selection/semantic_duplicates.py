@@ -70,8 +70,8 @@ def semantic_duplicates(
         is_among[among] = True
         members = (group[is_among[group]] for group in clustering.members())
         groups = (group if keep == "first" else clustering.by_distance(group, keep) for group in members)
-    found = [find_duplicates(vectors, group, threshold)[1] for group in groups]
-    return _joined(found).sorted()
+    similar_rows = [find_duplicates(vectors, group, threshold)[1] for group in groups]
+    return _joined(similar_rows).sorted()
 
 
 def find_duplicates(vectors: VectorBlocks, rows: IntArray, threshold: float) -> tuple[IntArray, SimilarRows]:
@@ -86,7 +86,7 @@ def find_duplicates(vectors: VectorBlocks, rows: IntArray, threshold: float) -> 
         The retained rows in order, and the duplicates, each with the most similar row retained before it.
     """
     retained = rows[:0]
-    found = []
+    similar_rows = []
     for start in range(0, len(rows), _BLOCK):
         block_rows = rows[start : start + _BLOCK]
         block = vectors.rows(block_rows)
@@ -102,9 +102,9 @@ def find_duplicates(vectors: VectorBlocks, rows: IntArray, threshold: float) -> 
             closer = earlier.max(axis=0) > best
             nearest[closer] = block_rows[earlier.argmax(axis=0)][closer]
             best[closer] = earlier.max(axis=0)[closer]
-            found.append(SimilarRows(block_rows[duplicates], nearest[duplicates], best[duplicates]))
+            similar_rows.append(SimilarRows(block_rows[duplicates], nearest[duplicates], best[duplicates]))
         retained = np.concatenate([retained, block_rows[~duplicates]])
-    return retained, _joined(found)
+    return retained, _joined(similar_rows)
 
 
 def find_copies(vectors: VectorBlocks, rows: IntArray, others: VectorBlocks, threshold: float) -> SimilarRows:
@@ -141,10 +141,10 @@ def _most_similar(
     """Cosine of every row of a block to the most similar retained row, and that row, shapes (B,)."""
     best, nearest = np.full(len(block), -np.inf, np.float32), np.zeros(len(block), np.int64)
     for first in range(0, len(retained), _BLOCK):
-        some = retained[first : first + _BLOCK]
-        values, indices = (block @ vectors.rows(some).T).max(dim=1)
+        retained_block = retained[first : first + _BLOCK]
+        values, indices = (block @ vectors.rows(retained_block).T).max(dim=1)
         closer = values.cpu().numpy() > best
-        best[closer], nearest[closer] = values.cpu().numpy()[closer], some[indices.cpu().numpy()][closer]
+        best[closer], nearest[closer] = values.cpu().numpy()[closer], retained_block[indices.cpu().numpy()][closer]
     return best, nearest
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from data_pipeline.config import Config
 from data_pipeline.config.semantic_dedup import SemanticDedupConfig
@@ -34,7 +34,7 @@ from data_pipeline.store.embeddings import EmbeddingWriter
 from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, ParagraphSplit, read_manifest
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphWriter
 from data_pipeline.store.reader import open_rows
-from data_pipeline.types import SPLITS, EvaluationSet, Split
+from data_pipeline.types import SPLITS, EvaluationSet, IntArray, Split
 from data_pipeline.utils import exclusive, sha256_of_file
 from data_pipeline.utils.folders import new_folder, recover_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
@@ -222,25 +222,26 @@ class DedupedParagraphs:
         shards = self.source.shards(split)
         schema = pq.read_schema(shards[0].path).remove_metadata()
         writer = ParagraphWriter(new, split, schema, self.manifest["settings"]["storage"]["shard_rows"])
-        of_row = {mark["row"]: mark for mark in marks.to_pylist() if mark["split"] == split}
+        marks = marks.filter(pc.equal(marks["split"], split))
+        marked: IntArray = marks["row"].to_numpy()
         entry: ParagraphSplit = {"rows": 0, "tokens": 0, "characters": 0, "shards": []}
         start = 0
         for shard in shards:
             for batch in shard.batches(schema.names):
-                rows = [row for row in range(batch.num_rows) if start + row in of_row]
-                for row in rows:
-                    mark = of_row[start + row]
+                first, last = np.searchsorted(marked, [start, start + batch.num_rows])
+                rows = marked[first:last] - start
+                for row, mark in zip(rows.tolist(), marks.slice(first, last - first).to_pylist(), strict=True):
                     text_id, document_id = (str(batch[name][row].as_py()) for name in ("text_id", "document_id"))
                     dropped.add(
                         text_id, document_id, "semantic_dedup", mark["reason"], mark["duplicate_of"], mark["overlap"]
                     )
                 keep = np.ones(batch.num_rows, np.bool_)
                 keep[rows] = False
-                kept = pa.Table.from_batches([batch.filter(pa.array(keep))], schema)
-                writer.write(kept)
-                entry["rows"] += kept.num_rows
-                entry["tokens"] += sum(kept["token_count"].to_pylist())
-                entry["characters"] += sum(kept["char_count"].to_pylist())
+                kept_rows = pa.Table.from_batches([batch.filter(pa.array(keep))], schema)
+                writer.write(kept_rows)
+                entry["rows"] += kept_rows.num_rows
+                entry["tokens"] += sum(kept_rows["token_count"].to_pylist())
+                entry["characters"] += sum(kept_rows["char_count"].to_pylist())
                 start += batch.num_rows
         entry["shards"] = [listed.to_json() for listed in writer.close()]
         return entry
@@ -293,7 +294,7 @@ class CopiedEmbeddings:
             is_whole=opens,
             remakes_damaged=True,
         )
-        self._kept: NDArray[np.int64] | None = None
+        self._kept: IntArray | None = None
 
     @property
     def name(self) -> str:
@@ -356,22 +357,22 @@ class CopiedEmbeddings:
             self.output.record(facts, empty)
         return CopiedSplit(self.rows, skipped=not results)
 
-    def _kept_rows(self) -> NDArray[np.int64]:
+    def _kept_rows(self) -> IntArray:
         """Row numbers in the source of the rows that are kept, by their ids."""
         if self._kept is None:
             wanted = _ids(self.output.paragraphs)
             text_id = next(wanted, None)
-            kept = []
+            positions = []
             for row, existing in enumerate(_ids(self._paragraphs.source.listed(self._split))):
                 if existing == text_id:
-                    kept.append(row)
+                    positions.append(row)
                     text_id = next(wanted, None)
             if text_id is not None:
                 raise ShardMismatchError(
                     f"{self.output.paragraphs[0].path.parent} has the row {text_id!r}, which is not in "
                     f"{self._paragraphs.source.folder} in that order. Run again with --overwrite."
                 )
-            self._kept = np.array(kept, np.int64)
+            self._kept = np.array(positions, np.int64)
         return self._kept
 
 
@@ -381,7 +382,7 @@ def _ids(shards: Sequence[ParagraphShard]) -> Iterator[str]:
             yield from batch["text_id"].to_pylist()
 
 
-def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _blocks(rows: IntArray) -> Iterator[IntArray]:
     for start in range(0, len(rows), _COPIED_ROWS):
         yield rows[start : start + _COPIED_ROWS]
 

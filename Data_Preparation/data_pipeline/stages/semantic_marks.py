@@ -1,4 +1,4 @@
-"""Rows that semantic deduplication and decontamination by embeddings drop, found from stored vectors."""
+"""Rows that semantic deduplication and decontamination by embeddings drop, computed from stored vectors."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -66,8 +66,8 @@ class StoredVectors:
 def find_marks(config: Config, dedup: SemanticDedupConfig, sets: Sequence[EvaluationSet]) -> pa.Table:
     """Find the rows to drop: those that repeat evaluation items, then those that repeat val or test, then duplicates.
 
-    Memory: 60 bytes for every row of the largest split; 128 vectors for every cluster; one number and a vector for each
-    of 16,384 evaluation texts.
+    Memory: 60 bytes for every row of the largest split; about 300 bytes for every row to drop; 128 vectors for every
+    cluster; the vectors of 16,384 evaluation texts.
 
     Args:
         config: folders, corpus, variant, and `decontamination`.
@@ -99,7 +99,7 @@ def find_marks(config: Config, dedup: SemanticDedupConfig, sets: Sequence[Evalua
 
 
 def read_marks(path: Path, fingerprint: str, compute: Callable[[], pa.Table]) -> pa.Table:
-    """Read the rows to drop that an interrupted run has found, or find and store them."""
+    """Read the rows to drop that an interrupted run stored, or find and store them."""
     if path.is_file():
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(b"fingerprint") == fingerprint.encode():
@@ -142,8 +142,8 @@ class _Finder:
             # The items lose what the rows have lost, so that equal texts have equal vectors.
             items = self._blocks(first.decode(first.coding.encode(vectors)))
             all_rows = np.arange(len(rows))
-            found = find_copies(self._vectors(split), all_rows, items, self._dedup.evaluation_threshold)
-            for row, item, cosine in _triples(found):
+            similar = find_copies(self._vectors(split), all_rows, items, self._dedup.evaluation_threshold)
+            for row, item, cosine in _triples(similar):
                 if cosine > self._items.get((split, row), ("", -2.0))[1]:
                     self._items[split, row] = (names[item], cosine)
                     self._keep[split][row] = False
@@ -151,13 +151,13 @@ class _Finder:
     def mark_own(self, other: Split) -> None:
         """Compare the rows of train with all rows of another split."""
         among = np.flatnonzero(self._kept("train"))
-        found = find_copies(self._vectors("train"), among, self._vectors(other), self._dedup.evaluation_threshold)
-        self._mark("train", "leaked_embedding", found, other)
+        similar = find_copies(self._vectors("train"), among, self._vectors(other), self._dedup.evaluation_threshold)
+        self._mark("train", "leaked_embedding", similar, other)
 
     def mark_duplicates(self, split: Split, threshold: float) -> None:
         """Compare the rows of a split with each other."""
         vectors, dedup = self._vectors(split), self._dedup
-        found = semantic_duplicates(
+        similar = semantic_duplicates(
             vectors,
             np.flatnonzero(self._kept(split)),
             threshold,
@@ -165,7 +165,7 @@ class _Finder:
             clusters=dedup.clusters or max(1, -(-len(vectors) // dedup.cluster_rows)),
             keep=dedup.keep,
         )
-        self._mark(split, "semantic_duplicate", found, split)
+        self._mark(split, "semantic_duplicate", similar, split)
 
     def table(self) -> pa.Table:
         """Return the rows to drop, by split and row number."""
@@ -173,12 +173,12 @@ class _Finder:
         marks = sorted([*items, *self._marks], key=lambda mark: (SPLITS.index(mark[0]), mark[1]))
         return pa.Table.from_pylist([dict(zip(MARKS_SCHEMA.names, mark, strict=True)) for mark in marks], MARKS_SCHEMA)
 
-    def _mark(self, split: Split, reason: str, found: SimilarRows, other: Split) -> None:
-        names = _ids_of(self.rows(other), found.similar_to)
-        for (row, _, cosine), name in zip(_triples(found), names, strict=True):
+    def _mark(self, split: Split, reason: str, similar: SimilarRows, other: Split) -> None:
+        names = _ids_of(self.rows(other), similar.similar_to)
+        for (row, _, cosine), name in zip(_triples(similar), names, strict=True):
             self._marks.append((split, row, reason, name, cosine))
-        self._keep[split][found.rows] = False
-        logger.info("%s: %s rows dropped as %s", split, f"{len(found.rows):,}", reason)
+        self._keep[split][similar.rows] = False
+        logger.info("%s: %s rows dropped as %s", split, f"{len(similar.rows):,}", reason)
 
     def _kept(self, split: Split) -> NDArray[np.bool_]:
         self.rows(split)
@@ -204,9 +204,9 @@ def _ids_of(rows: Rows, index: IntArray) -> list[str]:
     return [ids[position] for position in place.tolist()]
 
 
-def _triples(found: SimilarRows) -> Iterator[tuple[int, int, float]]:
-    cosines = np.round(np.clip(found.cosines.astype(np.float64), -1, 1), _DIGITS)
-    yield from zip(found.rows.tolist(), found.similar_to.tolist(), cosines.tolist(), strict=True)
+def _triples(similar: SimilarRows) -> Iterator[tuple[int, int, float]]:
+    cosines = np.round(np.clip(similar.cosines.astype(np.float64), -1, 1), _DIGITS)
+    yield from zip(similar.rows.tolist(), similar.similar_to.tolist(), cosines.tolist(), strict=True)
 
 
 def _item_batches(sets: Sequence[EvaluationSet]) -> Iterator[tuple[list[str], list[str]]]:
