@@ -46,6 +46,9 @@ study](configuration_selection.md), [file pipelines](configuration_file_pipeline
 _HEADS = """Flags of `elm heads train`, with hyphens: `--learning-rate 0.001`. See
 [Scoring with heads](scoring_with_heads.md)."""
 
+_DEDUPLICATION = """Flags of `elm semantic-dedup`, with hyphens: `--evaluation-threshold 0.9`. See
+[Deduplication by embeddings](deduplication.md)."""
+
 
 @cache
 def _defined() -> Mapping[str, list[str]]:
@@ -74,7 +77,7 @@ def find(name: str) -> Any:
 
 
 def configuration() -> str:
-    """The settings of the main job and of the training of heads."""
+    """The settings of the main job, of the training of heads, and of semantic deduplication."""
     return _page(
         "Configuration",
         _INTRODUCTION,
@@ -83,6 +86,9 @@ def configuration() -> str:
         "## Training of heads",
         _HEADS,
         *_model_parts(TrainingConfig),
+        "## Semantic deduplication",
+        _DEDUPLICATION,
+        *_model_parts(find("SemanticDedupConfig")),
     )
 
 

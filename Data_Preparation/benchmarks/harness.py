@@ -70,7 +70,8 @@ def in_fresh_process(script: Path, *arguments: str, **variables: str) -> Any:
 
     The process prints one JSON value last.
     """
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1", **variables}
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **variables}
     result = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, check=False
     )

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import candidates
 import corpus
+import decontamination
 import embedding_cpu
 import gpu_embedding
 import heads
@@ -30,6 +31,7 @@ from harness import Benchmark, print_table, write_readme, write_result
 BENCHMARKS: dict[str, Benchmark] = {
     "candidates": candidates.measure,
     "corpus": corpus.measure,
+    "decontamination": decontamination.measure,
     "embedding_cpu": embedding_cpu.measure,
     "embedding_gpu": gpu_embedding.measure,
     "heads": heads.measure,

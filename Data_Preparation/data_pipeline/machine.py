@@ -15,6 +15,7 @@ from huggingface_hub.errors import CacheNotFound
 from data_pipeline.config import Config, EmbeddingConfig
 from data_pipeline.config.load import load_preset
 from data_pipeline.download.corpus import files_under
+from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.download.sources import ENDINGS, SOURCES
 from data_pipeline.download.wikitext import wikitext_files
 from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
@@ -92,6 +93,10 @@ def _missing_for_corpus(config: Config) -> list[str]:
             SOURCES[corpus.source](corpus)
     except DataPipelineError as error:
         return [f"corpus: {error}"]
+    try:
+        open_evaluation_sets(config.decontamination)
+    except DataPipelineError as error:
+        return [f"evaluation sets: {error}"]
     return []
 
 

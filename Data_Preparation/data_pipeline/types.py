@@ -3,7 +3,7 @@
 Shape suffixes of names in the package: N rows, D width of a vector, L tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -53,3 +53,25 @@ class Document:
     """Official split of the source (`train`, `val`, `test`), or empty."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     """Values of the metadata columns, by column name."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationItem:
+    """Item of an evaluation set, such as a query or a question with its answer."""
+
+    name: str
+    """Name for the drop ledger: file or dataset, and id."""
+    texts: tuple[str, ...]
+    """Texts of the item, each compared on its own."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Evaluation set, for decontamination."""
+
+    name: str
+    """Name for messages, as the user gave it."""
+    identity: Mapping[str, str]
+    """Hashes of the content by file or split; part of the fingerprint."""
+    items: Callable[[], Iterator[EvaluationItem]]
+    """Iterates over the items; each call starts from the first one."""

@@ -31,6 +31,7 @@ _ALIASES: Mapping[str, str] = {
     "output_dir": "data_dir",
     "logs_folder": "logs_dir",
     "normalize": "embedding.normalize",
+    "decontaminate": "decontamination.paths",
 }
 
 
@@ -124,3 +125,11 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
         dest="logs_folder",
         help="folder of logs (logs_dir; default: logs in --output-dir)",
     )
+
+
+def decontamination_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the short form of the setting with the evaluation sets."""
+    parser.add_argument(
+        "--decontaminate", nargs="+", metavar="PATH",
+        help="drop rows that repeat items of these files, folders and hub datasets (decontamination.paths)",
+    )  # fmt: skip

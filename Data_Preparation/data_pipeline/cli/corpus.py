@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipeline.cli.command import FAILED, Command, common_arguments, configure, configure_existing, say
+from data_pipeline.cli.command import (
+    FAILED,
+    Command,
+    common_arguments,
+    configure,
+    configure_existing,
+    decontamination_arguments,
+    say,
+)
 from data_pipeline.cli.flags import Given
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
@@ -209,6 +217,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="read only the first documents, to try a run (corpus.limit)")
     parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
     parser.add_argument("--max-tokens", type=int, help="maximum tokens of a paragraph (preprocess.max_tokens)")
+    decontamination_arguments(parser)
     parser.add_argument("--skip-download", action="store_true", help="use the existing paragraphs")
     parser.add_argument("--skip-embeddings", action="store_true", help="stop after the paragraphs")
     parser.add_argument("--dry-run", action="store_true", help="check that the run can start, and write nothing")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_pipeline.cli import annotation, corpus, selection, sources, study, weak_labels
+from data_pipeline.cli import annotation, corpus, selection, semantic_dedup, sources, study, weak_labels
 from data_pipeline.cli.command import FAILED, Command
 from data_pipeline.cli.flags import Given, add_setting_flags, spell_out_switches
 from data_pipeline.errors import (
@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     **annotation.COMMANDS,
     **weak_labels.COMMANDS,
     **selection.COMMANDS,
+    **semantic_dedup.COMMANDS,
     **study.COMMANDS,
 }
 """Commands by name; a name of two words is a command within a group."""

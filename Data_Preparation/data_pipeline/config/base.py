@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.fields import FieldInfo
 
 from data_pipeline.utils import shown
+from data_pipeline.utils.urls import without_secrets
 
 _RESERVED_NAMES = {
     "CON",
@@ -30,6 +31,9 @@ def _plain_name(name: str) -> str:
 
 FolderName = Annotated[str, AfterValidator(_plain_name)]
 """Name that a folder can have on every operating system."""
+
+PathText = Annotated[str, PlainSerializer(without_secrets, when_used="json")]
+"""Path or URL; saved configs leave out the parts of a URL that may hold secrets."""
 
 _OWN_COLUMNS = {
     "text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split", "raw",

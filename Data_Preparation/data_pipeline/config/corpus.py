@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from data_pipeline.config.base import ColumnName, FolderName, Section, setting
-from data_pipeline.utils.urls import without_secrets
+from data_pipeline.config.base import ColumnName, FolderName, PathText, Section, setting
 
 
 class CorpusConfig(Section):
@@ -23,7 +22,7 @@ class CorpusConfig(Section):
     pages; function: a Python function of yours; sample: the corpus bundled with this package."""
     name: FolderName = setting("wikitext2", decides=False)
     """Name of the corpus; its paragraphs are written to data/<name>_processed."""
-    path: Annotated[tuple[str, ...], NoDecode] = setting((), decides=False)
+    path: Annotated[tuple[PathText, ...], NoDecode] = setting((), decides=False)
     """Files, folders or patterns (data/*.jsonl) to read, for all sources but hub, function and sample; also URLs
     (s3://, gs://, hf://datasets/..., https://). Text files may be compressed."""
     hf_dataset_name: str = setting("Salesforce/wikitext", decides=False)
@@ -72,10 +71,6 @@ class CorpusConfig(Section):
             return json.loads(value)
         values = [] if value is None else [value] if isinstance(value, str | Path) else value
         return [str(path) if isinstance(path, Path) else path for path in values]
-
-    @field_serializer("path", when_used="json")
-    def _without_secrets(self, paths: tuple[str, ...]) -> list[str]:
-        return [without_secrets(path) for path in paths]  # configs are saved with each run
 
     @field_validator("encoding")
     @classmethod

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from data_pipeline.config.base import Section
 from data_pipeline.config.corpus import CorpusConfig
+from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.config.embedding import EmbeddingConfig
 from data_pipeline.config.preprocess import PreprocessConfig, SplitConfig, StorageConfig
 from data_pipeline.types import Split
@@ -40,6 +41,8 @@ class Config(Section):
     """Source of the text."""
     preprocess: PreprocessConfig = PreprocessConfig()
     """Cutting, cleaning, filtering and deduplication of paragraphs."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """Rows that repeat items of evaluation sets are dropped."""
     split: SplitConfig = SplitConfig()
     """Division of paragraphs into train, val and test."""
     storage: StorageConfig = StorageConfig()

@@ -29,9 +29,9 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
     name = f"{config.hf_dataset_name} {configuration or ''}".strip()
 
     def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        for split, rows in _load_splits(config, configuration, commit).items():
+        for split, rows in load_splits(config.hf_dataset_name, configuration, commit, config.revision).items():
             columns = _columns(rows, config, name)
-            records = enumerate(_rows(rows.select_columns(columns), name, split), start=1)
+            records = enumerate(read_rows(rows.select_columns(columns), name, split), start=1)
             source_split = SPLIT_NAMES.get(split.lower(), "")
             yield from to_documents(records, config, source_split, f"{name}, {split}", split, "row", on_bad)
 
@@ -57,31 +57,46 @@ def hub_rows(config: CorpusConfig) -> Iterator[Mapping[str, Any]]:
     """
     commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
     configuration = None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
-    for split, rows in _load_splits(config, configuration, commit).items():
-        yield from _rows(rows, config.hf_dataset_name, split)
+    for split, rows in load_splits(config.hf_dataset_name, configuration, commit, config.revision).items():
+        yield from read_rows(rows, config.hf_dataset_name, split)
 
 
-def _load_splits(config: CorpusConfig, configuration: str | None, commit: str | None) -> Mapping[str, Any]:
-    """Open all splits of a dataset, in the order of the dataset."""
+def load_splits(
+    name: str, configuration: str | None, commit: str | None, revision: str | None, setting: str = "corpus"
+) -> Mapping[str, Any]:
+    """Open all splits of a dataset, in the order of the dataset.
+
+    Args:
+        name: name of the dataset on the hub.
+        configuration: configuration of the dataset, if it has several.
+        commit: commit to stream; None to use the local cache.
+        revision: revision of the local cache.
+        setting: name of the section with the settings, for messages.
+
+    Raises:
+        SourceError: the hub cannot be reached, or the dataset cannot be read.
+    """
     # Imported here because `datasets` takes a second to import, and other sources do not need it.
     import datasets
 
-    name = config.hf_dataset_name
+    of_corpus = setting == "corpus"
+    configuration_setting = "corpus.hf_dataset_config" if of_corpus else f"{setting}.hub_config"
+    revision_setting = "corpus.revision" if of_corpus else "owner/name@revision"
     try:
         # Streamed rows are not cached, so that the dataset needs no room on the disk.
         is_streamed = commit is not None
         splits: Mapping[str, Any] = datasets.load_dataset(
-            name, configuration, revision=commit or config.revision, streaming=is_streamed
+            name, configuration, revision=commit or revision, streaming=is_streamed
         )
     except TRANSPORT_ERRORS as error:
         raise SourceError(f"could not read {name}: {error}. {OFFLINE_HINT}") from error
     except RuntimeError as error:
         raise SourceError(
             f"{name} cannot be read: {error}. A dataset that is made by a script of its own must be converted to "
-            "parquet first, which some have on the revision refs/convert/parquet (corpus.revision)."
+            f"parquet first, which some have on the revision refs/convert/parquet ({revision_setting})."
         ) from error
     except ValueError as error:  # also lists the configurations where one must be named
-        raise SourceError(f"{name} cannot be read: {error} Set corpus.hf_dataset_config.") from error
+        raise SourceError(f"{name} cannot be read: {error} Set {configuration_setting}.") from error
     return splits
 
 
@@ -94,6 +109,11 @@ def _columns(rows: Any, config: CorpusConfig, name: str) -> list[str]:
     return columns_of(pa.schema([(column, pa.string()) for column in names]), config, name)
 
 
-def _rows(rows: Any, name: str, split: str) -> Iterator[Mapping[str, Any]]:
+def read_rows(rows: Any, name: str, split: str) -> Iterator[Mapping[str, Any]]:
+    """Iterate over the rows of a split.
+
+    Raises:
+        SourceError: the hub cannot be reached.
+    """
     with converted_errors(TRANSPORT_ERRORS, SourceError, f"could not read {name}, {split}", OFFLINE_HINT):
         yield from rows

@@ -1,6 +1,6 @@
 """Documents with the id of an earlier one: an error, left out, or renamed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import polars as pl
@@ -65,7 +65,7 @@ def new_ids(staging: Staging, keep: NDArray[np.bool_]) -> dict[int, str]:
     return ids
 
 
-def rename_documents(rows: pa.Table, ids: dict[int, str]) -> pa.Table:
+def rename_documents(rows: pa.Table, ids: Mapping[int, str]) -> pa.Table:
     """Replace the ids of documents, and those of their paragraphs, by number of the document."""
     if not ids:
         return rows

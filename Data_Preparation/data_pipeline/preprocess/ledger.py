@@ -13,15 +13,23 @@ from data_pipeline.utils.system import fsync_path
 
 _COLUMNS = ("text_id", "document_id", "stage", "reason", "duplicate_of")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
+_Row = tuple[str, str, str, str, str | None, float | None]
 
 
 class DropLedger:
-    """Writes the drop ledger, and counts the reasons."""
+    """Writes the drop ledger, and counts the reasons.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: path of the file.
+        with_overlap: whether the ledger has the column `overlap`, the similarity to `duplicate_of`; null for rows that
+            were dropped for other reasons.
+    """
+
+    def __init__(self, path: Path, with_overlap: bool = False) -> None:
         self._path = path
-        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
-        self._rows: list[tuple[str, str, str, str, str | None]] = []
+        self._schema = _SCHEMA.append(pa.field("overlap", pa.float64())) if with_overlap else _SCHEMA
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[_Row] = []
         self.counts: Counter[str] = Counter()
         self.bad_records = 0
 
@@ -47,9 +55,17 @@ class DropLedger:
         self.add(record.where, record.where, "records", record.reason, None)
         self.bad_records += 1
 
-    def add(self, text_id: str, document_id: str, stage: str, reason: str, duplicate_of: str | None) -> None:
+    def add(
+        self,
+        text_id: str,
+        document_id: str,
+        stage: str,
+        reason: str,
+        duplicate_of: str | None,
+        overlap: float | None = None,
+    ) -> None:
         """Write down one row."""
-        self._rows.append((text_id, document_id, stage, reason, duplicate_of))
+        self._rows.append((text_id, document_id, stage, reason, duplicate_of, overlap))
         self.counts[reason] += 1
         if len(self._rows) >= 10_000:
             self._flush()
@@ -62,5 +78,6 @@ class DropLedger:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.table(list(zip(*self._rows, strict=True)), schema=_SCHEMA))
+            columns = list(zip(*self._rows, strict=True))[: len(self._schema)]
+            self._writer.write_table(pa.table(columns, schema=self._schema))
             self._rows.clear()

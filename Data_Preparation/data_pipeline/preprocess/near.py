@@ -47,11 +47,11 @@ class NearIndex:
         for key, text in texts:
             own = shingles(text)
             sketch = _sketch(own)
-            duplicate_of = self._find_nearest(own, sketch)
-            if duplicate_of is None:
+            nearest = self._find_nearest(own, sketch)
+            if nearest is None:
                 self._lsh.insert(key, sketch)
             else:
-                yield key, duplicate_of
+                yield key, nearest[0]
 
     def add(self, key: int, text: str) -> None:
         """Add a text without searching for its near duplicates."""
@@ -62,10 +62,15 @@ class NearIndex:
         own = shingles(text)
         return [key for key in self._lsh.query(_sketch(own)) if self._similarity(own, key) >= self._threshold]
 
-    def _find_nearest(self, own: set[str], sketch: RMinHash) -> int | None:
+    def nearest(self, text: str) -> tuple[int, float] | None:
+        """Key of the most similar near duplicate of a text, the lowest of equals, and their similarity."""
+        own = shingles(text)
+        return self._find_nearest(own, _sketch(own))
+
+    def _find_nearest(self, own: set[str], sketch: RMinHash) -> tuple[int, float] | None:
         scored = [(self._similarity(own, key), -key) for key in self._lsh.query(sketch)]
-        best = max(scored, default=(0.0, 0))
-        return -best[1] if best[0] >= self._threshold else None
+        similarity, negative_key = max(scored, default=(0.0, 0))
+        return (-negative_key, similarity) if similarity >= self._threshold else None
 
     def _similarity(self, own: set[str], key: int) -> float:
         return jaccard(own, shingles(self._text_of(key)))

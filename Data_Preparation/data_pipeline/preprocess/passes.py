@@ -4,7 +4,7 @@ Whether a row repeats an earlier one is known only when all rows have been seen,
 between the passes, and memory does not grow with the corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,11 +125,40 @@ def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int
             bar.update(table.num_rows)
 
 
-def write_splits(
-    staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, config: SplitConfig, shard_rows: int, folder: Path
-) -> dict[str, ParagraphSplit]:
-    """Divide the kept rows, and write the shards of each split; documents of one id get ids of their own, if asked."""
+@dataclass(frozen=True)
+class Assignment:
+    """Split of every staged row."""
+
+    positions: NDArray[np.int8]
+    """Index into `SPLITS`, shape (N,); of rows that are not kept, that of val."""
+    new_ids: Mapping[int, str]
+    """New ids of documents, by number of the document."""
+
+
+def assign_splits(staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, config: SplitConfig) -> Assignment:
+    """Assign each kept row to a split; documents of one id get ids of their own, if asked."""
     ids = new_ids(staging, keep) if corpus.on_duplicate_id == "suffix" else {}
+    positions = np.ones(len(staging), np.int8)
+    if config.method == "paragraph":
+        positions[keep] = split_by_shuffle(int(keep.sum()), config)
+        return Assignment(positions, ids)
+    for start, staged in staging.batches():
+        mask = keep[start : start + staged.num_rows]
+        columns = staged.select(["document_number", "document_id", "text_id", "source_split"])  # without the texts
+        rows = rename_documents(columns.filter(pa.array(mask)), ids)
+        document_ids = rows["document_id"].to_pylist()
+        if config.method == "official":
+            split = split_by_source(rows["source_split"].to_pylist(), document_ids)
+        else:
+            split = split_by_document(document_ids, config)
+        positions[start : start + staged.num_rows][mask] = split
+    return Assignment(positions, ids)
+
+
+def write_splits(
+    staging: Staging, keep: NDArray[np.bool_], assigned: Assignment, corpus: Corpus, shard_rows: int, folder: Path
+) -> dict[str, ParagraphSplit]:
+    """Write the shards of each split."""
     cut = [name for name in CHUNK_COLUMNS if name in staging.schema.names]
     metadata = {name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()}
     schema = paragraph_schema(metadata | dict.fromkeys(cut, pa.int64()))
@@ -137,19 +166,10 @@ def write_splits(
     splits: dict[str, ParagraphSplit] = {
         split: {"rows": 0, "tokens": 0, "characters": 0, "shards": []} for split in SPLITS
     }
-    shuffled = split_by_shuffle(int(keep.sum()), config) if config.method == "paragraph" else None
-    written = 0
     for start, staged in staging.batches():
-        rows = staged.filter(pa.array(keep[start : start + staged.num_rows]))
-        rows = rename_documents(rows, ids).select(schema.names).cast(schema)
-        document_ids = rows["document_id"].to_pylist()
-        if shuffled is not None:
-            positions = shuffled[written : written + rows.num_rows]
-        elif config.method == "official":
-            positions = split_by_source(rows["source_split"].to_pylist(), document_ids)
-        else:
-            positions = split_by_document(document_ids, config)
-        written += rows.num_rows
+        mask = keep[start : start + staged.num_rows]
+        positions = assigned.positions[start : start + staged.num_rows][mask]
+        rows = rename_documents(staged.filter(pa.array(mask)), assigned.new_ids).select(schema.names).cast(schema)
         for index, split in enumerate(SPLITS):
             rows_of_split = rows.filter(pa.array(positions == index))
             writers[split].write(rows_of_split)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,11 +28,23 @@ class VectorSelectorConfig(SelectorConfig):
         return frozenset({"embeddings"})
 
 
+class VectorSource(Protocol):
+    """Vectors that are read by row, such as those of a store."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows and of dimensions."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice | IntArray) -> NDArray[Any]:
+        """Vectors of rows, shape (K, D)."""
+
+
 @dataclass(frozen=True)
 class VectorBlocks:
     """N vectors of D dimensions, read in blocks and never copied as a whole."""
 
-    source: NDArray[Any] | torch.Tensor
+    source: NDArray[Any] | torch.Tensor | VectorSource
     """Shape (N, D), floats of any width."""
     device: torch.device
     """Device of the blocks."""

@@ -88,13 +88,14 @@ def open_stage(
         upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
         corpus=store.folder.name.removesuffix("_processed"),
         paragraphs=shards,
-        is_whole=_opens,
+        is_whole=opens,
         remakes_damaged=True,
     )
     return SplitEmbeddings(store, embedder, config, output, overwrite)
 
 
-def _opens(path: Path, record: ShardRecord) -> bool:
+def opens(path: Path, record: ShardRecord) -> bool:
+    """Return whether an embedding file has a valid header and the right size."""
     del record
     try:
         open_embedding_shard(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipeline.config import Config
 from data_pipeline.download import open_corpus
+from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.embeddings import load_embedder, load_tokenizer
 from data_pipeline.errors import ConfigError, NotFoundError
 from data_pipeline.stages.base import run_stage, write_run_record
@@ -102,7 +103,8 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
             store.check()
             return Report(folder, store.manifest, preprocess_skipped=True)
         started = time.monotonic()
-        stage = CorpusParagraphs(config, open_corpus(config.corpus), load_tokenizer(config.embedding))
+        evaluation_sets = open_evaluation_sets(config.decontamination)
+        stage = CorpusParagraphs(config, open_corpus(config.corpus), load_tokenizer(config.embedding), evaluation_sets)
         prepared = run_stage(stage, overwrite=overwrite)
         seconds = 0.0 if prepared.skipped else time.monotonic() - started
         return Report(folder, prepared.manifest, prepared.skipped, seconds)

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import Config, PreprocessConfig, SplitConfig
+from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
 from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
+from data_pipeline.preprocess.decontamination import decontaminate
 from data_pipeline.preprocess.document_ids import drop_duplicate_ids, reject_duplicate_ids
 from data_pipeline.preprocess.ledger import DropLedger
-from data_pipeline.preprocess.passes import mark_duplicates, stage_candidates, write_splits
+from data_pipeline.preprocess.passes import assign_splits, mark_duplicates, stage_candidates, write_splits
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.stages.base import Advance, Task, TaskResult
 from data_pipeline.store import ParagraphStore, write_manifest
@@ -32,7 +34,7 @@ from data_pipeline.store.manifest import (
     fingerprint,
     read_manifest,
 )
-from data_pipeline.types import SPLITS
+from data_pipeline.types import SPLITS, EvaluationSet
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.folders import new_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
@@ -103,6 +105,7 @@ class CorpusParagraphs:
     config: Config
     corpus: Corpus
     tokenizer: Any
+    evaluation_sets: Sequence[EvaluationSet] = ()
     name: str = "Preparing paragraphs"
     rows: int = 0  # the passes show progress of their own
     output: ParagraphOutput = field(init=False)
@@ -117,6 +120,9 @@ class CorpusParagraphs:
             "storage": config.storage.deciding(),
             "tokenizer": tokenizer_sha256(self.tokenizer),
         }
+        if config.decontamination.is_on:
+            sets = [dict(evaluation_set.identity) for evaluation_set in self.evaluation_sets]
+            settings["decontamination"] = {"sets": sets, **config.decontamination.deciding()}
         output = ParagraphOutput(config.processed_dir, json.loads(json.dumps(settings)))
         object.__setattr__(self, "output", output)
 
@@ -139,7 +145,10 @@ class CorpusParagraphs:
         config = self.config
         library = load_fast_library(self.tokenizer) if config.preprocess.fast_tokens == "auto" else None
         counter, shard_rows = TokenCounter(self.tokenizer, library), config.storage.shard_rows
-        manifest = write_paragraphs(self.corpus, counter, config.preprocess, config.split, shard_rows, self.output)
+        decontamination = Decontamination(config.decontamination, self.evaluation_sets)
+        manifest = write_paragraphs(
+            self.corpus, counter, config.preprocess, config.split, shard_rows, self.output, decontamination
+        )
         return TaskResult(task.name, manifest["counts"]["kept"])
 
     def finish(self, results: Sequence[TaskResult]) -> "PreparedParagraphs":
@@ -158,6 +167,14 @@ class PreparedParagraphs:
     """Whether an earlier run wrote the paragraphs."""
 
 
+@dataclass(frozen=True)
+class Decontamination:
+    """Settings of decontamination, and the evaluation sets that they name."""
+
+    config: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    sets: Sequence[EvaluationSet] = ()
+
+
 def write_paragraphs(
     corpus: Corpus,
     counter: TokenCounter,
@@ -165,11 +182,12 @@ def write_paragraphs(
     split: SplitConfig,
     shard_rows: int,
     output: ParagraphOutput,
+    decontamination: Decontamination = Decontamination(),
 ) -> ParagraphManifest:
     """Write the paragraphs of a corpus to the parquet files of a processed folder.
 
-    Memory grows with the corpus only by 9 bytes per row for exact deduplication, about 3.4 kB per row for near
-    deduplication, and the document ids of the test split.
+    Memory grows with the corpus only by 10 bytes per row for exact deduplication and the split, about 3.4 kB per row
+    for near deduplication, and the document ids of the test split; for decontamination see `decontaminate`.
 
     Args:
         corpus: corpus to read.
@@ -178,6 +196,7 @@ def write_paragraphs(
         split: settings of the split assignment.
         shard_rows: maximum number of rows in a file.
         output: output folder, which is replaced when all files are written.
+        decontamination: settings of decontamination, and the evaluation sets.
 
     Returns:
         The manifest of the folder.
@@ -190,7 +209,7 @@ def write_paragraphs(
     if new.exists():
         shutil.rmtree(new)
     new.mkdir(parents=True)
-    dropped = DropLedger(new / "dropped.parquet")
+    dropped = DropLedger(new / "dropped.parquet", with_overlap=decontamination.config.is_on)
     read = stage_candidates(corpus, counter, config, new / "staging", dropped)
     long_share = read.long_tokens / max(1, read.tokens)
     if not (new / "staging").exists():
@@ -206,7 +225,11 @@ def write_paragraphs(
         reject_duplicate_ids(staging, keep)
     if corpus.on_duplicate_id == "drop":
         drop_duplicate_ids(staging, keep, dropped)
-    splits = write_splits(staging, keep, corpus, split, shard_rows, new)
+    assigned = assign_splits(staging, keep, corpus, split)
+    decontaminate(
+        staging, keep, assigned.positions, decontamination.config, decontamination.sets, config.near_threshold, dropped
+    )
+    splits = write_splits(staging, keep, assigned, corpus, shard_rows, new)
     (new / "staging").unlink()
     dropped.close()
     kept = int(keep.sum())

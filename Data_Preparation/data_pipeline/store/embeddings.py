@@ -223,7 +223,16 @@ class EmbeddingWriter:
         """
         if vectors.shape != (len(rows), self._dim):
             raise ValueError(f"expected vectors of shape {(len(rows), self._dim)}, got {vectors.shape}")
-        block, handle = np.ascontiguousarray(self._coding.encode(vectors)), self._file.fileno()
+        self.write_stored(rows, self._coding.encode(vectors))
+
+    def write_stored(self, rows: IntArray, stored: NDArray[Any]) -> None:
+        """Write vectors that are encoded already to their rows.
+
+        Args:
+            rows: row numbers, shape (N,).
+            stored: encoded vectors, shape (N, width of the coding).
+        """
+        block, handle = np.ascontiguousarray(stored), self._file.fileno()
         for row, vector in zip(rows.tolist(), block, strict=True):
             write_at(handle, vector.tobytes(), len(self._header) + row * self._row_bytes)
         self.done[rows] = True

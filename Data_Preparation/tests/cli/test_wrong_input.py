@@ -149,6 +149,9 @@ PATHS = {
         "gone",
     ],
     "run config": ["run", "--config", "gone"],
+    "run decontaminate": ["run", "--preset", "offline", "--model-name", "hashing", "--decontaminate", "gone"],
+    "semantic-dedup": ["semantic-dedup", "--output-dir", "gone", "--to-dir", "to"],
+    "semantic-dedup items": ["semantic-dedup", "--output-dir", "DATA", "--to-dir", "to", "--decontaminate", "gone"],
     "embed": ["embed", "--preset", "offline", "--output-dir", "gone"],
     "verify": ["verify", "--output-dir", "gone"],
     "info": ["info", "--output-dir", "gone"],
@@ -187,6 +190,7 @@ NAMES = {
     "selector parameter": (["select", "--name", "kcenter", "--rows", "3", "--output-dir", "DATA", "--set", "x=1"], "x"),
     "strata": (["select", "--name", "random", "--rows", "3", "--output-dir", "DATA", "--strata", "colour"], "colour"),
     "measure": (["measure", "beauty", "--output-dir", "DATA"], "beauty"),
+    "dedup setting": (["semantic-dedup", "--output-dir", "DATA", "--to-dir", "to", "--keep", "best"], "best"),
     "setting": (["study", "prepare", "data.nothing=1"], "nothing"),
     "switch": (["run", "--preprocess.near_dedup=perhaps"], "perhaps"),
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.selector_checks import check_contract, gaussian_clusters, ranked
 
-from data_pipeline.selection.selectors import dedup as module
+from data_pipeline.selection import semantic_duplicates as module
 from data_pipeline.selection.selectors.dedup import DedupConfig, dedup
 
 

@@ -7,19 +7,15 @@ import logging
 from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
 from data_pipeline.selection.clusters import cluster
 from data_pipeline.selection.features import Features
 from data_pipeline.selection.ranking import Ranking
-from data_pipeline.selection.vectors import VectorBlocks, VectorSelectorConfig, open_vectors
-from data_pipeline.types import IntArray
+from data_pipeline.selection.semantic_duplicates import find_duplicates
+from data_pipeline.selection.vectors import VectorSelectorConfig, open_vectors
 
 log = logging.getLogger(__name__)
-
-_BLOCK = 1024
 
 
 class DedupConfig(VectorSelectorConfig):
@@ -47,7 +43,7 @@ def dedup(features: Features, rows: int, rng: np.random.Generator, config: Dedup
     clusters = cluster(vectors, -(-len(vectors) // config.cluster_rows), rng)
     for members in clusters.members():
         order = members if config.keep == "first" else clusters.by_distance(members, config.keep)
-        retained[_drop_duplicates(vectors, order, config.threshold)] = True
+        retained[find_duplicates(vectors, order, config.threshold)[0]] = True
     count = int(retained.sum())
     if rows > count:
         log.warning(
@@ -57,33 +53,3 @@ def dedup(features: Features, rows: int, rng: np.random.Generator, config: Dedup
         )  # fmt: skip
     order = rng.permutation(len(vectors))
     return Ranking(np.concatenate([order[retained[order]], order[~retained[order]]])[:rows])
-
-
-def _drop_duplicates(vectors: VectorBlocks, rows: IntArray, threshold: float) -> IntArray:
-    """Rows that are no duplicate of a row retained before them; the first row always is one."""
-    retained = rows[:0]
-    for start in range(0, len(rows), _BLOCK):
-        block_rows = rows[start : start + _BLOCK]
-        block = vectors.rows(block_rows)
-        duplicates = torch.zeros(len(block_rows), dtype=torch.bool, device=block.device)
-        for first in range(0, len(retained), _BLOCK):
-            duplicates |= (block @ vectors.rows(retained[first : first + _BLOCK]).T > threshold).any(dim=1)
-        similar = torch.triu(block @ block.T > threshold, diagonal=1).cpu().numpy()
-        retained = np.concatenate([retained, block_rows[~_duplicates_in_block(similar, duplicates.cpu().numpy())]])
-    return retained
-
-
-def _duplicates_in_block(similar: NDArray[np.bool_], duplicates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Duplicates among the rows of a block.
-
-    Args:
-        similar: Shape (B, B), whether a row is similar to a later one.
-        duplicates: Shape (B,), duplicates of rows in earlier blocks.
-
-    Returns:
-        Shape (B,).
-    """
-    for row in np.flatnonzero(similar.any(axis=1)):
-        if not duplicates[row]:
-            duplicates = duplicates | similar[row]
-    return duplicates
