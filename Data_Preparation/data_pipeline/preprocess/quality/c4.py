@@ -18,6 +18,7 @@ _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _FIRST_CHARS = 1500  # which often have enough sentences
 _SPACE = re.compile(r"(\s+)")
+_SUSPECT = ("lorem ipsum", "javascript", "{", "cookie", "policy", "terms")
 _NEXT_SENTENCE = re.compile("E[EP]*W")  # an end, closing marks, and the first word of the next sentence
 
 
@@ -41,6 +42,9 @@ def c4(batch: TextBatch) -> tuple[Reasons, list[str]]:
 def _clean(text: str, table: WordTable) -> str | _Dropped:
     kept: list[str] = []
     sentences = 0
+    # A line may have one of the words only after a citation inside it is removed.
+    lower = text.lower()
+    is_suspect = "[" in text or any(word in lower for word in _SUSPECT)
     for line in map(str.strip, text.splitlines()):
         if len(line) > _MAX_WORD_CHARS and max(map(len, line.split())) > _MAX_WORD_CHARS:
             continue
@@ -49,19 +53,27 @@ def _clean(text: str, table: WordTable) -> str | _Dropped:
             line = _CITATION.sub("", line)
         if not line.endswith(_LINE_ENDS) or line.endswith("...") or is_short:
             continue
-        lower = line.lower()
-        if "lorem ipsum" in lower:
-            return _Dropped("lorem_ipsum")
-        if "javascript" in lower:
-            continue
-        if "{" in line:
-            return _Dropped("curly_bracket")
-        if ("cookie" in lower or "policy" in lower or "terms" in lower) and any(part in lower for part in _POLICY):
+        verdict = _verdict(line) if is_suspect else None
+        if isinstance(verdict, _Dropped):
+            return verdict
+        if verdict is not None:
             continue
         if sentences < _MIN_SENTENCES:  # the exact number matters only below the limit
             sentences += count_sentences(line, table, _MIN_SENTENCES)
         kept.append(line)
     return "\n".join(kept).strip() if sentences >= _MIN_SENTENCES else _Dropped("too_few_sentences")
+
+
+def _verdict(line: str) -> _Dropped | str | None:
+    """Reason to drop the whole text because of a line, or only the line; None to keep it."""
+    lower = line.lower()
+    if "lorem ipsum" in lower:
+        return _Dropped("lorem_ipsum")
+    if "javascript" in lower:
+        return "javascript"
+    if "{" in line:
+        return _Dropped("curly_bracket")
+    return next((part for part in _POLICY if part in lower), None)
 
 
 def count_sentences(line: str, table: WordTable, enough: int | None = None) -> int:

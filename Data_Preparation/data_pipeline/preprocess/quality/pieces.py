@@ -2,14 +2,13 @@
 
 spaCy tokenizes each piece on its own, with one exception: after all pieces, it looks for sequences of tokens that spell
 a special case (such as `:` and `)`, a smiley) and joins or splits them. A sequence that crosses white space is never a
-special case itself, but it can hide a real one that overlaps it. `PieceTokens` says where that is possible; everywhere
-else, the tokens of a text are those of its pieces, one after the other.
+special case itself, but it can hide a real one that overlaps it. `EnglishTokenizer` says where that is possible;
+everywhere else, the tokens of a text are those of its pieces, one after the other.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.utils.extras import require
@@ -40,18 +39,6 @@ def readable(text: str) -> str:
     while _UNREADABLE in text:  # removing it may make another one
         text = text.replace(_UNREADABLE, "")
     return text
-
-
-@dataclass(frozen=True, slots=True)
-class PieceTokens:
-    """Tokens of a piece."""
-
-    tokens: tuple[str, ...]
-    """Tokens that spaCy gives for the piece alone."""
-    has_special_sequence: bool = False
-    """Whether tokens were joined or split to a special case, which a neighbour with `touches` may prevent."""
-    touches: bool = False
-    """Whether its first or last token may belong to a sequence that crosses white space."""
 
 
 class EnglishTokenizer:
@@ -85,23 +72,34 @@ class EnglishTokenizer:
         """Number of sentences of a text, which is `readable`, at least 1."""
         return max(1, sum(1 for _ in self._sentencizer(self._nlp.tokenizer(text)).sents))
 
-    def tokenize(self, piece: str) -> PieceTokens:
-        """Tokenize a piece: one or more characters, none of them white space."""
+    def tokenize(self, piece: str) -> tuple[list[str], bool]:
+        """Tokenize a piece: one or more characters, none of them white space.
+
+        Returns:
+            The tokens that spaCy gives for the piece alone, and whether some were joined or split to a special case,
+            which a neighbour that `may_join` could prevent.
+        """
+        # Most pieces are a word, or a word and one mark, which needs no regular expression.
+        core, mark = piece[:-1], piece[-1]
+        if piece.isascii() and piece not in self._rules:
+            if piece.isalpha():
+                return [piece], False
+            is_separate = mark in _CLOSING and (mark != "." or core[-1:].islower())
+            if is_separate and core.isalpha() and core not in self._rules:
+                return [core, mark], False
         plain = self._plain_tokens(piece)
-        tokens = plain or [token.text for token in self._pieces_only(piece)]
-        if plain is None and any(self._rules[text] != sequence for text, sequence in self._special_sequences(tokens)):
-            tokens = [token.text for token in self._nlp.tokenizer(piece)]
-            return PieceTokens(tuple(tokens), has_special_sequence=True, touches=True)
-        touches = tokens[0] in self._sequence_parts or tokens[-1] in self._sequence_parts
-        return PieceTokens(tuple(tokens), touches=touches)
+        if plain is not None:
+            return plain, False
+        tokens = [token.text for token in self._pieces_only(piece)]
+        if any(self._rules[text] != sequence for text, sequence in self._special_sequences(tokens)):
+            return [token.text for token in self._nlp.tokenizer(piece)], True
+        return tokens, False
+
+    def may_join(self, token: str) -> bool:
+        """Whether a token at the border of a piece may belong to a special case that crosses white space."""
+        return token in self._sequence_parts
 
     def _plain_tokens(self, piece: str) -> list[str] | None:
-        # Most pieces are a word, or a word and one mark, which needs no regular expression.
-        if piece.isalpha() and piece.isascii():
-            return None if piece in self._rules else [piece]
-        core, mark = piece[:-1], piece[-1]
-        if mark in _CLOSING and core.isalpha() and core.isascii() and (mark != "." or _BEFORE_STOP.search(core)):
-            return None if piece in self._rules or core in self._rules else [core, mark]
         match = _PLAIN.fullmatch(piece)
         if match is None:
             return None

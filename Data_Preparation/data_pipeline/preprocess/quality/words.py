@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -61,25 +60,27 @@ class WordTable(dict[str, int]):
         self._piece_ends: list[int] = []
         self._piece_words_array = self._piece_ends_array = np.zeros(0, np.int32)
         self._special_pieces: set[int] = set()
-        self._touching_pieces: set[int] = set()
         self._properties = WordProperties.of_words([])
 
     def __missing__(self, piece: str) -> int:
-        entry = self.tokenizer.tokenize(piece)
+        tokens, is_special = self.tokenizer.tokenize(piece)
         number = self[piece] = len(self._piece_ends)
-        self._piece_words += map(self._number, entry.tokens)
+        self._piece_words += self._number_words(tokens)
         self._piece_ends.append(len(self._piece_words))
-        if entry.has_special_sequence:
+        if is_special:
             self._special_pieces.add(number)
-        if entry.touches:
-            self._touching_pieces.add(number)
         return number
 
-    def _number(self, word: str) -> int:
-        number = self._word_numbers.setdefault(word, len(self._words))
-        if number == len(self._words):
-            self._words.append(word)
-        return number
+    def _number_words(self, tokens: Sequence[str]) -> list[int]:
+        known, words = self._word_numbers, self._words
+        numbers = []
+        for token in tokens:
+            number = known.get(token)
+            if number is None:
+                number = known[token] = len(words)
+                words.append(token)
+            numbers.append(number)
+        return numbers
 
     def kinds_of(self, piece: str) -> str:
         """Kinds of the tokens of a piece; see `PieceKinds`."""
@@ -98,15 +99,15 @@ class WordTable(dict[str, int]):
         if len(self) > _MAX_PIECES:
             self._forget()
         with self.tokenizer.memory_zone():
-            pieces: list[int] = []
+            pieces: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
             piece_counts: list[int] = []
             joined: list[str] = []
             for text in texts:
                 found = readable(text).split()
                 piece_counts.append(len(found))
-                pieces += map(self.__getitem__, found)
+                pieces.append(np.fromiter(map(self.__getitem__, found), np.int32, len(found)))
                 joined.append("".join(found))
-            pieces_P = np.array(pieces, np.int32)
+            pieces_P = np.concatenate(pieces)
             numbers, counts = self._expand(pieces_P)
             edges = np.concatenate([[0], np.cumsum(piece_counts, dtype=np.int64)])
             bounds = np.concatenate([[0], np.cumsum(counts)])[edges]
@@ -136,14 +137,17 @@ class WordTable(dict[str, int]):
         """Texts in which a neighbour may change how a piece with a special sequence is tokenized."""
         if not self._special_pieces:
             return []
-        touching = np.zeros(len(self), np.bool_)
-        touching[list(self._touching_pieces)] = True
         special = np.zeros(len(self), np.bool_)
         special[list(self._special_pieces)] = True
-        positions = np.flatnonzero(special[pieces_P])
-        touches = np.concatenate([[False], touching[pieces_P], [False]])
-        uncertain = positions[touches[positions] | touches[positions + 2]]
+        positions = np.flatnonzero(special[pieces_P]).tolist()
+        neighbours = ((position, pieces_P[max(0, position - 1) : position + 2].tolist()) for position in positions)
+        uncertain = [position for position, pieces in neighbours if sum(map(self._may_join, pieces)) > 1]
         return np.unique(np.searchsorted(edges, uncertain, side="right") - 1).tolist()
+
+    def _may_join(self, number: int) -> bool:
+        words = self._words_of_piece(number)
+        borders = (self._words[words[0]], self._words[words[-1]])
+        return number in self._special_pieces or any(map(self.tokenizer.may_join, borders))
 
     def _numbers_by_line(self, text: str) -> list[int]:
         """Words of a text, of which spaCy reads whole lines where pieces may depend on each other.
@@ -151,13 +155,16 @@ class WordTable(dict[str, int]):
         The end of a line is a token of its own, which no special case has.
         """
         numbers: list[int] = []
+        waiting: list[int] = []
         for line in text.split("\n"):
-            pieces = [self[piece] for piece in line.split()]
+            pieces = list(map(self.__getitem__, line.split()))
             if self._special_pieces.isdisjoint(pieces):
-                numbers += chain.from_iterable(map(self._words_of_piece, pieces))
+                waiting += pieces
             else:
-                numbers += map(self._number, self.tokenizer.words(line))
-        return numbers
+                numbers += self._expand(np.array(waiting, np.int32))[0].tolist()
+                numbers += self._number_words(self.tokenizer.words(line))
+                waiting = []
+        return numbers + self._expand(np.array(waiting, np.int32))[0].tolist()
 
     def _words_of_piece(self, number: int) -> list[int]:
         return self._piece_words[self._piece_ends[number - 1] if number else 0 : self._piece_ends[number]]
@@ -165,7 +172,7 @@ class WordTable(dict[str, int]):
 
 def _extended(array: NDArray[np.int32], values: list[int]) -> NDArray[np.int32]:
     """Array of all values, of which it has the first ones."""
-    return np.concatenate([array, np.array(values[len(array) :], np.int32)])
+    return array if len(array) == len(values) else np.concatenate([array, np.array(values[len(array) :], np.int32)])
 
 
 @dataclass(frozen=True)

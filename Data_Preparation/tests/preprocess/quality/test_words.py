@@ -44,14 +44,14 @@ def test_pieces_have_the_tokens_of_spacy(tokenizer, whole):
     plain = 0
     for piece in pieces:
         plain += tokenizer._plain_tokens(piece) is not None
-        assert list(tokenizer.tokenize(piece).tokens) == words_of(whole, piece), piece
+        assert tokenizer.tokenize(piece)[0] == words_of(whole, piece), piece
     assert plain > len(pieces) / 3
 
 
 def test_latin_letters_are_plain(tokenizer, whole):
     for letter in map(chr, range(0xC0, 0x180)):
         for piece in (letter, f"a{letter}", f"{letter}b", f"a-{letter}", f"({letter}),", f"{letter}."):
-            assert list(tokenizer.tokenize(piece).tokens) == words_of(whole, piece), piece
+            assert tokenizer.tokenize(piece)[0] == words_of(whole, piece), piece
 
 
 def test_special_cases_of_neighbours(tokenizer, whole):
