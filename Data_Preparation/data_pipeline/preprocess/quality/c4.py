@@ -98,7 +98,9 @@ def count_sentences(line: str, table: WordTable, enough: int | None = None) -> i
                 if piece
             )
         if "?" in kinds:
-            return table.tokenizer.count_sentences(line)
+            if table.is_uncertain(pieces):
+                return table.tokenizer.count_sentences(line)
+            kinds = kinds.replace("?", "")
         count = 1 + len(_NEXT_SENTENCE.findall(kinds))
         if enough and count > enough:  # one more, since the part may end inside a word
             break

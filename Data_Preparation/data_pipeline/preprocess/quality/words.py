@@ -25,7 +25,7 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 class PieceKinds(dict[str, str]):
     """Kinds of the tokens of pieces: E a mark that ends sentences, P other punctuation, W a word.
 
-    A `?` stands for a piece whose tokens may depend on its neighbours.
+    A `?` is before those of a piece whose tokens may depend on its neighbours.
     """
 
     def __init__(self, table: "WordTable") -> None:
@@ -85,9 +85,8 @@ class WordTable(dict[str, int]):
     def kinds_of(self, piece: str) -> str:
         """Kinds of the tokens of a piece; see `PieceKinds`."""
         number = self[piece]
-        if number in self._special_pieces:
-            return "?"
-        return "".join(self._kind(self._words[word]) for word in self._words_of_piece(number))
+        mark = "?" if number in self._special_pieces else ""
+        return mark + "".join(self._kind(self._words[word]) for word in self._words_of_piece(number))
 
     def _kind(self, word: str) -> str:
         if word in self.tokenizer.sentence_ends:
@@ -143,6 +142,11 @@ class WordTable(dict[str, int]):
         neighbours = ((position, pieces_P[max(0, position - 1) : position + 2].tolist()) for position in positions)
         uncertain = [position for position, pieces in neighbours if sum(map(self._may_join, pieces)) > 1]
         return np.unique(np.searchsorted(edges, uncertain, side="right") - 1).tolist()
+
+    def is_uncertain(self, pieces: Sequence[str]) -> bool:
+        """Whether a piece of a text may be tokenized in another way because of a neighbour."""
+        numbers = np.fromiter(map(self.__getitem__, pieces), np.int32, len(pieces))
+        return bool(self._uncertain_texts(numbers, np.array([0, len(pieces)])))
 
     def _may_join(self, number: int) -> bool:
         words = self._words_of_piece(number)
