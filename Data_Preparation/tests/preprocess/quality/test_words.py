@@ -1,10 +1,12 @@
 import itertools
 import random
+import sys
 
 import pytest
 import spacy
 from support.peer_filters import hostile_texts
 
+from data_pipeline.errors import MissingExtraError
 from data_pipeline.preprocess.quality import words as words_module
 from data_pipeline.preprocess.quality.c4 import count_sentences
 from data_pipeline.preprocess.quality.pieces import EnglishTokenizer, readable
@@ -112,6 +114,12 @@ def test_the_table_forgets_words_when_it_has_too_many(tokenizer, monkeypatch):
 def test_a_word_that_spacy_cannot_read_is_left_out(tokenizer):
     assert readable("a IS_ALPHA b IS_IS_ALPHAALPHA") == "a  b "
     assert WordTable(tokenizer).read(["a IS_ALPHA b"]).of_text(0) == ["a", "b"]
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(MissingExtraError, match=r"elm-data-preparation\[filters\]"):
+        EnglishTokenizer()
 
 
 def test_punctuation_is_that_of_datatrove():
