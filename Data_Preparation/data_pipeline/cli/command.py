@@ -23,6 +23,7 @@ FAILED = 1
 _ALIASES: Mapping[str, str] = {
     "source": "corpus.source",
     "limit": "corpus.limit",
+    "languages": "filters.languages",
     "min_tokens": "preprocess.min_tokens",
     "max_tokens": "preprocess.max_tokens",
     "batch_size": "embedding.batch_size",

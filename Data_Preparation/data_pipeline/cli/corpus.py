@@ -150,6 +150,10 @@ def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str
             + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
         ),
     ]
+    if personal := counts.get("personal_data"):
+        handling = "masked" if manifest["settings"]["filters"]["pii"] == "mask" else "found and dropped"
+        found = ", ".join(f"{count:,} {kind}" for kind, count in personal.items())
+        rows.append(("personal data", f"{found} ({handling})"))
     if (share := counts.get("too_long_token_share")) is not None:
         from data_pipeline.stages.preprocess import too_long_advice
 
@@ -215,6 +219,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
     _embedding_arguments(parser)
     parser.add_argument("--limit", type=int, help="read only the first documents, to try a run (corpus.limit)")
+    parser.add_argument("--languages", nargs="+", metavar="CODE", help="languages to keep (filters.languages)")
     parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
     parser.add_argument("--max-tokens", type=int, help="maximum tokens of a paragraph (preprocess.max_tokens)")
     decontamination_arguments(parser)

@@ -10,6 +10,7 @@ from data_pipeline.config.base import ColumnName, FolderName, Section, explain
 from data_pipeline.config.corpus import CorpusConfig
 from data_pipeline.config.embedding import EmbeddingConfig
 from data_pipeline.config.files import CONFIGS_FOLDER, preset_names, preset_path, presets_folder, read_config_file
+from data_pipeline.config.filters import FiltersConfig
 from data_pipeline.config.pipeline import Config, project_root
 from data_pipeline.config.preprocess import PreprocessConfig, SplitConfig, StorageConfig
 
@@ -19,6 +20,7 @@ __all__ = [
     "Config",
     "CorpusConfig",
     "EmbeddingConfig",
+    "FiltersConfig",
     "FolderName",
     "PreprocessConfig",
     "Section",

@@ -1,7 +1,7 @@
 """Configuration of the main pipeline: all sections, and the folders derived from them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from data_pipeline.config.base import Section
 from data_pipeline.config.corpus import CorpusConfig
 from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.config.embedding import EmbeddingConfig
+from data_pipeline.config.filters import FiltersConfig
 from data_pipeline.config.preprocess import PreprocessConfig, SplitConfig, StorageConfig
 from data_pipeline.types import Split
 
@@ -41,6 +42,8 @@ class Config(Section):
     """Source of the text."""
     preprocess: PreprocessConfig = PreprocessConfig()
     """Cutting, cleaning, filtering and deduplication of paragraphs."""
+    filters: FiltersConfig = FiltersConfig()
+    """Filters by quality presets, language, personal data and the user's own rules."""
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """Rows that repeat items of evaluation sets are dropped."""
     split: SplitConfig = SplitConfig()
@@ -56,6 +59,16 @@ class Config(Section):
         if isinstance(values, dict) and values.get("data_dir") is not None and values.get("logs_dir") is None:
             return {**values, "logs_dir": Path(values["data_dir"]) / "logs"}
         return values
+
+    @model_validator(mode="after")
+    def _language_is_one_column(self) -> Self:
+        taken = {"language", "language_score"}.intersection(self.corpus.metadata_fields)
+        if taken and self.filters.identifies_language:
+            raise ValueError(
+                f"corpus.metadata_fields names {', '.join(sorted(taken))}, which filters.language writes. Give the "
+                "field another name in your records, or leave the language filters out"
+            )
+        return self
 
     @property
     def processed_dir(self) -> Path:

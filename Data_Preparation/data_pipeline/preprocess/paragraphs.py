@@ -1,6 +1,6 @@
 """Extraction of candidate paragraphs from documents: cuts them at headings and blank lines, and cleans the text."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import polars as pl
@@ -32,7 +32,10 @@ def document_batches(documents: Iterable[Document], batch_chars: int = 4_000_000
 
 
 def extract_paragraphs(
-    documents: Sequence[Document], config: PreprocessConfig, metadata: dict[str, str]
+    documents: Sequence[Document],
+    config: PreprocessConfig,
+    metadata: dict[str, str],
+    mask: Callable[[pl.Series], pl.Series] | None = None,
 ) -> pl.DataFrame:
     """Cut documents of one format into cleaned paragraphs, in order.
 
@@ -44,6 +47,7 @@ def extract_paragraphs(
         documents: one or more documents, all of the same format.
         config: the unit and the cleaning.
         metadata: types of the documents' metadata by name.
+        mask: replaces personal data in cleaned lines and headings; None to leave it.
 
     Returns:
         Table with the columns text_id, text, char_count, document_id, title, section, source_split, the metadata,
@@ -60,6 +64,8 @@ def extract_paragraphs(
         as_wikitext = (text_format if config.clean == "auto" else config.clean) == "wikitext"
         cleaned = clean_lines(lines["line"], as_wikitext, config.unknown_policy == "drop")
         lines = lines.with_columns(cleaned.alias("text"))
+    if mask:
+        lines = lines.with_columns(mask(lines["text"]).alias("text"))
     lines = _lines_of_parts(lines, config.clean == "raw") if unit == "part" else _lines_of_blocks(lines, unit)
 
     def clean_heading(column: str) -> pl.Expr:

@@ -22,6 +22,7 @@ from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
 from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
+from data_pipeline.preprocess.row_filters import Filters, filter_columns
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.preprocess.tokens import TokenCounter
@@ -47,7 +48,12 @@ class CandidateCounts:
 
 
 def stage_candidates(
-    corpus: Corpus, counter: TokenCounter, config: PreprocessConfig, path: Path, dropped: DropLedger
+    corpus: Corpus,
+    counter: TokenCounter,
+    config: PreprocessConfig,
+    path: Path,
+    dropped: DropLedger,
+    filters: Filters,
 ) -> CandidateCounts:
     """Cut, clean and filter the documents of a corpus, and count their tokens.
 
@@ -64,7 +70,11 @@ def stage_candidates(
             first_number = read.documents
             read.documents += len(batch)
             bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
-            rows = extract_paragraphs(batch, config, dict(corpus.metadata))
+            batch = filters.keep_documents(batch, dropped)
+            read.paragraphs += read.documents - first_number - len(batch)
+            if not batch:
+                continue
+            rows = extract_paragraphs(batch, config, dict(corpus.metadata), filters.mask)
             rows = rows.with_columns(pl.col("document_number") + first_number)
             if config.unit == "chunk":
                 rows = cut_into_chunks(rows, config, counter)
@@ -88,6 +98,7 @@ def stage_candidates(
             read.tokens += int(token_counts.sum())
             read.long_tokens += int(token_counts[token_counts > config.max_tokens].sum())
             rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in token_counts.tolist()])
+            rows = filters.keep_rows(rows, dropped)
             if len(rows):
                 table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
                 writer = writer or pa.ipc.new_file(path, table.schema)
@@ -161,7 +172,7 @@ def write_splits(
     """Write the shards of each split."""
     cut = [name for name in CHUNK_COLUMNS if name in staging.schema.names]
     metadata = {name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()}
-    schema = paragraph_schema(metadata | dict.fromkeys(cut, pa.int64()))
+    schema = paragraph_schema(metadata | dict.fromkeys(cut, pa.int64()) | filter_columns(staging.schema))
     writers = {split: ParagraphWriter(folder, split, schema, shard_rows) for split in SPLITS}
     splits: dict[str, ParagraphSplit] = {
         split: {"rows": 0, "tokens": 0, "characters": 0, "shards": []} for split in SPLITS

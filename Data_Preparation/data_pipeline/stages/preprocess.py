@@ -20,10 +20,12 @@ from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
 from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
+from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
 from data_pipeline.preprocess.decontamination import decontaminate
 from data_pipeline.preprocess.document_ids import drop_duplicate_ids, reject_duplicate_ids
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.passes import assign_splits, mark_duplicates, stage_candidates, write_splits
+from data_pipeline.preprocess.row_filters import Filters, filters_identity, load_filters
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.stages.base import Advance, Task, TaskResult
 from data_pipeline.store import ParagraphStore, write_manifest
@@ -120,6 +122,8 @@ class CorpusParagraphs:
             "storage": config.storage.deciding(),
             "tokenizer": tokenizer_sha256(self.tokenizer),
         }
+        if filters := filters_identity(config.filters):
+            settings["filters"] = filters
         if config.decontamination.is_on:
             sets = [dict(evaluation_set.identity) for evaluation_set in self.evaluation_sets]
             settings["decontamination"] = {"sets": sets, **config.decontamination.deciding()}
@@ -145,9 +149,10 @@ class CorpusParagraphs:
         config = self.config
         library = load_fast_library(self.tokenizer) if config.preprocess.fast_tokens == "auto" else None
         counter, shard_rows = TokenCounter(self.tokenizer, library), config.storage.shard_rows
+        filters = load_filters(config.filters, self.corpus.metadata, CHUNK_COLUMNS if config.preprocess.cuts else ())
         decontamination = Decontamination(config.decontamination, self.evaluation_sets)
         manifest = write_paragraphs(
-            self.corpus, counter, config.preprocess, config.split, shard_rows, self.output, decontamination
+            self.corpus, counter, config.preprocess, config.split, shard_rows, self.output, filters, decontamination
         )
         return TaskResult(task.name, manifest["counts"]["kept"])
 
@@ -182,6 +187,7 @@ def write_paragraphs(
     split: SplitConfig,
     shard_rows: int,
     output: ParagraphOutput,
+    filters: Filters | None = None,
     decontamination: Decontamination = Decontamination(),
 ) -> ParagraphManifest:
     """Write the paragraphs of a corpus to the parquet files of a processed folder.
@@ -196,6 +202,7 @@ def write_paragraphs(
         split: settings of the split assignment.
         shard_rows: maximum number of rows in a file.
         output: output folder, which is replaced when all files are written.
+        filters: filters of the section `filters`; None for none.
         decontamination: settings of decontamination, and the evaluation sets.
 
     Returns:
@@ -205,12 +212,13 @@ def write_paragraphs(
         SourceError: the corpus cannot be read, has duplicate ids, or has no paragraph that passes the filters.
     """
     started = time.monotonic()
+    filters = filters or Filters()
     new = new_folder(output.folder)
     if new.exists():
         shutil.rmtree(new)
     new.mkdir(parents=True)
     dropped = DropLedger(new / "dropped.parquet", with_overlap=decontamination.config.is_on)
-    read = stage_candidates(corpus, counter, config, new / "staging", dropped)
+    read = stage_candidates(corpus, counter, config, new / "staging", dropped, filters)
     long_share = read.long_tokens / max(1, read.tokens)
     if not (new / "staging").exists():
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.most_common())
@@ -250,6 +258,8 @@ def write_paragraphs(
         "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
         "splits": splits,
     }
+    if personal := filters.counts():
+        manifest["counts"]["personal_data"] = personal
     if long_share > _MUCH:
         manifest["counts"]["too_long_token_share"] = round(long_share, 4)
     write_manifest(new, manifest)

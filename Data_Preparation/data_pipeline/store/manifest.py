@@ -97,6 +97,8 @@ class ParagraphCounts(TypedDict):
     token_counter: str
     too_long_token_share: NotRequired[float]
     """Share of the tokens in paragraphs that were dropped as too long, 0 to 1, if it is more than half."""
+    personal_data: NotRequired[dict[str, int]]
+    """Numbers of e-mail addresses and other personal data that were masked or caused a drop, by kind."""
 
 
 class StageManifest(TypedDict):

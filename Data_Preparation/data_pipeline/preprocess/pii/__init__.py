@@ -1,0 +1,1 @@
+"""Personal data in texts: found by kind, masked or counted."""
