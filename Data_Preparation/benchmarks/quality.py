@@ -6,6 +6,7 @@ reasons and the texts of C4 must be equal on that part. CPU seconds are those of
 of three runs; importing is not counted, and this package starts without remembered words.
 
 Languages: share of texts whose language is found by the three libraries whose models come with their packages.
+Libraries that this package does without are installed by the extra `bench-quality`.
 Personal data: spans found in WikiText-2 train, all of them false, since Wikipedia's articles hold none.
 """
 

@@ -20,6 +20,7 @@ import ingest
 import loader
 import main_job
 import memory
+import quality
 import resume
 import selection
 import selection_study
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loader": loader.measure,
     "main_job": main_job.measure,
     "memory": memory.measure,
+    "quality": quality.measure,
     "resume": resume.measure,
     "selection": selection.measure,
     "selection_study": selection_study.measure,

@@ -9,8 +9,8 @@ from data_pipeline.download.records import to_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
 from data_pipeline.user_files import check_id, checked_text
-from data_pipeline.utils import sha256_of_file, shown
-from data_pipeline.utils.functions import describe_error, load_function, source_file
+from data_pipeline.utils import shown
+from data_pipeline.utils.functions import describe_error, load_function, source_sha256
 
 
 def open_function(config: CorpusConfig) -> Corpus:
@@ -27,7 +27,6 @@ def open_function(config: CorpusConfig) -> Corpus:
     if name is None:
         raise SourceError("corpus.function: the source 'function' needs a function, as module:function, found none")
     function = load_function(name, "corpus.function")
-    file = source_file(function)
 
     def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
         for number, value in enumerate(_values(function, name), start=1):
@@ -44,7 +43,7 @@ def open_function(config: CorpusConfig) -> Corpus:
 
     return Corpus(
         description=f"the function {name}",
-        identity={"function": name, "source": sha256_of_file(file) if file else ""},
+        identity={"function": name, "source": source_sha256(name, "corpus.function")},
         documents=documents,
         metadata=config.metadata_fields,
         max_bad_share=allowed_bad_share(config),

@@ -1,57 +1,16 @@
 """Filters of the user: functions by name, and conditions in SQL over the columns of a row."""
 
-import hashlib
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import polars.exceptions as pl_errors
 
 from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.utils.functions import describe_error
 
 RowFunction = Callable[[Mapping[str, Any]], str | None]
 """Function that returns a reason to drop a row, given its columns by name, or None to keep it."""
-
-
-def load_function(name: str) -> RowFunction:
-    """Import a function by its name, `module:function`.
-
-    Raises:
-        ConfigError: there is no such module or function, or the module fails when it is imported.
-    """
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's, and may raise anything
-        raise ConfigError(
-            f"filters.functions: the module of {name!r} cannot be imported: {type(error).__name__}: {error}. Correct "
-            "its name, or add its folder to PYTHONPATH."
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise ConfigError(
-            f"filters.functions: the module {module_name!r} has no function {attribute!r}, expected module:function"
-        )
-    return function
-
-
-def source_sha256(name: str) -> str:
-    """SHA-256 of the source file of a function, `module:function`, for the fingerprint.
-
-    Raises:
-        ConfigError: the function cannot be imported, or has no source file.
-    """
-    function = load_function(name)
-    try:
-        path = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:
-        path = None
-    if path is None or not Path(path).is_file():
-        raise ConfigError(f"filters.functions: {name!r} has no source file; define it with `def` in a module of yours")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def function_reasons(name: str, function: RowFunction, rows: pl.DataFrame) -> list[str | None]:
@@ -66,7 +25,7 @@ def function_reasons(name: str, function: RowFunction, rows: pl.DataFrame) -> li
             reason = function(row)
         except Exception as error:  # the function is the user's, and may raise anything
             raise SourceError(
-                f"filters.functions: {name} failed for {row['text_id']!r}: {type(error).__name__}: {error}"
+                f"filters.functions: {name} failed for {row['text_id']!r}: {describe_error(error)}"
             ) from error
         if reason is not None and not (isinstance(reason, str) and reason):
             raise SourceError(

@@ -14,12 +14,13 @@ from data_pipeline.preprocess.own_filters import (
     check_conditions,
     condition_reasons,
     function_reasons,
-    load_function,
-    source_sha256,
 )
 from data_pipeline.preprocess.pii.mask import FINDERS, PersonalData
 from data_pipeline.preprocess.quality.presets import apply_presets, word_table
 from data_pipeline.types import Document
+from data_pipeline.utils.functions import load_function, source_sha256
+
+_FUNCTIONS = "filters.functions"
 
 LANGUAGE_COLUMNS: Mapping[str, type[pl.DataType]] = {"language": pl.String, "language_score": pl.Float64}
 """Columns of the rows of a corpus whose languages are identified."""
@@ -39,7 +40,7 @@ def filters_identity(config: FiltersConfig) -> dict[str, object]:
     """
     settings = config.deciding()
     if config.functions:
-        settings["functions"] = {name: source_sha256(name) for name in config.functions}
+        settings["functions"] = {name: source_sha256(name, _FUNCTIONS) for name in config.functions}
     return settings
 
 
@@ -117,7 +118,7 @@ def load_filters(config: FiltersConfig, metadata: Mapping[str, str], cut_columns
     return Filters(
         config,
         PersonalData(finder) if finder else None,
-        {name: load_function(name) for name in config.functions},
+        {name: load_function(name, _FUNCTIONS) for name in config.functions},
     )
 
 

@@ -1,6 +1,7 @@
 """Functions of users, named `module:function`."""
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import ConfigError
+from data_pipeline.utils.hashing import sha256_of_file
 
 
 def load_function(name: str, setting: str) -> Callable[..., Any]:
@@ -39,10 +41,23 @@ def load_function(name: str, setting: str) -> Callable[..., Any]:
     return value
 
 
-def source_file(function: Callable[..., Any]) -> Path | None:
-    """Return the file that defines a function; None if there is none, as for a function of a compiled module."""
-    file = getattr(sys.modules.get(function.__module__), "__file__", None)
-    return Path(file) if file else None
+def source_sha256(name: str, setting: str) -> str:
+    """SHA-256 of the source file of a function, for the fingerprint.
+
+    Args:
+        name: see `load_function`.
+        setting: see `load_function`.
+
+    Raises:
+        ConfigError: the function cannot be imported, or has no source file.
+    """
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(load_function(name, setting)))
+    except TypeError:
+        path = None
+    if path is None or not Path(path).is_file():
+        raise ConfigError(f"{setting}: {name} has no source file; define it with `def` in a module of yours")
+    return sha256_of_file(Path(path))
 
 
 def describe_error(error: BaseException) -> str:

@@ -148,6 +148,7 @@ PATHS = {
         "--corpus.path",
         "gone",
     ],
+    "sources": ["sources", "gone"],
     "run config": ["run", "--config", "gone"],
     "run decontaminate": ["run", "--preset", "offline", "--model-name", "hashing", "--decontaminate", "gone"],
     "semantic-dedup": ["semantic-dedup", "--output-dir", "gone", "--to-dir", "to"],

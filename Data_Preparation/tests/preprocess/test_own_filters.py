@@ -4,13 +4,10 @@ import polars as pl
 import pytest
 
 from data_pipeline.errors import ConfigError, SourceError
-from data_pipeline.preprocess.own_filters import (
-    check_conditions,
-    condition_reasons,
-    function_reasons,
-    load_function,
-    source_sha256,
-)
+from data_pipeline.preprocess.own_filters import check_conditions, condition_reasons, function_reasons
+from data_pipeline.utils.functions import load_function, source_sha256
+
+SETTING = "filters.functions"
 
 MODULE = """
 def is_poem(row):
@@ -38,11 +35,14 @@ def module(tmp_path, monkeypatch, request):
 
 def test_a_function_gives_reasons(module):
     name = f"{module}:is_poem"
-    assert function_reasons(name, load_function(name), ROWS) == [None, "poem", None]
+    assert function_reasons(name, load_function(name, SETTING), ROWS) == [None, "poem", None]
 
 
 def test_the_identity_is_the_hash_of_the_source(module, tmp_path):
-    assert source_sha256(f"{module}:is_poem") == hashlib.sha256((tmp_path / f"{module}.py").read_bytes()).hexdigest()
+    assert (
+        source_sha256(f"{module}:is_poem", SETTING)
+        == hashlib.sha256((tmp_path / f"{module}.py").read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,28 +55,31 @@ def test_the_identity_is_the_hash_of_the_source(module, tmp_path):
 def test_a_function_that_cannot_be_used(module, function, message):
     name = f"{module}:{function}"
     with pytest.raises(SourceError, match=message) as error:
-        function_reasons(name, load_function(name), ROWS)
+        function_reasons(name, load_function(name, SETTING), ROWS)
     assert name in str(error.value)
 
 
-@pytest.mark.parametrize("attribute", ["missing", "not_a_function"])
-def test_a_missing_function(module, attribute):
-    with pytest.raises(ConfigError, match=f"has no function '{attribute}'"):
-        load_function(f"{module}:{attribute}")
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [("missing", "cannot be imported: AttributeError"), ("not_a_function", "expected a function")],
+)
+def test_a_missing_function(module, attribute, message):
+    with pytest.raises(ConfigError, match=message):
+        load_function(f"{module}:{attribute}", SETTING)
 
 
 def test_a_missing_module_and_one_that_fails(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="'no_such_module:f' cannot be imported: ModuleNotFoundError"):
-        load_function("no_such_module:f")
+    with pytest.raises(ConfigError, match="filters.functions: no_such_module:f cannot be imported"):
+        load_function("no_such_module:f", SETTING)
     (tmp_path / "own_broken_module.py").write_text("raise RuntimeError('not today')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="RuntimeError: not today"):
-        load_function("own_broken_module:f")
+        load_function("own_broken_module:f", SETTING)
 
 
 def test_a_function_without_a_source_file():
-    with pytest.raises(ConfigError, match="'builtins:len' has no source file"):
-        source_sha256("builtins:len")
+    with pytest.raises(ConfigError, match="builtins:len has no source file"):
+        source_sha256("builtins:len", SETTING)
 
 
 def test_conditions_that_are_not_true_drop_rows():
