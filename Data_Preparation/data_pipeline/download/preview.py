@@ -178,7 +178,9 @@ def _suggest(fields: Sequence[FieldPreview], columns: Mapping[str, Sequence[Any]
     if not texts:
         return {}
     lengths = {name: _mean([len(value) for value in columns[name] if value is not None]) for name in texts}
-    text = next((name for name in _TEXT_NAMES if name in lengths), max(texts, key=lengths.__getitem__))
+    # A field of an object counts by its own name.
+    usual = (name for usual in _TEXT_NAMES for name in texts if name.rpartition(".")[2] == usual)
+    text = next(usual, max(texts, key=lengths.__getitem__))
     settings = {} if text == "text" else {"text_field": [text]}
     taken = {text}
 

@@ -62,6 +62,10 @@ def source_sha256(name: str, setting: str) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Describe an error of a user's code: its type, its text, and the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import(frame.filename)]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"
+
+
+def _is_import(file: str) -> bool:
+    return file == __file__ or "importlib" in file

@@ -112,3 +112,19 @@ def test_a_dataset_of_a_script_is_refused_with_the_reason(tmp_path):
 def test_offline_and_never_read_is_an_error_with_the_ways_out(tmp_path):
     error = read(PARQUET, tmp_path, offline=True, **FIELDS)["error"]
     assert "somebody/reviews" in error
+
+
+def test_a_preview_shows_the_fields_of_a_dataset(tmp_path):
+    code = (
+        "import json\n"
+        "from data_pipeline.download.preview import preview_corpus\n"
+        f"preview = preview_corpus([{REPO!r}])\n"
+        "fields = {field.name: field.kind for field in preview.fields}\n"
+        "print(json.dumps([preview.source, preview.records, fields, dict(preview.settings)]))"
+    )
+    with serve_dataset(REPO, PARQUET) as hub:
+        source, records, fields, settings = in_process(code, hub.url, tmp_path)
+    assert (source, records) == ("hub", 3)
+    assert fields == {"body.text": "text", "stars": "whole number", "key": "text", "image": "text"}
+    assert settings["hf_dataset_name"] == [REPO]
+    assert (settings["id_field"], settings["text_field"]) == (["key"], ["body.text"])

@@ -47,8 +47,8 @@ def test_the_documentation_of_this_package(tmp_path, clean_logging):
 
 
 _VOCABULARY = """harbour lamp river stone bridge winter market ferry garden orchard tower valley meadow chapel mill barn
-lane keeper fisher baker mason carpenter teacher sailor farmer repaired painted visited measured built opened closed crossed
-carried the a of in to by with near under behind before after old small bright quiet narrow heavy early"""
+lane keeper fisher baker mason carpenter teacher sailor farmer repaired painted visited measured built opened closed
+crossed carried the a of in to by with near under behind before after old small bright quiet narrow heavy early"""
 _WORDS = _VOCABULARY.split()
 
 
