@@ -251,11 +251,11 @@ from pathlib import Path
 from support.forks import answer_of as in_fork, die_at_step, import_what_is_imported_by
 from test_semantic_dedup import source_of_kills, tree
 from data_pipeline.config.semantic_dedup import SemanticDedupConfig
-from data_pipeline.stages import semantic_dedup as module
+from data_pipeline.stages import copied_embeddings, semantic_dedup as module
 from data_pipeline.store.embeddings import EmbeddingWriter
 
 root = Path(sys.argv[1])
-module._COPIED_ROWS, module._FLUSHED_BLOCKS = 60, 1
+copied_embeddings._COPIED_ROWS, copied_embeddings._FLUSHED_BLOCKS = 60, 1
 
 def job(to):
     module.semantic_dedup(source_of_kills(root), SemanticDedupConfig(threshold=float(sys.argv[2])), Path(to))
