@@ -138,7 +138,9 @@ class _Blocks(io.RawIOBase):
             except BaseException:
                 self._handle = None  # it may be in the middle of an answer
                 raise
-            if len(block) < stop - start:
+            if len(block) == self._file.size:
+                return block[start:stop]  # all of it, from a server without byte ranges
+            if len(block) != stop - start:
                 self._handle = None
                 raise OSError(f"{len(block):,} of {stop - start:,} bytes arrived from byte {start:,}")
             return block

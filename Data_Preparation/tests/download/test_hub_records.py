@@ -128,3 +128,13 @@ def test_a_preview_shows_the_fields_of_a_dataset(tmp_path):
     assert fields == {"body.text": "text", "stars": "whole number", "key": "text", "image": "text"}
     assert settings["hf_dataset_name"] == [REPO]
     assert (settings["id_field"], settings["text_field"]) == (["key"], ["body.text"])
+
+
+def test_files_of_the_hub_are_read_by_their_address(tmp_path):
+    path = f"hf://datasets/{REPO}/data"
+    found = read(PARQUET, tmp_path, source="parquet", path=path, **FIELDS)
+    assert [document[:3] for document in found["documents"]] == [
+        ["a", "train", "one"], ["b", "train", ""], ["c", "val", "three"],
+    ]  # fmt: skip
+    assert list(found["identity"]) == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
+    assert all(identity.startswith("blob_id ") for identity in found["identity"].values())
