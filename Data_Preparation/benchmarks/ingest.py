@@ -3,9 +3,10 @@
 The records are the body lines of WikiText-2 train, repeated until 1 GB (parquet: 250 MB) with every eighth word
 exchanged for another of its vocabulary, so that no two texts are equal. Both sides read the records, apply the same
 three filters (this package's functions), count tokens with the Qwen3 tokenizer, keep texts of 100 to 2,000 tokens and
-write parquet; this package also looks for duplicates, divides into splits and measures leakage. datatrove runs its `LocalPipelineExecutor`
-with a task for each of 16 files and a worker for each core. CPU seconds are user + system of all processes and threads,
-start and imports included. Both must keep the same texts with the same counts.
+write parquet; this package also looks for duplicates, divides into splits and measures leakage. datatrove runs its
+`LocalPipelineExecutor` with a task for each of 16 files and a worker for each core. CPU seconds are user + system of
+all processes and threads, start and imports included. Both must keep
+the same texts with the same counts.
 
 The figure of the quality presets is that of the benchmark `quality`, measured here again.
 
