@@ -6,10 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.config import CorpusConfig
+from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.download.corpus import split_of_file
-from data_pipeline.errors import SourceError
+from data_pipeline.errors import SourceError, StaleStageError
+from data_pipeline.stages.pipeline import prepare_paragraphs
 
 RECORDS = [
     {"text": "one\n\ntwo", "name": "a", "n": 7, "head": "A", "part": "train", "year": 1999, "share": 0.5, "good": True},
@@ -299,3 +300,40 @@ def test_types_of_a_parquet_column(tmp_path, kind, value, message):
         assert message in error_of(path, "parquet")
     else:
         assert [document.text for document in documents(path, "parquet")] == ["one"]
+
+
+@pytest.mark.parametrize("source", ["parquet", "csv", "jsonl"])
+def test_a_column_that_only_some_files_have_is_reported_with_the_file_that_lacks_it(tmp_path, source):
+    for name, column in (("a", "text"), ("b", "body")):
+        frame = pl.DataFrame({column: ["one", "two"], "n": [1, 2]})
+        path = tmp_path / f"{name}.{source}"
+        {"parquet": frame.write_parquet, "csv": frame.write_csv, "jsonl": frame.write_ndjson}[source](path)
+    corpus = open_corpus(CorpusConfig(source=source, path=tmp_path))
+    bad = []
+    if source == "jsonl":
+        assert [document.text for document in corpus.documents(bad.append)] == ["one", "two"]
+        assert [(record.where, record.reason) for record in bad] == [
+            ("b.jsonl, line 1", "missing_field"), ("b.jsonl, line 2", "missing_field"),
+        ]  # fmt: skip
+        return
+    with pytest.raises(SourceError, match=rf"b\.{source} has no column 'text'; it has body, n"):
+        list(corpus.documents(bad.append))
+
+
+def test_a_local_folder_that_changed_names_the_file(tmp_path):
+    (tmp_path / "in").mkdir()
+    jsonl(tmp_path / "in" / "a.jsonl", {"text": "The first text of a folder."})
+    config = Config(
+        data_dir=tmp_path / "data",
+        corpus=CorpusConfig(source="jsonl", path=tmp_path / "in"),
+        preprocess=PreprocessConfig(min_tokens=1),
+        embedding=EmbeddingConfig(model_name="hashing"),
+    )
+    prepare_paragraphs(config)
+    jsonl(tmp_path / "in" / "b.jsonl", {"text": "The second text of a folder."})
+    with pytest.raises(StaleStageError, match=r"\n  the corpus has a new file b\.jsonl\nPass --overwrite"):
+        prepare_paragraphs(config)
+    jsonl(tmp_path / "in" / "a.jsonl", {"text": "The first text of a folder, changed."})
+    (tmp_path / "in" / "b.jsonl").unlink()
+    with pytest.raises(StaleStageError, match=r"\n  the file a\.jsonl of the corpus was changed\nPass"):
+        prepare_paragraphs(config)
