@@ -115,7 +115,7 @@ def files_under(config: CorpusConfig, endings: Sequence[str]) -> list[ListedFile
 
 def _reject_web_page(file: InputFile) -> None:
     """Check that a remote file is not the page of a web site about it, or about an error."""
-    if not isinstance(file, RemoteFile):
+    if not (isinstance(file, RemoteFile) and file.url.startswith(("http://", "https://"))):
         return
     with converted_errors(OSError, SourceError, f"{file} cannot be read"):
         beginning = first_bytes(file, min(file.size, 256)).lstrip().lower()

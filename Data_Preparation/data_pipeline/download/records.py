@@ -1,6 +1,7 @@
 """Corpora of JSON Lines, parquet, Arrow, CSV and TSV files, with one document in each record."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import CorpusConfig
@@ -54,7 +55,8 @@ def open_jsonl(config: CorpusConfig) -> Corpus:
     """Open JSON Lines files, with one object in each line; those of a folder are read in the order of their names."""
     files = files_under(config, JSON_LINES)
     for listed in files:
-        if is_parquet(listed.file):
+        # Remote files are looked at when they are read, because each look is a request.
+        if isinstance(listed.file, Path) and is_parquet(listed.file):
             raise SourceError(f"{listed.file} is a parquet file, corpus.source is 'jsonl'. Set corpus.source: parquet.")
     return _open(config, files, "line", json_records)
 
