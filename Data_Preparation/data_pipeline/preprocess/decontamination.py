@@ -232,7 +232,7 @@ class _Shared:
 
     @property
     def overlap(self) -> float:
-        return int(np.bitwise_count(self.covered).sum()) / self.words
+        return int(np.unpackbits(self.covered).sum()) / self.words
 
     def joined(self, earlier: "_Shared") -> "_Shared":
         best = self if self.shared > earlier.shared else earlier
