@@ -58,7 +58,7 @@ def _distinct_stop_words(batch: TextBatch) -> IntArray:
     bits = np.zeros(len(words), np.uint8)
     if has_words.any():
         bits[has_words] = np.bitwise_or.reduceat(bits_T, words.bounds[:-1][has_words])
-    return np.bitwise_count(bits).astype(np.int64)
+    return np.unpackbits(bits[:, None], axis=1).sum(axis=1, dtype=np.int64)
 
 
 def _symbols_reason(text: str, words: int) -> str:
