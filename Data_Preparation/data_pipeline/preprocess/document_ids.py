@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from data_pipeline.errors import SourceError
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.staging import Staging, hashes_of
+from data_pipeline.types import IntArray
 
 
 def reject_duplicate_ids(staging: Staging, keep: NDArray[np.bool_]) -> None:
@@ -84,8 +85,11 @@ def rename_documents(rows: pa.Table, ids: Mapping[int, str]) -> pa.Table:
 
 def _duplicates(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """Find documents with the id of an earlier one: the first kept rows of both."""
-    kept = np.flatnonzero(keep)
-    numbers = staging.numbers("document_number")[kept]
-    is_first = np.ones(len(kept), np.bool_)
-    is_first[1:] = numbers[1:] != numbers[:-1]
-    return staging.repeats("document_id", kept[is_first])
+    is_first = np.zeros(len(keep), np.bool_)
+    previous = -1
+    for start, table in staging.batches():
+        rows = np.flatnonzero(keep[start : start + table.num_rows])
+        numbers: IntArray = table["document_number"].to_numpy()[rows]
+        is_first[start + rows[np.diff(numbers, prepend=previous) != 0]] = True
+        previous = int(numbers[-1]) if len(numbers) else previous
+    return staging.repeats("document_id", is_first)

@@ -2,7 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from data_pipeline.preprocess.near import NearIndex
+from data_pipeline.preprocess.staging import hashes_of
 from data_pipeline.store import ParagraphStore
 from data_pipeline.utils import progress_bar
 
@@ -23,34 +29,42 @@ def leakage(store: ParagraphStore, threshold: float) -> dict[str, Any]:
         `test_paragraphs` and `test_paragraphs_compared`, numbers of paragraphs; `article_in_train` and
         `near_duplicate_in_train`, shares from 0 to 1, None where train or test is empty; `near_threshold`.
     """
-    documents: list[str] = []
+    documents: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]  # hashes, 8 bytes for every row of test
     texts: list[str] = []
     for shard in store.shards("test"):
         for batch in shard.batches(["document_id", "text"]):
-            documents.extend(batch["document_id"].to_pylist())
+            documents.append(_hashes(batch["document_id"]))
             texts.extend(batch["text"].to_pylist()[: max(0, _SAMPLE_ROWS - len(texts))])
     index = NearIndex(threshold, texts.__getitem__)
     for key, text in enumerate(texts):
         index.add(key, text)
-    test_documents = set(documents)
-    shared_documents: set[str] = set()
+    document_of_row = np.concatenate(documents)
+    test_documents = np.unique(document_of_row)
+    is_shared = np.zeros(len(test_documents), np.bool_)
     duplicates: set[int] = set()
     shards = store.shards("train")
     train_rows = sum(shard.rows for shard in shards)
     with progress_bar(train_rows, "Measuring leakage of test from train", "row") as bar:
         for shard in shards:
             for batch in shard.batches(["document_id", "text"]):
-                shared_documents |= test_documents.intersection(batch["document_id"].to_pylist())
+                if len(test_documents):
+                    in_train = _hashes(batch["document_id"])
+                    found = np.searchsorted(test_documents, in_train).clip(max=len(test_documents) - 1)
+                    is_shared[found[test_documents[found] == in_train]] = True
                 if texts:
                     for text in batch["text"].to_pylist():
                         duplicates.update(index.matches(text))
                 bar.update(batch.num_rows)
-    is_measured = bool(documents and train_rows)
-    n_shared = sum(document in shared_documents for document in documents)
+    n_rows, n_shared = len(document_of_row), int(is_shared[np.searchsorted(test_documents, document_of_row)].sum())
+    is_measured = bool(n_rows and train_rows)
     return {
-        "test_paragraphs": len(documents),
+        "test_paragraphs": n_rows,
         "test_paragraphs_compared": len(texts),
-        "article_in_train": n_shared / len(documents) if is_measured else None,
+        "article_in_train": n_shared / n_rows if is_measured else None,
         "near_duplicate_in_train": len(duplicates) / len(texts) if is_measured else None,
         "near_threshold": threshold,
     }
+
+
+def _hashes(document_ids: pa.Array) -> NDArray[np.uint64]:
+    return hashes_of(pl.Series(pl.from_arrow(document_ids)))

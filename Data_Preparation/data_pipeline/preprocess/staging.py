@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from data_pipeline.types import IntArray
 
-_PART_ROWS = 8_000_000  # rows compared at a time, which takes 16 bytes for each
+_PART_ROWS = 1_000_000  # rows compared at a time, which takes 50 bytes for each
+_BLOCK_ROWS = 1_000_000  # rows of which a part is chosen at a time
 
 
 class Staging:
@@ -56,10 +57,12 @@ class Staging:
 
     def hashes(self, column: str) -> NDArray[np.uint64]:
         """Hashes of the values of a column, shape (N,); see `hashes_of`."""
-        parts = [hashes_of(pl.Series(pl.from_arrow(table[column]))) for _, table in self.batches()]
-        return np.concatenate([np.zeros(0, np.uint64), *parts])
+        hashes = np.empty(len(self), np.uint64)
+        for start, table in self.batches():
+            hashes[start : start + table.num_rows] = hashes_of(pl.Series(pl.from_arrow(table[column])))
+        return hashes
 
-    def repeats(self, column: str, among: NDArray[np.intp] | None = None) -> Iterator[tuple[int, int]]:
+    def repeats(self, column: str, among: NDArray[np.bool_] | None = None) -> Iterator[tuple[int, int]]:
         """Find rows that repeat the value of an earlier row.
 
         Values are compared by 64-bit hashes, then themselves. Rows are compared in parts that
@@ -67,26 +70,26 @@ class Staging:
 
         Args:
             column: column of texts.
-            among: rows to compare, ascending; None for all.
+            among: whether a row is compared, shape (N,); None for all.
 
         Yields:
             A row, and the first row with the same value.
         """
         hashes = self.hashes(column)
-        rows = np.arange(len(hashes)) if among is None else among
-        parts = -(-len(rows) // _PART_ROWS)
+        parts = -(-(len(hashes) if among is None else int(among.sum())) // _PART_ROWS)
         for part in range(parts):
-            some = rows[hashes[rows] % np.uint64(parts) == part] if parts > 1 else rows
-            yield from self._repeats_among(some, hashes[some], column)
+            rows = _rows_of_part(hashes, among, part, parts)
+            yield from self._repeats_among(rows, hashes[rows], column)
 
     def _repeats_among(
         self, rows: NDArray[np.intp], hashes: NDArray[np.uint64], column: str
     ) -> Iterator[tuple[int, int]]:
         order = np.argsort(hashes, kind="stable")
-        same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
+        ordered = hashes[order]
+        same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
         firsts: dict[int, list[int]] = {}
         for position in same:
-            candidates = firsts.setdefault(int(hashes[order[position]]), [int(rows[order[position - 1]])])
+            candidates = firsts.setdefault(int(ordered[position]), [int(rows[order[position - 1]])])
             row = int(rows[order[position]])
             value = self.value(column, row)
             first = next((first for first in candidates if self.value(column, first) == value), None)
@@ -94,6 +97,20 @@ class Staging:
                 candidates.append(row)
             else:
                 yield row, first
+
+
+def _rows_of_part(
+    hashes: NDArray[np.uint64], among: NDArray[np.bool_] | None, part: int, parts: int
+) -> NDArray[np.intp]:
+    """Rows of one part, ascending: equal hashes are in the same part."""
+    rows = []
+    for start in range(0, len(hashes), _BLOCK_ROWS):
+        block = hashes[start : start + _BLOCK_ROWS]
+        mask = np.ones(len(block), np.bool_) if among is None else among[start : start + _BLOCK_ROWS]
+        if parts > 1:
+            mask = mask & (block % np.uint64(parts) == np.uint64(part))
+        rows.append(start + np.flatnonzero(mask))
+    return np.concatenate([np.zeros(0, np.intp), *rows])
 
 
 def hashes_of(values: pl.Series) -> NDArray[np.uint64]:
