@@ -192,8 +192,8 @@ def write_paragraphs(
 ) -> ParagraphManifest:
     """Write the paragraphs of a corpus to the parquet files of a processed folder.
 
-    Memory grows with the corpus only by 10 bytes per row for exact deduplication and the split, about 3.4 kB per row
-    for near deduplication, and the document ids of the test split; for decontamination see `decontaminate`.
+    Memory grows with the corpus only by 12 bytes per row for duplicates, ids and the split, about 3.4 kB per row
+    for near deduplication, and 8 bytes per row of the test split; for decontamination see `decontaminate`.
 
     Args:
         corpus: corpus to read.
