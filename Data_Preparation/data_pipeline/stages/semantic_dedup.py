@@ -243,7 +243,7 @@ class DedupedParagraphs:
 
 def _copy_ledger(source: Path, target: Path) -> DropLedger:
     ledger = DropLedger(target, with_overlap=True)
-    with pq.ParquetFile(source) as file:
+    with pq.ParquetFile(source, pre_buffer=False) as file:
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 ledger.add(**row)

@@ -68,7 +68,11 @@ class ParagraphShard(ShardEntry):
         Raises:
             CorruptShardError: the file is damaged.
         """
-        with reading_parquet(f"{self.path} cannot be read", _ADVICE), pq.ParquetFile(self.path) as file:
+        # By default all bytes that were read stay in memory until the file is closed.
+        with (
+            reading_parquet(f"{self.path} cannot be read", _ADVICE),
+            pq.ParquetFile(self.path, pre_buffer=False) as file,
+        ):
             yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
 
 

@@ -106,11 +106,12 @@ def parquet_schema(path: InputFile) -> pa.Schema:
 
 @contextmanager
 def _parquet_file(path: InputFile) -> Iterator[pq.ParquetFile]:
+    # By default all bytes that were read stay in memory until the file is closed.
     if not isinstance(path, RemoteFile):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             yield file
         return
-    with open_bytes(path) as stream, pq.ParquetFile(pa.PythonFile(stream, "r")) as file:
+    with open_bytes(path) as stream, pq.ParquetFile(pa.PythonFile(stream, "r"), pre_buffer=False) as file:
         yield file
 
 

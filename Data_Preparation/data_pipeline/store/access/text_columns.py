@@ -260,7 +260,7 @@ def _write_arrow(shard: ParagraphShard, temporary: Path) -> None:
     ids, texts = ColumnHash(), ColumnHash()
     with (
         reading_parquet(f"{shard.path} cannot be read", "Run the pipeline with --overwrite."),
-        pq.ParquetFile(shard.path) as file,
+        pq.ParquetFile(shard.path, pre_buffer=False) as file,
     ):
         schema = _copy_schema(file.schema_arrow)
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
