@@ -15,7 +15,6 @@ overlap) are cut by this package and by semchunk with the same tokenizer.
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -191,6 +190,8 @@ _DEFAULTS: dict[str, Any] = {}
 
 def _result(started: float, folder: Path, *patterns: str) -> dict[str, Any]:
     """Time, memory and answer of a run that wrote parquet files."""
+    import resource  # which Windows does not have
+
     import polars as pl
 
     wall_s, peak_mb = time.monotonic() - started, peak_memory_mb()

@@ -21,7 +21,6 @@ from typing import Any
 from harness import Figure, Figures, in_fresh_process, shared_data
 
 _PEER_BYTES = 400_000  # of each corpus; datatrove reads about 0.1 MB a second
-_BATCH_CHARS = 500_000
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 
 
@@ -72,27 +71,17 @@ def megabytes(texts: Sequence[str]) -> float:
     return sum(len(text.encode()) for text in texts) / 1e6
 
 
-def batches(texts: Sequence[str]) -> list[list[str]]:
-    """Texts in batches as `apply_presets` makes them."""
-    parts: list[list[str]] = []
-    size = _BATCH_CHARS
-    for text in texts:
-        if size >= _BATCH_CHARS:
-            parts.append([])
-            size = 0
-        parts[-1].append(text)
-        size += len(text)
-    return parts
-
-
 def own_decisions(texts: Sequence[str]) -> list[list[tuple[str | None, str]]]:
     """Reason and text of each text, by each preset, on shared words."""
+    from data_pipeline.preprocess.paragraphs import document_batches
     from data_pipeline.preprocess.quality.batch import TextBatch
-    from data_pipeline.preprocess.quality.presets import PRESETS, word_table
+    from data_pipeline.preprocess.quality.presets import BATCH_CHARS, PRESETS, word_table
+    from data_pipeline.types import Document
 
     decisions: list[list[tuple[str | None, str]]] = [[] for _ in PRESETS]
-    for part in batches(texts):
-        batch = TextBatch(part, word_table())
+    documents = [Document(str(number), text) for number, text in enumerate(texts)]
+    for part in document_batches(documents, BATCH_CHARS):
+        batch = TextBatch([document.text for document in part], word_table())
         for index, preset in enumerate(PRESETS.values()):
             reasons, changed = preset(batch)
             decisions[index] += zip(reasons, changed, strict=True)

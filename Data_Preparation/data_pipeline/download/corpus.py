@@ -15,6 +15,9 @@ from data_pipeline.user_files.remote import RemoteFile
 from data_pipeline.utils import converted_errors, shortened
 from data_pipeline.utils.urls import without_secrets
 
+WEB_PAGE = (b"<!doctype html", b"<html")
+"""First bytes of a web page, in lower case."""
+
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
     "training": "train",
@@ -119,7 +122,7 @@ def _reject_web_page(file: InputFile) -> None:
         return
     with converted_errors(OSError, SourceError, f"{file} cannot be read"):
         beginning = first_bytes(file, min(file.size, 256)).lstrip().lower()
-    if beginning.startswith((b"<!doctype html", b"<html")):
+    if beginning.startswith(WEB_PAGE):
         raise SourceError(f"{file} is a web page (HTML), expected a data file. Use the address of the file itself.")
 
 

@@ -23,9 +23,7 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
     Raises:
         SourceError: the hub cannot be reached, has no such dataset or revision, or the dataset cannot be read.
     """
-    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
-    # The default is a configuration of WikiText.
-    configuration = None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
+    commit, configuration = _version_of(config)
     name = f"{config.hf_dataset_name} {configuration or ''}".strip()
 
     def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
@@ -55,10 +53,15 @@ def hub_rows(config: CorpusConfig) -> Iterator[Mapping[str, Any]]:
     Raises:
         SourceError: see `open_hub_records`.
     """
-    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
-    configuration = None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
+    commit, configuration = _version_of(config)
     for split, rows in load_splits(config.hf_dataset_name, configuration, commit, config.revision).items():
         yield from read_rows(rows, config.hf_dataset_name, split)
+
+
+def _version_of(config: CorpusConfig) -> tuple[str | None, str | None]:
+    """Resolve the commit of a dataset, and its configuration, of which the default is one of WikiText."""
+    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    return commit, None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
 
 
 def load_splits(

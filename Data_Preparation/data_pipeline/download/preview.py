@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES
+from data_pipeline.download.corpus import SPLIT_NAMES, WEB_PAGE
 from data_pipeline.download.hub_records import hub_rows
 from data_pipeline.download.sources import ENDINGS, open_corpus
 from data_pipeline.errors import SourceError
@@ -119,7 +119,7 @@ def _source_of(listed: ListedFile) -> str:
 
 
 _MAGIC: Mapping[str, tuple[bytes, ...]] = {
-    "parquet": (b"par1",), "arrow": (b"arrow1",), "jsonl": (b"{",), "html": (b"<!doctype html", b"<html"),
+    "parquet": (b"par1",), "arrow": (b"arrow1",), "jsonl": (b"{",), "html": WEB_PAGE,
     "warc": (b"warc/",),
 }  # fmt: skip
 

@@ -50,13 +50,12 @@ def open_html(config: CorpusConfig) -> Corpus:
             page = stream.read(_MAX_PAGE_BYTES + 1)
         where = str(listed.file)
 
-        def record() -> Iterator[tuple[int, Mapping[str, Any]]]:
-            try:
-                yield 1, {"id": listed.name, **_extract(page, "", where)}
-            except RecordError as error:
-                reporter(listed.name, "page", on_bad)(1, error)
-
-        yield from to_documents(record(), fields, split_of_file(listed.name), where, listed.name, "page", on_bad)
+        try:
+            values = {"id": listed.name, **_extract(page, "", where)}
+        except RecordError as error:
+            reporter(listed.name, "page", on_bad)(1, error)
+            return
+        yield from to_documents([(1, values)], fields, split_of_file(listed.name), where, listed.name, "page", on_bad)
 
     return corpus_of_files(config, files_under(config, HTML), read, "html", metadata=config.metadata_fields)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from data_pipeline.errors import SourceError
-from data_pipeline.user_files.listing import list_files
+from data_pipeline.user_files.listing import check_printable, list_files, with_endings
 from data_pipeline.user_files.remote import RemoteFile, list_remote
 from data_pipeline.utils import sha256_of_file, shortened
 from data_pipeline.utils.urls import is_url, without_secrets
@@ -29,8 +29,10 @@ class ListedFile:
 
     @property
     def identity(self) -> str:
-        """What identifies the content: the SHA-256 of a local file, see `RemoteFile.identity`; reads a local file."""
-        return sha256_of_file(self.file) if isinstance(self.file, Path) else self.file.identity
+        """What identifies the content: see `RemoteFile.identity`; else the SHA-256, for which the file is read."""
+        if isinstance(self.file, Path):
+            return sha256_of_file(self.file)
+        return self.file.identity or self.file.sha256()
 
 
 def size_of(file: InputFile) -> int:
@@ -94,11 +96,7 @@ def _list_url(url: str, endings: Sequence[str], setting: str) -> tuple[str, list
     if "*" in url:
         _check_pattern(shown, [str(file) for file in files], endings, setting)
         return shown.split("*")[0].rpartition("/")[0], files
-    matching = [file for file in files if file.name.lower().endswith(tuple(endings))]
-    if not matching:
-        others = f"it has {len(files)} others, such as {files[0].name}"
-        raise SourceError(f"{setting}: {shown} has no file that ends in {', '.join(endings)}; {others}.")
-    return shown, matching
+    return shown, with_endings(files, endings, f"{setting}: {shown}")
 
 
 def _check_pattern(pattern: str, files: Sequence[str], endings: Sequence[str], setting: str) -> None:
@@ -134,6 +132,5 @@ def _name(path: str, root: str) -> str:
         name = path.removeprefix(root).lstrip("/")
     else:
         name = Path(os.path.relpath(path, root)).as_posix()
-    if not name.isprintable():
-        raise SourceError(f"{path!r}: rename this file; its name is not UTF-8, or has control characters.")
+    check_printable(name, path)
     return name

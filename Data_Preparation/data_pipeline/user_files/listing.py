@@ -6,8 +6,20 @@ on foreign disks, and the temporary files of this package begin with a dot.
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from data_pipeline.errors import SourceError
+
+
+class Named(Protocol):
+    """File with a name."""
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+
+
+F = TypeVar("F", bound=Named)
 
 
 def is_hidden(path: Path, root: Path) -> bool:
@@ -24,9 +36,18 @@ def visible(paths: Iterable[Path], root: Path) -> Iterator[Path]:
     for path in sorted(paths):
         if is_hidden(path, root):
             continue
-        if not str(path.relative_to(root)).isprintable():
-            raise SourceError(f"{str(path)!r}: rename this file; its name is not UTF-8, or has control characters.")
+        check_printable(str(path.relative_to(root)), str(path))
         yield path
+
+
+def check_printable(name: str, path: str) -> None:
+    """Check that the name of a file can be logged and recorded.
+
+    Raises:
+        SourceError: it cannot be printed.
+    """
+    if not name.isprintable():
+        raise SourceError(f"{path!r}: rename this file; its name is not UTF-8, or has control characters.")
 
 
 def list_files(path: Path, endings: Sequence[str], setting: str) -> list[Path]:
@@ -45,8 +66,22 @@ def list_files(path: Path, endings: Sequence[str], setting: str) -> list[Path]:
     if not path.is_dir():
         raise SourceError(f"{setting}: no such file or folder: {path}")
     files = [file for file in visible(path.rglob("*"), path) if file.is_file()]
+    return with_endings(files, endings, f"{setting}: {path}")
+
+
+def with_endings(files: Sequence[F], endings: Sequence[str], folder: str) -> list[F]:
+    """Return the files of a folder that have one of some endings.
+
+    Args:
+        files: all files of the folder.
+        endings: endings in lower case.
+        folder: the setting and the folder that it names, for the message.
+
+    Raises:
+        SourceError: there are none.
+    """
     matching = [file for file in files if file.name.lower().endswith(tuple(endings))]
     if not matching:
         others = f"; it has {len(files)} others, such as {files[0].name}" if files else "; it is empty"
-        raise SourceError(f"{setting}: {path} has no file that ends in {', '.join(endings)}{others}.")
+        raise SourceError(f"{folder} has no file that ends in {', '.join(endings)}{others}.")
     return matching

@@ -4,6 +4,7 @@ A file is read in blocks, each of which is requested again if it fails or is cut
 the end of a file. Credentials and endpoints are those of the protocol's own library (environment, configuration files).
 """
 
+import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import fsspec  # type: ignore[import-untyped]
 
 from data_pipeline.errors import MissingExtraError, SourceError
+from data_pipeline.utils import converted_errors
 from data_pipeline.utils.urls import without_secrets
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ class RemoteFile:
     size: int = field(compare=False)
     """Size in bytes."""
     identity: str = field(compare=False)
-    """Checksum or entity tag of the server, or size and time of the last change."""
+    """Checksum or entity tag of the server, or else the time of the last change, with the size; empty for none."""
 
     def __str__(self) -> str:
         """URL without the parts that may hold secrets."""
@@ -68,7 +70,8 @@ class RemoteFile:
         """
         system, path = self.opened
         system.invalidate_cache()
-        if _identity(_info(system, path, self.url)) != self.identity:
+        info = _info(system, path, self.url)
+        if (_identity(info), info.get("size")) != (self.identity, self.size):
             raise SourceError(f"{self} was changed while it was read. Run again, once it stays as it is.")
 
     def open(self, on_bytes: Callable[[int], object] | None = None) -> io.BufferedReader:
@@ -87,6 +90,15 @@ class RemoteFile:
         """
         with _Blocks(self, None) as blocks:
             return blocks.read(count)
+
+    def sha256(self) -> str:
+        """Compute the SHA-256 of the content, for which it is read.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        with converted_errors(OSError, SourceError, f"{self} cannot be read"), self.open() as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     @cached_property
     def opened(self) -> tuple[Any, str]:
@@ -109,6 +121,10 @@ class _Blocks(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+    def close(self) -> None:
+        self._drop_handle()
+        super().close()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
@@ -136,20 +152,21 @@ class _Blocks(io.RawIOBase):
             try:
                 block = self._read(start, stop - start)
             except BaseException:
-                self._handle = None  # it may be in the middle of an answer
+                self._drop_handle()  # it may be in the middle of an answer
                 raise
             if len(block) == self._file.size:
                 return block[start:stop]  # all of it, from a server without byte ranges
             if len(block) != stop - start:
-                self._handle = None
+                self._drop_handle()
                 raise OSError(f"{len(block):,} of {stop - start:,} bytes arrived from byte {start:,}")
             return block
 
         try:
             return _with_retries(read)
         except Exception as error:  # noqa: BLE001  # see _is_permanent
+            attempts = "" if _is_permanent(error) else f", after {_ATTEMPTS} attempts"
             advice = ". Download the file first" if "range requests" in str(error) else ""
-            raise OSError(f"{_reason(error)}, after {_ATTEMPTS} attempts{advice}") from None
+            raise OSError(f"{_reason(error)}{attempts}{advice}") from None
 
     def _read(self, start: int, count: int) -> bytes:
         if self._handle is None:
@@ -158,6 +175,11 @@ class _Blocks(io.RawIOBase):
         self._handle.seek(start)
         block: bytes = self._handle.read(count)
         return block
+
+    def _drop_handle(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
 
 
 def list_remote(url: str, setting: str) -> tuple[list[RemoteFile], bool]:
@@ -220,14 +242,14 @@ def _remote_file(url: str, info: Mapping[str, Any]) -> RemoteFile:
 
 
 def _identity(info: Mapping[str, Any]) -> str:
-    """What changes with the content of a file; empty where the server says nothing but the size."""
+    """Return what changes with the content of a file; empty if the server gives nothing but the size."""
     lfs = info.get("lfs")
     if lfs:
         return f"sha256 {lfs['sha256']}"
     tags = [f"{key.lower()} {str(info[key]).strip(chr(34))}" for key in _CONTENT_KEYS if info.get(key)]
     times = [f"changed {info[key]}" for key in _TIME_KEYS if info.get(key)]
-    parts = tags[:1] or times[:1]
-    return ", ".join([*parts, f"{info['size']} bytes"])
+    first = next(iter([*tags, *times]), "")
+    return f"{first}, {info['size']} bytes" if first else ""
 
 
 def _info(system: Any, path: str, url: str) -> Mapping[str, Any]:

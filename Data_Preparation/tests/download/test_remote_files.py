@@ -1,6 +1,7 @@
 """Corpora at URLs: S3 by a real server, HTTP with the faults of a bad network, several paths, patterns."""
 
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -203,3 +204,12 @@ def test_a_pattern_that_matches_nothing_or_two_formats_is_an_error(tmp_path):
         texts_of("jsonl", f"{tmp_path}/*")
     with pytest.raises(SourceError, match=r"corpus.path: no file matches .*\*.nope"):
         texts_of("jsonl", f"{tmp_path}/*.nope")
+
+
+def test_a_file_of_a_server_without_tags_is_identified_by_its_content(server: FileServer):
+    server.etag = ""
+    identities = []
+    for word in ("one", "two"):  # of the same length
+        server.files["/x.jsonl"] = lines(word)
+        identities.append(open_corpus(CorpusConfig(source="jsonl", path=f"{server.url}/x.jsonl")).identity["x.jsonl"])
+    assert identities == [hashlib.sha256(lines(word)).hexdigest() for word in ("one", "two")]

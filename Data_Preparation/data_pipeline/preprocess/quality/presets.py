@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+from data_pipeline.preprocess.paragraphs import document_batches
 from data_pipeline.preprocess.quality.batch import Reasons, TextBatch
 from data_pipeline.preprocess.quality.c4 import c4
 from data_pipeline.preprocess.quality.fineweb import fineweb
@@ -12,10 +13,9 @@ from data_pipeline.preprocess.quality.gopher_repetition import gopher_repetition
 from data_pipeline.preprocess.quality.pieces import EnglishTokenizer
 from data_pipeline.preprocess.quality.words import WordTable
 from data_pipeline.types import Document
-from data_pipeline.utils import batched
 
-_BATCH_DOCUMENTS = 2000
-_BATCH_CHARS = 500_000  # whose arrays fit into the cache of a core
+BATCH_CHARS = 500_000
+"""Characters of the documents that are judged together, whose arrays fit into the cache of a core."""
 
 Preset = Callable[[TextBatch], tuple[Reasons, Sequence[str]]]
 """Function that returns the reason to drop each text, and the texts, which it may have changed."""
@@ -57,7 +57,7 @@ def apply_presets(
     """
     kept: list[Document] = []
     dropped: list[tuple[Document, str]] = []
-    for part in _parts(documents):
+    for part in document_batches(documents, BATCH_CHARS):
         batch = TextBatch([document.text for document in part], word_table())
         for name in names:
             reasons, texts = PRESETS[name](batch)
@@ -72,16 +72,3 @@ def apply_presets(
                 batch = TextBatch([document.text for document in part], batch.table)
         kept += part
     return kept, dropped
-
-
-def _parts(documents: Sequence[Document]) -> list[list[Document]]:
-    parts: list[list[Document]] = []
-    for batch in batched(documents, _BATCH_DOCUMENTS):
-        size = _BATCH_CHARS
-        for document in batch:
-            if size >= _BATCH_CHARS:
-                parts.append([])
-                size = 0
-            parts[-1].append(document)
-            size += len(document.text)
-    return parts
