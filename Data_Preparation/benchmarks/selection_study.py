@@ -127,7 +127,7 @@ def _config(folder: Path, data: Path, model: StudyModelConfig) -> StudyConfig:
 
 def _minilm() -> str:
     from data_pipeline.config import EmbeddingConfig
-    from data_pipeline.embeddings.transformer.weights import find_model
+    from data_pipeline.embeddings.model_files import find_model
 
     return str(find_model(EmbeddingConfig(model_name=_MINILM, weights="package")).folder)
 

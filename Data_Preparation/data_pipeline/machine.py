@@ -18,7 +18,7 @@ from data_pipeline.download.corpus import files_under
 from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.download.sources import ENDINGS, SOURCES
 from data_pipeline.download.wikitext import wikitext_files
-from data_pipeline.embeddings.transformer.weights import PACKAGED_MODELS
+from data_pipeline.embeddings.model_files import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
 from data_pipeline.utils import human_bytes
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit

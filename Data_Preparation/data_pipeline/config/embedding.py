@@ -1,10 +1,19 @@
 """Settings of the embedder."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data_pipeline.config.base import FolderName, Section, setting
+
+_POOLINGS = ("last_token", "cls", "mean", "max", "mean_sqrt_len", "weighted_mean")
+
+
+def _pooling(names: str) -> str:
+    modes = names.split("+")
+    if names != "auto" and (not set(modes) <= set(_POOLINGS) or len(set(modes)) < len(modes)):
+        raise ValueError(f"must be auto, or one or several of {', '.join(_POOLINGS)} joined by +")
+    return names
 
 
 class EmbeddingConfig(Section):
@@ -22,10 +31,11 @@ class EmbeddingConfig(Section):
     """Adapter of a model that has several (jina-embeddings-v3: text-matching, retrieval.query,
     retrieval.passage, separation, classification); base: no adapter; none: the default of the model
     (text-matching). Queries use the same adapter."""
-    pooling: Literal["auto", "last_token", "cls", "mean"] = "auto"
-    """Pooling of token vectors; auto: as the files of the model say, else as its model family does."""
-    normalize: bool = True
-    """Scale every vector to length 1."""
+    pooling: Annotated[str, AfterValidator(_pooling)] = "auto"
+    """Pooling of token vectors: last_token, cls, mean, max, mean_sqrt_len, weighted_mean, or several joined by +, whose
+    results are concatenated; auto: as the model card or the files of the model say, else as its model family does."""
+    normalize: Literal["auto"] | bool = "auto"
+    """Scale every vector to length 1; auto: unless the model compares vectors by something other than their cosine."""
     prompt: str | None = None
     """Prompt before every text; none: the document prompt of the model (Qwen3 has none)."""
     query_prompt: str | None = None

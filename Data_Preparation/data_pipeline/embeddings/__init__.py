@@ -1,6 +1,14 @@
 """Embedders, and the engine that encodes texts with them."""
 
-from data_pipeline.embeddings.base import Cost, Embedder, Identity, Runtime, tokenizer_sha256
+from data_pipeline.embeddings.base import (
+    Cost,
+    Embedder,
+    Identity,
+    RoutedEmbedder,
+    Runtime,
+    tokenize_with_prompt,
+    tokenizer_sha256,
+)
 from data_pipeline.embeddings.engine import EncodeStats, Engine, encode
 from data_pipeline.embeddings.hashing import HashingEmbedder
 from data_pipeline.embeddings.load import EMBEDDERS, load_embedder, load_tokenizer
@@ -15,6 +23,7 @@ __all__ = [
     "Engine",
     "HashingEmbedder",
     "Identity",
+    "RoutedEmbedder",
     "Runtime",
     "Tokens",
     "encode",
@@ -22,5 +31,6 @@ __all__ = [
     "load_tokenizer",
     "make_plan",
     "spill",
+    "tokenize_with_prompt",
     "tokenizer_sha256",
 ]

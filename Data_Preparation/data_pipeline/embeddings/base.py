@@ -1,8 +1,8 @@
 """What an embedder is, what identifies its vectors, and how it likes to be fed."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import sha256_of_json
+
+_LATER_FIELDS = {"task", "modules"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,14 @@ class Identity:
     """SHA-256 of the tokenizer's description."""
     task: str = ""
     """Adapter of the model, if it has several."""
+    modules: str = ""
+    """Modules behind the pooling, and prompts that are not pooled; empty for a model with neither."""
 
     def to_metadata(self) -> dict[str, str]:
         """For a safetensors header, whose values are strings."""
         fields = asdict(self) | {"normalized": str(self.normalized).lower()}
-        # A task only where there is one: files that were written before there were any must stay equal.
-        return {name: str(value) for name, value in fields.items() if name != "task" or value}
+        # Later fields only where they say something: files that were written before them must stay equal.
+        return {name: str(value) for name, value in fields.items() if name not in _LATER_FIELDS or value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Runtime:
     cost: Cost = Cost()
     trial_flops: float = 2e11
     """Floating-point operations of a pack that is computed to measure the machine's speed."""
+    unpooled_prompts: Mapping[str, int] = field(default_factory=dict)
+    """Number of tokens of each prompt that the pooling leaves out (INSTRUCTOR); other prompts are pooled."""
 
     def computed_tokens(self, lengths: IntArray) -> int:
         """Tokens that are computed for a pack of texts of these lengths, longest first."""
@@ -85,10 +91,17 @@ class Runtime:
 class Embedder(Protocol):
     """Turns texts into vectors. Implement these six names to bring your own."""
 
-    identity: Identity
-    query_prompt: str
-    """Prefix of every query."""
-    runtime: Runtime
+    @property
+    def identity(self) -> Identity:
+        """Everything that decides which vector a text gets."""
+
+    @property
+    def query_prompt(self) -> str:
+        """Prefix of every query."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the embedder runs."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -110,6 +123,56 @@ class Embedder(Protocol):
         Raises:
             OutOfMemoryError: the pack is too large for the device.
         """
+
+
+@dataclass(frozen=True)
+class RoutedEmbedder:
+    """A model that sends documents and queries through different modules; an embedder of documents, see `Embedder`."""
+
+    documents: Embedder
+    queries: Embedder
+    """Embedder of queries."""
+
+    @property
+    def identity(self) -> Identity:
+        """Identity of the embedder of documents, which belongs to that of queries."""
+        return self.documents.identity
+
+    @property
+    def query_prompt(self) -> str:
+        """Prefix of every query."""
+        return self.queries.query_prompt
+
+    @property
+    def runtime(self) -> Runtime:
+        """How documents are embedded."""
+        return self.documents.runtime
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of documents."""
+        return self.documents.tokenizer
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Token ids of documents; see `Embedder`."""
+        return self.documents.tokenize(texts)
+
+    def forward(self, texts: Tokens, dtype: str | None = None) -> Float32Array:
+        """Vectors of documents; see `Embedder`."""
+        return self.documents.forward(texts, dtype)
+
+
+def tokenize_with_prompt(embedder: Embedder, texts: Sequence[str], prompt: str) -> Tokens:
+    """Tokenize texts behind a prompt.
+
+    Args:
+        embedder: the model.
+        texts: the texts.
+        prompt: document or query prompt of the model; may be empty.
+    """
+    tokens = embedder.tokenize([prompt + text for text in texts] if prompt else texts)
+    left_out = embedder.runtime.unpooled_prompts.get(prompt, 0)
+    return replace(tokens, prompt_tokens=left_out) if left_out else tokens
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str:

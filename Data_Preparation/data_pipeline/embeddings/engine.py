@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.embeddings.base import Embedder
+from data_pipeline.embeddings.base import Embedder, RoutedEmbedder, tokenize_with_prompt
 from data_pipeline.embeddings.plan import Pack, Plan, make_plan
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.errors import DeviceHungError, ModelError, OutOfMemoryError
@@ -225,7 +225,9 @@ def encode(
     """
     _check_texts(texts)
     prompt = embedder.query_prompt if query else embedder.identity.prompt
-    plan = make_plan(embedder.tokenize([prompt + text for text in texts]))
+    if query and isinstance(embedder, RoutedEmbedder):
+        embedder = embedder.queries
+    plan = make_plan(tokenize_with_prompt(embedder, texts, prompt))
     vectors = np.zeros((len(texts), embedder.identity.dim), dtype=np.float32)
     for rows, computed in Engine(embedder, batch_tokens, batch_size).run(plan, lambda row: repr(texts[row][:60])):
         vectors[rows] = computed

@@ -34,7 +34,7 @@ class HashingEmbedder:
             model="hashing",
             revision="2",
             pooling="mean",
-            normalized=config.normalize,
+            normalized=config.normalize is not False,
             dtype="float32",
             dim=min(config.dim or _FULL_DIM, _FULL_DIM),
             max_length=self._max_length,

@@ -8,13 +8,13 @@ asks `identity_differences`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-COMPARED = ("model", "revision", "pooling", "normalized", "max_length", "dim", "prompt", "tokenizer", "task")
+COMPARED = ("model", "revision", "pooling", "normalized", "max_length", "dim", "prompt", "tokenizer", "task", "modules")
 """Fields of `Identity.to_metadata` that decide which vector a text gets.
 
 The precision of the arithmetic (`dtype`) is not among them: it changes a vector less than any threshold can tell.
 """
 
-_DEFAULTS = {"task": ""}  # value of a field that older files do not have
+_DEFAULTS = {"task": "", "modules": ""}  # value of a field that older files do not have
 _HASH = "sha256:"  # prefix of a revision that is a hash of the weights themselves
 
 

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +27,8 @@ class Tokens:
     """Start of each text in `ids`, and the end of the last one, shape (N + 1,)."""
     truncated: NDArray[np.bool_]
     """Whether each text was longer than the model's maximum, shape (N,)."""
+    prompt_tokens: int = 0
+    """Number of tokens at the start of every text that are its prompt and are not pooled; 0 for most models."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -42,7 +44,8 @@ class Tokens:
 
     def take(self, rows: IntArray) -> "Tokens":
         """Copy the texts at the given rows, in that order."""
-        return from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows])
+        taken = from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows])
+        return replace(taken, prompt_tokens=self.prompt_tokens)
 
 
 def from_rows(rows: Sequence[Sequence[int] | Int32Array], truncated: Sequence[bool] | NDArray[np.bool_]) -> Tokens:
@@ -62,20 +65,22 @@ def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
     also when the process is killed. Where the file system cannot map files, memory is used instead.
 
     Args:
-        parts: tokens of consecutive texts.
+        parts: tokens of consecutive texts, all with the same prompt.
         folder: folder on a disk with room for 4 bytes for each token.
     """
     starts, truncated, total = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.bool_)], 0
+    prompt_tokens = 0
     with tempfile.TemporaryFile(dir=folder) as file:
         for part in parts:
             file.write(part.ids.tobytes())
             starts.append(part.offsets[1:] + total)
             truncated.append(part.truncated)
             total += len(part.ids)
+            prompt_tokens = part.prompt_tokens
         file.flush()
         offsets = np.concatenate(starts)
         ids = _map_file(file, total) if total else np.zeros(0, np.int32)
-    return Tokens(ids, offsets, np.concatenate(truncated))
+    return Tokens(ids, offsets, np.concatenate(truncated), prompt_tokens)
 
 
 def _map_file(file: IO[bytes], count: int) -> Int32Array:

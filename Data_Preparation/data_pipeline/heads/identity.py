@@ -25,7 +25,7 @@ PROBE_SENTENCES = (
 )
 """Their vectors are kept with a head: two embedders that agree on them are the same one."""
 
-FIELDS = ("model", "revision", "pooling", "normalized", "max_length", "dim", "prompt", "task")
+FIELDS = ("model", "revision", "pooling", "normalized", "max_length", "dim", "prompt", "task", "modules")
 """Fields of an embedder's identity that `head.json` records."""
 
 # Between the same model's vectors in float32 and in float16, on another machine.

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data_pipeline.config import EmbeddingConfig, Section
 from data_pipeline.config.base import setting
-from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
+from data_pipeline.embeddings.model_files import ModelFiles, find_model
 from data_pipeline.errors import ModelError, OutOfMemoryError, SelectionError
 from data_pipeline.types import IntArray
 from data_pipeline.utils import batched, converted_errors, require
@@ -122,8 +122,8 @@ def load_text_model(config: ModelConfig, kind: Kind) -> TextModel:
         ConfigError: The device is not available.
     """
     transformers = require("transformers", "selection", "a measure by a model")
+    from data_pipeline.embeddings.recipes.recipe import read_recipe
     from data_pipeline.embeddings.transformer.loading import choose_device
-    from data_pipeline.embeddings.transformer.recipe import read_recipe
 
     files = find_model(EmbeddingConfig(model_name=config.model, revision=config.revision), setting="model")
     tokenizer, limit, pad_id = _tokenizer(files)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from data_pipeline.config import EmbeddingConfig, Section
 from data_pipeline.embeddings import encode, load_tokenizer, tokenizer_sha256
+from data_pipeline.embeddings.model_files import find_model
 from data_pipeline.embeddings.reload import load_maker
-from data_pipeline.embeddings.transformer.weights import find_model
 from data_pipeline.errors import ConfigError, JudgeError
 from data_pipeline.heads import Scorer, head_sha256, load_head, probabilities
 from data_pipeline.metrics.base import Columns, Measure

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import Embedder, Engine, Tokens, load_embedder, make_plan, spill
+from data_pipeline.embeddings import Embedder, Engine, Tokens, load_embedder, make_plan, spill, tokenize_with_prompt
 from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
 from data_pipeline.embeddings.identity import identity_differences
 from data_pipeline.embeddings.plan import Plan
@@ -140,4 +140,4 @@ def _windows(passages: Passages, folder: Path, embedder: Embedder) -> Iterator[W
 def _tokenized(passages: Passages, rows: IntArray, embedder: Embedder) -> Iterator[Tokens]:
     prompt = embedder.identity.prompt
     for start in range(0, len(rows), TOKENIZED_ROWS):
-        yield embedder.tokenize([prompt + text for text in passages.texts(rows[start : start + TOKENIZED_ROWS])])
+        yield tokenize_with_prompt(embedder, passages.texts(rows[start : start + TOKENIZED_ROWS]), prompt)

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.config.retrieval import RerankConfig
-from data_pipeline.embeddings.transformer.weights import find_model
+from data_pipeline.embeddings.model_files import find_model
 from data_pipeline.errors import ModelError
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import converted_errors, require

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import Embedder, EncodeStats, Engine, Tokens, make_plan, spill
+from data_pipeline.embeddings import Embedder, EncodeStats, Engine, Tokens, make_plan, spill, tokenize_with_prompt
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
 from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
@@ -250,7 +250,7 @@ class SplitEmbeddings:
             names, texts, counts = (batch[column].to_pylist() for column in columns)
             seen_ids.update(names)
             seen_texts.update(texts)
-            tokens = self.embedder.tokenize([prompt + text for text in texts] if prompt else texts)
+            tokens = tokenize_with_prompt(self.embedder, texts, prompt)
             if self._special_tokens is not None:
                 own_counts = tokens.lengths - self._special_tokens
                 wrong = np.flatnonzero((own_counts != np.array(counts)) & ~tokens.truncated)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
+from data_pipeline.embeddings.model_files import ModelFiles, find_model
 from data_pipeline.errors import ModelError
 from data_pipeline.study.config import StudyModelConfig, StudyTrainingConfig
 from data_pipeline.types import Float32Array, IntArray

@@ -90,8 +90,9 @@ def test_texts_of_the_environment_become_the_types_of_the_knobs(monkeypatch):
         ({"embedding.threads": 0}, "embedding.threads: Input should be greater than or equal to 1 (found 0)"),
         ({"embedding.batch_tokens": 0}, "embedding.batch_tokens: Input should be greater than or equal to 1 (found 0)"),
         ({"embedding.device_timeout_s": 0}, "embedding.device_timeout_s: Input should be greater than 0 (found 0)"),
-        ({"embedding.pooling": "max"},
-         "embedding.pooling: Input should be 'auto', 'last_token', 'cls' or 'mean' (found 'max')"),
+        ({"embedding.pooling": "median"},
+         "embedding.pooling: must be auto, or one or several of last_token, cls, mean, max, mean_sqrt_len, "
+         "weighted_mean joined by + (found 'median')"),
         ({"preprocess.max_unknown_share": 25},
          "preprocess.max_unknown_share: Input should be less than or equal to 1 (found 25)"),
         ({"corpus.metadata_fields": {"year": "number"}},

@@ -4,7 +4,7 @@ from data_pipeline.embeddings.identity import COMPARED, identity_differences, re
 
 IDENTITY = {
     "model": "owner/model", "revision": "abc", "pooling": "mean", "normalized": "true", "max_length": "512", "dim": "8",
-    "prompt": "", "tokenizer": "t1", "task": "",
+    "prompt": "", "tokenizer": "t1", "task": "", "modules": "",
 }  # fmt: skip
 
 

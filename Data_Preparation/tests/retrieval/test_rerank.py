@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     from data_pipeline.config import EmbeddingConfig
-    from data_pipeline.embeddings.transformer.weights import find_model
+    from data_pipeline.embeddings.model_files import find_model
 
     packaged = find_model(EmbeddingConfig(model_name="sentence-transformers/all-MiniLM-L6-v2", weights="package"))
     torch.manual_seed(0)

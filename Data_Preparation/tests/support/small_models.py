@@ -9,6 +9,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from data_pipeline.embeddings.tokens import from_rows
+from data_pipeline.embeddings.transformer.pooling import Pooling
+from data_pipeline.embeddings.transformer.sentence_layers import SentenceLayers
 
 SIZES = {
     "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -39,6 +41,11 @@ def save_bert(folder):
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
     bert().save_pretrained(folder)
+
+
+def pooled_by(name):
+    """Layers of a model that ends with a pooling."""
+    return SentenceLayers(Pooling(tuple(name.split("+"))), nn.Sequential())
 
 
 def texts_of(*lengths):

@@ -3,7 +3,7 @@ import pytest
 from data_pipeline.config import CorpusConfig
 from data_pipeline.config.retrieval import PassagesConfig
 from data_pipeline.download import open_corpus
-from data_pipeline.embeddings.transformer.weights import find_model
+from data_pipeline.embeddings.model_files import find_model
 from data_pipeline.errors import SourceError
 from data_pipeline.integrations.ml_filter.inputs import embedding_files
 from data_pipeline.integrations.ml_filter.jobs import EmbeddingParameters

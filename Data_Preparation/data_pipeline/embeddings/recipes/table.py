@@ -19,7 +19,7 @@ from data_pipeline.utils import converted_errors
 
 _PATH = Path(__file__).with_name("table.yaml")
 _HUB = "https://huggingface.co/"
-_POOLINGS = ("last_token", "cls", "mean", "max", "weightedmean", "mean_sqrt_len")
+_POOLINGS = ("last_token", "cls", "mean", "max", "weighted_mean", "mean_sqrt_len")
 
 
 def _known_modes(pooling: str) -> str:
@@ -63,6 +63,8 @@ class ModelCard(BaseModel):
     """How token vectors become one vector; several modes are joined by `+`. None: only the model's files say it."""
     normalize: bool | None = None
     """Whether the model gives vectors of length 1; None if it is not known."""
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine"
+    """Comparison of two vectors that the model was trained for."""
     max_length: Annotated[int, Field(gt=0)] | None = None
     """Maximum length that the card recommends, in tokens; None for no limit, or if it is not known."""
     dim: Annotated[int, Field(gt=0)] | None = None

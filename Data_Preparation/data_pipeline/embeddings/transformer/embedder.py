@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +13,18 @@ from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Identity, tokenizer_sha256
+from data_pipeline.embeddings.model_files import ModelFiles, find_model
+from data_pipeline.embeddings.recipes.card_rules import complete_recipe, warn_about_dim
+from data_pipeline.embeddings.recipes.modules import Route, read_chain
+from data_pipeline.embeddings.recipes.recipe import Recipe, read_recipe
 from data_pipeline.embeddings.tokens import Tokens, from_rows
 from data_pipeline.embeddings.transformer import loading
 from data_pipeline.embeddings.transformer.float8 import to_float8
 from data_pipeline.embeddings.transformer.forward import Forward
 from data_pipeline.embeddings.transformer.paths import EmbeddingPath, Setup, choose_path
+from data_pipeline.embeddings.transformer.pooling import Pooling
 from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
-from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
-from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
+from data_pipeline.embeddings.transformer.sentence_layers import load_sentence_layers
 from data_pipeline.errors import ConfigError, DeviceHungError, ModelError, OutOfMemoryError
 from data_pipeline.types import Float32Array
 from data_pipeline.utils.devices import free_cached_memory, is_out_of_memory
@@ -35,33 +40,48 @@ class TransformerEmbedder:
     The path that computes the vectors is chosen and checked when the embedder is created (see `paths`).
     """
 
-    def __init__(self, config: EmbeddingConfig) -> None:
-        self._files = find_model(config)
+    def __init__(self, config: EmbeddingConfig, files: ModelFiles | None = None, route: Route = "document") -> None:
+        """Load a model.
+
+        Args:
+            config: names the model, and how it is used.
+            files: files of the model; None to find them.
+            route: kind of text, for models that send documents and queries through different modules.
+        """
+        root = files or find_model(config)
+        chain = read_chain(root.folder, route)
+        self._files = replace(root, folder=chain.input.folder) if chain else root
         self.tokenizer, limit, pad_id = loading.load_tokenizer(self._files, config)
-        recipe = read_recipe(self._files.folder, limit, config.pooling, config.task)
+        recipe = read_recipe(root.folder, limit, config.pooling, config.task, route)
+        recipe = complete_recipe(config.model_name, root.folder, recipe, config.pooling)
         max_length = min(config.max_length or recipe.max_length, recipe.max_length)
         self._encoder = Tokenizer.from_str(self.tokenizer.to_str())
         self._encoder.enable_truncation(max_length)
         self._end_id = loading.end_token_id(self._encoder, recipe, config.model_name)
         device = torch.device(loading.choose_device(config.device))
         dtype = loading.choose_dtype(config.dtype, device.type, recipe, config.fp8)
-        self._setup = Setup(config, recipe.pooling, device, dtype, pad_id, recipe.task)
+        pooling = Pooling(tuple(recipe.pooling.split("+")), recipe.include_prompt)
+        layers = load_sentence_layers(pooling, chain.after if chain else (), device)
+        self._setup = Setup(config, layers, device, dtype, pad_id, recipe.task)
         self._enqueue = threading.Lock()
         path = self._choose_path()
-        self._forward, self.runtime = path.forward, path.runtime
-        width = int(self._model.config.hidden_size)
+        width = layers.width(int(self._model.config.hidden_size))
+        prompt = recipe.prompt if config.prompt is None else config.prompt
         self.query_prompt = recipe.query_prompt if config.query_prompt is None else config.query_prompt
+        self._forward = path.forward
+        self.runtime = replace(path.runtime, unpooled_prompts=self._unpooled_prompts(pooling, prompt))
         self.identity = Identity(
             model=config.model_name,
             revision=self._files.revision,
             pooling=recipe.pooling,
-            normalized=config.normalize,
+            normalized=recipe.normalize if config.normalize == "auto" else config.normalize,
             dtype=dtype + ("+float8" if config.fp8 else ""),
-            dim=_checked_dim(config, recipe, width),
+            dim=_checked_dim(config, recipe, width, root),
             max_length=max_length,
-            prompt=recipe.prompt if config.prompt is None else config.prompt,
+            prompt=prompt,
             tokenizer=tokenizer_sha256(self.tokenizer),
-            task=_recorded_task(config, self._files, limit, recipe),
+            task=_recorded_task(config, root, limit, recipe),
+            modules=chain.description if chain else "",
         )
         logger.info(
             "Model %s (%s)%s: %s pooling, %d of %d dimensions, at most %d tokens, %s on %s, attention %s",
@@ -121,6 +141,13 @@ class TransformerEmbedder:
             raise ModelError(
                 f"the model failed on {self._setup.device}: {error}. Finished work is kept; run again to resume."
             ) from error
+
+    def _unpooled_prompts(self, pooling: Pooling, prompt: str) -> dict[str, int]:
+        """Number of tokens of each prompt, without the end token, if they are not pooled."""
+        if pooling.include_prompt:
+            return {}
+        encodings = {text: self._encoder.encode(text) for text in (prompt, self.query_prompt) if text}
+        return {text: len(encoding.ids) - encoding.special_tokens_mask[-1] for text, encoding in encodings.items()}
 
     def _load(self, dtype: str) -> Any:
         setup = self._setup
@@ -186,8 +213,9 @@ def _recorded_task(config: EmbeddingConfig, files: ModelFiles, limit: int, recip
     return config.task
 
 
-def _checked_dim(config: EmbeddingConfig, recipe: Recipe, width: int) -> int:
-    dim = width if config.dim is None else config.dim
+def _checked_dim(config: EmbeddingConfig, recipe: Recipe, width: int, files: ModelFiles) -> int:
+    dim = (recipe.default_dim or width) if config.dim is None else config.dim
     if not min(recipe.min_dim, width) <= dim <= width:
         raise ConfigError(f"embedding.dim {dim}: {config.model_name} gives {recipe.min_dim} to {width} dimensions")
+    warn_about_dim(config.model_name, dim, width, files.folder)
     return dim

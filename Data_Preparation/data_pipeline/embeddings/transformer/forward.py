@@ -10,15 +10,15 @@ from torch import Tensor
 
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.embeddings.transformer.attention import Kernel, Segments
-from data_pipeline.embeddings.transformer.pooling import POOLINGS
+from data_pipeline.embeddings.transformer.sentence_layers import SentenceLayers
 
-# Shapes: N texts, L tokens of the longest, T tokens of all, D width.
+# Shapes: N texts, L tokens of the longest, T tokens of all, W width of the vectors.
 
 _MAX_POOLED_MULTIPLE = 64  # enough for the kernels, also where packs are filled up to one large shape
 
 
 Forward = Callable[[Tokens], Tensor]
-"""Forward pass of a pack: computes pooled vectors of shape (N, D), float32, on the device."""
+"""Forward pass of a pack: computes the vectors of its texts, shape (N, W), float32, on the device."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Packed:
     """
 
     model: Any
-    pooling: str
+    layers: SentenceLayers
     kernel: Kernel
     device: torch.device
     row_multiple: int
@@ -61,14 +61,14 @@ class Packed:
         bounds = cu_seqlens[: len(lengths) + 1]
         extra: dict[str, Any] = {}
         if self.pruned:
-            pooled = bounds[1:] - 1 if self.pooling == "last_token" else bounds[:-1]
+            pooled = bounds[1:] - 1 if self.layers.pooling.position == "last" else bounds[:-1]
             extra["pooled_positions"] = _fill_up(pooled, min(self.row_multiple, _MAX_POOLED_MULTIPLE))
         hidden = self.model(
             input_ids=ids[None], position_ids=positions[None].long(), use_cache=False, segments=segments, **extra
         ).last_hidden_state[0]
         if self.pruned:
-            return hidden[: len(lengths)].float()
-        return POOLINGS[self.pooling](hidden[: len(texts.ids)], bounds.diff().long()).float()
+            return self.layers.project(hidden[: len(lengths)])
+        return self.layers(hidden[: len(texts.ids)], bounds.diff().long(), texts.prompt_tokens)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Padded:
     """
 
     model: Any
-    pooling: str
+    layers: SentenceLayers
     device: torch.device
     causal: bool
     pad_id: int
@@ -95,7 +95,7 @@ class Padded:
             extra["adapter_mask"] = torch.full((len(texts),), self.adapter, dtype=torch.int32, device=self.device)
         hidden = self.model(input_ids=ids, **extra).last_hidden_state
         lengths = to_device(texts.lengths, self.device)
-        return POOLINGS[self.pooling](hidden[mask], lengths).float()
+        return self.layers(hidden[mask], lengths, texts.prompt_tokens)
 
 
 def pad(texts: Tokens, pad_id: int) -> tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.bool_]]]:

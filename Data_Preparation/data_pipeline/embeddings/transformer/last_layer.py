@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data_pipeline.embeddings.transformer.attention import PACKED
-from data_pipeline.embeddings.transformer.pooling import SINGLE_TOKEN
+from data_pipeline.embeddings.transformer.pooling import Pooling
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines of the angles of rotary positions, each of shape (1, T, width of a head)."""
@@ -23,7 +23,7 @@ Rotation = tuple[Tensor, Tensor]
 # The forward functions below ignore their other arguments, masks and caches, which packed models do not use.
 
 
-def prune_last_layer(model: Any, pooling: str) -> Callable[[], None] | None:
+def prune_last_layer(model: Any, pooling: Pooling) -> Callable[[], None] | None:
     """Make the last layer compute the pooled tokens only, if its family is known.
 
     Its inputs then include `pooled_positions`, which `forward.Packed` passes to the model.
@@ -32,7 +32,7 @@ def prune_last_layer(model: Any, pooling: str) -> Callable[[], None] | None:
         Function that undoes the change; None if this model or pooling cannot be pruned.
     """
     layers = layers_of(model)
-    if pooling not in SINGLE_TOKEN or layers is None:
+    if pooling.position is None or layers is None:
         return None
     last: Any = layers[-1]
     for fits, forward in ((_is_pre_norm, _pre_norm), (_is_post_norm, _post_norm), (_is_bert, _bert)):

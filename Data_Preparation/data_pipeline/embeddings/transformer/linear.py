@@ -45,6 +45,8 @@ class PackedLinear(nn.Module):
         self.dtype = dtype or linear.weight.dtype
         weight, bias = linear.weight.detach(), linear.bias
         self.weight_packed: Tensor = _operators()._reorder_linear_weight(weight.to(self.dtype), _ROWS)
+        # T5 asks for the dtype of the weight; on the meta device, it takes no memory.
+        self.weight = torch.empty_like(weight, device="meta")
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(self.dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:

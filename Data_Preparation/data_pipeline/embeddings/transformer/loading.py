@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.model_files import ModelFiles
+from data_pipeline.embeddings.recipes.modules import read_json, read_text_settings
+from data_pipeline.embeddings.recipes.recipe import Recipe
 from data_pipeline.embeddings.transformer import native
-from data_pipeline.embeddings.transformer.recipe import Recipe, read_json
-from data_pipeline.embeddings.transformer.weights import ModelFiles
 from data_pipeline.errors import ConfigError, ModelError
 from data_pipeline.utils import converted_errors
 from data_pipeline.utils.devices import half_or_float32, is_out_of_memory
@@ -54,6 +56,10 @@ def load_tokenizer(files: ModelFiles, config: EmbeddingConfig) -> tuple[Tokenize
             f"tokenizer.json of {files.folder} gives {ids} for {_SENTENCE!r}, transformers gives {expected}: "
             "vectors would be of other tokens than the model expects. Update transformers, or the tokenizer's files."
         )
+    if read_text_settings(files.folder).get("do_lower_case"):
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+        )
     return backend, int(tokenizer.model_max_length), int(tokenizer.pad_token_id or 0)
 
 
@@ -63,7 +69,7 @@ def end_token_id(encoder: Tokenizer, recipe: Recipe, name: str) -> int | None:
     Raises:
         ModelError: the tokenizer does not append the token that the model's recipe names.
     """
-    if recipe.pooling != "last_token":
+    if "last_token" not in recipe.pooling.split("+"):
         return None
     appended = encoder.encode("").ids
     if recipe.end_token is None:
@@ -102,7 +108,7 @@ def load_model(
     if own_config is None and not trust_remote_code and "AutoModel" in (settings.get("auto_map") or {}):
         logger.warning("The code that comes with %s is not run, but transformers' own for its type", files.folder)
     source: Path | None = files.folder
-    kind: Any = transformers.AutoModel
+    kind = _model_class(settings)
     with converted_errors(_FAILURES, ModelError, f"cannot load the model in {files.folder}"):
         if own_config is not None:
             options = {"config": own_config, "local_files_only": True}
@@ -126,6 +132,7 @@ def load_model(
                     "for it. Set embedding.task to base to use no adapter."
                 )
             native.add_peft_adapter(model, files.folder / task)
+    _use_bidirectional_attention(model)
     try:
         return model.to(device).eval()
     except RuntimeError as error:
@@ -134,6 +141,30 @@ def load_model(
         raise ModelError(
             f"the model does not fit into the memory of {device}: {error}. Choose a smaller one."
         ) from error
+
+
+def _model_class(settings: Mapping[str, Any]) -> Any:
+    """Class that loads a model: for encoder-decoders (T5), only the encoder, whose states are pooled."""
+    encoders = {
+        "t5": "T5EncoderModel",
+        "mt5": "MT5EncoderModel",
+        "umt5": "UMT5EncoderModel",
+        "longt5": "LongT5EncoderModel",
+        "t5gemma": "T5GemmaEncoderModel",
+    }
+    return getattr(transformers, encoders.get(str(settings.get("model_type")), "AutoModel"))
+
+
+def _use_bidirectional_attention(model: torch.nn.Module) -> None:
+    """Make the attention of a decoder bidirectional where its config says so (gte-Qwen2, Llama embedders).
+
+    transformers makes the mask from the config, but attention without a mask asks the layers.
+    """
+    if getattr(model.config, "is_causal", True) is False:
+        modules: Iterable[Any] = model.modules()
+        for module in modules:
+            if getattr(module, "is_causal", False):
+                module.is_causal = False
 
 
 def choose_device(device: str, setting: str = "embedding.device") -> str:

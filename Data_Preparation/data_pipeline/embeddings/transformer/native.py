@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_pipeline.embeddings.transformer.recipe import read_json
+from data_pipeline.embeddings.recipes.modules import read_json
 from data_pipeline.errors import ModelError
 from data_pipeline.user_files import visible
 
@@ -31,6 +31,8 @@ def native_config(folder: Path, trust_remote_code: bool) -> Any:
     elif family == "xlm-roberta" and settings.get("position_embedding_type") == "rotary":
         translated = _jina_settings(settings)
         family = "jina_embeddings_v3"
+    elif family == "nomic_bert" and "n_embd" in settings:
+        translated = _nomic_settings(settings)
     else:
         translated = {} if family in transformers.CONFIG_MAPPING or not code else None
         family = ""
@@ -76,6 +78,29 @@ def _jina_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     theta = float(settings.get("rotary_emb_base", 10_000.0))
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+
+
+def _nomic_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Translate settings of Nomic's code (nomic-embed-text v1, v1.5); None without an equivalent (v2, with experts)."""
+    supported = {
+        "activation_function": "swiglu", "causal": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False,
+        "moe_every_n_layers": 0, "parallel_block": False, "prenorm": False, "qkv_proj_bias": False,
+        "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "rotary_emb_scale_base": None,
+        "rotary_scaling_factor": None, "use_rms_norm": False,
+    }  # fmt: skip
+    if any(settings.get(name, value) != value for name, value in supported.items()):
+        return None
+    theta = float(settings.get("rotary_emb_base", 10_000.0))
+    return {
+        "hidden_size": settings["n_embd"],
+        "num_hidden_layers": settings["n_layer"],
+        "num_attention_heads": settings["n_head"],
+        "intermediate_size": settings["n_inner"],
+        "max_position_embeddings": settings["n_positions"],
+        "layer_norm_eps": settings.get("layer_norm_epsilon", 1e-12),
+        "hidden_act": "silu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+    }
 
 
 def weights_with_adapter(folder: Path, settings: dict[str, Any], task: str | None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.embeddings.transformer.forward import pad
-from data_pipeline.embeddings.transformer.pooling import POOLINGS
+from data_pipeline.embeddings.transformer.sentence_layers import SentenceLayers
 from data_pipeline.errors import ModelError
 from data_pipeline.utils import require
 
@@ -28,14 +28,16 @@ class OpenVinoForward:
 
     Args:
         model: a transformers model, float32.
-        pooling: a name of `POOLINGS`.
+        layers: pooling of the model and the modules behind it.
         causal: whether the model is causal.
         pad_id: id of the padding token.
         dtype: dtype of the computation, float32 or bfloat16.
         threads: number of threads; None for OpenVINO's own choice.
     """
 
-    def __init__(self, model: Any, pooling: str, causal: bool, pad_id: int, dtype: str, threads: int | None) -> None:
+    def __init__(
+        self, model: Any, layers: SentenceLayers, causal: bool, pad_id: int, dtype: str, threads: int | None
+    ) -> None:
         openvino = _import_openvino()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
@@ -50,16 +52,16 @@ class OpenVinoForward:
             raise ModelError(
                 f"OpenVINO cannot convert this model: {str(error).splitlines()[0]}. Set embedding.backend to torch."
             ) from error
-        self._pooling, self._pad_id = pooling, pad_id
+        self._layers, self._pad_id = layers, pad_id
 
     def __call__(self, texts: Tokens) -> Tensor:
-        """Compute pooled vectors, shape (N, D)."""
+        """Compute vectors, shape (N, W)."""
         padded, is_token = pad(texts, self._pad_id)
         try:
             hidden = torch.from_numpy(self._compiled([padded.astype(np.int64), is_token.astype(np.int64)])[0])
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed: {str(error).splitlines()[0]}") from error
-        return POOLINGS[self._pooling](hidden[torch.from_numpy(is_token)], torch.from_numpy(texts.lengths)).float()
+        return self._layers(hidden[torch.from_numpy(is_token)], torch.from_numpy(texts.lengths), texts.prompt_tokens)
 
 
 def _import_openvino() -> Any:

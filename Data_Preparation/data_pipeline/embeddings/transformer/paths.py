@@ -22,6 +22,7 @@ from data_pipeline.embeddings.transformer.linear import pack_linear_layers
 from data_pipeline.embeddings.transformer.loading import is_causal
 from data_pipeline.embeddings.transformer.native import adapter_number
 from data_pipeline.embeddings.transformer.probe import Probes
+from data_pipeline.embeddings.transformer.sentence_layers import SentenceLayers
 from data_pipeline.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Setup:
     """Settings of a model that are common to all paths."""
 
     config: EmbeddingConfig
-    pooling: str
+    layers: SentenceLayers
     device: torch.device
     dtype: str
     pad_id: int
@@ -46,7 +47,7 @@ class Setup:
     def padded(self, model: Any) -> Padded:
         """The path that works for every model: transformers' own code with padded texts."""
         adapter = adapter_number(model, self.task)
-        return Padded(model, self.pooling, self.device, is_causal(model), self.pad_id, adapter)
+        return Padded(model, self.layers, self.device, is_causal(model), self.pad_id, adapter)
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ def _packed_paths(model: Any, setup: Setup, rejected: list[str]) -> Iterator[tup
         multiple = _ROW_MULTIPLE.get(setup.device.type, 1)
         if setup.config.compile:  # one shape, compiled once
             multiple = setup.config.batch_tokens or default_batch_tokens(setup.device)
-        path = Packed(model, setup.pooling, KERNELS[name], setup.device, multiple, _first_position(model), pruned=False)
-        if undo := prune_last_layer(model, setup.pooling):
+        path = Packed(model, setup.layers, KERNELS[name], setup.device, multiple, _first_position(model), pruned=False)
+        if undo := prune_last_layer(model, setup.layers.pooling):
             yield name, replace(path, pruned=True), undo
         yield name, path, lambda: None
 
@@ -168,7 +169,7 @@ def _openvino_path(model: Any, setup: Setup, probes: Probes, cost: Cost) -> Embe
 
     if setup.device.type != "cpu":
         raise ConfigError(f"embedding.backend openvino is for CPUs, the device is {setup.device}")
-    forward = OpenVinoForward(model, setup.pooling, is_causal(model), setup.pad_id, setup.dtype, setup.config.threads)
+    forward = OpenVinoForward(model, setup.layers, is_causal(model), setup.pad_id, setup.dtype, setup.config.threads)
     if fault := probes.fault(forward, setup.dtype):
         raise ModelError(f"embedding.backend openvino is not correct for this model: {fault}. Use torch.")
     runtime = Runtime(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill
+from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill, tokenize_with_prompt
 from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
 from data_pipeline.errors import ConfigError, CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.integrations.ml_filter.jobs import (
@@ -219,8 +219,8 @@ def _windows(source: InputFile, engine: Engine, folder: Path, params: EmbeddingP
     start = 0
     while first := list(itertools.islice(records, 1)):
         window = itertools.chain(first, itertools.islice(records, PLANNED_ROWS - 1))
-        texts = ([prompt + record.text for record in batch] for batch in batched(window, TOKENIZED_ROWS))
-        tokens = spill((engine.embedder.tokenize(batch) for batch in texts), folder)
+        texts = ([record.text for record in batch] for batch in batched(window, TOKENIZED_ROWS))
+        tokens = spill((tokenize_with_prompt(engine.embedder, batch, prompt) for batch in texts), folder)
         _check_lengths(tokens, start, source, params)
         engine.tally.truncated += int(tokens.truncated.sum())
         yield Window(np.arange(start, start + len(tokens)), partial(make_plan, tokens))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.small_models import randomised, texts_of
+from support.small_models import pooled_by, randomised, texts_of
 from torch import nn
 from transformers import AutoModel, BertConfig, BertModel, Qwen3Config, Qwen3Model
 
@@ -38,11 +38,11 @@ def qwen3():
 
 def by_torch(model, pooling, texts):
     with torch.inference_mode():
-        return Padded(model, pooling, CPU, is_causal(model), pad_id=0)(texts).numpy()
+        return Padded(model, pooled_by(pooling), CPU, is_causal(model), pad_id=0)(texts).numpy()
 
 
 def by_openvino(model, pooling, dtype="float32", pad_id=0, threads=None):
-    return OpenVinoForward(model, pooling, is_causal(model), pad_id, dtype, threads)
+    return OpenVinoForward(model, pooled_by(pooling), is_causal(model), pad_id, dtype, threads)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_model_that_cannot_be_converted_is_left_to_torch(model):
 def choose(model, device=CPU):
     config = EmbeddingConfig(model_name="any", backend="openvino")
     probes = make_probes(texts_of(20, 9, 3), lambda texts: by_torch(model, "mean", texts))
-    return choose_path(model, Setup(config, "mean", device, "float32", 0), probes)
+    return choose_path(model, Setup(config, pooled_by("mean"), device, "float32", 0), probes)
 
 
 def test_a_wrong_conversion_is_found_out(monkeypatch):

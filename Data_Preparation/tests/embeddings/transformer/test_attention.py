@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.small_models import pooled_by
 from transformers import (
     BertConfig,
     BertModel,
@@ -36,6 +37,7 @@ from data_pipeline.embeddings.transformer.attention import (
 )
 from data_pipeline.embeddings.transformer.forward import Packed
 from data_pipeline.embeddings.transformer.last_layer import layers_of, prune_last_layer
+from data_pipeline.embeddings.transformer.pooling import Pooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -375,7 +377,7 @@ def plain_vectors(model, texts, pooling):
 def packed(model, name, pooling, pruned=False):
     first_position = model.embeddings.padding_idx + 1 if name == "xlm-roberta" else 0
     model.set_attn_implementation(PACKED)
-    return Packed(model, pooling, KERNELS["segments"], CPU, 16, first_position, pruned)
+    return Packed(model, pooled_by(pooling), KERNELS["segments"], CPU, 16, first_position, pruned)
 
 
 def run(forward, texts):
@@ -394,7 +396,7 @@ def test_packed_texts_get_the_vectors_of_each_text_alone(name, pooling):
     expected = plain_vectors(model, texts, pooling)
     forward = packed(model, name, pooling)
     np.testing.assert_allclose(normalised(run(forward, texts)), expected, atol=1e-5)
-    undo = prune_last_layer(model, pooling)
+    undo = prune_last_layer(model, Pooling((pooling,)))
     if (name, pooling) in PRUNED:
         assert undo is not None
         np.testing.assert_allclose(normalised(run(replace(forward, pruned=True), texts)), expected, atol=1e-5)
@@ -422,7 +424,7 @@ def test_a_single_text_of_a_single_token():
         expected = plain_vectors(model, texts, pooling)
         forward = packed(model, name, pooling)
         np.testing.assert_allclose(normalised(run(forward, texts)), expected, atol=1e-5)
-        if prune_last_layer(model, pooling):
+        if prune_last_layer(model, Pooling((pooling,))):
             np.testing.assert_allclose(normalised(run(replace(forward, pruned=True), texts)), expected, atol=1e-5)
 
 
@@ -432,7 +434,7 @@ ROADS = [("qwen3", "last_token", True), ("bert", "cls", True), ("modernbert", "m
 def ready(name, pooling, pruned):
     model = make_model(name)
     forward = packed(model, name, pooling, pruned)
-    assert (prune_last_layer(model, pooling) is not None) == pruned
+    assert (prune_last_layer(model, Pooling((pooling,))) is not None) == pruned
     return forward
 
 
@@ -477,21 +479,21 @@ def test_filling_up_changes_nothing_but_the_last_bits(multiple):
         expected = plain_vectors(model, texts, pooling)
         forward = replace(packed(model, name, pooling), row_multiple=multiple)
         np.testing.assert_allclose(normalised(run(forward, texts)), expected, atol=1e-5)
-        if prune_last_layer(model, pooling):
+        if prune_last_layer(model, Pooling((pooling,))):
             np.testing.assert_allclose(normalised(run(replace(forward, pruned=True), texts)), expected, atol=1e-5)
 
 
 def test_poolings_over_all_tokens_and_unknown_layers_are_not_pruned():
-    assert prune_last_layer(make_model("qwen3"), "mean") is None
-    assert prune_last_layer(make_model("modernbert"), "cls") is None
-    assert prune_last_layer(torch.nn.Linear(2, 2), "cls") is None
+    assert prune_last_layer(make_model("qwen3"), Pooling(("mean",))) is None
+    assert prune_last_layer(make_model("modernbert"), Pooling(("cls",))) is None
+    assert prune_last_layer(torch.nn.Linear(2, 2), Pooling(("cls",))) is None
 
     model = make_model("qwen3")
     model.layers[-1].extra_norm = torch.nn.Identity()
-    assert prune_last_layer(model, "last_token") is None
+    assert prune_last_layer(model, Pooling(("last_token",))) is None
     model = make_model("bert")
     model.encoder.layer[-1].attention.self.is_causal = True
-    assert prune_last_layer(model, "cls") is None
+    assert prune_last_layer(model, Pooling(("cls",))) is None
 
 
 def test_layers_are_found_where_models_keep_them():
@@ -502,7 +504,7 @@ def test_layers_are_found_where_models_keep_them():
 def test_a_pruned_layer_computes_as_many_rows_as_there_are_texts_filled_up():
     model, rows = make_model("qwen3"), []
     forward = packed(model, "qwen3", "last_token", pruned=True)
-    prune_last_layer(model, "last_token")
+    prune_last_layer(model, Pooling(("last_token",)))
     model.layers[-1].mlp.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
     run(forward, texts_of([20] * 17))
     assert rows == [32]

@@ -31,8 +31,8 @@ from transformers import (
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import encode, load_embedder, load_tokenizer
+from data_pipeline.embeddings.recipes.recipe import read_recipe
 from data_pipeline.embeddings.reload import load_maker
-from data_pipeline.embeddings.transformer.recipe import read_recipe
 from data_pipeline.errors import ConfigError, ModelError, ShardMismatchError, StaleStageError
 from data_pipeline.stages.pipeline import embed, run
 
@@ -689,3 +689,41 @@ def test_transformers_own_code_is_run_where_the_type_is_known_and_that_is_said(t
     assert "code that comes with" in caplog.text
     assert "is not run, but transformers' own for its type" in caplog.text
     assert type(embedder._model).__module__.startswith("transformers.")
+
+
+# nomic-embed-text
+
+NOMIC = {
+    "model_type": "nomic_bert", "architectures": ["NomicBertModel"], "activation_function": "swiglu", "causal": False,
+    "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"}, "n_embd": WIDTH,
+    "n_head": HEADS, "n_inner": 96, "n_layer": LAYERS, "n_positions": 130, "layer_norm_epsilon": 1e-12,
+    "prenorm": False, "qkv_proj_bias": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "vocab_size": 100,
+    "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "type_vocab_size": 2,
+    "rotary_scaling_factor": None, "parallel_block": False, "use_rms_norm": False, "pad_token_id": 1,
+}  # fmt: skip
+
+
+def nomic(folder, settings):
+    """A model in the names of Nomic's own code."""
+    from transformers import NomicBertConfig, NomicBertModel
+
+    sizes = SIZES | {"type_vocab_size": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}}
+    model = randomised(NomicBertModel(NomicBertConfig(**sizes)))
+    model.save_pretrained(folder)
+    assert "encoder.layers.0.attn.Wqkv.weight" in load_file(folder / "model.safetensors")
+    write_tokenizer(folder)
+    write_json(folder / "config.json", settings)
+    return model
+
+
+def test_nomic_is_run_by_transformers_own_code(tmp_path):
+    model = nomic(tmp_path, NOMIC)
+    embedder = load(tmp_path)
+    assert (embedder.identity.pooling, embedder.identity.max_length) == ("mean", 130)
+    assert_same_vectors(embedder, states_of(model, embedder))
+
+
+def test_nomic_with_experts_needs_its_own_code(tmp_path):
+    nomic(tmp_path, NOMIC | {"moe_every_n_layers": 2, "num_experts": 8})
+    with pytest.raises(ModelError, match="of the type 'nomic_bert', which transformers .* cannot run with these"):
+        load(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from support.hub_server import COMMIT, in_process, serve
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings.transformer.weights import find_model
+from data_pipeline.embeddings.model_files import find_model
 
 LOAD = """
 import json

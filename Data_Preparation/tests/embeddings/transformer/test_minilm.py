@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from data_pipeline.config import CorpusConfig, EmbeddingConfig, PreprocessConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.embeddings import encode, load_embedder
-from data_pipeline.embeddings.transformer import weights
-from data_pipeline.embeddings.transformer.pooling import SINGLE_TOKEN, cls, last_token, mean
+from data_pipeline.embeddings.model_files import PACKAGED_MODELS, find_model
 from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.preprocess import extract_paragraphs
 
@@ -32,7 +30,7 @@ def sample_texts():
 
 def by_sentence_transformers(texts):
     sentence_transformers = pytest.importorskip("sentence_transformers", reason='needs the extra "bench"')
-    folder = weights.find_model(CONFIG).folder
+    folder = find_model(CONFIG).folder
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     return model.encode(texts, batch_size=32, normalize_embeddings=True)
 
@@ -64,8 +62,8 @@ def test_the_identity_is_that_of_the_model(embedder):
 
 
 def test_other_weights_are_refused_before_they_are_loaded(monkeypatch):
-    wrong = replace(weights.PACKAGED_MODELS[NAME], sha256="0" * 64)
-    monkeypatch.setitem(weights.PACKAGED_MODELS, NAME, wrong)
+    wrong = replace(PACKAGED_MODELS[NAME], sha256="0" * 64)
+    monkeypatch.setitem(PACKAGED_MODELS, NAME, wrong)
     monkeypatch.setattr("transformers.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ModelError, match=r"has SHA-256 53aa5117\w+, expected 0{64}.*not loaded.*pip install --force"):
         load_embedder(CONFIG)
@@ -97,27 +95,6 @@ def test_padding_changes_no_vector(embedder):
     padded = load_embedder(CONFIG.model_copy(update={"attention": "padded"}))
     assert padded.runtime.attention == "padded"
     np.testing.assert_allclose(encode(padded, texts), encode(embedder, texts), atol=1e-6)
-
-
-def test_poolings_look_at_their_own_text_only():
-    hidden = torch.tensor([[1.0, 2.0], [3.0, 6.0], [1.0, 0.0], [2.0, 0.0], [6.0, 3.0], [7.0, 8.0]])
-    lengths = torch.tensor([2, 3, 1])
-    assert mean(hidden, lengths).tolist() == [[2.0, 4.0], [3.0, 1.0], [7.0, 8.0]]
-    assert last_token(hidden, lengths).tolist() == [[3.0, 6.0], [6.0, 3.0], [7.0, 8.0]]
-    assert cls(hidden, lengths).tolist() == [[1.0, 2.0], [1.0, 0.0], [7.0, 8.0]]
-
-
-def test_the_places_of_single_tokens():
-    lengths = torch.tensor([2, 3, 1])
-    assert SINGLE_TOKEN["last_token"](lengths).tolist() == [1, 4, 5]
-    assert SINGLE_TOKEN["cls"](lengths).tolist() == [0, 2, 5]
-    assert set(SINGLE_TOKEN) == {"last_token", "cls"}
-
-
-def test_half_precision_means_are_taken_in_float32():
-    # 1,000 times 100 is beyond float16, whose largest number is 65,504.
-    hidden = torch.full((1000, 1), 100.0, dtype=torch.float16)
-    assert mean(hidden, torch.tensor([1000])).tolist() == [[100.0]]
 
 
 def test_similar_texts_are_near(embedder):

@@ -47,11 +47,14 @@ def test_its_use_is_reported_to_nobody(tmp_path):
         "import sys, torch\n"
         "from transformers import BertConfig, BertModel\n"
         "from data_pipeline.embeddings.transformer.openvino import OpenVinoForward\n"
-        f"OpenVinoForward(BertModel(BertConfig(**{SIZES})), 'mean', False, 0, 'float32', 1)\n"
+        "from support.small_models import pooled_by\n"
+        f"OpenVinoForward(BertModel(BertConfig(**{SIZES})), pooled_by('mean'), False, 0, 'float32', 1)\n"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry')])\n"
     )
     # The telemetry counts its uses in a folder of the home folder.
-    environment = os.environ | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    environment = os.environ | {
+        "HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)
+    }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout == "[]\n", done.stderr
     assert not (tmp_path / "intel").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.linear_stand_ins import RefusingOperators, StandInOperators, pack_with, packs_here
-from support.small_models import SIZES, bert, randomised, texts_of
+from support.small_models import SIZES, bert, pooled_by, randomised, texts_of
 from tokenizers import processors
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -53,7 +53,7 @@ def qwen3():
 
 
 def setup_of(pooling="last_token", dtype="float32", **config):
-    return Setup(EmbeddingConfig(model_name="any", **config), pooling, CPU, dtype, pad_id=0)
+    return Setup(EmbeddingConfig(model_name="any", **config), pooled_by(pooling), CPU, dtype, pad_id=0)
 
 
 def run(forward, texts):

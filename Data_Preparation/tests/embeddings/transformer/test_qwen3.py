@@ -12,10 +12,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import base, encode, load_embedder
+from data_pipeline.embeddings.recipes.recipe import read_recipe
 from data_pipeline.embeddings.transformer import embedder as transformer
 from data_pipeline.embeddings.transformer import loading
 from data_pipeline.embeddings.transformer.loading import choose_device, choose_dtype
-from data_pipeline.embeddings.transformer.recipe import read_recipe
 from data_pipeline.errors import ConfigError, ModelError, ShardMismatchError
 from data_pipeline.stages.embed import embed_split
 from data_pipeline.stages.pipeline import prepare_paragraphs

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_pipeline.embeddings.transformer.recipe import read_recipe
+from data_pipeline.embeddings.recipes.recipe import read_recipe
 from data_pipeline.errors import ModelError
 
 NO_LIMIT = 10**30  # what transformers says for a tokenizer without one
@@ -53,19 +53,23 @@ def test_pooling_is_what_the_models_own_files_say(tmp_path, said, pooling):
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "pooling", "include_prompt"),
     [
-        flags(max_tokens=1),
-        flags(mean_tokens=1, cls_token=1),
-        flags(),
-        {"pooling_mode": "max"},
-        {"pooling_mode": "weightedmean"},
-        flags(mean_tokens=1) | {"include_prompt": False},
+        (flags(max_tokens=1), "max", True),
+        (flags(mean_tokens=1, cls_token=1, weightedmean_tokens=1), "cls+mean+weighted_mean", True),
+        ({"pooling_mode": ["weightedmean", "mean_sqrt_len_tokens"]}, "weighted_mean+mean_sqrt_len", True),
+        (flags(), "mean", True),
+        (flags(mean_tokens=1) | {"include_prompt": False}, "mean", False),
     ],
 )
-def test_a_pooling_this_package_does_not_have_is_refused(tmp_path, said):
-    with pytest.raises(ModelError, match="has a pooling that this package does not support"):
-        read_recipe(model(tmp_path, {"model_type": "bert"}, said), NO_LIMIT, "auto")
+def test_poolings_may_be_combined_and_leave_the_prompt_out(tmp_path, said, pooling, include_prompt):
+    recipe = read_recipe(model(tmp_path, {"model_type": "qwen2"}, said), NO_LIMIT, "auto")
+    assert (recipe.pooling, recipe.include_prompt) == (pooling, include_prompt)
+
+
+def test_an_unknown_pooling_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="has the pooling 'median'; expected one or several of cls, max, mean"):
+        read_recipe(model(tmp_path, {"model_type": "bert"}, {"pooling_mode": "median"}), NO_LIMIT, "auto")
 
 
 @pytest.mark.parametrize(
@@ -80,22 +84,16 @@ def test_a_known_family_needs_no_files(tmp_path, family, pooling):
     assert read_recipe(model(tmp_path, {"model_type": family}), NO_LIMIT, "auto").pooling == pooling
 
 
-def test_an_unknown_family_is_refused_and_the_way_out_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"family 'mamba' is not known. Set embedding.pooling to last_token, cls or"):
-        read_recipe(model(tmp_path, {"model_type": "mamba"}), NO_LIMIT, "auto")
-    assert read_recipe(tmp_path, NO_LIMIT, "cls").pooling == "cls"
+def test_the_mean_is_assumed_for_an_unknown_family_and_marked_as_assumed(tmp_path):
+    recipe = read_recipe(model(tmp_path, {"model_type": "mamba"}), NO_LIMIT, "auto")
+    assert (recipe.pooling, "pooling" in recipe.assumed) == ("mean", True)
+    stated = read_recipe(tmp_path, NO_LIMIT, "cls")
+    assert (stated.pooling, "pooling" in stated.assumed) == ("cls", False)
 
 
 def test_the_config_wins_over_the_files(tmp_path):
     folder = model(tmp_path, {"model_type": "bert"}, flags(mean_tokens=1))
     assert read_recipe(folder, NO_LIMIT, "last_token").pooling == "last_token"
-
-
-@pytest.mark.parametrize("kind", ["Dense", "LayerNorm", "CNN"])
-def test_a_module_that_is_not_run_is_refused(tmp_path, kind):
-    folder = model(tmp_path, {"model_type": "bert"}, flags(mean_tokens=1), ("Transformer", "Pooling", kind))
-    with pytest.raises(ModelError, match=f"module '{kind}' after its transformer, which this package does not run"):
-        read_recipe(folder, NO_LIMIT, "auto")
 
 
 def test_prompts_are_the_models_own(tmp_path):
@@ -139,6 +137,15 @@ def test_without_prompts_there_are_none_but_for_qwen3(tmp_path):
 def test_the_maximum_length_is_the_least_of_all_that_are_known(tmp_path, config, said, tokenizer_limit, max_length):
     folder = model(tmp_path, {"model_type": "bert", **config}, sentence_bert_config=said)
     assert read_recipe(folder, tokenizer_limit, "auto").max_length == max_length
+
+
+@pytest.mark.parametrize(
+    ("name", "normalize"), [("cosine", True), ("dot", False), ("euclidean", False), ("manhattan", False), (None, True)]
+)
+def test_vectors_keep_their_length_where_their_comparison_sees_it(tmp_path, name, normalize):
+    usage = {"similarity_fn_name": name, "truncate_dim": 4}
+    recipe = read_recipe(model(tmp_path, {"model_type": "bert"}, config_sentence_transformers=usage), NO_LIMIT, "auto")
+    assert (recipe.normalize, recipe.default_dim) == (normalize, 4)
 
 
 def test_only_the_8b_model_is_known_to_overflow_float16(tmp_path):

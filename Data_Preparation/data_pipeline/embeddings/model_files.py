@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.recipes.modules import MODULES_FILE, list_module_folders
 from data_pipeline.errors import ModelError, SourceError
 from data_pipeline.user_files import visible
 from data_pipeline.utils import require, sha256_of_file
@@ -14,8 +15,10 @@ logger = logging.getLogger(__name__)
 
 # Weights are read from safetensors only, because the other formats are pickles.
 _WEIGHTS = ["*.safetensors"]
-_FILES = ["*.json", "*.txt", "*.model", "*.py"]
-_NEVER = ["*.onnx", "onnx/*", "openvino/*", "*.bin"]
+_FILES = ["*.json", "*.txt", "*.model", "*.py", "README.md"]
+# Small modules behind the pooling; of these files, nothing but tensors is read.
+_MODULE_WEIGHTS = ["*_Dense*/pytorch_model.bin", "*_LayerNorm/pytorch_model.bin"]
+_NEVER = ["*.onnx", "onnx/*", "openvino/*"]
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -70,7 +73,7 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        patterns = _FILES + _WEIGHTS if weights else _FILES
+        patterns = _FILES + _WEIGHTS + _MODULE_WEIGHTS if weights else _FILES
         # By branch, because for files fetched by commit the cache does not record the commit of the branch.
         snapshot = snapshot_download(
             config.model_name, revision=config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
@@ -103,15 +106,18 @@ def _packaged(name: str) -> ModelFiles:
 
 
 def _local(folder: Path, weights: bool, setting: str) -> ModelFiles:
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", MODULES_FILE)):
         raise SourceError(f"{setting}: {folder} is a folder without config.json, so there is no model in it")
     if not weights:
         return ModelFiles(folder, "weights not looked at")
+    module_folders = list_module_folders(folder)
     files = list(visible(folder.glob("*.safetensors"), folder))
+    files += [path for inner in module_folders for path in visible(inner.rglob("*.safetensors"), folder)]
     if not files:
         raise SourceError(
             f"{setting}: {folder} has no .safetensors file; weights in other formats are pickles and are not loaded"
         )
     files += visible(folder.glob("*/adapter_model.safetensors"), folder)
+    files += [path for inner in module_folders for path in visible(inner.rglob("pytorch_model.bin"), folder)]
     hashes = [sha256_of_file(path)[:16] for path in files]
     return ModelFiles(folder, "sha256:" + "-".join(hashes))

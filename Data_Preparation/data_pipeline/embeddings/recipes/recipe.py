@@ -1,17 +1,25 @@
 """Recipe of a model: pooling, adapter, prompts, maximum length and end token.
 
-It is read from the sentence-transformers files of the model if it has them, else from a
-small table of families. The config can override every choice.
+It is read from the sentence-transformers files of the model if it has them, else assumed by its family. The card of
+the model completes it (see `card_rules`), and the config can override every choice.
 """
 
-import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import ConfigError, ModelError
+from data_pipeline.embeddings.recipes.modules import (
+    ModuleChain,
+    Route,
+    read_chain,
+    read_json,
+    read_text_settings,
+)
+from data_pipeline.errors import ConfigError
 from data_pipeline.user_files import visible
-from data_pipeline.utils import converted_errors
+
+logger = logging.getLogger(__name__)
 
 _QWEN3_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _QWEN3_QUERY = f"Instruct: {_QWEN3_TASK}\nQuery:"  # no space after the colon (model card)
@@ -22,6 +30,11 @@ class Recipe:
     """Settings with which a model was trained to be used."""
 
     pooling: str
+    """Poolings whose results are concatenated, joined by +."""
+    include_prompt: bool
+    """Whether the tokens of the prompt are pooled too."""
+    chain: ModuleChain | None
+    """Modules in the format of sentence-transformers; None if the model has none."""
     prompt: str
     query_prompt: str
     max_length: int
@@ -29,10 +42,26 @@ class Recipe:
     """Token that every text must end with; None where the model does not require one."""
     min_dim: int
     """Minimum number of dimensions that its vectors can be cut to."""
+    default_dim: int | None
+    """Number of dimensions that its files cut vectors to; None for all."""
+    similarity: str
+    """Comparison of two vectors that the model was trained for: cosine, dot, euclidean or manhattan."""
     fp16_overflows: bool
     """Whether it is known to give non-finite values in float16."""
+    positions: int | None
+    """Maximum number of tokens that the model has positions for; None if it does not say."""
+    assumed: frozenset[str] = frozenset()
+    """Fields that no file says."""
     task: str | None = None
     """Name of the adapter, as the model spells it; None for no adapter."""
+
+    @property
+    def normalize(self) -> bool:
+        """Whether vectors are scaled to length 1, unless the config says otherwise.
+
+        Cosine does not see the length; the other comparisons do, so their vectors stay as the model gives them.
+        """
+        return self.similarity == "cosine"
 
 
 # Pooling by the model_type of config.json, for models without sentence-transformers files.
@@ -55,6 +84,7 @@ _FAMILY_POOLING = {
 # Positions before the first token of a text that config.json includes in its maximum.
 _RESERVED_POSITIONS = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2, "jina_embeddings_v3": 2}
 
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # names, in the order of sentence-transformers
 _NO_ADAPTER = "base"
 _DEFAULT_TASK = "text-matching"
 _JINA_PROMPTS = {  # from the model card; those of the other tasks are empty
@@ -62,14 +92,10 @@ _JINA_PROMPTS = {  # from the model card; those of the other tasks are empty
     "retrieval_passage": "Represent the document for retrieval: ",
 }
 
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last_token",
-}
 
-
-def read_recipe(folder: Path, tokenizer_limit: int, pooling: str, task: str | None = None) -> Recipe:
+def read_recipe(
+    folder: Path, tokenizer_limit: int, pooling: str, task: str | None = None, route: Route = "document"
+) -> Recipe:
     """Read the recipe of the model in a folder.
 
     Args:
@@ -77,27 +103,30 @@ def read_recipe(folder: Path, tokenizer_limit: int, pooling: str, task: str | No
         tokenizer_limit: maximum length of the tokenizer, in tokens.
         pooling: pooling of the config; `auto` for that of the model.
         task: adapter of the config; None for the default of the model.
+        route: kind of text, for models that send documents and queries through different modules.
 
     Raises:
-        ModelError: the pooling of the model is unknown or not supported.
+        ModelError: the model has modules that this package does not run.
         ConfigError: the model has no such adapter.
     """
-    config = read_json(folder / "config.json")
+    chain = read_chain(folder, route)
+    input_folder = chain.input.folder if chain else folder
+    config = read_json(input_folder / "config.json")
     model_type = str(config.get("model_type", ""))
     qwen3 = model_type == "qwen3"
-    prompts = read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    modules: Any = read_json(folder / "modules.json") or []
-    own_pooling = _pooling_of_modules(folder, modules) or _FAMILY_POOLING.get(model_type)
-    if pooling == "auto" and own_pooling is None:
-        raise ModelError(
-            f"{folder} does not say how its tokens become one vector, and its family {model_type!r} is not known. "
-            "Set embedding.pooling to last_token, cls or mean."
-        )
-    positions = config.get("max_position_embeddings")
+    usage = read_json(folder / "config_sentence_transformers.json")
+    prompts = usage.get("prompts") or {}
+    assumed = {"similarity"} if not usage.get("similarity_fn_name") else set()
+    if pooling == "auto":
+        pooling = "+".join(chain.pooling) if chain else _FAMILY_POOLING.get(model_type, "mean")
+        assumed |= set() if chain else {"pooling"}
+    # In the config of Nomic's own code, under another name.
+    positions = config.get("max_position_embeddings") or (model_type == "nomic_bert" and config.get("n_positions"))
+    positions = int(positions) - _RESERVED_POSITIONS.get(model_type, 0) if positions else None
     limits = (
-        read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        read_text_settings(input_folder).get("max_seq_length"),
         tokenizer_limit if tokenizer_limit < 1_000_000 else None,
-        positions and positions - _RESERVED_POSITIONS.get(model_type, 0),
+        positions,
     )
     known_limits = [int(limit) for limit in limits if limit]
     adapters = _adapters_of(folder, config)
@@ -107,16 +136,33 @@ def read_recipe(folder: Path, tokenizer_limit: int, pooling: str, task: str | No
     if adapter is not None:
         prompts = dict.fromkeys(("document", "query"), _prompt_of_task(adapter, config, prompts))
     return Recipe(
-        pooling=str(own_pooling if pooling == "auto" else pooling),
-        prompt=prompts.get("document") or prompts.get("passage") or "",
+        pooling=pooling,
+        include_prompt=chain.include_prompt if chain else True,
+        chain=chain,
+        prompt=next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), ""),
         query_prompt=prompts.get("query") or (_QWEN3_QUERY if qwen3 else ""),
         max_length=min(known_limits) if known_limits else 512,
         end_token="<|endoftext|>" if qwen3 else None,
         min_dim=32 if qwen3 or any(_plain(name) == _plain(_DEFAULT_TASK) for name in adapters) else 1,
+        default_dim=usage.get("truncate_dim"),
+        similarity=str(usage.get("similarity_fn_name") or "cosine"),
         # Confirmed by the maintainers for the 8B model (QwenLM/Qwen3-Embedding issue 164).
         fp16_overflows=qwen3 and int(config.get("hidden_size", 0)) >= 4096,
+        positions=positions,
+        assumed=frozenset(assumed),
         task=adapter,
     )
+
+
+def warn_about_assumptions(name: str, recipe: Recipe) -> None:
+    """Name what was assumed of a model that neither its files nor a card describe."""
+    if "pooling" in recipe.assumed:
+        logger.warning(
+            "%s is not in the table of models (elm models) and has no sentence-transformers files: assuming %s "
+            "pooling, no prompts and at most %d tokens. Check its card, then set embedding.pooling, embedding.prompt, "
+            "embedding.query_prompt and embedding.max_length.",
+            name, recipe.pooling, recipe.max_length,
+        )  # fmt: skip
 
 
 def _adapters_of(folder: Path, config: dict[str, Any]) -> list[str]:
@@ -149,40 +195,3 @@ def _prompt_of_task(task: str, config: dict[str, Any], prompts: dict[str, str]) 
 def _plain(task: str) -> str:
     """Spelling of a task for comparisons: jina-embeddings-v3 has `text-matching`, its conversion text_matching."""
     return task.replace("-", "_").replace(".", "_")
-
-
-def _pooling_of_modules(folder: Path, modules: list[dict[str, Any]]) -> str | None:
-    pooling = None
-    for module in modules:
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            pooling = _pooling_of_config(read_json(folder / module["path"] / "config.json"), folder)
-        elif kind not in {"Transformer", "Normalize"}:
-            raise ModelError(
-                f"{folder} has a sentence-transformers module {kind!r} after its transformer, which this package "
-                "does not run. Choose another model, or set embedding.pooling and use a copy without modules.json."
-            )
-    return pooling
-
-
-def _pooling_of_config(config: dict[str, Any], folder: Path) -> str:
-    modes = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)]
-    newer = config.get("pooling_mode")
-    if isinstance(newer, str):
-        modes = [{"lasttoken": "last_token"}.get(newer, newer)]
-    if len(modes) != 1 or modes[0] not in _POOLING_FLAGS.values() or config.get("include_prompt") is False:
-        raise ModelError(
-            f"{folder} has a pooling that this package does not support: {config}. "
-            "It supports last_token, cls and mean, with prompts included."
-        )
-    return modes[0]
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file; `{}` if there is no such file.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    with converted_errors((OSError, ValueError), ModelError, f"{path} cannot be read"):
-        return json.loads(path.read_bytes()) if path.exists() else {}
