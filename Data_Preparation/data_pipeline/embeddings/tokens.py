@@ -27,6 +27,8 @@ class Tokens:
     """Start of each text in `ids`, and the end of the last one, shape (N + 1,)."""
     truncated: NDArray[np.bool_]
     """Whether each text was longer than the model's maximum, shape (N,)."""
+    counts: IntArray | None = None
+    """Number of tokens of each text, shape (N,), where an id is not a token; None: an id is one."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -34,7 +36,7 @@ class Tokens:
     @property
     def lengths(self) -> IntArray:
         """Number of tokens of each text, shape (N,)."""
-        return np.diff(self.offsets)
+        return np.diff(self.offsets) if self.counts is None else self.counts
 
     def row(self, index: int) -> Int32Array:
         """Token ids of one text."""
@@ -42,17 +44,22 @@ class Tokens:
 
     def take(self, rows: IntArray) -> "Tokens":
         """Copy the texts at the given rows, in that order."""
-        return from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows])
+        counts = None if self.counts is None else self.counts[rows]
+        return from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows], counts)
 
 
-def from_rows(rows: Sequence[Sequence[int] | Int32Array], truncated: Sequence[bool] | NDArray[np.bool_]) -> Tokens:
-    """Concatenate the ids of each text."""
+def from_rows(
+    rows: Sequence[Sequence[int] | Int32Array],
+    truncated: Sequence[bool] | NDArray[np.bool_],
+    counts: IntArray | None = None,
+) -> Tokens:
+    """Concatenate the ids of each text; `counts` are its tokens where an id is not one."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.empty(offsets[-1], dtype=np.int32)
     for row, start, end in zip(rows, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         ids[start:end] = row
-    return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_))
+    return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_), counts)
 
 
 def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
@@ -66,16 +73,18 @@ def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
         folder: folder on a disk with room for 4 bytes for each token.
     """
     starts, truncated, total = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.bool_)], 0
+    counts: list[IntArray] = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for part in parts:
             file.write(part.ids.tobytes())
             starts.append(part.offsets[1:] + total)
             truncated.append(part.truncated)
+            counts += [] if part.counts is None else [part.counts]
             total += len(part.ids)
         file.flush()
         offsets = np.concatenate(starts)
         ids = _map_file(file, total) if total else np.zeros(0, np.int32)
-    return Tokens(ids, offsets, np.concatenate(truncated))
+    return Tokens(ids, offsets, np.concatenate(truncated), np.concatenate(counts) if counts else None)
 
 
 def _map_file(file: IO[bytes], count: int) -> Int32Array:

@@ -12,12 +12,13 @@ from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Identity, tokenizer_sha256
+from data_pipeline.embeddings.probes import PROBES
 from data_pipeline.embeddings.tokens import Tokens, from_rows
 from data_pipeline.embeddings.transformer import loading
 from data_pipeline.embeddings.transformer.float8 import to_float8
 from data_pipeline.embeddings.transformer.forward import Forward
 from data_pipeline.embeddings.transformer.paths import EmbeddingPath, Setup, choose_path
-from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
+from data_pipeline.embeddings.transformer.probe import Probes, cosine_loss, make_probes
 from data_pipeline.embeddings.transformer.recipe import Recipe, read_recipe
 from data_pipeline.embeddings.transformer.weights import ModelFiles, find_model
 from data_pipeline.errors import ConfigError, DeviceHungError, ModelError, OutOfMemoryError
