@@ -10,7 +10,7 @@ from data_pipeline.config.api import ApiConfig
 from data_pipeline.embeddings.api.providers import Provider
 from data_pipeline.errors import ApiError, RequestRefusedError
 from data_pipeline.utils import require
-from data_pipeline.utils.keys import PLACEHOLDER, read_key, without_key
+from data_pipeline.utils.keys import read_key, without_key
 from data_pipeline.utils.retry import FORBIDDEN, is_retryable, parse_retry_after
 
 _REFUSED = frozenset({400, 413, 422})
@@ -52,7 +52,7 @@ class Client:
         self._url = address + provider.path
         self.name = f"{address} (model {model})"
         self._client = self._httpx.Client(
-            headers={"Authorization": f"Bearer {self._key or PLACEHOLDER}"},
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=config.timeout_s,
             limits=self._httpx.Limits(max_connections=config.slots, max_keepalive_connections=config.slots),
             follow_redirects=False,
