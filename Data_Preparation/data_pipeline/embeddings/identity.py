@@ -64,6 +64,21 @@ def identity_differences(recorded: Mapping[str, str], other: Mapping[str, str]) 
     return [difference for difference in map(_without_rounding, differences) if difference is not None]
 
 
+def with_recorded_probes(metadata: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of an embedder with the recorded sketch of the probe texts' vectors, if it differs by rounding only.
+
+    Files and fingerprints stay the same by it; a model that was changed keeps its own sketch.
+
+    Args:
+        metadata: metadata of an embedder, and what else a file records.
+        recorded: metadata that a file records; empty if there is none.
+    """
+    own, previous = metadata.get("probes"), recorded.get("probes")
+    if own and previous and sketch_loss(previous, own) <= SKETCH_TOLERANCE:
+        return {**metadata, "probes": previous}
+    return dict(metadata)
+
+
 def _without_rounding(difference: IdentityDifference) -> IdentityDifference | None:
     """None for sketches that differ by no more than rounding; sketches are named by a short hash."""
     if difference.field != "probes" or not (difference.recorded and difference.other):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, Engine, Tokens, load_embedder, make_plan, spill
 from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
-from data_pipeline.embeddings.identity import identity_differences
+from data_pipeline.embeddings.identity import identity_differences, with_recorded_probes
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.errors import ConfigError, CorruptShardError, ShardMismatchError, StoreError
@@ -100,9 +100,7 @@ def _made_once(passages: Passages, work_dir: Path, engine: Engine, flush_s: floa
         work_dir.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
             if not path.exists():
-                recorded = unfinished_metadata(path)
-                if not identity_differences(recorded, metadata):
-                    metadata |= {"probes": recorded["probes"]} if "probes" in recorded else {}
+                metadata = with_recorded_probes(metadata, unfinished_metadata(path))
                 _embed(passages, path, metadata, engine, flush_s)
     try:
         shard = open_embedding_shard(path)

@@ -18,9 +18,11 @@ from data_pipeline.embeddings.probes import PROBES, sketch_of
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.errors import ApiError, ConfigError, ModelError, RequestRefusedError
 from data_pipeline.types import Float32Array
+from data_pipeline.utils import shortened
 
 logger = logging.getLogger(__name__)
 
+_QUOTED_CHARS = 200
 _BATCH_SIZE, _BATCH_TOKENS = 32, 16_384  # the smallest limits of common servers, those of TEI
 
 
@@ -119,8 +121,11 @@ class ApiEmbedder:
             counted = reply.tokens if isinstance(reply.tokens, int) and reply.tokens > 0 else tokens
             self._calls.bill(counted)
             vectors = read_vectors(reply.vectors)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CallFailedError(f"an unusable reply: {type(error).__name__}: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            beginning = shortened(str(content), _QUOTED_CHARS)
+            raise CallFailedError(f"a reply of another structure ({error}): {beginning}") from None
+        except ValueError as error:
+            raise CallFailedError(f"an unusable reply: {error}") from None
         self._check_reply(reply, vectors)
         return vectors
 

@@ -100,7 +100,8 @@ def test_a_reply_that_stays_faulty_ends_the_run_with_its_reason(fault):
         "too_few_vectors": "21 vectors for 22 texts", "too_many_vectors": "23 vectors for 22 texts",
         "repeated_index": "index 0 of a vector", "index_out_of_range": "index 22 of a vector",
         "other_width": "vectors of 63 dimensions, not of 64", "two_widths": "vectors of 1, 64 dimensions",
-        "text_in_vector": "something else than numbers", "bad_base64": "unusable reply: Error", "no_data": "'data'",
+        "text_in_vector": "something else than numbers", "bad_base64": "an unusable reply: ",
+        "no_data": "another structure ('data'): {'object': 'list'}",
         "other_model": "answered by the model 'another-model', not by 'tiny-judge'",
     }  # fmt: skip
     with misbehaving_server([(range(1, 99), fault)]) as server:
