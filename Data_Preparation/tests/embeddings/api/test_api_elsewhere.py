@@ -10,7 +10,7 @@ from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.config.load import load_config
 from data_pipeline.embeddings import load_embedder
-from data_pipeline.errors import ApiError, ShardMismatchError
+from data_pipeline.errors import ApiError, FilesFailedError, ShardMismatchError
 from data_pipeline.machine import preflight
 from data_pipeline.retrieval.passage_vectors import vectors_of
 from data_pipeline.retrieval.passages import passages_of_lists
@@ -39,6 +39,36 @@ def test_vectors_of_passages_are_computed_once_and_resume(tmp_path):
         server.embed = lambda texts: simulated_vectors(texts, "another")
         with pytest.raises(ShardMismatchError, match=r"made with probes [0-9a-f]{12}.*changed behind its name"):
             vectors_of(passages(), tmp_path, config)
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_file_pipelines_resume_where_a_server_rounds_otherwise(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="needs the extra annotation")
+    from support.file_jobs import embedding_job, write_lines
+
+    from data_pipeline.integrations.ml_filter import run_embedding_pipeline
+
+    write_lines(tmp_path / "in" / "a.jsonl", [{"id": str(row), "text": text} for row, text in enumerate(TEXTS)])
+
+    def job(server):
+        api = api_config(server.base_url).api.model_dump(exclude_defaults=True)
+        embedder = {"backend": "api", "api": api}
+        return embedding_job(
+            tmp_path, embedding_model="tiny-judge", embedder=embedder, batch_size=5, writer_batch_size=5
+        )
+
+    with misbehaving_server([(range(4, 99), "500")], quirks=["noisy"]) as server:
+        with pytest.raises(FilesFailedError, match="no failure became a vector"):
+            run_embedding_pipeline(job(server))
+        assert len(server.embedding_requests) > 4
+    with misbehaving_server(quirks=["noisy"]) as server:
+        load_embedder(api_config(server.base_url))
+        run_embedding_pipeline(job(server))
+        assert len(server.embedding_requests) == 2 + 3
+        run_embedding_pipeline(job(server))
+        assert len(server.embedding_requests) <= 2 + 3 + 1
+    with h5py.File(tmp_path / "out" / "embeddings" / "a.h5", "r") as file:
+        np.testing.assert_allclose(file["train"]["embeddings"][:], expected_vectors(TEXTS), atol=1e-5)
 
 
 @pytest.mark.usefixtures("clean_logging")
