@@ -155,13 +155,13 @@ class Engine:
             if queue.limit is not None and len(pack.rows) > 1 and runtime.computed_tokens(lengths) > queue.limit:
                 queue.waiting.extendleft(reversed(pack.halves(lengths)))
                 continue
-            if runtime.remote is not None and not lengths.all():
-                name = name_of(int(pack.rows[np.argmin(lengths)]))
+            texts = plan.tokens.take(pack.rows)
+            if runtime.remote is not None and len(empty := np.flatnonzero(np.diff(texts.offsets) == 0)):
+                name = name_of(int(pack.rows[empty[0]]))
                 queue.failure = ModelError(
                     f"{name} is empty, and a server gives no vector for an empty text. Remove the text."
                 )
                 return
-            texts = plan.tokens.take(pack.rows)
             queue.in_flight.append((pack, texts, pool.submit(self.embedder.forward, texts)))
 
     def _result(

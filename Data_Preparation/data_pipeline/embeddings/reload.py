@@ -1,7 +1,7 @@
 """The model that made a file of vectors, loaded again.
 
-Files do not record the address of a server, nor the name of the variable with its key: both are those of the present
-environment.
+Files do not record the address of a server, the name of the variable with its key, or a prompt for queries that the
+user chose: they are those of the present environment.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,8 @@ def _config_of(metadata: Mapping[str, str]) -> EmbeddingConfig:
 
 def _api_config_of(metadata: Mapping[str, str], where: str) -> EmbeddingConfig:
     """The settings that made a file's vectors, and the server of the present environment."""
-    server = load_config().embedding.api
+    present = load_config().embedding
+    server = present.api
     if server.base_url is None and server.api_key_env is None:
         raise ConfigError(
             f"the vectors in {where} were made by the model {metadata['model']} behind an API, and its address is not "
@@ -81,6 +82,7 @@ def _api_config_of(metadata: Mapping[str, str], where: str) -> EmbeddingConfig:
             "api": server.model_dump() | {"provider": provider},
             "normalize": metadata["normalized"] == "true",
             "prompt": metadata["prompt"],
+            "query_prompt": present.query_prompt,
             "max_length": max_length or None,
             "dim": int(metadata["dim"]),
         }

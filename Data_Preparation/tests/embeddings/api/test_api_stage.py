@@ -267,8 +267,10 @@ def test_queries_are_embedded_by_the_server_of_the_environment(tmp_path, monkeyp
         with pytest.raises(ConfigError, match=r"ELM_EMBEDDING__API__BASE_URL"):
             dataset.search("a ship in the fog")
         monkeypatch.setenv("ELM_EMBEDDING__API__BASE_URL", server.base_url)
+        monkeypatch.setenv("ELM_EMBEDDING__QUERY_PROMPT", "find: ")
         (best, *_) = dataset.search(dataset[3]["text"])
         assert best["index"] == 3
+        assert server.embedding_requests[-1].texts == ["find: " + dataset[3]["text"]]
         assert server.embedding_requests[-1].body["input_type"] == "query"
         server.embed = another_model
         with pytest.raises(ShardMismatchError, match=r"were made with probes '[0-9a-f]{12}'"):
