@@ -59,7 +59,7 @@ def from_rows(
     ids = np.empty(offsets[-1], dtype=np.int32)
     for row, start, end in zip(rows, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         ids[start:end] = row
-    return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_), counts)
+    return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_), counts=counts)
 
 
 def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
@@ -84,7 +84,7 @@ def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
         file.flush()
         offsets = np.concatenate(starts)
         ids = _map_file(file, total) if total else np.zeros(0, np.int32)
-    return Tokens(ids, offsets, np.concatenate(truncated), np.concatenate(counts) if counts else None)
+    return Tokens(ids, offsets, np.concatenate(truncated), counts=np.concatenate(counts) if counts else None)
 
 
 def _map_file(file: IO[bytes], count: int) -> Int32Array:

@@ -7,11 +7,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.config.api import ApiConfig
 from data_pipeline.embeddings.api.calls import Calls
 from data_pipeline.embeddings.api.client import CallFailedError, Client
 from data_pipeline.embeddings.api.providers import PROVIDERS, QUERY_MARK, Reply, Request
-from data_pipeline.embeddings.api.texts import TextReader, estimating_tokenizer, to_text
+from data_pipeline.embeddings.api.texts import TextReader, to_text
 from data_pipeline.embeddings.api.vectors import read_vectors
 from data_pipeline.embeddings.base import API_REVISION, Identity, Runtime, tokenizer_sha256
 from data_pipeline.embeddings.probes import PROBES, sketch_of
@@ -31,6 +30,7 @@ class ApiEmbedder:
 
     Args:
         config: model, dimensions, server and limits.
+        tokenizer: counts tokens; that of the model if the config names one.
 
     Raises:
         ConfigError: a setting does not fit an API, or the environment variable with the key is not set.
@@ -38,13 +38,13 @@ class ApiEmbedder:
         MissingExtraError: the package httpx2 is not installed.
     """
 
-    def __init__(self, config: EmbeddingConfig) -> None:
+    def __init__(self, config: EmbeddingConfig, tokenizer: Tokenizer) -> None:
         _check_settings(config)
         self._config, self._provider = config, PROVIDERS[config.api.provider]
         self._client = Client(config.api, config.model_name, self._provider)
         self._calls = Calls(config.api, self._client.name)
-        self.tokenizer = load_api_tokenizer(config.api)
-        self._reader = TextReader(self.tokenizer if config.api.tokenizer else None, config.max_length)
+        self.tokenizer = tokenizer
+        self._reader = TextReader(tokenizer if config.api.tokenizer else None, config.max_length)
         self._asks_for_base64 = config.api.encoding != "float" and self._provider.has_base64
         self._sent_dim = config.dim if config.api.send_dimensions else None
         self._width, self._served_model = 0, ""
@@ -63,7 +63,7 @@ class ApiEmbedder:
             model=config.model_name,
             revision=API_REVISION + config.api.provider,
             pooling="server",
-            normalized=config.normalize,
+            normalized=config.normalize is not False,
             dtype="float32",
             dim=dim,
             max_length=config.max_length or 0,
@@ -181,25 +181,6 @@ class ApiEmbedder:
             return True
         self._asks_for_base64 = self._asks_for_base64 and not may_drop_base64
         return may_drop_base64
-
-
-def load_api_tokenizer(config: ApiConfig) -> Tokenizer:
-    """Load the tokenizer that counts tokens: the one that is named, or one that takes four bytes for a token.
-
-    Raises:
-        SourceError, ModelError: the tokenizer cannot be loaded.
-    """
-    if config.tokenizer is None:
-        logger.warning(
-            "Tokens are estimated as a quarter of the bytes of a text. Set embedding.api.tokenizer to the tokenizer of "
-            "the model to count them."
-        )
-        return estimating_tokenizer()
-    # Imported here because torch and transformers take seconds to import.
-    from data_pipeline.embeddings.transformer import loading, weights
-
-    named = EmbeddingConfig(model_name=config.tokenizer)
-    return loading.load_tokenizer(weights.find_model(named, weights=False), named)[0]
 
 
 def _check_settings(config: EmbeddingConfig) -> None:
