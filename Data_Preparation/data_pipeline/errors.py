@@ -6,7 +6,10 @@ DataPipelineError
 │   └── RecordError           one record of a file cannot be used; the others may be
 ├── ModelError                an embedder cannot be loaded, or gives wrong vectors
 │   ├── WrongEmbedderError    a head was trained on vectors of another embedder
+│   ├── ApiError              a server that computes vectors cannot be used, or fails too often
+│   │   └── BudgetSpentError  the calls or the cost that a run may have are spent
 │   ├── OutOfMemoryError      a batch does not fit into the memory of the device
+│   │   └── RequestRefusedError  a server refuses a request for its content or size
 │   └── DeviceHungError       a GPU does not answer
 ├── JudgeError                the judge of weak labels cannot be used, or fails too often
 ├── SelectionError            no subset can be chosen with this budget or these features
@@ -57,6 +60,18 @@ class WrongEmbedderError(ModelError):
 
 class OutOfMemoryError(ModelError):
     """A batch does not fit into the memory of the device; a smaller batch may."""
+
+
+class RequestRefusedError(OutOfMemoryError):
+    """A server refuses a request for its content or size; one with fewer texts may be accepted."""
+
+
+class ApiError(ModelError):
+    """A server that computes vectors cannot be used, or fails too often to continue."""
+
+
+class BudgetSpentError(ApiError):
+    """The calls or the cost that a run may have are spent, or would be."""
 
 
 class DeviceHungError(ModelError):

@@ -22,6 +22,7 @@ from data_pipeline.embeddings.model_files import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
 from data_pipeline.utils import human_bytes
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
+from data_pipeline.utils.keys import read_key
 
 _GB = 10**9
 _FREE_DISK = _GB // 2  # for the results, without the download of a model
@@ -102,6 +103,8 @@ def _missing_for_corpus(config: Config) -> list[str]:
 
 def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
     problems = _missing_extras(config) if weights else []
+    if config.backend == "api":
+        return problems + (_missing_key(config.api.api_key_env) if weights else [])
     if config.weights == "package":
         packaged = PACKAGED_MODELS.get(config.model_name)
         if packaged is None and config.model_name != "hashing":
@@ -132,10 +135,19 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
     return problems + _missing_memory(config) if weights else problems
 
 
+def _missing_key(variable: str | None) -> list[str]:
+    try:
+        read_key(variable, "embedding.api.api_key_env", "the embedder")
+    except DataPipelineError as error:
+        return [f"key: {error}"]
+    return []
+
+
 def _missing_extras(config: EmbeddingConfig) -> list[str]:
     optional = (
         (config.attention == "flash_attention_2", "flash_attn", "gpu", "flash attention 2"),
         (config.backend == "openvino", "openvino", "openvino", "OpenVINO"),
+        (config.backend == "api", "httpx2", "api", "an embedder behind an API"),
         (config.fp8, "torchao", "fp8", "float8 (torchao)"),
     )
     return [

@@ -40,8 +40,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> Given:
         parser.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         names.append(name)
         group = parser.add_argument_group(name, _first_sentence(section.__doc__))
-        for inner, inner_field in section.model_fields.items():
-            dotted = f"{name}.{inner}"
+        for dotted, inner_field in _plain_fields(section, name):
             _add_flag(group, [f"--{dotted}"], dotted, inner_field)
             names.append(dotted)
 
@@ -137,6 +136,16 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 def _section(field: FieldInfo | None) -> type[BaseModel] | None:
     kind = field.annotation if field else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _plain_fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Iterate over the fields of a section and of the sections in it, with their dotted names."""
+    for name, field in section.model_fields.items():
+        inner = _section(field)
+        if inner is None:
+            yield f"{prefix}.{name}", field
+        else:
+            yield from _plain_fields(inner, f"{prefix}.{name}")
 
 
 def _switches(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

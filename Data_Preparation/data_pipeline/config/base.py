@@ -100,7 +100,12 @@ def _keep_deciding(value: object, dumped: Any) -> Any:
 
 def _is_added_default(field: FieldInfo, value: object) -> bool:
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and "added" in extra and value == field.get_default(call_default_factory=True)
+    if not (isinstance(extra, dict) and "added" in extra):
+        return False
+    default = field.get_default(call_default_factory=True)
+    if isinstance(value, Section) and isinstance(default, Section):
+        return value.deciding() == default.deciding()
+    return bool(value == default)
 
 
 def decides(field: FieldInfo) -> bool:

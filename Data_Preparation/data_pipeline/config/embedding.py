@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from data_pipeline.config.api import ApiConfig
 from data_pipeline.config.base import FolderName, Section, setting
 
 _POOLINGS = ("last_token", "cls", "mean", "max", "mean_sqrt_len", "weighted_mean")
@@ -20,7 +21,8 @@ class EmbeddingConfig(Section):
     """Embedding model and how it is run."""
 
     model_name: str = "Qwen/Qwen3-Embedding-4B"
-    """Text encoder: a name on the hub, a local folder, or `hashing` (a fake for tests)."""
+    """Text encoder: a name on the hub, a local folder, or `hashing` (a fake for tests); with the backend api, the name
+    of the model as its server lists it."""
     weights: Literal["hub", "package"] = "hub"
     """Source of the weights. package: an installed Python package (extra `offline`)."""
     revision: str | None = None
@@ -53,8 +55,11 @@ class EmbeddingConfig(Section):
     """Attention implementation; auto: the first one that runs here and gives correct vectors. The first three
     pack texts without padding: flash_attention_2 (extra gpu) and varlen (in torch) need an Ampere GPU or newer
     and half precision, segments runs anywhere. padded is for models that cannot be packed."""
-    backend: Literal["torch", "openvino"] = "torch"
-    """Engine that runs the model on a CPU; openvino needs the extra of that name."""
+    backend: Literal["torch", "openvino", "api"] = "torch"
+    """Engine that runs the model. openvino: another one for CPUs, in the extra of that name; api: a server, see
+    `embedding.api`."""
+    api: ApiConfig = setting(ApiConfig(), added=True)
+    """Server that computes the vectors, with the backend api."""
     compile: bool = setting(False, decides=False)
     """Compile the layers of the model (torch.compile); takes minutes at the start, for long jobs on a GPU."""
     fp8: bool = False
@@ -66,7 +71,7 @@ class EmbeddingConfig(Section):
     threads: int | None = setting(None, decides=False, ge=1)
     """Number of CPU threads; none: measured at the start of a long job."""
     batch_size: int | None = setting(None, decides=False, ge=1)
-    """Maximum number of texts in a batch; none: limited by batch_tokens only."""
+    """Maximum number of texts in a batch; none: limited by batch_tokens only, 32 with the backend api."""
     batch_tokens: int | None = setting(None, decides=False, ge=1)
     """Maximum number of tokens in a batch, padding included; halved if the GPU runs out of memory.
     none: 16,384, or 32,768 on a large GPU; measured at the start of a long job on a CPU."""

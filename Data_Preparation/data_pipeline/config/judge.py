@@ -1,17 +1,16 @@
 """Settings of the judge."""
 
-import re
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from data_pipeline.config.base import Section, setting
+from data_pipeline.config.base import setting
+from data_pipeline.config.calls import CallsConfig, plain_address
 
 _OWN_KEYS = {"messages", "model", "max_tokens", "max_completion_tokens", "temperature", "logprobs", "top_logprobs"}
 
 
-class JudgeConfig(Section):
+class JudgeConfig(CallsConfig):
     """Judge, its requests, and the handling of failures."""
 
     judge: Literal["llm", "similarity"] = "llm"
@@ -21,8 +20,6 @@ class JudgeConfig(Section):
     """Address of the server, up to /v1; the full address of its chat completions is accepted too."""
     model: str = ""
     """Name of the model, as the server lists it; empty: the only model that the server lists."""
-    api_key_env: str | None = setting(None, decides=False)
-    """Environment variable with the key; none: the server needs none. The key itself is never saved."""
     mode: Literal["binary", "graded"] = "binary"
     """Scale of the judgements. binary: YES or NO, stored as grades 3 and 0; graded: 0 to 3, of which 2 and 3 are
     relevant."""
@@ -37,23 +34,6 @@ class JudgeConfig(Section):
     """Name of the request parameter that limits the answer; auto: the one that the server accepts."""
     reasoning_tokens: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Number of tokens for reasoning before the answer, which is removed; auto: 0, or 2048 for a reasoning model."""
-    timeout_s: float = setting(30.0, decides=False, gt=0)
-    """Timeout of one call in seconds, from its first byte to its last."""
-    slots: int = setting(20, decides=False, ge=1)
-    """Number of concurrent calls, over all queries."""
-    tries: int = setting(6, decides=False, ge=1)
-    """Maximum number of calls for one pair, the first included, before it counts as failed in this run."""
-    backoff_s: float = setting(0.5, decides=False, gt=0)
-    """Maximum wait before the second try, in seconds; doubled for each further try. The wait is drawn at random below
-    this limit."""
-    max_backoff_s: float = setting(30.0, decides=False, gt=0)
-    """Upper limit of the wait between two tries, in seconds."""
-    max_retry_after_s: float = setting(300.0, decides=False, ge=0)
-    """Longest pause that a server may request, in seconds; if it requests a longer one, the pair counts as failed in
-    this run."""
-    max_calls: int | None = setting(None, decides=False, ge=0)
-    """Maximum number of calls in one run, retries included, after which it stops cleanly; none: no limit.
-    The few calls that probe what the server supports are not counted."""
     passage_tokens: int | None = Field(None, ge=1)
     """Number of tokens of `tokenizer` to which a passage is truncated for the judge, which is recorded; none: no
     limit."""
@@ -61,10 +41,6 @@ class JudgeConfig(Section):
     """Number of characters to which passages are truncated for the judge, which is recorded; none: no limit."""
     tokenizer: str | None = None
     """Hugging Face name or folder of the tokenizer that passage_tokens counts with."""
-    breaker_window: int = setting(50, decides=False, ge=1)
-    """Number of recent calls among which failures are counted."""
-    breaker_share: float = setting(0.5, decides=False, gt=0, le=1)
-    """Share of failed calls at which the run stops, 0 to 1; applied after breaker_window calls."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Additional keys of the request body, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets, since
     they are saved."""
@@ -78,23 +54,7 @@ class JudgeConfig(Section):
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname)
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError("must be an http:// or https:// address, such as http://127.0.0.1:8080/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must have no user, password, ? or #; keys come from the variable named by api_key_env")
-        return re.sub(r"/chat/completions$", "", url.rstrip("/")).rstrip("/")
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _variable_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError("must be the name of an environment variable, not the key itself")
-        return name
+        return plain_address(url, "/chat/completions")
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:

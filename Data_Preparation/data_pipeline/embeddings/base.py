@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
@@ -13,7 +14,9 @@ from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import sha256_of_json
 
-_LATER_FIELDS = {"task", "modules"}
+API_REVISION = "api:"
+"""Beginning of the revision of a model behind an API; the name of the provider follows."""
+_LATER_FIELDS = {"task", "modules", "probes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Identity:
     """Adapter of the model, if it has several."""
     modules: str = ""
     """Modules behind the pooling, and prompts that are not pooled; empty for a model with neither."""
+    probes: str = ""
+    """Sketch of the vectors of the probe texts (see `probes`), of a model whose weights cannot be read."""
 
     def to_metadata(self) -> dict[str, str]:
         """For a safetensors header, whose values are strings."""
@@ -57,6 +62,37 @@ class Cost:
         return self.linear * lengths + self.quadratic * np.square(lengths, dtype=np.float64)
 
 
+@dataclass
+class Usage:
+    """Calls to a server that computes vectors, all tries counted."""
+
+    calls: int = 0
+    failed_calls: int = 0
+    tokens: int = 0
+    """Tokens as the server counted them, or as they were counted here where it does not say."""
+    busy_s: float = 0.0
+    """Time that calls took, in seconds, over all slots."""
+    cost: float = 0.0
+    """Price of the tokens; 0 without a price."""
+
+
+class Remote(Protocol):
+    """Server that computes the vectors of an embedder, as the engine sees it."""
+
+    usage: Usage
+    slots: int
+    """Number of concurrent calls, over all runs."""
+    price_per_million_tokens: float | None
+    max_cost: float | None
+    """Maximum cost of a run."""
+
+    def run(self) -> AbstractContextManager[None]:
+        """Count a run while it lasts; the first one after an interruption may make calls again."""
+
+    def interrupt(self, reason: str) -> None:
+        """End the calls of all runs as soon as they can, for a reason: none is tried again, and none begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """How an embedder runs, for planning and for the metadata of files."""
@@ -73,6 +109,10 @@ class Runtime:
     """Packs in flight at once, each in a thread of its own."""
     batch_tokens: int = 16_384
     """Tokens of a pack, where the user names none."""
+    batch_size: int | None = None
+    """Texts of a pack, where the user names none; None for no limit."""
+    remote: Remote | None = None
+    """Server that computes the vectors; None if this process does. Its packs come back in any order."""
     tunable_threads: bool = False
     """Runs on the threads of torch, whose number may be chosen by measurement."""
     cost: Cost = Cost()

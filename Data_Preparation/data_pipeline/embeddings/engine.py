@@ -1,19 +1,21 @@
 """Runs packs of texts through an embedder: several in flight, with memory back-off and finite checks."""
 
 import logging
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.embeddings.base import Embedder, RoutedEmbedder, tokenize_with_prompt
+from data_pipeline.embeddings.base import Embedder, RoutedEmbedder, Usage, tokenize_with_prompt
+from data_pipeline.embeddings.pack_queue import PackQueue
 from data_pipeline.embeddings.plan import Pack, Plan, make_plan
 from data_pipeline.embeddings.tokens import Tokens
-from data_pipeline.errors import DeviceHungError, ModelError, OutOfMemoryError
+from data_pipeline.errors import DeviceHungError, ModelError, OutOfMemoryError, RequestRefusedError
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.utils import refuse_single_text, shown
 
@@ -44,7 +46,9 @@ class EncodeStats:
     recomputed: dict[str, int] = field(default_factory=dict)
     """Number of texts whose vector was not finite, by the precision that gave a finite one."""
     memory_backoffs: int = 0
-    """Number of times the device ran out of memory."""
+    """Number of times the device ran out of memory, or a server refused a request."""
+    usage: Usage = field(default_factory=Usage)
+    """Calls to a server, where one computes the vectors."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -55,7 +59,8 @@ class EncodeStats:
 class Engine:
     """Runs an embedder over plans.
 
-    Packs are computed in separate threads while the caller handles the vectors of earlier ones.
+    Packs are computed in separate threads while the caller handles the vectors of earlier ones. Several plans may be
+    run at once, each in a thread of its own.
 
     Args:
         embedder: the model.
@@ -66,10 +71,15 @@ class Engine:
     def __init__(self, embedder: Embedder, batch_tokens: int | None = None, batch_size: int | None = None) -> None:
         self.embedder = embedder
         self.batch_tokens = batch_tokens or embedder.runtime.batch_tokens
-        self.batch_size = batch_size
+        self.batch_size = batch_size or embedder.runtime.batch_size
         self.flops_per_s = 0.0
         """Measured floating-point operations per second (see `tune`); 0 before it is measured."""
         self.tally = EncodeStats()
+        self.lock = threading.Lock()
+        """Held while the tally is changed."""
+        self._runs = 0
+        self._last = 0.0
+        """Time of the last finished pack of any run."""
 
     def run(
         self, plan: Plan, name_of: Callable[[int], str], done: NDArray[np.bool_] | None = None
@@ -86,52 +96,112 @@ class Engine:
                 run without interruption.
 
         Yields:
-            Rows, and their final vectors of shape (rows, dim) in float32, in the plan's order.
+            Rows, and their final vectors of shape (rows, dim) in float32: in the plan's order, or as a server answers.
 
         Raises:
-            ModelError: the vector of a text is not finite in any precision, or a single text does
-                not fit into memory.
+            ModelError: the vector of a text is not finite in any precision, a single text does not fit into memory, or
+                a server fails. What a server has answered by then is yielded first.
         """
+        remote = self.embedder.runtime.remote
+        self._start_run()
+        try:
+            with remote.run() if remote else nullcontext():
+                yield from self._run(plan, name_of, done)
+        finally:
+            with self.lock:
+                self._runs -= 1
+
+    def _run(
+        self, plan: Plan, name_of: Callable[[int], str], done: NDArray[np.bool_] | None
+    ) -> Iterator[tuple[IntArray, Float32Array]]:
         runtime = self.embedder.runtime
         packs = self._pending_packs(plan, done)
-        waiting: deque[Pack] = deque()
-        in_flight: deque[tuple[Pack, Tokens, Future[Float32Array]]] = deque()
-        limit: int | None = None
+        queue = PackQueue(runtime.in_flight, runtime.remote is not None)
         is_hung = False
-        last = time.perf_counter()
         pool = ThreadPoolExecutor(runtime.in_flight, thread_name_prefix="embed")
         try:
             while True:
-                while len(in_flight) <= runtime.in_flight and (pack := _next(waiting, packs)):
-                    lengths = plan.tokens.lengths[pack.rows]
-                    if limit is not None and len(pack.rows) > 1 and runtime.computed_tokens(lengths) > limit:
-                        waiting.extendleft(reversed(pack.halves(lengths)))
-                        continue
-                    texts = plan.tokens.take(pack.rows)
-                    in_flight.append((pack, texts, pool.submit(self.embedder.forward, texts)))
-                if not in_flight:
+                self._hand_over(plan, packs, queue, pool, name_of)
+                if not queue.in_flight:
+                    if queue.failure is not None:
+                        raise queue.failure
                     return
-                pack, texts, future = in_flight.popleft()
-                try:
-                    vectors = future.result()
-                except OutOfMemoryError as error:
-                    waiting.appendleft(pack)
-                    lower = self._back_off(error, texts, name_of(int(pack.rows[0])))
-                    limit = lower if limit is None else min(limit, lower)
-                    continue
-                vectors = self._finish(self._repair(vectors, texts, pack, name_of))
-                rows, positions = plan.rows_of(pack)
-                now = time.perf_counter()
-                self.tally.seconds += now - last
-                last = now
-                self.tally.texts += len(rows)
-                self.tally.tokens += len(texts.ids)
-                yield rows, vectors[positions]
-        except DeviceHungError:
-            is_hung = True
+                pack, texts, future = queue.take()
+                vectors = self._result(pack, texts, future, queue, name_of)
+                if vectors is not None:
+                    rows, positions = plan.rows_of(pack)
+                    self._count(len(rows), int(texts.lengths.sum()))
+                    yield rows, vectors[positions]
+        except BaseException as error:
+            is_hung = isinstance(error, DeviceHungError)
+            if runtime.remote is not None:
+                runtime.remote.interrupt(str(error) or type(error).__name__)
             raise
         finally:
             pool.shutdown(wait=not is_hung, cancel_futures=True)
+
+    def _hand_over(
+        self,
+        plan: Plan,
+        packs: Iterator[Pack],
+        queue: PackQueue,
+        pool: ThreadPoolExecutor,
+        name_of: Callable[[int], str],
+    ) -> None:
+        """Hand packs over to the threads, as many as the queue has room for."""
+        runtime = self.embedder.runtime
+        while queue.has_room and (pack := queue.next(packs)):
+            lengths = plan.tokens.lengths[pack.rows]
+            if queue.limit is not None and len(pack.rows) > 1 and runtime.computed_tokens(lengths) > queue.limit:
+                queue.waiting.extendleft(reversed(pack.halves(lengths)))
+                continue
+            texts = plan.tokens.take(pack.rows)
+            if runtime.remote is not None and len(empty := np.flatnonzero(np.diff(texts.offsets) == 0)):
+                name = name_of(int(pack.rows[empty[0]]))
+                queue.failure = ModelError(
+                    f"{name} is empty, and a server gives no vector for an empty text. Remove the text."
+                )
+                return
+            queue.in_flight.append((pack, texts, pool.submit(self.embedder.forward, texts)))
+
+    def _result(
+        self,
+        pack: Pack,
+        texts: Tokens,
+        future: Future[Float32Array],
+        queue: PackQueue,
+        name_of: Callable[[int], str],
+    ) -> Float32Array | None:
+        """Final vectors of a pack; None if it is to be computed in smaller ones, or a server failed."""
+        remote = self.embedder.runtime.remote
+        try:
+            try:
+                return self._finish(self._repair(future.result(), texts, pack, name_of))
+            except OutOfMemoryError as error:
+                lower = self._back_off(error, texts, name_of(int(pack.rows[0])))
+                queue.limit = lower if queue.limit is None else min(queue.limit, lower)
+                queue.waiting.appendleft(pack)
+        except ModelError as error:
+            if remote is None:
+                raise
+            # The other calls have been paid for: their vectors come first.
+            queue.failure = queue.failure or error
+            remote.interrupt(str(error))
+        return None
+
+    def _start_run(self) -> None:
+        with self.lock:
+            if not self._runs:
+                self._last = time.perf_counter()
+            self._runs += 1
+
+    def _count(self, texts: int, tokens: int) -> None:
+        with self.lock:
+            now = time.perf_counter()
+            self.tally.seconds += now - self._last
+            self._last = now
+            self.tally.texts += texts
+            self.tally.tokens += tokens
 
     def _pending_packs(self, plan: Plan, done: NDArray[np.bool_] | None) -> Iterator[Pack]:
         for pack in plan.packs(self.embedder.runtime, self.batch_tokens, self.batch_size):
@@ -139,16 +209,25 @@ class Engine:
                 yield pack
 
     def _back_off(self, error: OutOfMemoryError, texts: Tokens, name: str) -> int:
-        """Maximum number of tokens in a pack for the rest of the plan, after the device ran out of memory."""
+        """Maximum number of tokens in a pack for the rest of the plan, after one was too much."""
+        if len(texts) == 1 and isinstance(error, RequestRefusedError):
+            raise ModelError(
+                f"{name} has about {texts.lengths.sum()} tokens, and the server refuses it: {error}. If it is too "
+                "long, set embedding.max_length (with embedding.api.tokenizer), or drop or chunk long texts "
+                "(preprocess.max_tokens, preprocess.too_long). No other vector is stored in its place."
+            ) from error
         if len(texts) == 1:
             raise ModelError(
-                f"{name} has {len(texts.ids)} tokens and does not fit into memory alone. "
+                f"{name} has {texts.lengths.sum()} tokens and does not fit into memory alone. "
                 "Lower embedding.max_length (with embedding.compile: embedding.batch_tokens), "
                 "or use a smaller model or a larger device."
             ) from error
-        self.tally.memory_backoffs += 1
-        if self.tally.memory_backoffs == 1:
-            logger.warning("Out of memory (%s): halving packs and trying again", error)
+        with self.lock:
+            self.tally.memory_backoffs += 1
+            is_first = self.tally.memory_backoffs == 1
+        if is_first:
+            cause = "A request was refused" if isinstance(error, RequestRefusedError) else "Out of memory"
+            logger.warning("%s (%s): halving packs and trying again", cause, error)
         return self.embedder.runtime.computed_tokens(texts.lengths) // 2
 
     def _repair(self, vectors: Float32Array, texts: Tokens, pack: Pack, name_of: Callable[[int], str]) -> Float32Array:
@@ -239,10 +318,6 @@ def _check_texts(texts: Sequence[str]) -> None:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{row}] must be a text, found {shown(text)}")
-
-
-def _next(waiting: deque[Pack], packs: Iterator[Pack]) -> Pack | None:
-    return waiting.popleft() if waiting else next(packs, None)
 
 
 def _unusable_rows(vectors: Float32Array, dim: int) -> NDArray[np.bool_]:

@@ -29,6 +29,8 @@ class Tokens:
     """Whether each text was longer than the model's maximum, shape (N,)."""
     prompt_tokens: int = 0
     """Number of tokens at the start of every text that are its prompt and are not pooled; 0 for most models."""
+    counts: IntArray | None = None
+    """Number of tokens of each text, shape (N,), where an id is not a token; None: an id is one."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -36,7 +38,7 @@ class Tokens:
     @property
     def lengths(self) -> IntArray:
         """Number of tokens of each text, shape (N,)."""
-        return np.diff(self.offsets)
+        return np.diff(self.offsets) if self.counts is None else self.counts
 
     def row(self, index: int) -> Int32Array:
         """Token ids of one text."""
@@ -44,18 +46,23 @@ class Tokens:
 
     def take(self, rows: IntArray) -> "Tokens":
         """Copy the texts at the given rows, in that order."""
-        taken = from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows])
+        counts = None if self.counts is None else self.counts[rows]
+        taken = from_rows([self.row(row) for row in rows.tolist()], self.truncated[rows], counts)
         return replace(taken, prompt_tokens=self.prompt_tokens)
 
 
-def from_rows(rows: Sequence[Sequence[int] | Int32Array], truncated: Sequence[bool] | NDArray[np.bool_]) -> Tokens:
-    """Concatenate the ids of each text."""
+def from_rows(
+    rows: Sequence[Sequence[int] | Int32Array],
+    truncated: Sequence[bool] | NDArray[np.bool_],
+    counts: IntArray | None = None,
+) -> Tokens:
+    """Concatenate the ids of each text; `counts` are its tokens where an id is not one."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.empty(offsets[-1], dtype=np.int32)
     for row, start, end in zip(rows, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         ids[start:end] = row
-    return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_))
+    return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_), counts=counts)
 
 
 def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
@@ -70,17 +77,19 @@ def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
     """
     starts, truncated, total = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.bool_)], 0
     prompt_tokens = 0
+    counts: list[IntArray] = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for part in parts:
             file.write(part.ids.tobytes())
             starts.append(part.offsets[1:] + total)
             truncated.append(part.truncated)
+            counts += [] if part.counts is None else [part.counts]
             total += len(part.ids)
             prompt_tokens = part.prompt_tokens
         file.flush()
         offsets = np.concatenate(starts)
         ids = _map_file(file, total) if total else np.zeros(0, np.int32)
-    return Tokens(ids, offsets, np.concatenate(truncated), prompt_tokens)
+    return Tokens(ids, offsets, np.concatenate(truncated), prompt_tokens, np.concatenate(counts) if counts else None)
 
 
 def _map_file(file: IO[bytes], count: int) -> Int32Array:

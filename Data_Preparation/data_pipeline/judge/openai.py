@@ -2,27 +2,24 @@
 
 import asyncio
 import logging
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipeline.config.judge import JudgeConfig
-from data_pipeline.errors import ConfigError, JudgeError
+from data_pipeline.errors import JudgeError
 from data_pipeline.judge.base import CallFailedError, JudgeIdentity, Judgement
 from data_pipeline.judge.formats import FormatSearch, RequestFormat, read_hints
 from data_pipeline.judge.limits import passage_limit
 from data_pipeline.judge.parsing import first_logprobs
 from data_pipeline.judge.prompts import PROMPTS, Prompt
 from data_pipeline.judge.reply import MAX_QUOTED_CHARS, Completion, read_completion, to_judgement
-from data_pipeline.judge.retry import FORBIDDEN, is_retryable, parse_retry_after
 from data_pipeline.utils import require
+from data_pipeline.utils.keys import PLACEHOLDER, read_key, without_key
+from data_pipeline.utils.retry import FORBIDDEN, is_retryable, parse_retry_after
 
 logger = logging.getLogger(__name__)
 
-_PLACEHOLDER = "no-key-needed"
-_MIN_KEY_CHARS = 8
-"""Length of a key from which it is removed from texts: shorter ones are placeholders such as `none`."""
 _MAX_STORED_CHARS = 2000
 """Characters of an answer that are stored: a label has a few, but a server may ignore the token limit."""
 _PROBE = ("What is the capital of France?", "Paris has been the capital of France for most of its history.")
@@ -68,7 +65,7 @@ class LLMJudge:
     def __init__(self, config: JudgeConfig, prompt: Prompt | None = None) -> None:
         self._openai: Any = require("openai", "weak-labels", "a judge behind an OpenAI-compatible server")
         self._config, self._prompt = config, prompt or PROMPTS[config.mode]
-        self._key = _read_key(config.api_key_env)
+        self._key = read_key(config.api_key_env, "judge.api_key_env", "the judge")
         self._cut, self._limit = passage_limit(config)
         self._client: Any = None
         self._search = FormatSearch(config)
@@ -94,7 +91,7 @@ class LLMJudge:
         if self._client is None:
             self._client = self._openai.AsyncOpenAI(
                 base_url=self._config.base_url,
-                api_key=self._key or _PLACEHOLDER,
+                api_key=self._key or PLACEHOLDER,
                 timeout=self._config.timeout_s,
                 max_retries=0,  # the pool retries: it knows the budget and the breaker
             )
@@ -260,9 +257,7 @@ class LLMJudge:
 
     def _clean(self, text: str) -> str:
         """Remove the key, which servers may repeat, and what UTF-8 cannot encode."""
-        if len(self._key) >= _MIN_KEY_CHARS:
-            text = text.replace(self._key, "[key]")
-        return text.encode("utf-8", "backslashreplace").decode()
+        return without_key(text, self._key)
 
 
 def _read_failure(error: Any) -> _Failure:
@@ -274,16 +269,3 @@ def _read_failure(error: Any) -> _Failure:
         str(error.message),
         error.response.headers.get("retry-after"),
     )
-
-
-def _read_key(variable: str | None) -> str:
-    if variable is None:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(
-            f"judge.api_key_env: the environment variable {variable} is not set; set it to the key of the judge"
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"judge.api_key_env: the key in {variable} has characters that an HTTP header cannot hold")
-    return key

@@ -19,11 +19,11 @@ from typing import Generic
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.errors import DataPipelineError, JudgeError
 from data_pipeline.judge.base import CallFailedError, Judge, Judgement, judgement_key
-from data_pipeline.judge.breaker import Breaker
 from data_pipeline.judge.recorder import ItemT, Judged, Recorder
-from data_pipeline.judge.retry import wait_s
 from data_pipeline.judge.summary import JudgeSummary
 from data_pipeline.utils import progress_bar
+from data_pipeline.utils.breaker import Breaker
+from data_pipeline.utils.retry import wait_s
 
 _ITEMS_AT_ONCE = 64
 
@@ -95,7 +95,7 @@ class _Pool(Generic[ItemT]):
     def __init__(self, judge: Judge, recorder: Recorder[ItemT], config: JudgeConfig) -> None:
         self._judge, self._recorder, self._config = judge, recorder, config
         self._rng = random.Random(config.seed)
-        self._breaker = Breaker(judge.name, config.breaker_window, config.breaker_share)
+        self._breaker = Breaker(config.breaker_window, config.breaker_share, self._to_error)
         self._queue: asyncio.Queue[tuple[bytes, ItemT] | None] = asyncio.Queue(2 * config.slots)
         self._waiting: dict[bytes, list[ItemT]] = {}
         """Items whose judgement is not stored yet, by key."""
@@ -124,7 +124,7 @@ class _Pool(Generic[ItemT]):
                         f"{self._judge.name} cannot be used: {error.reason} ({failures} tries). "
                         "Check that the server runs, and the settings base_url and model."
                     ) from None
-                await asyncio.sleep(wait_s(self._config, failures, error.retry_after_s, self._rng))
+                await asyncio.sleep(self._wait_s(error, failures))
 
     async def run(self, items: Iterator[ItemT], report: Callable[[Sequence[Judged[ItemT]]], None]) -> JudgeSummary:
         """Judge all items, or as many as the budget allows.
@@ -229,7 +229,17 @@ class _Pool(Generic[ItemT]):
         if error.retry_after_s is not None:
             # The server means all callers, not only the one that got the reply.
             self._not_before = max(self._not_before, asyncio.get_running_loop().time() + error.retry_after_s)
-        await asyncio.sleep(wait_s(self._config, failures, error.retry_after_s, self._rng))
+        await asyncio.sleep(self._wait_s(error, failures))
+
+    def _wait_s(self, error: CallFailedError, failures: int) -> float:
+        limits = {"backoff_s": self._config.backoff_s, "max_backoff_s": self._config.max_backoff_s}
+        return wait_s(failures, error.retry_after_s, self._rng, **limits)
+
+    def _to_error(self, failures: str) -> JudgeError:
+        return JudgeError(
+            f"{self._judge.name}: {failures} Judgements made so far are stored, and no failure became a label. "
+            "Check the server, then run the same command again: it resumes where it stopped."
+        )
 
     async def _call(self, item: ItemT, tries: int) -> Judgement:
         loop = asyncio.get_running_loop()

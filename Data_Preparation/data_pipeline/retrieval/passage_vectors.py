@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, Engine, Tokens, load_embedder, make_plan, spill, tokenize_with_prompt
 from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
-from data_pipeline.embeddings.identity import identity_differences
+from data_pipeline.embeddings.identity import identity_differences, with_recorded_probes
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.embeddings.reload import load_maker
 from data_pipeline.errors import ConfigError, CorruptShardError, ShardMismatchError, StoreError
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.store import Coding, open_embedding_shard
+from data_pipeline.store.embeddings import unfinished_metadata
 from data_pipeline.store.reader import Rows
 from data_pipeline.types import IntArray
 from data_pipeline.utils import exclusive, progress_bar, sha256_of_json
@@ -92,11 +93,14 @@ def _stored_vectors(rows: Rows, embedding: EmbeddingConfig | None, embedder: Emb
 def _made_once(passages: Passages, work_dir: Path, engine: Engine, flush_s: float) -> PassageVectors:
     identity = engine.embedder.identity
     metadata = identity.to_metadata() | {"passages": passages.fingerprint}
-    path = work_dir / f"vectors-{sha256_of_json(metadata)[:20]}.safetensors"
+    # The vectors of the probe texts differ by rounding; they are compared below.
+    named_by = {name: value for name, value in metadata.items() if name != "probes"}
+    path = work_dir / f"vectors-{sha256_of_json(named_by)[:20]}.safetensors"
     if not path.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
             if not path.exists():
+                metadata = with_recorded_probes(metadata, unfinished_metadata(path))
                 _embed(passages, path, metadata, engine, flush_s)
     try:
         shard = open_embedding_shard(path)
@@ -106,6 +110,12 @@ def _made_once(passages: Passages, work_dir: Path, engine: Engine, flush_s: floa
         raise CorruptShardError(
             f"{error}\n{path} is not what this package wrote there. Delete it; it is made again."
         ) from error
+    for difference in identity_differences(shard.metadata, metadata):
+        raise ShardMismatchError(
+            f"the vectors in {path} were made with {difference.field} {difference.recorded}, the model "
+            f"{identity.model} now has {difference.other}: it was changed behind its name. Delete the file; it is "
+            "made again."
+        )
     return PassageVectors(shard.rows, shard.dim, str(path), lambda rows: shard.stored[_slice(rows)], engine.embedder)
 
 

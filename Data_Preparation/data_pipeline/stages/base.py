@@ -10,7 +10,9 @@ be repeated, and run twice at the same time.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -99,6 +101,44 @@ class Executor(Protocol):
 def run_in_order(stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
     """Run tasks in this process, one after another."""
     return [stage.run(task, advance) for task in tasks]
+
+
+def run_at_once(count: int, interrupt: Callable[[str], None]) -> Executor:
+    """Make an executor that runs several tasks at once, in threads, and stops all of them when one fails.
+
+    Args:
+        count: number of tasks that run at once.
+        interrupt: called with a reason after a failure, to end what the other tasks wait for.
+    """
+
+    def execute(stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
+        lock, stop = threading.Lock(), threading.Event()
+
+        def report(rows: int) -> None:
+            if stop.is_set():
+                raise _StoppedError
+            with lock:
+                advance(rows)
+
+        pool = ThreadPoolExecutor(count, thread_name_prefix="task")
+        futures = [pool.submit(stage.run, task, report) for task in tasks]
+        try:
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:  # the error of the one that failed, before those of the others that it stopped
+                if future in finished:
+                    future.result()
+            return [future.result() for future in futures]
+        finally:
+            stop.set()
+            if not all(future.done() for future in futures):
+                interrupt("another task failed")
+            pool.shutdown(cancel_futures=True)
+
+    return execute
+
+
+class _StoppedError(Exception):
+    """A task was stopped, because another one failed."""
 
 
 def run_stage(stage: Stage[R], *, overwrite: bool = False, execute: Executor = run_in_order) -> R:

@@ -1,23 +1,35 @@
 """Stage that embeds the paragraph shards of a split."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import Embedder, EncodeStats, Engine, Tokens, make_plan, spill, tokenize_with_prompt
+from data_pipeline.embeddings import (
+    Embedder,
+    EncodeStats,
+    Engine,
+    Identity,
+    Tokens,
+    make_plan,
+    spill,
+    tokenize_with_prompt,
+)
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
 from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.errors import ShardMismatchError, StaleStageError, StoreError
-from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
+from data_pipeline.stages.api_costs import check_cost, cost_of, usage_since
+from data_pipeline.stages.base import Advance, Task, TaskResult, run_at_once, run_in_order, run_stage
+from data_pipeline.stages.recorded_probes import identity_with_recorded_probes
 from data_pipeline.stages.split_output import SplitOutput
 from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore, open_embedding_shard
 from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
@@ -25,6 +37,9 @@ from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
+
+_SHARDS_AT_ONCE = 2
+"""Shards whose requests share the slots of a server, so that none idles at the end of a shard."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +84,12 @@ def embed_split(
         StaleStageError: the split was embedded with other settings, and `overwrite` is false.
         ModelError: a vector cannot be computed.
         ShardMismatchError: a stored token count differs from that of the tokenizer.
+        BudgetSpentError: the vectors would cost more than they may.
     """
-    return run_stage(open_stage(store, split, embedder, config, folder, overwrite), overwrite=overwrite)
+    stage = open_stage(store, split, embedder, config, folder, overwrite)
+    remote = embedder.runtime.remote
+    execute = run_at_once(_SHARDS_AT_ONCE, remote.interrupt) if remote else run_in_order
+    return run_stage(stage, overwrite=overwrite, execute=execute)
 
 
 def open_stage(
@@ -78,20 +97,21 @@ def open_stage(
 ) -> "SplitEmbeddings":
     """Make the stage that embeds a split; see `embed_split`."""
     shards = store.listed(split)
+    identity = identity_with_recorded_probes(embedder.identity, folder, split, overwrite)
     output = SplitOutput(
         folder=folder,
         split=split,
         manifest_type=EmbeddingManifest,
         stem=f"{split}_embeddings",
         ending=".safetensors",
-        settings={**embedder.identity.to_metadata(), "precision": stored_precision(embedder, config)},
+        settings={**identity.to_metadata(), "precision": stored_precision(embedder, config)},
         upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
         corpus=store.folder.name.removesuffix("_processed"),
         paragraphs=shards,
         is_whole=opens,
         remakes_damaged=True,
     )
-    return SplitEmbeddings(store, embedder, config, output, overwrite)
+    return SplitEmbeddings(store, embedder, identity, config, output, overwrite)
 
 
 def opens(path: Path, record: ShardRecord) -> bool:
@@ -110,6 +130,8 @@ class SplitEmbeddings:
 
     store: ParagraphStore
     embedder: Embedder
+    identity: Identity
+    """Identity that is recorded: that of the embedder, but for rounding of the probe texts' vectors."""
     config: EmbeddingConfig
     output: SplitOutput
     overwrite: bool
@@ -120,10 +142,14 @@ class SplitEmbeddings:
     _prepared: bool = field(default=False, init=False)
     _plans: dict[int, Future[Plan]] = field(default_factory=dict, init=False)
     _planner: ThreadPoolExecutor = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Held by one of several tasks that run at once, while it prepares."""
 
     def __post_init__(self) -> None:
         self.engine = Engine(self.embedder, self.config.batch_tokens, self.config.batch_size)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        remote = self.embedder.runtime.remote
+        self._usage_before = replace(remote.usage) if remote else None
 
     @property
     def name(self) -> str:
@@ -150,12 +176,13 @@ class SplitEmbeddings:
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Embed one shard, while the next one is planned in a thread."""
-        self._prepare()
         shard, path = self.output.paragraphs[task.index], self.output.paths[task.index]
-        plan = self._planned(task.index).result()
-        del self._plans[task.index]
-        if task.index + 1 < len(self.output.paragraphs):
-            self._planned(task.index + 1)
+        with self._lock:
+            self._prepare()
+            planned = self._planned(task.index)
+            del self._plans[task.index]
+            self._planned_ahead(task.index)
+        plan = planned.result()
         facts = {"truncated": int(plan.tokens.truncated.sum())}
         if self._is_written(path, shard):
             # A crash came after the file was published and before the manifest recorded it.
@@ -177,6 +204,7 @@ class SplitEmbeddings:
             return SplitResult(self.rows, dim, self.output.paths, EncodeStats(truncated=truncated), skipped=True)
         truncated = sum(result.facts["truncated"] for result in results)
         self.output.record({"dim": dim, "truncated": truncated}, {"stage": "embeddings", "splits": {}})
+        tally.usage = usage_since(self._usage_before, self.embedder.runtime.remote, self.name)
         return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False)
 
     def _prepare(self) -> None:
@@ -192,6 +220,13 @@ class SplitEmbeddings:
             precision, self.store, self.embedder, output.settings, folder, manifest, self.overwrite
         )
         self._special_tokens = _special_tokens(self.store, self.embedder)
+        if (remote := self.embedder.runtime.remote) is not None:
+            unwritten = [
+                shard
+                for shard, path in zip(output.paragraphs, output.paths, strict=True)
+                if not self._is_written(path, shard)
+            ]
+            check_cost(remote, unwritten, self.name)
         if is_new and not self.overwrite:
             self._reject_unlisted_files()
         self._prepared = True
@@ -215,13 +250,19 @@ class SplitEmbeddings:
 
     def _metadata(self, shard: ParagraphShard) -> dict[str, str]:
         return {
-            **self.embedder.identity.to_metadata(),
+            **self.identity.to_metadata(),
             "attention": self.embedder.runtime.attention,
             "split": self.output.split,
             "package_version": version("elm-data-preparation"),
             "ids_sha256": shard.ids_sha256,
             "texts_sha256": shard.texts_sha256,
         }
+
+    def _planned_ahead(self, index: int) -> None:
+        """Plan the shard that is next, also after those that run at once with this one."""
+        ahead = _SHARDS_AT_ONCE if self.embedder.runtime.remote else 1
+        if index + ahead < len(self.output.paragraphs):
+            self._planned(index + ahead)
 
     def _planned(self, index: int) -> Future[Plan]:
         if index not in self._plans:
@@ -232,9 +273,10 @@ class SplitEmbeddings:
         started = time.perf_counter()
         plan = make_plan(spill(self._tokenized(shard), self.output.folder))
         tally = self.engine.tally
-        tally.planning_s += time.perf_counter() - started
-        tally.truncated += int(plan.tokens.truncated.sum())
-        tally.repeated += len(plan.tokens) - len(plan.order)
+        with self.engine.lock:
+            tally.planning_s += time.perf_counter() - started
+            tally.truncated += int(plan.tokens.truncated.sum())
+            tally.repeated += len(plan.tokens) - len(plan.order)
         return plan
 
     def _tokenized(self, shard: ParagraphShard) -> Iterator[Tokens]:
@@ -267,12 +309,15 @@ class SplitEmbeddings:
     def _announced(self, plan: Plan, path: Path) -> Plan:
         """Return the plan after measuring the machine, if needed, and logging the amount of work."""
         engine = self.engine
-        if not engine.flops_per_s:  # once per split, since the result holds for all shards
-            tuned = tune(self.embedder, plan, self.config.batch_tokens, self.config.threads)
-            engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
+        with self._lock:
+            if not engine.flops_per_s:  # once per split, since the result holds for all shards
+                tuned = tune(self.embedder, plan, self.config.batch_tokens, self.config.threads)
+                engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
         summary = plan.summary(self.embedder.runtime, engine.batch_tokens, engine.batch_size)
         expected = f", about {_duration(summary.flops / engine.flops_per_s)}" if engine.flops_per_s else ""
-        logger.info("%s: %s%s", path.name, summary.line(), expected)
+        logger.info(
+            "%s: %s%s", path.name, summary.line(), expected + cost_of(self.embedder.runtime.remote, summary.tokens)
+        )
         return plan
 
 
@@ -296,4 +341,4 @@ def _special_tokens(store: ParagraphStore, embedder: Embedder) -> int | None:
     counted_with = store.manifest["settings"].get("tokenizer") if store.manifest else None
     if counted_with != embedder.identity.tokenizer or embedder.identity.prompt:
         return None
-    return len(embedder.tokenize([""]).ids)
+    return int(embedder.tokenize([""]).lengths.sum())

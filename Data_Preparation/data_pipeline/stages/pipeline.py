@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Report:
                     "truncated": result.tally.truncated,
                     "recomputed": result.tally.recomputed,
                     "memory_backoffs": result.tally.memory_backoffs,
+                    **({"usage": asdict(result.tally.usage)} if result.tally.usage.calls else {}),
                 }
                 for split, result in self.embeddings.items()
             },

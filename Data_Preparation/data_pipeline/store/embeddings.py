@@ -179,6 +179,23 @@ def mismatch_error(
     )
 
 
+def unfinished_metadata(final: Path) -> dict[str, str]:
+    """Read the metadata of a shard that was begun and is not finished; empty if there is none that can be read.
+
+    Args:
+        final: path of the finished file.
+    """
+    try:
+        header, _ = read_embedding_header(_partial_path(final))
+    except StoreError:
+        return {}
+    return {str(name): str(value) for name, value in header.get("__metadata__", {}).items()}
+
+
+def _partial_path(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
 class EmbeddingWriter:
     """Writer of one shard, which resumes unfinished work after a crash.
 
@@ -198,7 +215,7 @@ class EmbeddingWriter:
         self, final: Path, rows: int, dim: int, coding: Coding, metadata: Mapping[str, str], overwrite: bool = False
     ) -> None:
         self._final, self._dim, self._coding = final, dim, coding
-        self._partial = final.with_name(f".{final.name}.partial")
+        self._partial = _partial_path(final)
         self._progress = final.with_name(f".{final.name}.progress")
         self._header = _header_bytes(rows, dim, coding, metadata)
         self._row_bytes = coding.width(dim) * coding.dtype.itemsize

@@ -122,7 +122,7 @@ def _wait_in_the_text(body: Body) -> Refusal | None:
     return _error(429, "Rate limit reached for requests. Please try again in 20ms.", None, "rate_limit_exceeded")
 
 
-REFUSALS: Mapping[Quirk, Callable[[Body], Refusal | None]] = {
+REFUSALS: Mapping[str, Callable[[Body], Refusal | None]] = {
     "max_completion_tokens_only": _max_completion_tokens_only,
     "max_tokens_only": _max_tokens_only,
     "default_temperature_only": _default_temperature_only,
@@ -232,7 +232,7 @@ def _changing_model(body: Body, reply: dict[str, Any]) -> None:
     reply["model"] += "-a" if int(reply["id"].rsplit("-", 1)[-1]) % 2 else "-b"
 
 
-CHANGES: Mapping[Quirk, Callable[[Body, dict[str, Any]], None]] = {
+CHANGES: Mapping[str, Callable[[Body, dict[str, Any]], None]] = {
     "reasons_beside_null": _reasons_beside(None, "reasoning_content"),
     "reasons_beside_empty": _reasons_beside("", "reasoning"),
     "reasons_inline": _reasons_inline,
@@ -251,13 +251,13 @@ CHANGES: Mapping[Quirk, Callable[[Body, dict[str, Any]], None]] = {
 """Quirks that change replies: each takes the body and the reply, and changes the reply in place."""
 
 
-def refusal_of(quirks: Sequence[Quirk], body: Body) -> Refusal | None:
+def refusal_of(quirks: Sequence[str], body: Body) -> Refusal | None:
     """First refusal of a request by the given quirks; None if all accept it."""
     refusals = (REFUSALS[quirk](body) for quirk in quirks if quirk in REFUSALS)
     return next((refusal for refusal in refusals if refusal is not None), None)
 
 
-def change_reply(quirks: Sequence[Quirk], body: Body, reply: dict[str, Any]) -> dict[str, Any]:
+def change_reply(quirks: Sequence[str], body: Body, reply: dict[str, Any]) -> dict[str, Any]:
     """Change a reply by the given quirks, in their order."""
     for quirk in quirks:
         if quirk in CHANGES:

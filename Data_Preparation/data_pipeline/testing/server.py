@@ -5,121 +5,72 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, get_args
+from typing import Any
 
 from data_pipeline.judge.prompts import split_instructions
+from data_pipeline.testing.embedding_replies import (
+    Embed,
+    EmbeddingFault,
+    EmbeddingQuirk,
+    embedding_refusal,
+    embedding_reply,
+    simulated_vectors,
+    texts_of,
+)
 from data_pipeline.testing.judging import simulated_answer
 from data_pipeline.testing.quirks import Quirk, change_reply, logprobs_of, refusal_of
-
-Fault = Literal[
-    "429", "429_date", "500", "503", "400", "401", "402", "403", "404", "422", "context_length", "content_filter",
-    "quota", "hang", "trickle", "truncated", "garbage", "html", "not_an_object", "empty_choices", "null_content",
-    "chatter", "wrong_model", "refusal", "reset", "no_logprobs", "bad_logprobs", "outside_labels",
-]  # fmt: skip
-"""Faults of one reply. A number is an HTTP status; 429 and 503 have a Retry-After header in seconds, 429_date one with
-a date. hang: no reply; trickle: one byte at a time, without end; truncated: the first half of the reply; reset: the
-connection is reset; chatter: more text than a label."""
-
-FAULTS: tuple[Fault, ...] = get_args(Fault)
-
-When = int | range | Callable[[int, str], bool]
-"""Requests with a fault: a number from 0, a range of numbers, or a predicate of number and user message."""
-
-Answer = Callable[[str, str], str]
-"""Takes system prompt and user message, and returns the text of the reply."""
-
-_STATUS: dict[Fault, tuple[int, str]] = {
-    "429": (429, "rate_limit_exceeded"),
-    "429_date": (429, "rate_limit_exceeded"),
-    "500": (500, "server_error"),
-    "503": (503, "overloaded"),
-    "400": (400, "invalid_request"),
-    "401": (401, "invalid_api_key"),
-    "402": (402, "insufficient_balance"),
-    "403": (403, "permission_denied"),
-    "404": (404, "not_found"),
-    "422": (422, "unprocessable"),
-    "context_length": (400, "context_length_exceeded"),
-    "content_filter": (400, "content_filter"),
-    "quota": (429, "insufficient_quota"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One chat request, without its headers."""
-
-    number: int
-    """Number of the request, from 0."""
-    system: str
-    """System prompt."""
-    user: str
-    """User message."""
-    body: dict[str, Any]
-    """Body of the request."""
-    fault: Fault | None
-    """Fault of the reply."""
-    at_s: float
-    """Time of arrival in seconds of `time.monotonic`."""
-
-
-@dataclass
-class JudgeServer:
-    """State of a running server."""
-
-    base_url: str = ""
-    """Base URL of its API."""
-    requests: list[Request] = field(default_factory=list)
-    """All chat requests in the order of their arrival, without API keys."""
-    with_key: int = 0
-    """Number of requests with the right key."""
-    most_at_once: int = 0
-    """Maximum number of requests at the same time."""
-
-    @property
-    def users(self) -> list[str]:
-        """User message of every request."""
-        return [request.user for request in self.requests]
+from data_pipeline.testing.server_state import (
+    FAULTS,
+    STATUS,
+    Answer,
+    EmbeddingRequest,
+    Fault,
+    JudgeServer,
+    Request,
+    When,
+)
 
 
 @contextmanager
 def misbehaving_server(
-    faults: Sequence[tuple[When, Fault]] = (),
+    faults: Sequence[tuple[When, Fault | EmbeddingFault]] = (),
     *,
     answer: Answer = simulated_answer,
+    embed: Embed = simulated_vectors,
     latency_s: float = 0.0,
     logprobs: bool = True,
     model: str = "tiny-judge",
     api_key: str | None = None,
     retry_after_s: float = 0.0,
-    quirks: Sequence[Quirk] = (),
+    quirks: Sequence[Quirk | EmbeddingQuirk] = (),
 ) -> Iterator[JudgeServer]:
-    """Run a server with OpenAI's chat completions API that fails as scripted.
+    """Run a server with OpenAI's APIs of chat completions and embeddings that fails as scripted.
 
         with misbehaving_server([(range(3, 6), "500"), (9, "hang")]) as server:
             config = JudgeConfig(base_url=server.base_url, model="tiny-judge")
 
     Args:
-        faults: requests and their faults; the first that applies is used. Request 0 of a judge is its probe.
+        faults: requests and their faults; the first that applies is used. Request 0 of a judge or an embedder is its
+            probe; chat requests and those for embeddings are numbered apart.
         answer: gives the text of a reply without a fault; must depend on its arguments alone.
+        embed: gives the vectors of a request for embeddings without a fault.
         latency_s: latency of each reply, in seconds.
         logprobs: return log-probabilities if they are requested; False ignores the request, as some servers do.
         model: name of the model.
         api_key: the required key; None for no key. Error messages repeat a wrong key, as bad servers do.
         retry_after_s: Retry-After of 429 and 503, in seconds; dates have whole seconds.
-        quirks: differences from OpenAI's API, in every reply; see `quirks`.
+        quirks: differences from OpenAI's API, in every reply; see `quirks` and `embedding_replies`.
 
     Yields:
         State of the server.
     """
     http = _Server(("127.0.0.1", 0), _Handler)
-    http.state = JudgeServer(base_url=f"http://127.0.0.1:{http.server_port}/v1")
+    http.state = JudgeServer(base_url=f"http://127.0.0.1:{http.server_port}/v1", embed=embed)
     http.faults, http.answer, http.latency_s, http.logprobs = list(faults), answer, latency_s, logprobs
     http.model, http.api_key, http.retry_after_s, http.quirks = model, api_key, retry_after_s, list(quirks)
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
@@ -138,14 +89,14 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
     state: JudgeServer
-    faults: list[tuple[When, Fault]]
+    faults: list[tuple[When, Fault | EmbeddingFault]]
     answer: Answer
     latency_s: float
     logprobs: bool
     model: str
     api_key: str | None
     retry_after_s: float
-    quirks: list[Quirk]
+    quirks: list[Quirk | EmbeddingQuirk]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -163,10 +114,22 @@ class _Server(ThreadingHTTPServer):
         )
         with self.lock:
             number = len(self.state.requests)
-            fault = next((fault for when, fault in self.faults if _applies(when, number, user)), None)
-            request = Request(number, system, user, body, fault, time.monotonic())
+            request = Request(number, system, user, body, self._fault_of(number, user), time.monotonic())
             self.state.requests.append(request)
         return request
+
+    def admit_embedding(self, body: dict[str, Any]) -> EmbeddingRequest:
+        """Record a request for embeddings, and find its fault."""
+        texts = texts_of(body)
+        with self.lock:
+            number = len(self.state.embedding_requests)
+            fault = self._fault_of(number, "\n".join(texts))
+            request = EmbeddingRequest(number, texts, body, fault, time.monotonic())
+            self.state.embedding_requests.append(request)
+        return request
+
+    def _fault_of(self, number: int, text: str) -> Any:
+        return next((fault for when, fault in self.faults if _applies(when, number, text)), None)
 
 
 def _applies(when: When, number: int, user: str) -> bool:
@@ -190,9 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(listed))
 
     def do_POST(self) -> None:
-        """Reply with a chat completion."""
+        """Reply with a chat completion or embeddings."""
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if not self.path.endswith("/chat/completions"):
+        is_embedding = self.path.endswith(("/embeddings", "/embed"))
+        if not (is_embedding or self.path.endswith("/chat/completions")):
             return self._send(404, json.dumps({"error": {"message": f"no such path: {self.path}"}}))
         if not self._is_authorized():
             return None
@@ -200,11 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.active += 1
             self.server.state.most_at_once = max(self.server.state.most_at_once, self.server.active)
         try:
-            request = self.server.admit(json.loads(content))
+            request = (self.server.admit_embedding if is_embedding else self.server.admit)(json.loads(content))
             self.server.closing.wait(self.server.latency_s)
-            refusal = refusal_of(self.server.quirks, request.body)
-            if request.fault:
+            if request.fault in FAULTS:
                 return self._send_fault(request)
+            quirks = self.server.quirks
+            refusal = (embedding_refusal if is_embedding else refusal_of)(quirks, request.body)
             if refusal is not None:
                 return self._send(refusal[0], json.dumps(refusal[1]))
             return self._send(200, json.dumps(self._reply(request)))
@@ -229,10 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _send_fault(self, request: Request) -> None:
-        fault = request.fault
-        assert fault is not None
-        if fault in _STATUS:
+    def _send_fault(self, request: Request | EmbeddingRequest) -> None:
+        fault: Any = request.fault
+        if fault in STATUS:
             return self._send_error(fault)
         if fault in {"hang", "trickle", "reset"}:
             return self._drop_connection(fault)
@@ -262,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
 
     def _send_error(self, fault: Fault) -> None:
-        status, code = _STATUS[fault]
+        status, code = STATUS[fault]
         given = self.headers.get("Authorization", "")
         # A hostile message, with a label and the key.
         error = {"error": {"message": f"{code} for {given}: YES 3", "code": code, "type": code}}
@@ -275,6 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(error), **headers)
 
     def _corrupt(self, fault: Fault, reply: dict[str, Any]) -> dict[str, Any]:
+        if "choices" not in reply:
+            return reply
         choice = reply["choices"][0]
         if fault == "empty_choices":
             return reply | {"choices": []}
@@ -295,7 +261,12 @@ class _Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = logprobs_of({"Well": 0.6, "YES": 0.2, "3": 0.15})
         return reply
 
-    def _reply(self, request: Request) -> dict[str, Any]:
+    def _reply(self, request: Request | EmbeddingRequest) -> dict[str, Any]:
+        if isinstance(request, EmbeddingRequest):
+            server = self.server
+            return embedding_reply(
+                request.body, server.state.embed, server.model, request.number, request.fault, server.quirks
+            )
         text = self.server.answer(request.system, request.user)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "length", "logprobs": None}
         choice["message"] = {"role": "assistant", "content": text}

@@ -10,7 +10,7 @@ from data_pipeline.judge import load_judge
 from data_pipeline.judge.pool import run_judge
 from data_pipeline.judge.prompts import PROMPTS, read_messages
 from data_pipeline.testing import misbehaving_server, simulated_grade
-from data_pipeline.testing.server import FAULTS
+from data_pipeline.testing.server_state import FAULTS
 from data_pipeline.weak_labels.state import Pair, RunRecorder, State
 
 pytest.importorskip("openai", reason="needs the extra weak-labels")

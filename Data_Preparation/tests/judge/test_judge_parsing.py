@@ -1,15 +1,11 @@
 import math
-import random
-from datetime import UTC, datetime
 
 import pytest
 
-from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.judge.base import JudgeIdentity, Judgement, judgement_key
 from data_pipeline.judge.parsing import first_logprobs, parse_answer, read_logprobs
 from data_pipeline.judge.prompts import PROMPTS, TEXT_PROMPT, read_messages
 from data_pipeline.judge.reply import Completion, to_judgement
-from data_pipeline.judge.retry import is_retryable, parse_retry_after, wait_s
 
 BINARY, GRADED = PROMPTS["binary"].labels, PROMPTS["graded"].labels
 
@@ -171,29 +167,3 @@ def test_answers_that_are_kept_are_found_again():
         "binary": "binary-1:48f0d468d93804c2",
         "graded": "graded-1:13b60159c37343f2",
     }
-
-
-def test_waits_are_drawn_below_a_limit_that_doubles():
-    config, rng = JudgeConfig(backoff_s=1, max_backoff_s=5), random.Random(0)
-    for failures, limit in ((1, 1), (2, 2), (3, 4), (4, 5), (5000, 5)):
-        waits = [wait_s(config, failures, None, rng) for _ in range(2000)]
-        assert 0 <= min(waits) < 0.05 * limit
-        assert 0.95 * limit < max(waits) <= limit
-    assert all(3 <= wait_s(config, 1, 3, rng) <= 3.3 for _ in range(100))
-
-
-def test_retry_after_is_seconds_or_a_date():
-    now = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
-    assert parse_retry_after("7", now) == 7
-    assert parse_retry_after("0.25", now) == 0.25
-    assert parse_retry_after("Wed, 01 Jul 2026 12:00:09 GMT", now) == 9
-    assert parse_retry_after("Wed, 01 Jul 2026 14:00:09 +0200", now) == 9
-    assert parse_retry_after("Wed, 01 Jul 2026 11:00:00 GMT", now) == 0
-    assert parse_retry_after("-5", now) == 0
-    for bad in (None, "", "soon", "nan", "inf", "Wed, 99 Jul 2026"):
-        assert parse_retry_after(bad, now) is None
-
-
-def test_what_is_tried_again():
-    again = {status for status in range(400, 600) if is_retryable(status)}
-    assert again == {408, 409, 425, 429, *range(500, 600)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import StaleStageError, StoreError
-from data_pipeline.stages.base import Task, TaskResult, run_in_order, run_stage, run_stages
+from data_pipeline.stages.base import Task, TaskResult, run_at_once, run_in_order, run_stage, run_stages
 from data_pipeline.utils import exclusive
 
 
@@ -77,6 +77,48 @@ def test_an_executor_is_given_names_and_gives_results():
     assert run_stage(stage, execute=backwards) == 6
     assert given == stage.tasks()
     assert stage.done == ["part-2", "part-1", "part-0"]
+
+
+@dataclass
+class MeetingStage(FakeStage):
+    """Its first two tasks wait for each other; `fails` ends with an error."""
+
+    fails: str = ""
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=10))
+    reported: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, task, advance=lambda rows: None):
+        if task.index < 2:
+            self.meeting.wait()
+        if task.name == self.fails:
+            raise StoreError(f"{task.name} failed")
+        if self.fails:
+            self.reported.wait(10)
+        return super().run(task, advance)
+
+
+def test_several_tasks_run_at_once_and_their_results_are_in_order():
+    rows = []
+    stage = MeetingStage([FakeOutput()])
+    results = run_at_once(2, pytest.fail)(stage, stage.tasks(), rows.append)
+    assert [result.name for result in results] == ["part-0", "part-1", "part-2"]
+    assert rows == [2, 2, 2]
+
+
+@pytest.mark.parametrize("fails", ["part-0", "part-1"])
+def test_a_failed_task_stops_those_that_run_and_those_that_wait(fails):
+    rows, reasons = [], []
+    stage = MeetingStage([FakeOutput()], fails=fails)
+
+    def interrupt(reason):
+        reasons.append(reason)
+        stage.reported.set()
+
+    with pytest.raises(StoreError, match=f"{fails} failed"):
+        run_at_once(2, interrupt)(stage, stage.tasks(), rows.append)
+    assert reasons == ["another task failed"]
+    # The other one was stopped at its first report; the third may have begun, as a thread had become free.
+    assert rows == []
 
 
 def test_rows_are_shown_as_they_are_finished(capsys):

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings.base import Identity, tokenizer_sha256
 from data_pipeline.embeddings.model_files import ModelFiles, find_model
+from data_pipeline.embeddings.probes import PROBES
 from data_pipeline.embeddings.recipes.card_rules import complete_recipe, warn_about_dim
 from data_pipeline.embeddings.recipes.modules import Route, read_chain
 from data_pipeline.embeddings.recipes.recipe import Recipe, read_recipe
@@ -23,7 +24,7 @@ from data_pipeline.embeddings.transformer.float8 import to_float8
 from data_pipeline.embeddings.transformer.forward import Forward
 from data_pipeline.embeddings.transformer.paths import EmbeddingPath, Setup, choose_path
 from data_pipeline.embeddings.transformer.pooling import Pooling
-from data_pipeline.embeddings.transformer.probe import PROBES, Probes, cosine_loss, make_probes
+from data_pipeline.embeddings.transformer.probe import Probes, cosine_loss, make_probes
 from data_pipeline.embeddings.transformer.sentence_layers import load_sentence_layers
 from data_pipeline.errors import ConfigError, DeviceHungError, ModelError, OutOfMemoryError
 from data_pipeline.types import Float32Array

@@ -1,6 +1,6 @@
 """Checks a fast path against the plain path of a model before it is used.
 
-Three probe texts are computed one at a time by transformers' own code, and together by the fast path, in two orders.
+The probe texts are computed one at a time by transformers' own code, and together by the fast path, in two orders.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,6 @@ import numpy as np
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.embeddings.transformer.forward import Forward
 from data_pipeline.types import Float32Array
-
-PROBES = (
-    "The lighthouse keeper counted the ships that passed before the fog came in from the north, and wrote each of "
-    "them into his book: the hour, the flag, the sails she carried, and whether she answered his lamp. In forty years "
-    "he had filled eleven of these books, and nobody had ever asked to read a single page of them.",
-    "Water boils at 100 °C at sea level; on a high mountain, where the air is thin, it boils at less.",
-    "importance",  # known to give non-finite values in float16 with some models
-)
 
 # Maximum 1 - cosine. Rounding alone gives up to 5e-4 in bfloat16 and 8e-6 in float16; texts that
 # attend to each other give 1e-2 and more.
@@ -69,7 +61,7 @@ def make_probes(tokens: Tokens, forward: Callable[[Tokens], Float32Array]) -> Pr
     """Compute the probe texts one at a time with the plain path.
 
     Args:
-        tokens: tokens of `PROBES`.
+        tokens: tokens of `probes.PROBES`.
         forward: the plain path.
     """
     rows = [forward(tokens.take(np.array([row]))) for row in range(len(tokens))]

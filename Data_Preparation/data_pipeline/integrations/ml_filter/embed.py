@@ -7,7 +7,7 @@ from the vectors and the records.
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.embeddings import Embedder, Engine, Tokens, make_plan, spill, tokenize_with_prompt
 from data_pipeline.embeddings.embed_to_file import PLANNED_ROWS, TOKENIZED_ROWS, FilePlan, Window, embed_to_file
+from data_pipeline.embeddings.identity import with_recorded_probes
 from data_pipeline.errors import ConfigError, CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.integrations.ml_filter.jobs import (
     EmbeddingParameters,
@@ -34,6 +35,7 @@ from data_pipeline.integrations.ml_filter.records import (
     survey,
 )
 from data_pipeline.store import Coding, EmbeddingShard, open_embedding_shard
+from data_pipeline.store.embeddings import unfinished_metadata
 from data_pipeline.store.hdf5 import Block, EmbeddingFile, Layout, write_embedding_file
 from data_pipeline.utils import batched, exclusive, progress_bar, sha256_of_file, sha256_of_json
 
@@ -88,6 +90,7 @@ def _embed_file(
         "settings": sha256_of_json(params.deciding()),
         "package_version": version("elm-data-preparation"),
     }
+    attributes = with_recorded_probes(attributes, _recorded(final, params.hdf5_dataset_name))
     finished_rows = _finished(final, params.hdf5_dataset_name, attributes, overwrite)
     if finished_rows is not None:
         _tidy(final)  # a run may have been killed just before it did
@@ -107,6 +110,18 @@ def _embed_file(
     return FileResult(
         surveyed.rows, False, tally.tokens, tally.truncated, surveyed.without_label if params.save_labels else 0
     )
+
+
+def _recorded(final: Path, group: str) -> Mapping[str, str]:
+    """Attributes of a finished file, or metadata of its vectors if it is not finished; empty if it was not begun."""
+    try:
+        if final.exists():
+            with EmbeddingFile(final, group) as file:
+                return file.attributes
+        path = _vectors_path(final)
+        return open_embedding_shard(path).metadata if path.exists() else unfinished_metadata(path)
+    except StoreError:
+        return {}  # what is damaged is reported, or made again, below
 
 
 def _finished(final: Path, group: str, attributes: dict[str, str], overwrite: bool) -> int | None:

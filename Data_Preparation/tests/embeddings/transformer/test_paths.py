@@ -25,6 +25,7 @@ from transformers.activations import ACT2FN
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Cost, encode, load_embedder, load_tokenizer
+from data_pipeline.embeddings.probes import PROBES
 from data_pipeline.embeddings.tokens import from_rows
 from data_pipeline.embeddings.transformer import embedder as transformer
 from data_pipeline.embeddings.transformer import linear, loading, paths
@@ -40,7 +41,7 @@ from data_pipeline.embeddings.transformer.forward import Padded, pad
 from data_pipeline.embeddings.transformer.last_layer import layers_of
 from data_pipeline.embeddings.transformer.linear import PackedLinear, pack_linear_layers
 from data_pipeline.embeddings.transformer.paths import Setup, choose_path, default_batch_tokens
-from data_pipeline.embeddings.transformer.probe import PROBES, cosine_loss, make_probes
+from data_pipeline.embeddings.transformer.probe import cosine_loss, make_probes
 from data_pipeline.errors import ConfigError, DeviceHungError, MissingExtraError, ModelError, OutOfMemoryError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

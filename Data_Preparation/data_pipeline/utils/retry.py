@@ -1,4 +1,4 @@
-"""Retries of failed calls.
+"""Retries of failed calls to a server.
 
 Waits are drawn at random below a limit that doubles ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS
 Architecture Blog 2015), so that callers that failed together do not call again together.
@@ -10,25 +10,26 @@ import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from data_pipeline.config.judge import JudgeConfig
-
 RETRYABLE = frozenset({408, 409, 425, 429})
 """HTTP statuses, besides those from 500, after which another try may succeed."""
 FORBIDDEN = frozenset({401, 402, 403})
 """HTTP statuses about the key and its budget, which every further call would get."""
 
 
-def wait_s(config: JudgeConfig, failures: int, retry_after_s: float | None, rng: random.Random) -> float:
+def wait_s(
+    failures: int, retry_after_s: float | None, rng: random.Random, *, backoff_s: float, max_backoff_s: float
+) -> float:
     """Draw the seconds until the next try; never less than the server asked for.
 
     Args:
-        config: limits of the waits, `backoff_s` and `max_backoff_s`.
         failures: number of failed calls so far, 1 or more.
         retry_after_s: wait that the server asked for, in seconds; None if it asked for none.
         rng: generator that the wait is drawn from.
+        backoff_s: maximum wait after the first failure, in seconds; doubled for each further one.
+        max_backoff_s: upper limit of that maximum, in seconds.
     """
     # The exponent is bounded, so that no number of tries overflows.
-    limit = min(config.max_backoff_s, config.backoff_s * 2.0 ** min(failures - 1, 60))
+    limit = min(max_backoff_s, backoff_s * 2.0 ** min(failures - 1, 60))
     drawn = rng.uniform(0, limit)
     # The draw is added: callers that got the same Retry-After would otherwise call again at the same moment.
     return drawn if retry_after_s is None else retry_after_s + min(drawn, 0.1 * retry_after_s)
