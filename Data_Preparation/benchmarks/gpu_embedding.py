@@ -52,12 +52,13 @@ def measure(quick: bool) -> Figures:
     if not torch.cuda.is_available() and not quick:
         raise SystemExit("there is no CUDA GPU here; --quick runs the same code with a tiny model on the CPU")
     if quick:
-        return _figures(in_fresh_process(Path(__file__), "--measure", "tiny"), "tiny")
+        return figures_of(in_fresh_process(Path(__file__), "--measure", "tiny"), "tiny")
     found = {size: in_fresh_process(Path(__file__), "--measure", size) for size in ("4b", "0.6b")}
-    return {**_figures(found["4b"], "4b"), **_figures(found["0.6b"], "0.6b")}
+    return {**figures_of(found["4b"], "4b"), **figures_of(found["0.6b"], "0.6b")}
 
 
-def _figures(found: dict[str, Any], size: str) -> dict[str, Figure]:
+def figures_of(found: dict[str, Any], size: str) -> dict[str, Figure]:
+    """Figures of one model's measurement."""
     name = f"qwen3_{size.replace('.', '')}"
     best, peer = found["ways"][found["ours"]], found["ways"][found["peer"]]
     first = "" if size == "4b" else f"{name}_"
@@ -81,32 +82,42 @@ def _figures(found: dict[str, Any], size: str) -> dict[str, Figure]:
     return figures
 
 
-def _measure(size: str) -> dict[str, Any]:
+def measure_size(size: str, share: int = 1, only: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Measure one model.
+
+    Args:
+        size: tiny, 0.6b or 4b.
+        share: one text of so many is taken.
+        only: ways to measure besides the package's own choice; empty for all.
+    """
     import torch
 
     device, dtype = ("cuda", "float16") if torch.cuda.is_available() else ("cpu", "float32")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         make_qwen3(size, folder, device, dtype)
-        texts = _paragraphs(folder, Path(name))[: _TINY_TEXTS if size == "tiny" else None]
-        return _compare(folder, texts, device, dtype)
+        texts = _paragraphs(folder, Path(name))[: _TINY_TEXTS if size == "tiny" else None : share]
+        return _compare(folder, texts, device, dtype, only)
 
 
-def _compare(folder: Path, texts: list[str], device: str, dtype: str) -> dict[str, Any]:
+def _compare(folder: Path, texts: list[str], device: str, dtype: str, only: tuple[str, ...]) -> dict[str, Any]:
     settings = {"model_name": str(folder), "device": device, "dtype": dtype}
     plan = _plan(settings, texts)
     lengths = plan["lengths"]
     first, vectors = _timed(lambda: _ours(settings), texts, lengths, None)
     ways = {"auto": first}
     for way, make in _other_ways(settings).items():
+        if only and way not in only:
+            continue
         try:
             ways[way], _ = _timed(make, texts, lengths, vectors)
         except (ImportError, ValueError, RuntimeError, ModelError) as error:  # not installed, or not for this GPU
             print(f"{way}: left out: {type(error).__name__}: {error}", file=sys.stderr)
     some = slice(None, None, _CARD_SHARE)
-    ways["model_card"], _ = _timed(
-        lambda: _model_card(folder, device, dtype), texts[some], lengths[some], vectors[some]
-    )
+    if not only:
+        ways["model_card"], _ = _timed(
+            lambda: _model_card(folder, device, dtype), texts[some], lengths[some], vectors[some]
+        )
     exact = list(range(0, len(texts), -(-len(texts) // _EXACT_TEXTS)))
     alone = _ours({**settings, "dtype": "float32", "attention": "padded", "batch_size": 1})(
         [texts[row] for row in exact]
@@ -266,9 +277,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model, on the GPU or the CPU")
     parser.add_argument("--json", type=Path, help="where to write the result (default: results/embedding_gpu.json)")
     parser.add_argument("--measure", choices=("tiny", "0.6b", "4b"), help="print one model's numbers as JSON")
+    parser.add_argument("--share", type=int, default=1, help="with --measure: take one text of so many")
+    parser.add_argument("--only", nargs="*", default=(), help="with --measure: ways to measure besides auto")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(_measure(arguments.measure)))
+        print(json.dumps(measure_size(arguments.measure, arguments.share, tuple(arguments.only))))
         return
     figures = measure(arguments.quick)
     print_table("embedding_gpu", figures)

@@ -27,6 +27,7 @@ _PACKAGES = (
     "numpy",
     "gigatoken",
     "sentence-transformers",
+    "model2vec",
     "openvino",
     "datasets",
     "litdata",
@@ -159,7 +160,16 @@ def _machine() -> str:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {_gpu()}"
+    return f"{os.cpu_count()} cores of {model} ({_instructions()}), {memory:.0f} GiB, {_gpu()}"
+
+
+def _instructions() -> str:
+    """Instruction set of the CPU that torch uses, and whether it multiplies bfloat16."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    has_bfloat16: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return f"{capability} with bfloat16" if has_bfloat16() else str(capability)
 
 
 def _gpu() -> str:

@@ -14,6 +14,7 @@ import candidates
 import corpus
 import decontamination
 import embedding_cpu
+import embedding_models
 import gpu_embedding
 import heads
 import ingest
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loader": loader.measure,
     "main_job": main_job.measure,
     "memory": memory.measure,
+    "models": embedding_models.measure,
     "quality": quality.measure,
     "resume": resume.measure,
     "selection": selection.measure,

@@ -39,3 +39,20 @@ def test_the_gpu_benchmark_says_that_it_needs_a_gpu():
     )
     assert result.returncode != 0
     assert "there is no CUDA GPU here; --quick runs the same code with a tiny model" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_rehearsal_writes_its_result_after_every_part(shared, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="needs the extra bench")
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_rehearsal.py"), "--quick", "--json", str(tmp_path / "found.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "found.json").read_text())["figures"]
+    assert figures["qwen3_tiny_tokens_per_s"]["value"] > 0
+    assert figures["loader_rows_per_s"]["value"] > 0
+    assert [name for name in figures if name.endswith("_wall_s")] == ["tests_wall_s", "tiny_wall_s", "loader_wall_s"]

@@ -24,12 +24,12 @@ from data_pipeline.embeddings.model_files import ModelFiles
 from data_pipeline.embeddings.recipes.card_rules import complete_recipe
 from data_pipeline.embeddings.recipes.modules import ModuleChain, Route, SentenceModule, read_chain, read_json
 from data_pipeline.embeddings.recipes.recipe import read_recipe
-from data_pipeline.embeddings.tokens import Tokens, from_rows
+from data_pipeline.embeddings.tokens import Tokens, concatenate, from_rows
 from data_pipeline.embeddings.transformer.pooling import Pooling
 from data_pipeline.embeddings.transformer.sentence_layers import load_sentence_layers
 from data_pipeline.errors import ConfigError, ModelError
 from data_pipeline.types import Float32Array
-from data_pipeline.utils import converted_errors
+from data_pipeline.utils import batched, converted_errors
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ NO_LIMIT = 1_000_000_000
 _MODEL2VEC = "model2vec"
 _MODEL2VEC_LENGTH = 512  # that of its own encode(), unless the config names another
 _BATCH_TOKENS = 1_000_000  # few packs: a pack has a fixed cost, and its tokens need no memory but their ids
+_TOKENIZED_AT_ONCE = 1024  # the tokenizer's results take many times the memory of their ids
 _FAILURES = (OSError, SafetensorError, KeyError, ValueError, RuntimeError, IndexError)
 
 
@@ -103,7 +104,10 @@ class StaticEmbedder:
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Tokenize texts without special tokens; see `base.Embedder`."""
-        encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+        return concatenate(map(self._tokenize, batched(texts, _TOKENIZED_AT_ONCE)))
+
+    def _tokenize(self, texts: Sequence[str]) -> Tokens:
+        encodings = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
         rows = [encoding.ids for encoding in encodings]
         if (unknown := self._unknown_id) is not None:
             rows = [[token for token in row if token != unknown] if unknown in row else row for row in rows]

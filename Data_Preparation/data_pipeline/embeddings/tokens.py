@@ -65,6 +65,18 @@ def from_rows(
     return Tokens(ids, offsets, np.asarray(truncated, dtype=np.bool_), counts=counts)
 
 
+def concatenate(parts: Iterable[Tokens]) -> Tokens:
+    """Concatenate tokens of consecutive texts, all with the same prompt, in memory."""
+    kept = list(parts)
+    if not kept:
+        return from_rows([], [])
+    lengths = np.concatenate([part.lengths for part in kept])
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    ids = np.concatenate([part.ids for part in kept])
+    return Tokens(ids, offsets, np.concatenate([part.truncated for part in kept]), kept[0].prompt_tokens)
+
+
 def spill(parts: Iterable[Tokens], folder: Path) -> Tokens:
     """Concatenate tokens in a memory-mapped file, so that they use disk space instead of memory.
 

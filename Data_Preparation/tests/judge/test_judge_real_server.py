@@ -1,21 +1,11 @@
 """The client against a server that we did not write: `transformers serve` with a tiny random Qwen3."""
 
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-
 import pytest
+from support.chat_server import served
 from support.judging import judge_all, make_pairs, quick
 
 from data_pipeline.errors import JudgeError
 from data_pipeline.judge import load_judge
-
-NEEDED = ("openai", "fastapi", "uvicorn", "pydantic", "rich")
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +28,8 @@ def chat_model(tmp_path_factory, request):
 
 @pytest.fixture(scope="module")
 def real_server(chat_model):
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"`transformers serve` needs {', '.join(missing)} (pip install 'transformers[serving]')")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "from transformers.cli.transformers import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    log = chat_model / "serve.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    try:
-        for _ in range(240):
-            if process.poll() is not None:
-                pytest.skip(f"`transformers serve` does not start here: {log.read_text()[-300:]}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                    break
-            except urllib.error.HTTPError as error:
-                error.close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.skip("`transformers serve` did not answer within two minutes")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with served(chat_model) as address:
+        yield address
 
 
 @pytest.mark.slow

@@ -20,7 +20,9 @@ class DeterministicSiLU(nn.Module):
         """Apply the activation to each element, any shape."""
         if x.dtype != torch.float32:  # torch computes in float32, so the rounding to the dtype is the same everywhere
             return functional.silu(x)
-        return x / torch.neg(x).exp_().add_(1)
+        # Into the memory of the divisor: new memory for every pack costs as much as the arithmetic.
+        divisor = torch.neg(x).exp_().add_(1)
+        return torch.div(x, divisor, out=divisor)
 
 
 class DeterministicTanhGELU(nn.Module):
