@@ -18,6 +18,7 @@ from data_pipeline.download.corpus import files_under
 from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.download.sources import ENDINGS, SOURCES
 from data_pipeline.download.wikitext import wikitext_files
+from data_pipeline.embeddings.measured_rate import measure_tokens_per_s
 from data_pipeline.embeddings.model_files import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
 from data_pipeline.utils import human_bytes
@@ -25,6 +26,7 @@ from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder
 from data_pipeline.utils.keys import read_key
 
 _GB = 10**9
+_WORTH_IT = 1.1  # OpenVINO's last bits depend on the batch, so a little speed is no reason
 _FREE_DISK = _GB // 2  # for the results, without the download of a model
 _OVERHEAD = 1.3  # factor on the size of the weights, for activations and buffers
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -147,6 +149,7 @@ def _missing_extras(config: EmbeddingConfig) -> list[str]:
     optional = (
         (config.attention == "flash_attention_2", "flash_attn", "gpu", "flash attention 2"),
         (config.backend == "openvino", "openvino", "openvino", "OpenVINO"),
+        (config.backend == "onnx", "onnxruntime", "onnx", "ONNX Runtime"),
         (config.backend == "api", "httpx2", "api", "an embedder behind an API"),
         (config.fp8, "torchao", "fp8", "float8 (torchao)"),
     )
@@ -207,6 +210,22 @@ class Fact:
     """Whether the fact is good or bad; None if it is neither."""
 
 
+def _speeds() -> list[Fact]:
+    """Measure the packaged model on this machine, and on a CPU by OpenVINO too, where they are installed."""
+    name = next(iter(PACKAGED_MODELS))
+    if importlib.util.find_spec(PACKAGED_MODELS[name].module) is None:
+        return []
+    config = EmbeddingConfig(model_name=name, weights="package")
+    own = measure_tokens_per_s(config)
+    where = "GPU" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    lines = [Fact("speed", f"{own:,.0f} tokens/s with {name.rpartition('/')[2]} ({where})")]
+    if importlib.util.find_spec("openvino") is not None and not torch.cuda.is_available():
+        other = measure_tokens_per_s(config.model_copy(update={"backend": "openvino"}))
+        advice = ": set embedding.backend to openvino" if other > _WORTH_IT * own else ""
+        lines.append(Fact("speed by OpenVINO", f"{other:,.0f} tokens/s, {other / own:.2f} times as fast{advice}"))
+    return lines
+
+
 def facts(data_dir: Path) -> list[Fact]:
     """List the hardware and extras of this machine, and the presets that it can run now."""
     memory = psutil.virtual_memory()
@@ -228,6 +247,7 @@ def facts(data_dir: Path) -> list[Fact]:
         installed = importlib.util.find_spec(module) is not None
         state = "installed" if installed else "not installed"
         lines.append(Fact(f"extra {extra}", f"{what}: {state}", installed or None))
+    lines += _speeds()
     preset, reason = choose_preset(gpu)
     lines.append(Fact("preset auto", f"{preset} ({reason})"))
     for name in ("offline", "qwen3-0.6b", "qwen3-4b"):

@@ -55,8 +55,9 @@ class EmbeddingConfig(Section):
     """Attention implementation; auto: the first one that runs here and gives correct vectors. The first three
     pack texts without padding: flash_attention_2 (extra gpu) and varlen (in torch) need an Ampere GPU or newer
     and half precision, segments runs anywhere. padded is for models that cannot be packed."""
-    backend: Literal["torch", "openvino", "api"] = "torch"
-    """Engine that runs the model. openvino: another one for CPUs, in the extra of that name; api: a server, see
+    backend: Literal["torch", "openvino", "onnx", "api"] = "torch"
+    """Engine that runs the model. openvino, onnx: others for CPUs, in the extras of these names; onnx needs an export
+    in the folder of the model (onnx/model.onnx), openvino uses one if there is one. api: a server, see
     `embedding.api`."""
     api: ApiConfig = setting(ApiConfig(), added=True)
     """Server that computes the vectors, with the backend api."""

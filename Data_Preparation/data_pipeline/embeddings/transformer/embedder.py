@@ -63,7 +63,7 @@ class TransformerEmbedder:
         dtype = loading.choose_dtype(config.dtype, device.type, recipe, config.fp8)
         pooling = Pooling(tuple(recipe.pooling.split("+")), recipe.include_prompt)
         layers = load_sentence_layers(pooling, chain.after if chain else (), device)
-        self._setup = Setup(config, layers, device, dtype, pad_id, recipe.task)
+        self._setup = Setup(config, layers, device, dtype, pad_id, recipe.task, root.folder)
         self._enqueue = threading.Lock()
         path = self._choose_path()
         width = layers.width(int(self._model.config.hidden_size))

@@ -1,6 +1,7 @@
 """Forward pass by OpenVINO instead of torch, on a CPU (extra `openvino`).
 
-The model is converted in memory from the one that torch loaded, texts are padded, and its vectors are
+The export in the folder of the model is used if there is one; else the model is converted in memory from the one that
+torch loaded. Texts are padded, and its vectors are
 checked like those of any other path. It is faster than torch on the processors it was measured on, but
 the last bits of a vector depend on the texts in its batch, and OpenVINO's threads do not survive a
 fork: a process that has used it may crash when a DataLoader forks its workers.
@@ -8,6 +9,7 @@ fork: a process that has used it may crash when a DataLoader forks its workers.
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +22,8 @@ from data_pipeline.embeddings.transformer.sentence_layers import SentenceLayers
 from data_pipeline.errors import ModelError
 from data_pipeline.utils import require
 
+EXPORT = "openvino/openvino_model.xml"
+"""Place of an export in the folder of a model; without one, the model is converted in memory."""
 DEFAULT_BATCH_TOKENS = 2048
 
 
@@ -33,11 +37,13 @@ class OpenVinoForward:
         pad_id: id of the padding token.
         dtype: dtype of the computation, float32 or bfloat16.
         threads: number of threads; None for OpenVINO's own choice.
+        folder: folder of the model, whose export is used if it has one.
     """
 
     def __init__(
-        self, model: Any, layers: SentenceLayers, causal: bool, pad_id: int, dtype: str, threads: int | None
-    ) -> None:
+        self, model: Any, layers: SentenceLayers, causal: bool, pad_id: int, dtype: str, threads: int | None,
+        folder: Path | None = None,
+    ) -> None:  # fmt: skip
         openvino = _import_openvino()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
@@ -46,8 +52,12 @@ class OpenVinoForward:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            converted = _convert(model.float(), causal)
-            self._compiled = openvino.Core().compile_model(converted, "CPU", settings)
+            core = openvino.Core()
+            export = folder / EXPORT if folder else None
+            has_export = export is not None and export.is_file()
+            converted = core.read_model(export) if has_export else _convert(model.float(), causal)
+            self._compiled = core.compile_model(converted, "CPU", settings)
+            self._inputs = [node.get_any_name() for node in self._compiled.inputs] if has_export else []
         except (RuntimeError, TypeError, ValueError, openvino.frontend.OpConversionFailure) as error:
             raise ModelError(
                 f"OpenVINO cannot convert this model: {str(error).splitlines()[0]}. Set embedding.backend to torch."
@@ -58,7 +68,11 @@ class OpenVinoForward:
         """Compute vectors, shape (N, W)."""
         padded, is_token = pad(texts, self._pad_id)
         try:
-            hidden = torch.from_numpy(self._compiled([padded.astype(np.int64), is_token.astype(np.int64)])[0])
+            ids, mask = padded.astype(np.int64), is_token.astype(np.int64)
+            given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            # A model that was converted here has ids and mask in this order, and other names.
+            fed: Any = {name: given[name] for name in self._inputs} if self._inputs else [ids, mask]
+            hidden = torch.from_numpy(self._compiled(fed)[0])
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed: {str(error).splitlines()[0]}") from error
         return self._layers(hidden[torch.from_numpy(is_token)], torch.from_numpy(texts.lengths), texts.prompt_tokens)

@@ -7,6 +7,7 @@ vectors of the probe texts equal those of transformers' own code (see `probe`).
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Setup:
     pad_id: int
     task: str | None = None
     """Name of the adapter, for models with several; None for no adapter."""
+    folder: Path | None = None
+    """Folder of the model, which may hold exports for other engines."""
 
     def padded(self, model: Any) -> Padded:
         """The path that works for every model: transformers' own code with padded texts."""
@@ -73,8 +76,8 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> EmbeddingPath:
         ModelError: the path that the config sets gives wrong vectors.
     """
     cost = _cost(model)
-    if setup.config.backend == "openvino":
-        return _openvino_path(model, setup, probes, cost)
+    if setup.config.backend in _OTHER_ENGINES:
+        return _OTHER_ENGINES[setup.config.backend](model, setup, probes, cost)
     common = Runtime(
         attention="padded",
         padded=True,
@@ -173,13 +176,33 @@ def _openvino_path(model: Any, setup: Setup, probes: Probes, cost: Cost) -> Embe
 
     if setup.device.type != "cpu":
         raise ConfigError(f"embedding.backend openvino is for CPUs, the device is {setup.device}")
-    forward = OpenVinoForward(model, setup.layers, is_causal(model), setup.pad_id, setup.dtype, setup.config.threads)
+    forward = OpenVinoForward(
+        model, setup.layers, is_causal(model), setup.pad_id, setup.dtype, setup.config.threads, setup.folder
+    )
     if fault := probes.fault(forward, setup.dtype):
         raise ModelError(f"embedding.backend openvino is not correct for this model: {fault}. Use torch.")
     runtime = Runtime(
         attention="openvino", padded=True, batch_dependent=True, batch_tokens=DEFAULT_BATCH_TOKENS, cost=cost
     )
     return EmbeddingPath(forward, runtime)
+
+
+def _onnx_path(model: Any, setup: Setup, probes: Probes, cost: Cost) -> EmbeddingPath:
+    from data_pipeline.embeddings.transformer.onnx import DEFAULT_BATCH_TOKENS, OnnxForward
+
+    del model  # only its vectors of the probe texts are needed
+    if setup.device.type != "cpu" or setup.dtype != "float32" or setup.folder is None:
+        raise ConfigError(
+            f"embedding.backend onnx computes in float32 on a CPU, not in {setup.dtype} on {setup.device}"
+        )
+    forward = OnnxForward(setup.folder, setup.layers, setup.pad_id, setup.config.threads)
+    if fault := probes.fault(forward, setup.dtype):
+        raise ModelError(f"embedding.backend onnx is not correct for this model: {fault}. Use torch.")
+    runtime = Runtime(attention="onnx", padded=True, batch_dependent=True, batch_tokens=DEFAULT_BATCH_TOKENS, cost=cost)
+    return EmbeddingPath(forward, runtime)
+
+
+_OTHER_ENGINES = {"openvino": _openvino_path, "onnx": _onnx_path}
 
 
 def default_batch_tokens(device: torch.device) -> int:

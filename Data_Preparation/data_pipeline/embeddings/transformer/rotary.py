@@ -51,7 +51,7 @@ def fuse_rotary_positions(model: nn.Module) -> None:
             names = {**forward.__globals__, _NAME: rotate}
             copy = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__)
             copy.__kwdefaults__ = forward.__kwdefaults__
-            module.forward = MethodType(copy, module)  # type: ignore[method-assign]
+            module.forward = MethodType(copy, module)
 
 
 def _gives_same_bits(own: Rotate) -> bool:

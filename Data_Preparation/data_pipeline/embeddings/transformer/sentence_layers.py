@@ -97,7 +97,8 @@ def load_sentence_layers(pooling: Pooling, modules: tuple[SentenceModule, ...], 
     Raises:
         ModelError: a module's settings or weights cannot be read, or do not fit each other.
     """
-    return SentenceLayers(pooling, nn.Sequential(*map(_load, modules)).to(device).eval())
+    layers = nn.Sequential(*map(_load, modules)).to(device).eval().requires_grad_(False)
+    return SentenceLayers(pooling, layers)
 
 
 def _load(module: SentenceModule) -> nn.Module:

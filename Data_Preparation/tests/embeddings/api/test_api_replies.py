@@ -189,6 +189,20 @@ def test_prompts_are_sent():
     assert [request.texts for request in server.embedding_requests[1:]] == [["passage: a"], ["query: b"]]
 
 
+def test_prompts_of_the_models_card_are_sent_unless_the_settings_have_others(caplog):
+    caplog.set_level(logging.INFO)
+    name = "intfloat/e5-base-v2"
+    with misbehaving_server(model=name) as server:
+        embedder = load_embedder(api_config(server.base_url, model=name))
+        assert (embedder.identity.prompt, embedder.query_prompt) == ("passage: ", "query: ")
+        assert "prompts of its card, 'passage: ' for documents and 'query: ' for queries" in caplog.text
+        encode(embedder, ["a"])
+        encode(embedder, ["b"], query=True)
+        encode(load_embedder(api_config(server.base_url, model=name, prompt="")), ["c"])
+    sent = [request.texts for request in server.embedding_requests if len(request.texts) == 1]
+    assert sent == [["passage: a"], ["query: b"], ["c"]]
+
+
 @pytest.mark.parametrize("provider", ["cohere", "voyage"])
 def test_other_providers_are_asked_in_their_form(provider):
     with misbehaving_server() as server:

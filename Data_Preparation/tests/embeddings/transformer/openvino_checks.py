@@ -173,3 +173,25 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
         MissingExtraError, match=r"embedding.backend openvino needs the package 'openvino'.*\[openvino\]"
     ):
         by_openvino(bert(), "mean")
+
+
+def test_an_export_in_the_folder_of_the_model_is_used(tmp_path):
+    import openvino
+    from support.model_families import write_family
+
+    from data_pipeline.embeddings.transformer.openvino import EXPORT, _convert
+
+    write_family("bert, cls and Dense (LaBSE)", tmp_path)
+    settings = {"model_name": str(tmp_path), "device": "cpu"}
+    plain = encode(load_embedder(EmbeddingConfig(**settings)), TEXTS)
+    (tmp_path / EXPORT).parent.mkdir()
+    openvino.save_model(_convert(AutoModel.from_pretrained(tmp_path).eval(), causal=False), tmp_path / EXPORT, False)
+    embedder = load_embedder(EmbeddingConfig(**settings, backend="openvino"))
+    assert embedder._forward._inputs == ["input_ids", "attention_mask"]
+    np.testing.assert_allclose(encode(embedder, TEXTS), plain, atol=1e-5)
+    # An export of another model is noticed.
+    other = AutoModel.from_pretrained(tmp_path).eval()
+    other.embeddings.word_embeddings.weight.data *= -1
+    openvino.save_model(_convert(other, causal=False), tmp_path / EXPORT, False)
+    with pytest.raises(ModelError, match="embedding.backend openvino is not correct for this model"):
+        load_embedder(EmbeddingConfig(**settings, backend="openvino"))
