@@ -152,7 +152,7 @@ def _switches(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Iterate over the dotted names of boolean fields."""
     for name, field in model.model_fields.items():
         section = _section(field)
-        if field.annotation is bool:
+        if _kind(field.annotation)[0] is bool:
             yield prefix + name
         elif section is not None:
             yield from _switches(section, f"{prefix}{name}.")

@@ -36,8 +36,8 @@ class EmbeddingConfig(Section):
     pooling: Annotated[str, AfterValidator(_pooling)] = "auto"
     """Pooling of token vectors: last_token, cls, mean, max, mean_sqrt_len, weighted_mean, or several joined by +, whose
     results are concatenated; auto: as the model card or the files of the model say, else as its model family does."""
-    normalize: Literal["auto"] | bool = "auto"
-    """Scale every vector to length 1; auto: unless the model compares vectors by something other than their cosine."""
+    normalize: bool | None = None
+    """Scale every vector to length 1; none: unless the model compares vectors by something other than their cosine."""
     prompt: str | None = None
     """Prompt before every text; none: the document prompt of the model (Qwen3 has none)."""
     query_prompt: str | None = None

@@ -89,7 +89,7 @@ class StaticEmbedder:
             model=config.model_name,
             revision=files.revision,
             pooling="mean",
-            normalized=recipe.normalize if config.normalize == "auto" else config.normalize,
+            normalized=recipe.normalize if config.normalize is None else config.normalize,
             dtype="float32",
             dim=dim,
             max_length=max_length,

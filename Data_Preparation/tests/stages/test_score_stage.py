@@ -256,7 +256,7 @@ def test_heads_of_two_widths_are_not_applied_together():
 # Whose vectors
 
 
-KNOWN = dict(IDENTITY.settings) | {"task": "separation"}
+KNOWN = dict(IDENTITY.settings) | {"task": "separation", "modules": "Normalize"}
 
 
 @pytest.mark.parametrize("field", [field for field in FIELDS if field != "dim"])

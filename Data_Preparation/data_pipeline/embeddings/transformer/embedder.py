@@ -75,7 +75,7 @@ class TransformerEmbedder:
             model=config.model_name,
             revision=self._files.revision,
             pooling=recipe.pooling,
-            normalized=recipe.normalize if config.normalize == "auto" else config.normalize,
+            normalized=recipe.normalize if config.normalize is None else config.normalize,
             dtype=dtype + ("+float8" if config.fp8 else ""),
             dim=_checked_dim(config, recipe, width, root),
             max_length=max_length,
