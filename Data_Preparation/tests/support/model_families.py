@@ -93,6 +93,8 @@ FAMILIES: dict[str, Family] = {
     "bert, residual": Family("BertModel", _ENCODER, MEAN, [
         dense(WIDTH, use_residual=True), dense(32, use_residual=True)]),
     "bert, cut to a size": Family("BertModel", _ENCODER, usage={"truncate_dim": 24}),
+    "bert, default prompt": Family("BertModel", _ENCODER, usage={
+        "prompts": {"search": "search: "}, "default_prompt_name": "search"}),
     "bert, lower case": Family("BertModel", _ENCODER, text_settings={"do_lower_case": True}),
     "roberta (distilroberta)": Family("RobertaModel", _ENCODER, MEAN, [NORMALIZE]),
     "xlm-roberta (multilingual-e5)": Family("XLMRobertaModel", _ENCODER, MEAN, [NORMALIZE], usage=_PROMPTS),

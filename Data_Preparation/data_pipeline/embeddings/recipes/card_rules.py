@@ -80,6 +80,11 @@ def complete_recipe(name: str, folder: Path, recipe: Recipe, pooling: str) -> Re
         recipe: what its files say.
         pooling: pooling of the config, which the card does not change unless it is `auto`.
     """
+    if recipe.default_prompt and not recipe.prompt:
+        logger.warning(
+            "%s: its files have the default prompt %r, which is for texts of any kind and added to neither documents "
+            "nor queries; set embedding.prompt to use it", name, recipe.default_prompt,
+        )  # fmt: skip
     match = find_card(name, folder)
     if match is None:
         warn_about_assumptions(name, recipe)

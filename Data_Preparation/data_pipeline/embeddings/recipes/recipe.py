@@ -50,6 +50,8 @@ class Recipe:
     """Whether it is known to give non-finite values in float16."""
     positions: int | None
     """Maximum number of tokens that the model has positions for; None if it does not say."""
+    default_prompt: str = ""
+    """Prompt that sentence-transformers' `encode` adds to every text, and neither to documents nor to queries."""
     assumed: frozenset[str] = frozenset()
     """Fields that no file says."""
     task: str | None = None
@@ -149,6 +151,7 @@ def read_recipe(
         # Confirmed by the maintainers for the 8B model (QwenLM/Qwen3-Embedding issue 164).
         fp16_overflows=qwen3 and int(config.get("hidden_size", 0)) >= 4096,
         positions=positions,
+        default_prompt=str(prompts.get(usage.get("default_prompt_name")) or ""),
         assumed=frozenset(assumed),
         task=adapter,
     )

@@ -73,6 +73,14 @@ def test_what_is_assumed_of_an_unknown_model_is_said(bert, caplog):
     assert "assuming mean pooling, no prompts and at most 512 tokens" in caplog.text
 
 
+def test_a_default_prompt_is_added_to_neither_documents_nor_queries_and_that_is_said(bert, caplog):
+    usage = {"prompts": {"search": "search: "}, "default_prompt_name": "search"}
+    write_json(bert / "config_sentence_transformers.json", usage)
+    recipe = recipe_of(bert, "someone/own-model")
+    assert (recipe.prompt, recipe.query_prompt, recipe.default_prompt) == ("", "", "search: ")
+    assert "its files have the default prompt 'search: ', which is for texts of any kind" in caplog.text
+
+
 def test_a_model_that_says_itself_how_it_is_used_needs_no_warning(tmp_path, caplog):
     write_family("bert, prompts (E5)", tmp_path)
     embedder = load_embedder(EmbeddingConfig(model_name=str(tmp_path), device="cpu"))
