@@ -18,6 +18,7 @@ from data_pipeline.embeddings.transformer.paths import Setup, choose_path
 from data_pipeline.embeddings.transformer.pooling import Pooling
 from data_pipeline.embeddings.transformer.probe import make_probes
 from data_pipeline.embeddings.transformer.sentence_layers import load_sentence_layers
+from data_pipeline.errors import JudgeError
 from data_pipeline.judge import load_judge
 from data_pipeline.metrics.perplexity import CausalModelConfig, perplexity
 from data_pipeline.store.quantization import calibrate
@@ -117,13 +118,10 @@ def test_text_is_more_likely_than_noise(folder):
     assert together[0] < 60 < min(together[1:])
 
 
-def test_a_real_chat_model_judges(folder, tmp_path):
-    pairs = [
-        Pair("q0", "p0", "What is the capital of France?", "Paris is the capital of France."),
-        Pair("q0", "p1", "What is the capital of France?", "Onion soup is made of onions, broth and old bread."),
-    ]
+def test_a_chat_model_too_small_to_judge_is_refused_by_its_own_words(folder, tmp_path):
+    """It answers in sentences, which are no labels: none is stored."""
+    pairs = [Pair("q0", "p0", "What is the capital of France?", "Paris is the capital of France.")]
     with served(folder) as address:
         config = quick(address, model=str(folder), timeout_s=120.0, slots=1, reasoning_tokens=0, logprobs=False)
-        summary, judged = judge_all(tmp_path / "s.db", pairs, load_judge(config), config)
-    assert sum(summary.statuses.values()) == 2
-    assert {found.judgement.status for found in judged} <= {"ok", "parse_failed"}
+        with pytest.raises(JudgeError, match="expected one of NO, YES and nothing else, found '[A-Z][a-z]+ "):
+            judge_all(tmp_path / "s.db", pairs, load_judge(config), config)
