@@ -25,7 +25,7 @@ from models import make_qwen3, minilm_folder, qwen3_sentence_transformer, wikite
 
 _TOLERANCE = 1e-5
 _STATIC_DIM = 256
-_STATIC_TURNS = 3
+_TURNS = 2
 _MIN_WORDS = 80
 
 Encode = Callable[[list[str]], np.ndarray]
@@ -111,7 +111,7 @@ def _static(quick: bool) -> dict[str, Any]:
             "ours": lambda some: encode(embedder, some),
             "model2vec": lambda some: np.asarray(peer.encode(some)),
         }
-        seconds, vectors = _in_turns(ways, texts, 1 if quick else _STATIC_TURNS)
+        seconds, vectors = _in_turns(ways, texts, 1 if quick else _TURNS)
         tokens = len(embedder.tokenize(texts).ids)
     difference = float(np.abs(vectors["ours"] - vectors["model2vec"]).max())
     return seconds | {"texts": len(texts), "tokens": tokens, "max_abs_diff": difference}
@@ -122,20 +122,18 @@ def _minilm(quick: bool) -> dict[str, Any]:
 
     settings = {"model_name": "sentence-transformers/all-MiniLM-L6-v2", "weights": "package"}
     peer = SentenceTransformer(str(minilm_folder()), device="cpu")
-    return _compare(settings, peer, 64 if quick else 1200, {"openvino": settings | {"backend": "openvino"}}, quick)
+    return _compare(settings, peer, 64 if quick else 500, {"openvino": settings | {"backend": "openvino"}}, quick)
 
 
 def _qwen3(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         make_qwen3("tiny" if quick else "0.6b", Path(folder))
         peer = qwen3_sentence_transformer(folder, 512)
-        found = _compare({"model_name": folder, "max_length": 512}, peer, 24, {}, quick, turns=1)
+        found = _compare({"model_name": folder, "max_length": 512}, peer, 10, {}, quick)
         return found | {"ceiling": _ceiling()}
 
 
-def _compare(
-    settings: dict[str, Any], peer: Any, count: int, others: dict[str, Any], quick: bool, turns: int = 2
-) -> dict[str, Any]:
+def _compare(settings: dict[str, Any], peer: Any, count: int, others: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Seconds of this package and of sentence-transformers on the same texts, whose vectors must agree."""
     from data_pipeline.config import EmbeddingConfig
     from data_pipeline.embeddings import encode, load_embedder
@@ -154,7 +152,7 @@ def _compare(
         ways[f"peer_{size}"] = lambda some, size=size: peer.encode(
             some, batch_size=size, normalize_embeddings=True, show_progress_bar=False
         )
-    seconds, vectors = _in_turns(ways, texts, 1 if quick else turns)
+    seconds, vectors = _in_turns(ways, texts, 1 if quick else _TURNS)
     if (difference := float(np.abs(vectors["ours"] - vectors["peer_8"]).max())) > _TOLERANCE:
         raise SystemExit(f"the vectors differ by {difference:.2g}")
     plan = make_plan(embedders["ours"].tokenize(texts))
