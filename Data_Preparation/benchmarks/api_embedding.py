@@ -8,16 +8,13 @@ requests before the next, is measured beside ours, and so is the ideal, requests
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from harness import Figure
+from harness import Figure, in_server_process
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import Embedder, load_embedder
@@ -34,7 +31,7 @@ _TEXT = "A paragraph of about sixty words, as those of a corpus are. " * 5
 def measure_api_slots(quick: bool) -> dict[str, Figure]:
     """`api_slot_use`: share of the slots' time that calls take, first request to last row on disk."""
     rows = (10 if quick else 50) * _SLOTS * _BATCH
-    with _server() as base_url, tempfile.TemporaryDirectory() as folder:
+    with in_server_process(_serve) as base_url, tempfile.TemporaryDirectory() as folder:
         config = EmbeddingConfig(
             model_name="tiny-embedder", backend="api", batch_size=_BATCH, api={"base_url": base_url, "slots": _SLOTS}
         )
@@ -90,20 +87,6 @@ def _write_paragraphs(folder: Path, rows: int, shard_rows: int) -> ParagraphStor
         entries[split] = {"shards": [entry.to_json() for entry in writer.close()]}
     write_manifest(folder, {"fingerprint": "", "settings": {}, "upstream": "", "splits": entries})
     return ParagraphStore(folder)
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    """In a process of its own: a server does not share the interpreter with its client."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield here.recv()
-    finally:
-        here.send("end")
-        process.join(10)
 
 
 def _serve(pipe: Connection) -> None:

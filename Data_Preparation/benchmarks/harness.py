@@ -6,9 +6,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,24 @@ def in_fresh_process(script: Path, *arguments: str, **variables: str) -> Any:
     if result.returncode:
         raise SystemExit(f"{script.name} {' '.join(arguments)} failed:\n{result.stdout}\n{result.stderr}")
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+@contextmanager
+def in_server_process(serve: Callable[[Connection], None]) -> Iterator[str]:
+    """Run a server in a process of its own, which does not share the interpreter with its client; gives its address.
+
+    Args:
+        serve: sends the address through the pipe, and ends when something comes back.
+    """
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        here.send("end")
+        process.join(10)
 
 
 def peak_memory_mb() -> float:

@@ -8,13 +8,10 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from harness import Figure
+from harness import Figure, in_server_process
 
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.judge import load_judge
@@ -30,7 +27,7 @@ def measure_slot_use(quick: bool) -> dict[str, Figure]:
     """`judge_slot_use`: ideal time by measured time, first call to last row on disk."""
     pairs = _pairs(20 if quick else 80)
     ideal_s = len(pairs) * _LATENCY_S / _SLOTS
-    with _server() as base_url, tempfile.TemporaryDirectory() as folder:
+    with in_server_process(_serve) as base_url, tempfile.TemporaryDirectory() as folder:
         config = JudgeConfig(base_url=base_url, model="tiny-judge", slots=_SLOTS)
         with State(Path(folder) / "state.db") as state:
             _fill(state, pairs)
@@ -76,20 +73,6 @@ def _fill(state: State, pairs: list[Pair]) -> None:
     for first in range(0, len(pairs), _PER_QUERY):
         some = pairs[first : first + _PER_QUERY]
         state.add_candidates(_RUN, some[0].query_id, [SampledCandidate(one.query_id, one.passage_id) for one in some])
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    """In a process of its own: a judge does not share the interpreter with its client."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield here.recv()
-    finally:
-        here.send("end")
-        process.join(10)
 
 
 def _serve(pipe: Connection) -> None:

@@ -8,18 +8,23 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.mark.slow
-def test_the_gpu_benchmark_runs_with_a_tiny_model(shared, tmp_path):
-    pytest.importorskip("sentence_transformers", reason="needs the extra bench")
+def quick_run(script, path):
+    """Figures of a benchmark with --quick, and its process."""
     result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu_embedding.py"), "--quick", "--json", str(tmp_path / "found.json")],
+        [sys.executable, str(BENCHMARKS / script), "--quick", "--json", str(path)],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    figures = json.loads((tmp_path / "found.json").read_text())["figures"]
+    return json.loads(path.read_text())["figures"], result
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_with_a_tiny_model(shared, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="needs the extra bench")
+    figures, result = quick_run("gpu_embedding.py", tmp_path / "found.json")
     assert figures["qwen3_tiny_tokens_per_s"]["value"] > 0
     assert abs(figures["qwen3_tiny_max_cosine_loss"]["value"]) < 1e-6
     assert figures["qwen3_tiny_padding_share"]["value"] < 0.01
@@ -44,15 +49,7 @@ def test_the_gpu_benchmark_says_that_it_needs_a_gpu():
 @pytest.mark.slow
 def test_the_rehearsal_writes_its_result_after_every_part(shared, tmp_path):
     pytest.importorskip("sentence_transformers", reason="needs the extra bench")
-    result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu_rehearsal.py"), "--quick", "--json", str(tmp_path / "found.json")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    figures = json.loads((tmp_path / "found.json").read_text())["figures"]
+    figures, _ = quick_run("gpu_rehearsal.py", tmp_path / "found.json")
     assert figures["qwen3_tiny_tokens_per_s"]["value"] > 0
     assert figures["loader_rows_per_s"]["value"] > 0
     assert [name for name in figures if name.endswith("_wall_s")] == ["tests_wall_s", "tiny_wall_s", "loader_wall_s"]

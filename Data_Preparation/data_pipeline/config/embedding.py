@@ -7,13 +7,13 @@ from pydantic import AfterValidator, Field
 from data_pipeline.config.api import ApiConfig
 from data_pipeline.config.base import FolderName, Section, setting
 
-_POOLINGS = ("last_token", "cls", "mean", "max", "mean_sqrt_len", "weighted_mean")
+POOLINGS = ("last_token", "cls", "mean", "max", "mean_sqrt_len", "weighted_mean")
 
 
 def _pooling(names: str) -> str:
     modes = names.split("+")
-    if names != "auto" and (not set(modes) <= set(_POOLINGS) or len(set(modes)) < len(modes)):
-        raise ValueError(f"must be auto, or one or several of {', '.join(_POOLINGS)} joined by +")
+    if names != "auto" and (not set(modes) <= set(POOLINGS) or len(set(modes)) < len(modes)):
+        raise ValueError(f"must be auto, or one or several of {', '.join(POOLINGS)} joined by +")
     return names
 
 

@@ -14,18 +14,18 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data_pipeline.config.embedding import POOLINGS
 from data_pipeline.errors import ModelError
 from data_pipeline.utils import converted_errors
 
 _PATH = Path(__file__).with_name("table.yaml")
 _HUB = "https://huggingface.co/"
-_POOLINGS = ("last_token", "cls", "mean", "max", "weighted_mean", "mean_sqrt_len")
 
 
 def _known_modes(pooling: str) -> str:
     modes = pooling.split("+")
-    if len(set(modes)) != len(modes) or not set(modes) <= set(_POOLINGS):
-        raise ValueError(f"{pooling!r} must be one or more of {', '.join(_POOLINGS)}, joined by '+'")
+    if len(set(modes)) != len(modes) or not set(modes) <= set(POOLINGS):
+        raise ValueError(f"{pooling!r} must be one or more of {', '.join(POOLINGS)}, joined by '+'")
     return pooling
 
 

@@ -1,8 +1,8 @@
 """RMS norms on a CPU that read and write memory twice instead of five times.
 
-transformers squares, averages, scales and weights the states of a pack one after the other, each into new memory. On a
-CPU these passes take as long as a tenth of all matrix products; fused, they take a sixth of that. A norm is replaced
-only if its vectors for trial states are the same, because families differ (Gemma adds 1 to its weights).
+transformers squares, averages, scales and weights the states of a pack one after the other, each into new memory. A
+norm is replaced only if its results for trial states are equal up to rounding, because families differ (Gemma adds 1 to
+its weights). On the shape of Qwen3-Embedding-0.6B, the gain is within the noise of a few percent.
 """
 
 from typing import Any

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.embeddings.transformer.pooling import Pooling
+from data_pipeline.config.embedding import POOLINGS
+from data_pipeline.embeddings.transformer.pooling import MODES, Pooling
 
 HIDDEN = torch.tensor([[1.0, 2], [3, 6], [1, 0], [2, 0], [6, 3], [7, 8]])
 LENGTHS = torch.tensor([2, 3, 1])
@@ -58,3 +59,7 @@ def test_half_precision_means_are_taken_in_float32():
     hidden = torch.full((1000, 1), 100.0, dtype=torch.float16)
     for mode in ("mean", "weighted_mean"):
         assert Pooling((mode,))(hidden, torch.tensor([1000])).tolist() == [[100.0]]
+
+
+def test_the_settings_name_every_pooling():
+    assert set(POOLINGS) == set(MODES)
