@@ -107,6 +107,9 @@ def peak_memory_mb() -> float:
     own: Any = psutil.Process().memory_info()
     if hasattr(own, "peak_wset"):  # Windows
         return float(own.peak_wset / 1e6)
+    # On Linux ru_maxrss would begin at the peak of the process that started this one.
+    if (peak_kib := _status_kib("VmHWM")) is not None:
+        return peak_kib * 1024 / 1e6
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -115,11 +118,17 @@ def peak_memory_mb() -> float:
 
 def anonymous_mb() -> float:
     """Memory of this process that is not mapped from files, in MB; all it has in RAM where the system is not Linux."""
+    own_kib = _status_kib("RssAnon")
+    return float(psutil.Process().memory_info().rss / 1e6) if own_kib is None else own_kib * 1024 / 1e6
+
+
+def _status_kib(name: str) -> int | None:
+    """Value of a line of the status of this process, in KiB; None where the system is not Linux."""
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float(psutil.Process().memory_info().rss / 1e6)
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

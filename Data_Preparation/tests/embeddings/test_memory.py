@@ -10,7 +10,8 @@ import pytest
 
 # Peak memory of each stage in a process of its own, in bytes.
 PEAK = """
-import json, resource, sys
+import json, re, resource, sys
+from pathlib import Path
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs
 from data_pipeline.config.load import load_config
 
@@ -21,7 +22,11 @@ if stage == "preprocess":
 else:
     results = embed(config, ["train", "val", "test"]).embeddings
     rows = sum(result.rows for result in results.values())
-print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+# ru_maxrss of Linux begins at the peak of the process that started this one.
+status = Path("/proc/self/status")
+own = re.search(r"VmHWM:\\s+(\\d+)", status.read_text() if status.exists() else "")
+peak = int(own[1]) * 1024 if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(rows, peak)
 """
 
 
