@@ -154,7 +154,7 @@ def test_a_dry_run_finds_what_a_run_would_miss(here, capsys):
          "embedding.attention: Input should be 'auto', 'flash_attention_2', 'varlen', 'segments' or 'padded'"),
         (["--no-flash-attention", "--embedding.attention", "padded"], "embedding.attention is given twice"),
         (["--embedding.backend", "tensorflow"],
-         "backend: Input should be 'torch', 'onnx', 'openvino' or 'api' (found 'tensorflow')"),
+         "backend: Input should be 'torch', 'openvino', 'onnx' or 'api' (found 'tensorflow')"),
         (["--embedding.threads", "0"], "embedding.threads: Input should be greater than or equal to 1 (found '0')"),
         (["--embedding.batch_tokens", "0"], "batch_tokens: Input should be greater than or equal to 1 (found '0')"),
         (["--batch-size", "0"], "embedding.batch_size: Input should be greater than or equal to 1 (found 0)"),
