@@ -74,6 +74,8 @@ def preflight(config: Config, corpus: bool, tokenizer: bool, weights: bool) -> l
         problems += _missing_for_corpus(config)
     if tokenizer or weights:
         problems += _missing_for_model(config.embedding, weights)
+    if weights and config.sparse.model_name is not None:
+        problems += _missing_on_hub(config.sparse.model_name, config.sparse.revision, "sparse.model_name")
     # Corpus and model are often unreachable for the same reason, so the advice is given once.
     if any(OFFLINE_HINT in problem for problem in problems):
         problems = [*(problem.replace(f" {OFFLINE_HINT}", "") for problem in problems), OFFLINE_HINT]
@@ -124,17 +126,29 @@ def _missing_for_model(config: EmbeddingConfig, weights: bool) -> list[str]:
         problems.append(f"GPU: embedding.device is {config.device}, and no CUDA GPU was found")
     if config.model_name == "hashing":
         return problems
+    missing = _missing_on_hub(config.model_name, config.revision, "embedding.model_name")
+    if missing or not weights or local_folder(config.model_name, "embedding.model_name") is not None:
+        return problems + missing
+    return problems + _missing_memory(config)
+
+
+def _missing_on_hub(name: str, revision: str | None, setting: str) -> list[str]:
+    """Check that a model is a folder, or on the hub, or in its cache; returns one line if not.
+
+    Args:
+        name: name of the model, or a folder.
+        revision: commit, tag or branch.
+        setting: name of the setting, for messages.
+    """
     try:
-        if local_folder(config.model_name, "embedding.model_name") is not None:
-            return problems
-        resolve_commit(config.model_name, "model", config.revision, 10.0)
+        if local_folder(name, setting) is not None:
+            return []
+        resolve_commit(name, "model", revision, 10.0)
     except DataPipelineError as error:
-        return [*problems, f"model: {error}"]
-    if constants.HF_HUB_OFFLINE and config.model_name not in _cached_models():
-        problems.append(
-            f"model: {config.model_name} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"
-        )
-    return problems + _missing_memory(config) if weights else problems
+        return [f"model: {error}"]
+    if constants.HF_HUB_OFFLINE and name not in _cached_models():
+        return [f"model: {name} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"]
+    return []
 
 
 def _missing_key(variable: str | None) -> list[str]:

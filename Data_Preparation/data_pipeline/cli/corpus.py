@@ -16,6 +16,7 @@ from data_pipeline.cli.command import (
     say,
 )
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.sparse import sparse_rows
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
@@ -77,7 +78,7 @@ def _verify(parsed: argparse.Namespace, given: Given) -> int:
 def _info(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.dataset import ELMDataset
     from data_pipeline.store import ParagraphStore, open_scores
-    from data_pipeline.store.manifest import EmbeddingManifest, read_manifest
+    from data_pipeline.store.manifest import EmbeddingManifest, SparseManifest, read_manifest
 
     config = configure_existing(parsed, given)
     store = ParagraphStore(config.processed_dir)
@@ -106,6 +107,9 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
     for name, entry in embedded.items():
         settings = entry["settings"]
         rows.append((f"{name} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))
+    sparse = read_manifest(config.sparse_dir, SparseManifest)
+    for name, entry in sparse["splits"].items() if sparse else ():
+        rows.append((f"{name} sparse", f"{entry['rows']:,} rows by {entry['settings']['model']}"))
     say(format_table(rows))
     return 0
 
@@ -192,6 +196,7 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
             count = sum(tally.recomputed.get(dtype, 0) for tally in tallies)
             rows.append(("recomputed", f"{count:,} vectors were not finite and were computed again in {dtype}"))
         files += [path for result in results for path in result.files]
+    rows += sparse_rows(report)
     rows += [
         ("files" if n == 0 else "", f"{_shown(path)} ({human_bytes(path.stat().st_size)})")
         for n, path in enumerate(files)

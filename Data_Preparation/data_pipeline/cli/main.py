@@ -11,7 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_pipeline.cli import annotation, corpus, models, selection, semantic_dedup, sources, study, weak_labels
+from data_pipeline.cli import (
+    annotation,
+    corpus,
+    models,
+    selection,
+    semantic_dedup,
+    sources,
+    sparse,
+    study,
+    weak_labels,
+)
 from data_pipeline.cli.command import FAILED, Command
 from data_pipeline.cli.flags import Given, add_setting_flags, spell_out_switches
 from data_pipeline.errors import (
@@ -32,6 +42,7 @@ _BAD_INPUT, _INTERRUPTED, _READER_GONE = 2, 130, 141  # the last two as shells r
 
 COMMANDS: Mapping[str, Command] = {
     **corpus.COMMANDS,
+    **sparse.COMMANDS,
     **sources.COMMANDS,
     **models.COMMANDS,
     **annotation.COMMANDS,

@@ -96,7 +96,9 @@ def _match_as_json(match: "CardMatch") -> dict[str, Any]:
 def _listed(cards: "Sequence[ModelCard]") -> str:
     rows = [("model", "dim", "tokens", "pooling", "prompts", "remote code", "licence")]
     for card in cards:
-        pooling = "not supported" if card.refused else card.pooling or "its files"
+        pooling = card.pooling or "its files"
+        if card.refused:
+            pooling = "sparse" if card.sparse else "not supported"
         remote = "yes" if card.remote_code else "no"
         rows.append(
             (
@@ -128,11 +130,19 @@ def _prompted(card: "ModelCard") -> str:
     return " and ".join(sides) or ("by task" if card.prompts else "none")
 
 
+_SPARSE = {
+    "splade": "log(1 + relu) of its logits, the largest over the tokens",
+    "token_weights": "a weight for each word of a text",
+}
+
+
 def _explained(match: "CardMatch") -> str:
     card = match.card
     rows = [("family", f"{card.family}: {card.about}"), ("found by", match.evidence)]
     if card.refused:
-        rows.append(("not supported", card.refused))
+        rows.append(("no dense vectors" if card.sparse else "not supported", card.refused))
+    if card.sparse:
+        rows.append(("sparse vectors", _SPARSE[card.sparse] + " (elm sparse --sparse.model_name)"))
     if card.pooling:
         tokens = "" if card.include_prompt else ", without those of the prompt"
         rows.append(("pooling", " and ".join(_MODES[mode] for mode in card.pooling.split("+")) + tokens))

@@ -80,7 +80,7 @@ class NegativesConfig(Section):
     """Maximum score of a negative, as a share of the score of the weakest positive, above 0 to 1 (NV-Retriever,
     Moreira et al., 2024)."""
     margin_score: str = "dense"
-    """Score that the margin applies to: dense, bm25, fused or rerank. Passages without it are no negatives."""
+    """Score that the margin applies to: dense, bm25, sparse, fused or rerank. Passages without it are no negatives."""
     top: int = Field(20, ge=1)
     """Number of ranks that count as the top of a list."""
     max_p: float = Field(0.5, gt=0, le=1)
@@ -264,9 +264,9 @@ class LabelConfig(Section):
             raise ValueError("runs needs gold: systems are ranked under it and under the labels")
         if len({path.name for path in self.runs}) != len(self.runs):
             raise ValueError("runs: two files have the same name, which names the system; rename one")
-        scores = {"bm25": ["bm25", "fused"], "dense": ["dense", "fused"]}.get(
-            self.candidates.fusion, ["bm25", "dense", "fused"]
-        )
+        fusion = self.candidates.fusion
+        lists = [fusion] if fusion in {"bm25", "dense", "sparse"} else ["bm25", "dense"]
+        scores = [*lists, *(["sparse"] if self.candidates.sparse and "sparse" not in lists else []), "fused"]
         scores = [*scores, "rerank"] if self.rerank.model else scores
         if self.negatives.margin_score not in scores:
             raise ValueError(

@@ -11,6 +11,7 @@ from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.config.embedding import EmbeddingConfig
 from data_pipeline.config.filters import FiltersConfig
 from data_pipeline.config.preprocess import PreprocessConfig, SplitConfig, StorageConfig
+from data_pipeline.config.sparse import SparseConfig
 from data_pipeline.types import Split
 
 
@@ -52,6 +53,8 @@ class Config(Section):
     """Layout of rows in files."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """Embedding model and how it is run."""
+    sparse: SparseConfig = SparseConfig()
+    """Model of sparse vectors and how it is run; none by default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,6 +83,12 @@ class Config(Section):
         """Folder of the safetensors files."""
         folder = self.data_dir / "embeddings"
         return folder / self.embedding.variant if self.embedding.variant else folder
+
+    @property
+    def sparse_dir(self) -> Path:
+        """Folder of the sparse vectors."""
+        folder = self.data_dir / "sparse"
+        return folder / self.sparse.variant if self.sparse.variant else folder
 
     @property
     def scores_dir(self) -> Path:

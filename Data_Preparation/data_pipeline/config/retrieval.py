@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from data_pipeline.config.base import Section, setting
 from data_pipeline.config.embedding import EmbeddingConfig
+from data_pipeline.config.sparse import SparseConfig
 
 _WINDOW_FIELDS = {"window_tokens", "stride_tokens", "min_tokens"}
 
@@ -51,12 +52,12 @@ class PassagesConfig(Section):
 
 
 class CandidateConfig(Section):
-    """Retrieval of candidates by BM25 and dense search."""
+    """Retrieval of candidates by BM25, dense and sparse search."""
 
-    fusion: Literal["minmax", "rrf", "bm25_then_dense", "bm25", "dense"] = "minmax"
-    """Fusion of the two ranked lists. minmax: weighted mean of scores scaled to 0 to 1 (Bruch et al., 2023); rrf: sum
+    fusion: Literal["minmax", "rrf", "bm25_then_dense", "bm25", "dense", "sparse"] = "minmax"
+    """Fusion of the ranked lists. minmax: weighted mean of scores scaled to 0 to 1 (Bruch et al., 2023); rrf: sum
     of reciprocal ranks (Cormack et al., 2009); bm25_then_dense: the BM25 list in dense order, without passages that
-    BM25 misses; bm25, dense: one list alone."""
+    BM25 misses; bm25, dense, sparse: one list alone."""
     top_k: int = Field(200, ge=1)
     """Maximum number of candidates per query."""
     bm25_k: int = Field(200, ge=1)
@@ -67,6 +68,11 @@ class CandidateConfig(Section):
     """Maximum number of passages from dense search."""
     dense_weight: float = Field(0.5, ge=0, le=1)
     """Weight of the dense score, 0 to 1; BM25 has the rest (minmax)."""
+    sparse_k: int = setting(200, added=True, ge=1)
+    """Maximum number of passages from sparse search; passages that share no word with the query are never included."""
+    sparse_weight: float = setting(0.25, added=True, ge=0, le=1)
+    """Weight of the sparse score, 0 to 1, where there is a sparse model; BM25 has what this and dense_weight leave
+    (minmax)."""
     rrf_k: float = Field(60.0, ge=0)
     """Constant that is added to every rank; the larger, the less the first ranks count (rrf; 60 in the paper)."""
     k1: float = Field(0.9, ge=0, le=10)
@@ -83,6 +89,9 @@ class CandidateConfig(Section):
     """Similarity of two vectors."""
     embedding: EmbeddingConfig | None = None
     """Embedding model; none: the one that made the vectors of the store. Passages from files need one."""
+    sparse: SparseConfig | None = setting(None, added=True)
+    """Model of sparse vectors, whose list is fused with the others (minmax, rrf) or taken alone (sparse); those of the
+    dataset (elm sparse) are used where they are of this model. none: no sparse search."""
     query_rows: int = setting(256, decides=False, ge=1)
     """Number of queries searched together; more queries read the passage vectors less often and take more memory."""
     passage_rows: int = setting(16_384, decides=False, ge=1)
@@ -91,12 +100,30 @@ class CandidateConfig(Section):
     @property
     def needs_bm25(self) -> bool:
         """Whether the BM25 list is used."""
-        return self.fusion != "dense"
+        return self.fusion not in {"dense", "sparse"}
 
     @property
     def needs_vectors(self) -> bool:
-        """Whether the vectors are used."""
-        return self.fusion != "bm25"
+        """Whether the dense vectors are used."""
+        return self.fusion not in {"bm25", "sparse"}
+
+    @model_validator(mode="after")
+    def _sparse_fits(self) -> Self:
+        if self.fusion == "sparse" and self.sparse is None:
+            raise ValueError("fusion: sparse needs sparse.model_name")
+        if self.sparse is None:
+            return self
+        if self.sparse.model_name is None:
+            raise ValueError("sparse needs a model_name")
+        if self.fusion in {"bm25_then_dense", "bm25", "dense"}:
+            raise ValueError(
+                f"fusion: {self.fusion} does not use sparse; choose minmax, rrf or sparse, or leave it out"
+            )
+        if self.fusion == "minmax" and self.dense_weight + self.sparse_weight > 1:
+            raise ValueError(
+                f"dense_weight ({self.dense_weight}) and sparse_weight ({self.sparse_weight}) are more than 1 together"
+            )
+        return self
 
 
 class RerankConfig(Section):

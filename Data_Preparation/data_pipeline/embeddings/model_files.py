@@ -1,6 +1,7 @@
 """Finds the files of a model: in a folder, on the hub, or in an installed package."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +53,19 @@ PACKAGED_MODELS = {
 }
 
 
-def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "embedding.model_name") -> ModelFiles:
+def find_model(
+    config: EmbeddingConfig,
+    weights: bool = True,
+    setting: str = "embedding.model_name",
+    extra: Sequence[str] = (),
+) -> ModelFiles:
     """Find the files of the model that a config names; downloads them from the hub if needed.
 
     Args:
         config: names the model.
         weights: False for everything but the weights, for example to count tokens.
         setting: name of the setting with the model, for messages.
+        extra: patterns of further files that belong to the model.
 
     Raises:
         SourceError: there is no such folder, the hub cannot be reached, or has no such model.
@@ -69,13 +76,14 @@ def find_model(config: EmbeddingConfig, weights: bool = True, setting: str = "em
         return _packaged(config.model_name)
     folder = local_folder(config.model_name, setting)
     if folder is not None:
-        return _local(folder, weights, setting)
+        return _local(folder, weights, setting, extra)
     resolve_commit(config.model_name, "model", config.revision, _HUB_TIMEOUT_S)  # raises clear errors
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        patterns = _FILES + _WEIGHTS + _MODULE_WEIGHTS + _EXPORTS.get(config.backend, []) if weights else _FILES
+        with_weights = [*_WEIGHTS, *_MODULE_WEIGHTS, *_EXPORTS.get(config.backend, []), *extra]
+        patterns = _FILES + with_weights if weights else _FILES
         never = [pattern for pattern in _NEVER if not pattern.startswith(config.backend)]
         # By branch, because for files fetched by commit the cache does not record the commit of the branch.
         snapshot = snapshot_download(
@@ -108,7 +116,7 @@ def _packaged(name: str) -> ModelFiles:
     return ModelFiles(folder, packaged.version)
 
 
-def _local(folder: Path, weights: bool, setting: str) -> ModelFiles:
+def _local(folder: Path, weights: bool, setting: str, extra: Sequence[str]) -> ModelFiles:
     if not any((folder / name).is_file() for name in ("config.json", MODULES_FILE)):
         raise SourceError(f"{setting}: {folder} is a folder without config.json, so there is no model in it")
     if not weights:
@@ -121,6 +129,7 @@ def _local(folder: Path, weights: bool, setting: str) -> ModelFiles:
             f"{setting}: {folder} has no .safetensors file; weights in other formats are pickles and are not loaded"
         )
     files += visible(folder.glob("*/adapter_model.safetensors"), folder)
+    files += [path for pattern in extra for path in visible(folder.glob(pattern), folder)]
     files += [path for inner in module_folders for path in visible(inner.rglob("pytorch_model.bin"), folder)]
     hashes = [sha256_of_file(path)[:16] for path in files]
     return ModelFiles(folder, "sha256:" + "-".join(hashes))

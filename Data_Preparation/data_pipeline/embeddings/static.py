@@ -6,7 +6,7 @@ little more than its tokenization.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ _MODEL2VEC = "model2vec"
 _MODEL2VEC_LENGTH = 512  # that of its own encode(), unless the config names another
 _BATCH_TOKENS = 1_000_000  # few packs: a pack has a fixed cost, and its tokens need no memory but their ids
 _TOKENIZED_AT_ONCE = 1024  # the tokenizer's results take many times the memory of their ids
+_FOR_TRANSFORMERS: Mapping[str, tuple[object, ...]] = {
+    "backend": ("torch",), "pooling": ("auto", "mean"), "dtype": ("auto", "float32"), "attention": ("auto",),
+    "task": (None,), "compile": (False,), "fp8": (False,),
+}  # fmt: skip
+"""Settings that say nothing about a table, and the values that leave it as it is."""
 _FAILURES = (OSError, SafetensorError, KeyError, ValueError, RuntimeError, IndexError)
 
 
@@ -61,10 +66,10 @@ class StaticEmbedder:
     def __init__(
         self, config: EmbeddingConfig, files: ModelFiles, chain: ModuleChain, route: Route = "document"
     ) -> None:
-        if config.backend != "torch" or config.dtype not in {"auto", "float32"} or config.compile or config.fp8:
+        if unfit := [name for name, defaults in _FOR_TRANSFORMERS.items() if getattr(config, name) not in defaults]:
             raise ConfigError(
-                f"{config.model_name} is a table of token vectors: embedding.backend, dtype, compile and fp8 are for "
-                "transformers; leave them at their defaults"
+                f"{config.model_name} is a table of token vectors: embedding.{unfit[0]} "
+                f"{getattr(config, unfit[0])} is for transformers; leave it at its default"
             )
         folder = chain.input.folder
         self._table, is_model2vec = _load_table(folder)

@@ -1,4 +1,4 @@
-"""Candidates of queries: BM25 and dense search over all passages, fused."""
+"""Candidates of queries: BM25, dense and sparse search over all passages, fused."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +9,11 @@ from data_pipeline.errors import SourceError
 from data_pipeline.retrieval import fusion
 from data_pipeline.retrieval.bm25 import Bm25Index, open_bm25
 from data_pipeline.retrieval.dense import DenseIndex
-from data_pipeline.retrieval.fusion import Candidate
+from data_pipeline.retrieval.fusion import Candidate, Lists
 from data_pipeline.retrieval.passage_vectors import vectors_of
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.retrieval.ranked_list import RankedList
+from data_pipeline.retrieval.sparse import SparseIndex, open_sparse_index
 from data_pipeline.utils import batched, encodable, refuse_single_text
 
 __all__ = ["Candidate", "CandidateConfig", "Finder", "PassagesConfig", "find_candidates", "open_finder"]
@@ -28,8 +29,8 @@ def find_candidates(
 ) -> Iterator[list[Candidate]]:
     """Find the candidates of each query, best first, in the order of the queries; computed lazily.
 
-    The BM25 index, and the vectors of passages that have none, are made once and kept in `work_dir`. The same passages,
-    queries and config give the same candidates.
+    The BM25 index, and the dense and sparse vectors of passages that have none, are made once and kept in `work_dir`.
+    The same passages, queries and config give the same candidates.
 
     Args:
         passages: passages to search.
@@ -40,7 +41,8 @@ def find_candidates(
 
     Raises:
         SourceError: a query is empty, or there are no passages.
-        ConfigError, MissingExtraError, StoreError, ModelError: see `open_bm25` and `vectors_of`.
+        ConfigError, MissingExtraError, StoreError, ModelError: see `open_bm25`, `vectors_of` and
+            `open_sparse_index`.
     """
     return open_finder(passages, config, work_dir=work_dir, embedder=embedder).find(queries)
 
@@ -57,14 +59,21 @@ def open_finder(
     if config.needs_vectors:
         vectors = vectors_of(passages, work_dir, config.embedding, embedder)
         dense = DenseIndex(vectors, passages.is_empty, config.measure, config.passage_rows)
-    return Finder(config, bm25, dense)
+    sparse = open_sparse_index(passages, work_dir, config) if config.sparse else None
+    return Finder(config, bm25, dense, sparse)
 
 
 class Finder:
     """Open indexes over passages; see `open_finder`. Not safe for use by several threads at once."""
 
-    def __init__(self, config: CandidateConfig, bm25: Bm25Index | None, dense: DenseIndex | None) -> None:
-        self.config, self.bm25, self.dense = config, bm25, dense
+    def __init__(
+        self,
+        config: CandidateConfig,
+        bm25: Bm25Index | None,
+        dense: DenseIndex | None,
+        sparse: SparseIndex | None = None,
+    ) -> None:
+        self.config, self.bm25, self.dense, self.sparse = config, bm25, dense, sparse
 
     def find(self, queries: Sequence[str]) -> Iterator[list[Candidate]]:
         """Find the candidates of each query; see `find_candidates`."""
@@ -76,7 +85,7 @@ class Finder:
 
     def reason_for_none(self, query: str) -> str:
         """Give the reason why a query has no candidates: it has no words to search for, or no passage matches."""
-        if self.bm25 is not None and not self.bm25.has_tokens(query):
+        if self.bm25 is not None and self.sparse is None and not self.bm25.has_tokens(query):
             return "no_words_to_search"
         return "no_passage_matches"
 
@@ -86,8 +95,11 @@ class Finder:
             if self.bm25 is not None:
                 searched = self.bm25.search(batch, self.config.bm25_k)
                 bm25_lists = [_drop_last(ranked, self.config.bm25_percentile) for ranked in searched]
-            for bm25, dense in zip(bm25_lists, self._search_dense(batch, bm25_lists), strict=True):
-                yield self._fuse(bm25, dense)
+            dense_lists, sparse_lists = self._search_dense(batch, bm25_lists), [RankedList.empty()] * len(batch)
+            if self.sparse is not None:
+                sparse_lists = self.sparse.search(batch, self.config.sparse_k)
+            for lists in zip(bm25_lists, dense_lists, sparse_lists, strict=True):
+                yield self._fuse(Lists(*lists))
 
     def _search_dense(self, queries: list[str], bm25_lists: list[RankedList]) -> list[RankedList]:
         if self.dense is None:
@@ -97,19 +109,23 @@ class Finder:
             return [self.dense.score(vector, bm25.rows) for vector, bm25 in zip(vectors, bm25_lists, strict=True)]
         return self.dense.search(vectors, self.config.dense_k)
 
-    def _fuse(self, bm25: RankedList, dense: RankedList) -> list[Candidate]:
+    def _fuse(self, lists: Lists) -> list[Candidate]:
         config = self.config
         match config.fusion:
             case "minmax":
-                return fusion.fuse_min_max(bm25, dense, config.dense_weight, config.top_k)
+                return fusion.fuse_min_max(lists, _weights(config), config.top_k)
             case "rrf":
-                return fusion.fuse_reciprocal_ranks(bm25, dense, config.rrf_k, config.top_k)
+                return fusion.fuse_reciprocal_ranks(lists, config.rrf_k, config.top_k)
             case "bm25_then_dense":
-                return fusion.rerank_by_dense(bm25, dense, config.top_k)
-            case "bm25":
-                return fusion.take_bm25(bm25, config.top_k)
-            case "dense":
-                return fusion.take_dense(dense, config.top_k)
+                return fusion.rerank_by_dense(lists, config.top_k)
+            case name:
+                return fusion.take_first(lists, name, config.top_k)
+
+
+def _weights(config: CandidateConfig) -> tuple[float, float, float]:
+    """Weights of the scores of BM25, dense and sparse search."""
+    sparse = config.sparse_weight if config.sparse else 0.0
+    return 1 - config.dense_weight - sparse, config.dense_weight, sparse
 
 
 def _drop_last(ranked: RankedList, share: float) -> RankedList:

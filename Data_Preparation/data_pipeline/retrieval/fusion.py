@@ -1,7 +1,8 @@
-"""Fusion of the two ranked lists of a query into one."""
+"""Fusion of the ranked lists of a query into one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,21 @@ class Candidate:
     """Score of dense search; None if the passage is not in that list."""
     dense_rank: int | None
     """Rank of dense search; None if the passage is not in that list."""
+    sparse_score: float | None = None
+    """Score of sparse search; None if the passage is not in that list."""
+    sparse_rank: int | None = None
+    """Rank of sparse search; None if the passage is not in that list."""
 
 
-def fuse_min_max(bm25: RankedList, dense: RankedList, dense_weight: float, k: int) -> list[Candidate]:
+class Lists(NamedTuple):
+    """Ranked lists of a query; a search that is not used has an empty one."""
+
+    bm25: RankedList = RankedList.empty()
+    dense: RankedList = RankedList.empty()
+    sparse: RankedList = RankedList.empty()
+
+
+def fuse_min_max(lists: Lists, weights: tuple[float, float, float], k: int) -> list[Candidate]:
     """Rank by a weighted mean of the scores, which are scaled to 0 to 1 in each list.
 
     In each list the best passage has 1 and the last one 0, as have passages that are not in the list; if all scores of
@@ -40,54 +53,47 @@ def fuse_min_max(bm25: RankedList, dense: RankedList, dense_weight: float, k: in
     2023.
 
     Args:
-        bm25: list of BM25.
-        dense: list of dense search.
-        dense_weight: weight of the dense scores, 0 to 1.
+        lists: lists of the query.
+        weights: weight of the scores of each list, 0 to 1, in the order of `Lists`.
         k: number of candidates at most.
     """
-    bm25_parts, dense_parts = _scale(bm25.scores) * (1 - dense_weight), _scale(dense.scores) * dense_weight
-    return _rank_by_sum(bm25, dense, bm25_parts, dense_parts, k)
+    parts = [_scale(ranked.scores) * weight for ranked, weight in zip(lists, weights, strict=True)]
+    return _rank_by_sum(lists, parts, k)
 
 
-def fuse_reciprocal_ranks(bm25: RankedList, dense: RankedList, rrf_k: float, k: int) -> list[Candidate]:
+def fuse_reciprocal_ranks(lists: Lists, rrf_k: float, k: int) -> list[Candidate]:
     """Rank by the sum of 1 / (rrf_k + rank) over the lists that a passage is in.
 
     See Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet", SIGIR 2009.
 
     Args:
-        bm25: list of BM25.
-        dense: list of dense search.
+        lists: lists of the query.
         rrf_k: constant that is added to each rank; 60 in the paper.
         k: number of candidates at most.
     """
-    bm25_parts, dense_parts = (1 / (rrf_k + np.arange(1, len(ranked.rows) + 1)) for ranked in (bm25, dense))
-    return _rank_by_sum(bm25, dense, bm25_parts, dense_parts, k)
+    return _rank_by_sum(lists, [1 / (rrf_k + np.arange(1, len(ranked.rows) + 1)) for ranked in lists], k)
 
 
-def rerank_by_dense(bm25: RankedList, dense: RankedList, k: int) -> list[Candidate]:
-    """Rank the passages of BM25 by their dense scores; other passages of `dense` are left out.
+def rerank_by_dense(lists: Lists, k: int) -> list[Candidate]:
+    """Rank the passages of BM25 by their dense scores; other passages are left out.
 
     Args:
-        bm25: passages to rank.
-        dense: dense scores; passages without one come last, in the order of BM25.
+        lists: passages to rank, and their dense scores; passages without one come last, in the order of BM25.
         k: number of candidates at most.
     """
+    bm25, dense, _ = lists
     is_common = np.isin(dense.rows, bm25.rows)
     dense = RankedList(dense.rows[is_common], dense.scores[is_common])
     others = bm25.rows[~np.isin(bm25.rows, dense.rows)]
     rows = np.concatenate([dense.rows, others])
     scores = np.concatenate([dense.scores.astype(np.float64), np.full(len(others), -np.inf)])
-    return _make_candidates(rows[:k], scores[:k], bm25, dense)
+    return _make_candidates(rows[:k], scores[:k], Lists(bm25, dense))
 
 
-def take_bm25(bm25: RankedList, k: int) -> list[Candidate]:
-    """Take the first k passages of BM25."""
-    return _make_candidates(bm25.rows[:k], bm25.scores[:k].astype(np.float64), bm25, RankedList.empty())
-
-
-def take_dense(dense: RankedList, k: int) -> list[Candidate]:
-    """Take the first k passages of dense search."""
-    return _make_candidates(dense.rows[:k], dense.scores[:k].astype(np.float64), RankedList.empty(), dense)
+def take_first(lists: Lists, name: Literal["bm25", "dense", "sparse"], k: int) -> list[Candidate]:
+    """Take the first k passages of one list."""
+    ranked: RankedList = getattr(lists, name)
+    return _make_candidates(ranked.rows[:k], ranked.scores[:k].astype(np.float64), Lists(**{name: ranked}))
 
 
 def _scale(scores: Float32Array) -> Float64Array:
@@ -98,22 +104,20 @@ def _scale(scores: Float32Array) -> Float64Array:
     return (exact - low) / (high - low) if high > low else np.ones(len(exact))
 
 
-def _rank_by_sum(
-    bm25: RankedList, dense: RankedList, bm25_parts: Float64Array, dense_parts: Float64Array, k: int
-) -> list[Candidate]:
-    rows = np.unique(np.concatenate([bm25.rows, dense.rows]))
+def _rank_by_sum(lists: Lists, parts: Sequence[Float64Array], k: int) -> list[Candidate]:
+    rows = np.unique(np.concatenate([ranked.rows for ranked in lists]))
     scores = np.zeros(len(rows))
-    scores[np.searchsorted(rows, bm25.rows)] += bm25_parts
-    scores[np.searchsorted(rows, dense.rows)] += dense_parts
+    for ranked, part in zip(lists, parts, strict=True):
+        scores[np.searchsorted(rows, ranked.rows)] += part
     order = np.argsort(-scores, kind="stable")[:k]  # rows ascend, so equal scores stay in passage order
-    return _make_candidates(rows[order], scores[order], bm25, dense)
+    return _make_candidates(rows[order], scores[order], lists)
 
 
-def _make_candidates(rows: IntArray, scores: Float64Array, bm25: RankedList, dense: RankedList) -> list[Candidate]:
-    in_bm25, in_dense = _scores_and_ranks(bm25), _scores_and_ranks(dense)
+def _make_candidates(rows: IntArray, scores: Float64Array, lists: Lists) -> list[Candidate]:
+    in_bm25, in_dense, in_sparse = map(_scores_and_ranks, lists)
     absent = (None, None)
     return [
-        Candidate(row, rank, score, *in_bm25.get(row, absent), *in_dense.get(row, absent))
+        Candidate(row, rank, score, *in_bm25.get(row, absent), *in_dense.get(row, absent), *in_sparse.get(row, absent))
         for rank, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), start=1)
     ]
 

@@ -188,7 +188,7 @@ class SplitEmbeddings:
             # A crash came after the file was published and before the manifest recorded it.
             advance(shard.rows)
             return TaskResult(task.name, shard.rows, skipped=True, facts=facts)
-        file = FilePlan(path, shard.rows, self.coding, self._metadata(shard), row_name=lambda row: _row_id(shard, row))
+        file = FilePlan(path, shard.rows, self.coding, self._metadata(shard), row_name=lambda row: row_id(shard, row))
         window = Window(np.arange(shard.rows), lambda: self._announced(plan, path))
         embed_to_file(
             file, [window], self.engine, advance=advance, flush_s=self.config.flush_s, overwrite=self.overwrite
@@ -328,7 +328,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _row_id(shard: ParagraphShard, row: int) -> str:
+def row_id(shard: ParagraphShard, row: int) -> str:
     """Return the id of a row for a message; reads the file up to it."""
     for batch in shard.batches(["text_id"]):
         if row < batch.num_rows:

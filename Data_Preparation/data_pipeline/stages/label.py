@@ -223,8 +223,18 @@ def _to_record(
     reranked: tuple[int, float] | None,
     skipped_because: str | None,
 ) -> SampledCandidate:
-    scores = {"fused": candidate.score, "bm25": candidate.bm25_score, "dense": candidate.dense_score}
-    ranks = {"fused": candidate.rank, "bm25": candidate.bm25_rank, "dense": candidate.dense_rank}
+    scores = {
+        "fused": candidate.score,
+        "bm25": candidate.bm25_score,
+        "dense": candidate.dense_score,
+        "sparse": candidate.sparse_score,
+    }
+    ranks = {
+        "fused": candidate.rank,
+        "bm25": candidate.bm25_rank,
+        "dense": candidate.dense_rank,
+        "sparse": candidate.sparse_rank,
+    }
     if reranked is not None:
         ranks["rerank"], scores["rerank"] = reranked
     return SampledCandidate(

@@ -15,6 +15,7 @@ from data_pipeline.errors import ConfigError, NotFoundError
 from data_pipeline.stages.base import run_stage, write_run_record
 from data_pipeline.stages.embed import SplitResult, embed_split
 from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
+from data_pipeline.stages.sparse import SparseResult, make_sparse_vectors
 from data_pipeline.store import ParagraphStore
 from data_pipeline.store.manifest import ParagraphManifest
 from data_pipeline.types import SPLITS, Split
@@ -37,6 +38,9 @@ class Report:
     embedding_s: float = 0.0
     model: str = ""
     embeddings: dict[Split, SplitResult] = field(default_factory=dict)
+    sparse_s: float = 0.0
+    sparse_model: str = ""
+    sparse: dict[Split, SparseResult] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values, for the record of a run."""
@@ -60,13 +64,20 @@ class Report:
                 }
                 for split, result in self.embeddings.items()
             },
+            **({"sparse_s": round(self.sparse_s, 3), "sparse": self._sparse_to_json()} if self.sparse else {}),
+        }
+
+    def _sparse_to_json(self) -> dict[str, Any]:
+        return {
+            split: {"rows": result.rows, "width": result.width, "skipped": result.skipped}
+            for split, result in self.sparse.items()
         }
 
 
 def run_pipeline(
     config: Config, skip_download: bool = False, skip_embeddings: bool = False, overwrite: bool = False
 ) -> Report:
-    """Run the main pipeline: corpus -> paragraphs -> embeddings.
+    """Run the main pipeline: corpus -> paragraphs -> embeddings, and sparse vectors if their model is named.
 
     Finished work is skipped, and interrupted work resumes.
 
@@ -82,6 +93,8 @@ def run_pipeline(
     report = prepare_paragraphs(config, skip_download, overwrite)
     if not skip_embeddings:
         embed_corpus(config, SPLITS, overwrite, report)
+        if config.sparse.model_name is not None:
+            make_sparse_corpus(config, SPLITS, overwrite, report)
     save_run(config, report)
     return report
 
@@ -146,6 +159,40 @@ def embed_corpus(
 
 embed = embed_corpus
 """Former name of `embed_corpus`."""
+
+
+def make_sparse_corpus(
+    config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None
+) -> Report:
+    """Make the sparse vectors of existing paragraphs.
+
+    Args:
+        config: configuration with the folders and the sparse model.
+        splits: splits to encode.
+        overwrite: whether to replace sparse vectors that were made with other settings or are damaged.
+        report: report to extend; None for a new one.
+
+    Returns:
+        The extended report.
+
+    Raises:
+        ConfigError: no sparse model is named.
+        NotFoundError: the corpus has no paragraphs.
+        StaleStageError: sparse vectors with other settings exist, and `overwrite` is false.
+    """
+    from data_pipeline.embeddings.sparse.load import load_sparse_encoder  # which imports torch
+
+    store = ParagraphStore(config.processed_dir)
+    store.check()
+    report = report or Report(store.folder, store.manifest, preprocess_skipped=True)
+    started = time.monotonic()
+    with exclusive(config.sparse_dir):
+        encoder = load_sparse_encoder(config.sparse)
+        report.sparse_model = encoder.identity.model
+        for split in splits:
+            report.sparse[split] = make_sparse_vectors(store, split, encoder, config.sparse_dir, overwrite)
+    report.sparse_s = time.monotonic() - started
+    return report
 
 
 def find_corpus(config: Config, named: bool) -> Config:

@@ -13,6 +13,7 @@ from data_pipeline.store.manifest import (
     EmbeddingManifest,
     ScoreManifest,
     ShardRecord,
+    SparseManifest,
     check_fresh,
     entry_of,
     fingerprint,
@@ -32,7 +33,7 @@ class SplitOutput:
 
     folder: Path
     split: Split
-    manifest_type: type[EmbeddingManifest] | type[ScoreManifest]
+    manifest_type: type[EmbeddingManifest] | type[SparseManifest] | type[ScoreManifest]
     stem: str
     """Stem of the file names, such as `train_embeddings`."""
     ending: str
@@ -69,7 +70,7 @@ class SplitOutput:
         """Return one task for each file."""
         return [Task(path.name, index) for index, path in enumerate(self.paths)]
 
-    def read_manifest(self) -> EmbeddingManifest | ScoreManifest | None:
+    def read_manifest(self) -> EmbeddingManifest | SparseManifest | ScoreManifest | None:
         """Read the manifest of the folder."""
         return read_manifest(self.folder, self.manifest_type)  # type: ignore[type-var]
 

@@ -20,6 +20,7 @@ from data_pipeline.store import (
     read_manifest,
     read_selection,
     score_faults,
+    sparse_faults,
 )
 from data_pipeline.store.manifest import EmbeddingManifest, SelectionManifest
 from data_pipeline.types import Split
@@ -92,6 +93,10 @@ def _hash_faults(config: Config, store: ParagraphStore) -> tuple[list[str], list
             rows = sum(shard.rows for shard in store.listed(split))
             good.append(f"{split}: {rows:,} paragraphs: hashes, counts, columns and ids")
     bad += _count_faults(store)
+    for split in store.splits:
+        checked, faults = sparse_faults(config.sparse_dir, split, store.listed(split))
+        good += checked
+        bad += faults
     if not config.embeddings_dir.is_dir():
         return good, bad
     try:

@@ -13,6 +13,8 @@ from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, parag
 from data_pipeline.store.quantization import CALIBRATED, Coding
 from data_pipeline.store.scores import ScoreWriter, open_scores, score_faults
 from data_pipeline.store.selections import read_selection, write_selection
+from data_pipeline.store.sparse import SparseRows
+from data_pipeline.store.sparse_split import open_sparse_split, sparse_faults
 
 __all__ = [
     "CALIBRATED",
@@ -23,16 +25,19 @@ __all__ = [
     "ParagraphShard",
     "ParagraphStore",
     "ScoreWriter",
+    "SparseRows",
     "copy_path",
     "embedding_faults",
     "fingerprint",
     "open_embedding_shard",
     "open_scores",
+    "open_sparse_split",
     "paragraph_faults",
     "paragraphs_sha256",
     "read_manifest",
     "read_selection",
     "score_faults",
+    "sparse_faults",
     "write_manifest",
     "write_selection",
 ]

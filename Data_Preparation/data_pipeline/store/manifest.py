@@ -62,6 +62,13 @@ class EmbeddedSplit(RowFiles):
     """Number of texts that were longer than the limit of the model."""
 
 
+class SparseSplitRecord(RowFiles):
+    """Entry of the sparse vectors of one split."""
+
+    dim: int
+    """Number of words of the model's vocabulary."""
+
+
 class ScoredSplitRecord(RowFiles):
     """Entry of the scores of one split."""
 
@@ -126,6 +133,12 @@ class EmbeddingManifest(StageManifest):
     """Calibration of int8 and float8 vectors, shared by all splits."""
 
 
+class SparseManifest(StageManifest):
+    """Manifest of `data/sparse`."""
+
+    splits: dict[str, SparseSplitRecord]
+
+
 class ScoreManifest(StageManifest):
     """Manifest of `data/scores/<name>`."""
 
@@ -184,7 +197,16 @@ def made_with(settings: Settings, upstream: str) -> Made:
     return {"fingerprint": fingerprint(settings, upstream), "settings": dict(settings), "upstream": upstream}
 
 
-M = TypeVar("M", ParagraphManifest, EmbeddingManifest, ScoreManifest, SelectionManifest, IndexManifest)
+M = TypeVar(
+    "M",
+    ParagraphManifest,
+    EmbeddingManifest,
+    SparseManifest,
+    ScoreManifest,
+    SparseManifest,
+    SelectionManifest,
+    IndexManifest,
+)
 
 
 def read_manifest(folder: Path, kind: type[M]) -> M | None:

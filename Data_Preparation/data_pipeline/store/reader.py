@@ -16,6 +16,9 @@ from data_pipeline.store.access.vectors import Vectors
 from data_pipeline.store.corpus_files import SplitFiles, open_source
 from data_pipeline.store.embeddings import EmbeddingShard, unit_length
 from data_pipeline.store.scores import ScoreFolder
+from data_pipeline.store.sparse import SparseRows
+from data_pipeline.store.sparse_split import FOLDER as SPARSE_FOLDER
+from data_pipeline.store.sparse_split import SparseVectors, open_sparse_split
 from data_pipeline.types import IntArray, Split
 from data_pipeline.utils.missing import without_nan
 
@@ -36,6 +39,7 @@ class Rows:
         self.source = source
         self.selection = selection
         self._total = sum(shard.rows for shard in source.paragraphs)
+        self._sparse: dict[str | None, SparseVectors] = {}
         self._dim = None
         if dim is not None and source.with_embeddings:
             stored = self.stored.first.dim
@@ -136,6 +140,22 @@ class Rows:
         indices = np.array([index])
         self.stored.prepare(self.of_files(indices))
         return self.vectors(indices)[0]
+
+    def sparse_vectors(self, index: IntArray, variant: str | None = None) -> SparseRows:
+        """Read sparse vectors (`elm sparse`), in the order of the index.
+
+        Args:
+            index: rows, shape (N,).
+            variant: variant of the sparse vectors; None for the main ones.
+
+        Raises:
+            StoreError: the split has none, or they do not belong to its paragraphs.
+        """
+        if variant not in self._sparse:
+            folder = self.source.store.folder.parent / SPARSE_FOLDER
+            folder = folder / variant if variant else folder
+            self._sparse[variant] = open_sparse_split(folder, self.source.split, self.source.paragraphs)
+        return self._sparse[variant].take(self.of_files(index))
 
     def iter_vectors(self, block_rows: int = 16_384) -> Iterator[NDArray[Any]]:
         """Iterate over all vectors in order, in blocks of `block_rows` rows; see `vectors`."""

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -108,9 +109,12 @@ def ignores_case(folder: Path) -> bool:
 
 
 def remove_unused(path: Path) -> None:
-    """Remove a file that is no longer needed; on Windows a file that a reader has open is left for the next call."""
+    """Remove a file or folder that is no longer needed; on Windows, one that is open is left for the next call."""
     try:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except PermissionError:
         if not _WINDOWS:
             raise

@@ -13,8 +13,8 @@ from data_pipeline.config.labels import NegativesConfig, PositivesConfig
 from data_pipeline.judge.base import RELEVANT
 from data_pipeline.weak_labels.state import JudgedPair
 
-Kind = Literal["both", "bm25", "dense", "further_down"]
-"""Origin of a negative: the top of both rankings, the top of only one of them, or further down."""
+Kind = Literal["both", "bm25", "dense", "sparse", "further_down"]
+"""Origin of a negative: the top of several rankings, the top of only one of them, or further down."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def _exclusion_check(
 
 def _make_negative(pair: JudgedPair, config: NegativesConfig) -> Negative:
     candidate = pair.candidate
-    tops = {name for name in ("bm25", "dense") if candidate.ranks.get(name, config.top + 1) <= config.top}
-    kind: Kind = "both" if len(tops) == 2 else "bm25" if "bm25" in tops else "dense" if tops else "further_down"
+    lists: tuple[Kind, ...] = ("bm25", "dense", "sparse")
+    tops = [name for name in lists if candidate.ranks.get(name, config.top + 1) <= config.top]
+    kind: Kind = "both" if len(tops) > 1 else tops[0] if tops else "further_down"
     return Negative(candidate.passage_id, kind, candidate.scores, candidate.ranks, pair.p)

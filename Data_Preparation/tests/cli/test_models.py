@@ -27,8 +27,11 @@ def test_all_are_listed(capsys):
 def test_a_part_of_a_name_or_a_family_filters(capsys):
     lines = models(capsys, "GRANITE").splitlines()
     assert lines[0].split()[:3] == ["model", "dim", "tokens"]
-    assert len([line for line in lines if line.startswith("ibm-granite/")]) == 8
+    assert len([line for line in lines if line.startswith("ibm-granite/")]) == 9
     assert "not supported" in models(capsys, "contextual")
+    assert " sparse " in models(capsys, "splade-v3-distilbert")
+    assert "sparse vectors    log(1 + relu) of its logits" in models(capsys, "naver/splade-v3")
+    assert "sparse vectors    a weight for each word of a text" in models(capsys, "BAAI/bge-m3")
 
 
 def test_one_is_explained_with_its_prompts_visible(capsys):

@@ -83,6 +83,9 @@ def test_a_model_that_is_not_there(data, tmp_path, capsys, model):
     run = ["run", "--preset", "offline", "--output-dir", tmp_path / "o", "--source", "jsonl"]
     fails(capsys, [*run, "--corpus.path", records(tmp_path), "--model-name", model], "model", model)
     fails(capsys, ["embed", "--output-dir", data, "--model-name", model, "--embedding.variant", "x"], "model", model)
+    fails(capsys, ["sparse", "--output-dir", data, "--sparse.model_name", model], "sparse.model_name", model)
+    sparse = {"embedding": {"model_name": "hashing"}, "sparse": {"model_name": model}}
+    fails(capsys, ["label", "--config", label_run(tmp_path, candidates=sparse)], model)
     head = data.parent / "head"
     fails(capsys, ["heads", "convert", head, tmp_path / "h", "--embedder", model], model)
     pipeline = ["run_embedding_pipeline", "--config_file_path", embedding_job(tmp_path, embedding_model=model)]
@@ -155,6 +158,8 @@ PATHS = {
     "semantic-dedup": ["semantic-dedup", "--output-dir", "gone", "--to-dir", "to"],
     "semantic-dedup items": ["semantic-dedup", "--output-dir", "DATA", "--to-dir", "to", "--decontaminate", "gone"],
     "embed": ["embed", "--preset", "offline", "--output-dir", "gone"],
+    "sparse": ["sparse", "--output-dir", "gone", "--sparse.model_name", "x"],
+    "sparse model": ["sparse", "--output-dir", "DATA", "--sparse.model_name", "./gone"],
     "verify": ["verify", "--output-dir", "gone"],
     "info": ["info", "--output-dir", "gone"],
     "heads train": ["heads", "train", "h", "--output-dir", "gone", "--label", "subject"],

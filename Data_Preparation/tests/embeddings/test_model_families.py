@@ -181,7 +181,10 @@ def test_a_text_without_a_known_token_gets_no_vector(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "openvino"}, "is a table of token vectors: embedding.backend"),
+        ({"backend": "openvino"}, "is a table of token vectors: embedding.backend openvino is for transformers"),
+        ({"pooling": "cls"}, "embedding.pooling cls is for transformers"),
+        ({"attention": "padded"}, "embedding.attention padded is for transformers"),
+        ({"fp8": True}, "embedding.fp8 True is for transformers"),
         ({"dim": 65}, "embedding.dim 65: .* gives 1 to 64 dimensions"),
     ],
 )

@@ -11,7 +11,7 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.embeddings import HashingEmbedder
 from data_pipeline.errors import ConfigError, SourceError
 from data_pipeline.retrieval.candidates import Candidate, CandidateConfig, find_candidates, open_finder
-from data_pipeline.retrieval.fusion import fuse_min_max, fuse_reciprocal_ranks, rerank_by_dense, take_bm25, take_dense
+from data_pipeline.retrieval.fusion import Lists, fuse_min_max, fuse_reciprocal_ranks, rerank_by_dense, take_first
 from data_pipeline.retrieval.passages import passages_of_lists, passages_of_rows
 from data_pipeline.retrieval.ranked_list import RankedList
 from data_pipeline.stages.pipeline import run
@@ -34,42 +34,54 @@ def brief(found):
 
 BM25 = ranked((4, 8.0), (1, 5.0), (9, 4.0))
 DENSE = ranked((9, 0.9), (4, 0.5), (2, 0.4))
+BOTH = Lists(BM25, DENSE)
+THREE = Lists(BM25, DENSE, ranked((2, 30.0), (4, 20.0), (7, 10.0)))
 
 
 def test_min_max_by_hand():
-    found = fuse_min_max(BM25, DENSE, 0.5, 10)
+    found = fuse_min_max(BOTH, (0.5, 0.5, 0.0), 10)
     assert brief(found) == [(4, 0.5 + 0.1), (9, 0.5), (1, 0.125), (2, 0.0)]
     assert [candidate.rank for candidate in found] == [1, 2, 3, 4]
     assert found[0] == Candidate(4, 1, found[0].score, 8.0, 1, 0.5, 2)
     assert found[2] == Candidate(1, 3, 0.125, 5.0, 2, None, None)
     assert (found[3].bm25_score, found[3].bm25_rank, found[3].dense_rank) == (None, None, 3)
-    assert brief(fuse_min_max(BM25, DENSE, 1.0, 2)) == [(9, 1.0), (4, 0.2)]
-    assert brief(fuse_min_max(BM25, RankedList.empty(), 0.5, 9)) == [(4, 0.5), (1, 0.125), (9, 0.0)]
-    assert brief(fuse_min_max(ranked((3, 2.0), (7, 2.0)), RankedList.empty(), 0.5, 9)) == [(3, 0.5), (7, 0.5)]
-    assert fuse_min_max(RankedList.empty(), RankedList.empty(), 0.5, 9) == []
+    assert brief(fuse_min_max(BOTH, (0.0, 1.0, 0.0), 2)) == [(9, 1.0), (4, 0.2)]
+    assert brief(fuse_min_max(Lists(BM25), (0.5, 0.5, 0.0), 9)) == [(4, 0.5), (1, 0.125), (9, 0.0)]
+    assert brief(fuse_min_max(Lists(ranked((3, 2.0), (7, 2.0))), (0.5, 0.5, 0.0), 9)) == [(3, 0.5), (7, 0.5)]
+    assert fuse_min_max(Lists(), (0.5, 0.5, 0.0), 9) == []
 
 
 def test_reciprocal_ranks_by_hand():
-    found = fuse_reciprocal_ranks(BM25, DENSE, 60, 10)
+    found = fuse_reciprocal_ranks(BOTH, 60, 10)
     assert brief(found) == [(4, 1 / 61 + 1 / 62), (9, 1 / 63 + 1 / 61), (1, 1 / 62), (2, 1 / 63)]
-    tied = fuse_reciprocal_ranks(ranked((8, 3.0)), ranked((5, 0.1)), 60, 10)
+    tied = fuse_reciprocal_ranks(Lists(ranked((8, 3.0)), ranked((5, 0.1))), 60, 10)
     assert [candidate.row for candidate in tied] == [5, 8]  # equal: in passage order
 
 
 def test_the_older_order_by_hand():
-    found = rerank_by_dense(BM25, DENSE, 10)
+    found = rerank_by_dense(BOTH, 10)
     assert [(candidate.row, candidate.bm25_rank, candidate.dense_rank) for candidate in found] == [
         (9, 3, 1), (4, 1, 2), (1, 2, None),
     ]  # fmt: skip
-    assert [candidate.row for candidate in rerank_by_dense(BM25, DENSE, 1)] == [9]
-    assert rerank_by_dense(RankedList.empty(), DENSE, 5) == []
+    assert [candidate.row for candidate in rerank_by_dense(BOTH, 1)] == [9]
+    assert rerank_by_dense(Lists(dense=DENSE), 5) == []
 
 
 def test_one_list_alone():
-    assert brief(take_bm25(BM25, 2)) == [(4, 8.0), (1, 5.0)]
-    assert brief(take_dense(DENSE, 2)) == [(9, 0.9), (4, 0.5)]
-    assert take_bm25(BM25, 2)[0].dense_rank is None
-    assert take_dense(DENSE, 2)[0].bm25_rank is None
+    assert brief(take_first(BOTH, "bm25", 2)) == [(4, 8.0), (1, 5.0)]
+    assert brief(take_first(BOTH, "dense", 2)) == [(9, 0.9), (4, 0.5)]
+    assert take_first(BOTH, "bm25", 2)[0].dense_rank is None
+    assert take_first(BOTH, "dense", 2)[0].bm25_rank is None
+
+
+def test_three_lists_by_hand():
+    found = fuse_min_max(THREE, (0.25, 0.5, 0.25), 10)
+    assert brief(found) == [(9, 0.5), (4, 0.25 + 0.1 + 0.125), (2, 0.25), (1, 0.0625), (7, 0.0)]
+    assert found[1] == Candidate(4, 2, found[1].score, 8.0, 1, 0.5, 2, 20.0, 2)
+    assert (found[4].bm25_rank, found[4].dense_rank, found[4].sparse_score, found[4].sparse_rank) == (None, None, 10, 3)
+    found = fuse_reciprocal_ranks(THREE, 60, 2)
+    assert brief(found) == [(4, 1 / 61 + 1 / 62 + 1 / 62), (2, 1 / 63 + 1 / 61)]
+    assert brief(take_first(THREE, "sparse", 1)) == [(2, 30.0)]
 
 
 def small():

@@ -319,7 +319,7 @@ def test_a_cross_encoder_puts_its_best_first_and_is_kept_with_the_pairs(settings
 def test_every_knob_of_a_run_is_read():
     """The older config had ten that nothing read."""
     root = Path(package.__path__[0]).parent
-    rooms = ("stages", "weak_labels", "retrieval", "judge", "config")
+    rooms = ("stages", "weak_labels", "retrieval", "judge", "config", "embeddings/sparse")
     paths = [path for room in rooms for path in (root / room).glob("*.py")]
     source = "".join(path.read_text() for path in [*paths, root / "cli" / "weak_labels.py"])
 

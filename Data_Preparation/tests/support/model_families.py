@@ -225,10 +225,10 @@ def write_module(kind: str, settings: Mapping[str, Any], folder: Path) -> None:
         save_file(weights, folder / "model.safetensors")
 
 
-def write_modules(folder: Path, modules: Sequence[tuple[str, str]]) -> None:
+def write_modules(folder: Path, modules: Sequence[tuple[str, str]], package: str = _MODULES) -> None:
     """Write modules.json from paths and kinds."""
     write_json(folder / "modules.json", [
-        {"idx": n, "name": str(n), "path": path, "type": f"{_MODULES}.{kind}"} for n, (path, kind) in enumerate(modules)
+        {"idx": n, "name": str(n), "path": path, "type": f"{package}.{kind}"} for n, (path, kind) in enumerate(modules)
     ])  # fmt: skip
 
 

@@ -29,6 +29,11 @@ def check_runnable(match: CardMatch | None, trust_remote_code: bool, comes_with_
     if match is None:
         return
     card = match.card
+    if card.refused and card.sparse and match.by_name:
+        raise ModelError(
+            f"{card.name} gives no dense vectors: {card.refused}. Set sparse.model_name to it, and "
+            "embedding.model_name to a dense model."
+        )
     if card.refused and match.by_name:
         raise ModelError(f"{card.name} cannot be run by this package: {card.refused}. Choose another model.")
     if card.remote_code and not trust_remote_code and (match.by_name or comes_with_code):

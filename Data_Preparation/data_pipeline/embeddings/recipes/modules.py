@@ -20,6 +20,7 @@ Route = Literal["document", "query"]
 MODULES_FILE = "modules.json"
 _ROUTERS = {"Router", "Asym"}
 _INPUTS = {"Transformer", "StaticEmbedding"}
+_WITHOUT_SETTINGS = _INPUTS | {"MLMTransformer"}  # their config.json is that of a model
 _BEHIND_POOLING = {"Dense", "LayerNorm", "Normalize"}
 _IGNORED = {"Dropout"}  # does nothing but in training
 
@@ -41,6 +42,7 @@ _POOLING_NAMES = {
     "lasttoken": "last_token",
 }
 
+_SPARSE = "its vectors are sparse; name it as sparse.model_name, and a dense model here"
 _REFUSED = {
     "WordEmbeddings": "it looks words up in a table by a tokenizer of its own, in a format without safetensors",
     "BoW": "it counts the words of a list of its own",
@@ -49,10 +51,10 @@ _REFUSED = {
     "LSTM": "it runs an LSTM over the tokens",
     "WeightedLayerPooling": "it needs the states of all layers",
     "CLIPModel": "it is for images",
-    "MLMTransformer": "its vectors are sparse",
-    "SpladePooling": "its vectors are sparse",
-    "SparseStaticEmbedding": "its vectors are sparse",
-    "SparseAutoEncoder": "its vectors are sparse",
+    "MLMTransformer": _SPARSE,
+    "SpladePooling": _SPARSE,
+    "SparseStaticEmbedding": _SPARSE,
+    "SparseAutoEncoder": "it makes sparse vectors of dense ones",
 }
 
 
@@ -113,11 +115,7 @@ def read_chain(folder: Path, route: Route = "document") -> ModuleChain | None:
     """
     if not (folder / MODULES_FILE).exists():
         return None
-    listed = read_json(folder / MODULES_FILE)
-    with converted_errors((TypeError, KeyError), ModelError, f"{folder / MODULES_FILE} is not a list of modules"):
-        modules = [_module(folder, str(entry["type"]), str(entry["path"])) for entry in listed]
-    routed = any(module.kind in _ROUTERS for module in modules)
-    flat = [inner for module in modules for inner in _routed_modules(module, route) if inner.kind not in _IGNORED]
+    flat, routed = read_modules(folder, route)
     if not flat or flat[0].kind not in _INPUTS:
         raise _refused(folder, flat[0].kind if flat else "")
     first, rest = flat[0], flat[1:]
@@ -133,6 +131,20 @@ def read_chain(folder: Path, route: Route = "document") -> ModuleChain | None:
         if module.kind not in _BEHIND_POOLING or input_name != "sentence_embedding":
             raise _refused(folder, module.kind)
     return ModuleChain(first, pooling, include_prompt, tuple(rest), routed)
+
+
+def read_modules(folder: Path, route: Route) -> tuple[list[SentenceModule], bool]:
+    """Read the modules of `modules.json` that a kind of text goes through, and whether there is a router among them.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    listed = read_json(folder / MODULES_FILE)
+    with converted_errors((TypeError, KeyError), ModelError, f"{folder / MODULES_FILE} is not a list of modules"):
+        modules = [_module(folder, str(entry["type"]), str(entry["path"])) for entry in listed]
+    routed = any(module.kind in _ROUTERS for module in modules)
+    flat = [inner for module in modules for inner in _routed_modules(module, route) if inner.kind not in _IGNORED]
+    return flat, routed
 
 
 def read_pooling(module: SentenceModule) -> tuple[tuple[str, ...], bool]:
@@ -180,7 +192,7 @@ def list_module_folders(folder: Path) -> list[Path]:
 
 def _module(root: Path, kind: str, path: str) -> SentenceModule:
     name, folder = kind.rsplit(".", 1)[-1], _module_folder(root, path)
-    return SentenceModule(name, folder, {} if name in _INPUTS else dict(read_json(folder / "config.json")))
+    return SentenceModule(name, folder, {} if name in _WITHOUT_SETTINGS else dict(read_json(folder / "config.json")))
 
 
 def _module_folder(root: Path, path: str) -> Path:

@@ -5,6 +5,7 @@ the model completes it (see `card_rules`), and the config can override every cho
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from data_pipeline.errors import ConfigError
 from data_pipeline.user_files import visible
 
 logger = logging.getLogger(__name__)
+
+USAGE_FILE = "config_sentence_transformers.json"
+"""File with the prompts of a model, and with how its vectors are used."""
 
 _QWEN3_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _QWEN3_QUERY = f"Instruct: {_QWEN3_TASK}\nQuery:"  # no space after the colon (model card)
@@ -116,21 +120,13 @@ def read_recipe(
     config = read_json(input_folder / "config.json")
     model_type = str(config.get("model_type", ""))
     qwen3 = model_type == "qwen3"
-    usage = read_json(folder / "config_sentence_transformers.json")
+    usage = read_json(folder / USAGE_FILE)
     prompts = usage.get("prompts") or {}
     assumed = {"similarity"} if not usage.get("similarity_fn_name") else set()
     if pooling == "auto":
         pooling = "+".join(chain.pooling) if chain else _FAMILY_POOLING.get(model_type, "mean")
         assumed |= set() if chain else {"pooling"}
-    # In the config of Nomic's own code, under another name.
-    positions = config.get("max_position_embeddings") or (model_type == "nomic_bert" and config.get("n_positions"))
-    positions = int(positions) - _RESERVED_POSITIONS.get(model_type, 0) if positions else None
-    limits = (
-        read_text_settings(input_folder).get("max_seq_length"),
-        tokenizer_limit if tokenizer_limit < 1_000_000 else None,
-        positions,
-    )
-    known_limits = [int(limit) for limit in limits if limit]
+    max_length, positions = read_length(input_folder, config, tokenizer_limit)
     adapters = _adapters_of(folder, config)
     if task is None and (model_type == "jina_embeddings_v3" or config.get("lora_adaptations")):
         task = _DEFAULT_TASK
@@ -141,9 +137,9 @@ def read_recipe(
         pooling=pooling,
         include_prompt=chain.include_prompt if chain else True,
         chain=chain,
-        prompt=next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), ""),
+        prompt=document_prompt(prompts),
         query_prompt=prompts.get("query") or (_QWEN3_QUERY if qwen3 else ""),
-        max_length=min(known_limits) if known_limits else 512,
+        max_length=max_length,
         end_token="<|endoftext|>" if qwen3 else None,
         min_dim=32 if qwen3 or any(_plain(name) == _plain(_DEFAULT_TASK) for name in adapters) else 1,
         default_dim=usage.get("truncate_dim"),
@@ -155,6 +151,31 @@ def read_recipe(
         assumed=frozenset(assumed),
         task=adapter,
     )
+
+
+def document_prompt(prompts: Mapping[str, str]) -> str:
+    """Return the prompt of documents among prompts by name; empty if there is none."""
+    return next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), "")
+
+
+def read_length(folder: Path, config: Mapping[str, Any], tokenizer_limit: int) -> tuple[int, int | None]:
+    """Read the maximum length of a transformer, in tokens, and the number of positions it has (None: not said).
+
+    Args:
+        folder: folder of the transformer.
+        config: content of its `config.json`.
+        tokenizer_limit: maximum length of the tokenizer, in tokens.
+    """
+    model_type = str(config.get("model_type", ""))
+    # In the config of Nomic's own code, under another name.
+    positions = config.get("max_position_embeddings") or (model_type == "nomic_bert" and config.get("n_positions"))
+    positions = int(positions) - _RESERVED_POSITIONS.get(model_type, 0) if positions else None
+    limits = (
+        read_text_settings(folder).get("max_seq_length"),
+        tokenizer_limit if tokenizer_limit < 1_000_000 else None,
+        positions,
+    )
+    return min((int(limit) for limit in limits if limit), default=512), positions
 
 
 def warn_about_assumptions(name: str, recipe: Recipe) -> None:

@@ -88,7 +88,9 @@ class ModelCard(BaseModel):
     architecture: Line | None = None
     """`model_type` of its config.json, for display; None if it is not known."""
     refused: Line | None = None
-    """Reason why this package cannot run the model; None if it can, or might."""
+    """Reason why this package cannot make dense vectors with the model; None if it can, or might."""
+    sparse: Literal["splade", "token_weights"] | None = None
+    """How it gives sparse vectors: from its logits of all words, or a weight for each token; None if it gives none."""
     notes: tuple[Line, ...] = ()
     """Known faults and hints, one sentence or two each."""
 

@@ -60,7 +60,7 @@ class TransformerEmbedder:
         self._encoder.enable_truncation(max_length)
         self._end_id = loading.end_token_id(self._encoder, recipe, config.model_name)
         device = torch.device(loading.choose_device(config.device))
-        dtype = loading.choose_dtype(config.dtype, device.type, recipe, config.fp8)
+        dtype = loading.choose_dtype(config.dtype, device.type, recipe.fp16_overflows, config.fp8)
         pooling = Pooling(tuple(recipe.pooling.split("+")), recipe.include_prompt)
         layers = load_sentence_layers(pooling, chain.after if chain else (), device)
         self._setup = Setup(config, layers, device, dtype, pad_id, recipe.task, root.folder)

@@ -84,7 +84,12 @@ def end_token_id(encoder: Tokenizer, recipe: Recipe, name: str) -> int | None:
 
 
 def load_model(
-    files: ModelFiles, dtype: str, device: torch.device, trust_remote_code: bool, task: str | None = None
+    files: ModelFiles,
+    dtype: str,
+    device: torch.device,
+    trust_remote_code: bool,
+    task: str | None = None,
+    kind: str | None = None,
 ) -> Any:
     """Load a model for inference, with transformers' own choice of attention.
 
@@ -94,6 +99,7 @@ def load_model(
         device: device to load it on.
         trust_remote_code: run code that comes with the model where transformers has none for it.
         task: name of the adapter to add to the weights; None for no adapter.
+        kind: name of transformers' class to load it by; None for the model without a head.
 
     Raises:
         ModelError: it cannot be loaded, lacks weights, does not fit into memory, or needs code that
@@ -108,15 +114,15 @@ def load_model(
     if own_config is None and not trust_remote_code and "AutoModel" in (settings.get("auto_map") or {}):
         logger.warning("The code that comes with %s is not run, but transformers' own for its type", files.folder)
     source: Path | None = files.folder
-    kind = _model_class(settings)
+    loader = getattr(transformers, kind) if kind else _model_class(settings)
     with converted_errors(_FAILURES, ModelError, f"cannot load the model in {files.folder}"):
         if own_config is not None:
             options = {"config": own_config, "local_files_only": True}
             if settings.get("lora_adaptations"):
                 # Not from the folder, whose weights have other names and no adapter applied.
-                source, kind = None, transformers.JinaEmbeddingsV3Model
+                source, loader = None, transformers.JinaEmbeddingsV3Model
                 options["state_dict"] = native.weights_with_adapter(files.folder, settings, task)
-        model, info = kind.from_pretrained(
+        model, info = loader.from_pretrained(
             source, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options
         )
         missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
@@ -188,13 +194,13 @@ def choose_device(device: str, setting: str = "embedding.device") -> str:
     return device
 
 
-def choose_dtype(dtype: str, device_type: str, recipe: Recipe, fp8: bool = False) -> str:
+def choose_dtype(dtype: str, device_type: str, fp16_overflows: bool, fp8: bool = False) -> str:
     """Choose a dtype: for `auto` float32 on a CPU, else float16, or bfloat16 where the model overflows float16.
 
     Args:
         dtype: `auto`, or the name of a dtype.
         device_type: cpu, cuda or mps.
-        recipe: recipe of the model.
+        fp16_overflows: whether the model is known to give non-finite values in float16.
         fp8: whether products are computed in float8, and everything else in bfloat16.
 
     Raises:
@@ -213,7 +219,7 @@ def choose_dtype(dtype: str, device_type: str, recipe: Recipe, fp8: bool = False
         return dtype
     if device_type == "cpu":
         return "float32"
-    if not recipe.fp16_overflows:
+    if not fp16_overflows:
         return "float16"
     return half_or_float32(device_type) if device_type == "mps" else "bfloat16"
 
