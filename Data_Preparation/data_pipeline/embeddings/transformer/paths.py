@@ -22,9 +22,7 @@ from data_pipeline.embeddings.transformer.last_layer import layers_of, prune_las
 from data_pipeline.embeddings.transformer.linear import pack_linear_layers
 from data_pipeline.embeddings.transformer.loading import is_causal
 from data_pipeline.embeddings.transformer.native import adapter_number
-from data_pipeline.embeddings.transformer.norms import fuse_rms_norms
 from data_pipeline.embeddings.transformer.probe import Probes
-from data_pipeline.embeddings.transformer.rotary import fuse_rotary_positions
 from data_pipeline.embeddings.transformer.sentence_layers import SentenceLayers
 from data_pipeline.errors import ConfigError, ModelError
 
@@ -94,8 +92,6 @@ def choose_path(model: Any, setup: Setup, probes: Probes) -> EmbeddingPath:
         # The order in which torch's own products sum a row may depend on the size of the pack, which probes may miss.
         rows_are_independent = pack_linear_layers(model)
         use_deterministic_activations(model)
-        fuse_rms_norms(model)
-        fuse_rotary_positions(model)
     _norm_in_float32(model)
     rejected: list[str] = []
     with torch.inference_mode():
