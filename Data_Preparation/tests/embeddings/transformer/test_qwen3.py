@@ -194,9 +194,9 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_auto_is_float32_on_cpu_and_float16_on_gpu_unless_the_model_overflows_it(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen3", "hidden_size": 2560}')
-    small = read_recipe(tmp_path, 10**30, "auto")
+    small = read_recipe(tmp_path, 10**30, "auto").fp16_overflows
     (tmp_path / "config.json").write_text('{"model_type": "qwen3", "hidden_size": 4096}')
-    large = read_recipe(tmp_path, 10**30, "auto")
+    large = read_recipe(tmp_path, 10**30, "auto").fp16_overflows
     assert choose_dtype("auto", "cpu", large) == "float32"
     assert choose_dtype("auto", "cuda", small) == "float16"
     assert choose_dtype("auto", "cuda", large) == "bfloat16"
@@ -206,13 +206,12 @@ def test_auto_is_float32_on_cpu_and_float16_on_gpu_unless_the_model_overflows_it
         choose_dtype("float16", "cpu", small)
 
 
-def test_beside_float8_everything_is_bfloat16(tmp_path):
-    recipe = read_recipe(tmp_path, 10**30, "mean")
-    assert choose_dtype("auto", "cuda", recipe, fp8=True) == "bfloat16"
-    assert choose_dtype("bfloat16", "cuda", recipe, fp8=True) == "bfloat16"
+def test_beside_float8_everything_is_bfloat16():
+    assert choose_dtype("auto", "cuda", fp16_overflows=True, fp8=True) == "bfloat16"
+    assert choose_dtype("bfloat16", "cuda", fp16_overflows=False, fp8=True) == "bfloat16"
     for dtype in ("float16", "float32"):
         with pytest.raises(ConfigError, match=f"embedding.fp8 needs embedding.dtype auto or bfloat16, got {dtype}"):
-            choose_dtype(dtype, "cuda", recipe, fp8=True)
+            choose_dtype(dtype, "cuda", fp16_overflows=False, fp8=True)
 
 
 def test_auto_takes_the_first_device_there_is(monkeypatch):
