@@ -184,12 +184,16 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
         results = report.embeddings.values()
         tallies = [result.tally for result in results]
         tokens, inside = sum(tally.tokens for tally in tallies), sum(tally.seconds for tally in tallies)
-        speed = f"{tokens / inside:,.0f} tokens/s" if inside else "finished before"
+        reused = sum(tally.reused for tally in tallies)
+        speed = f"{tokens / inside:,.0f} tokens/s" if inside else "copied" if reused else "finished before"
         truncated = sum(tally.truncated for tally in tallies)
         rows += [
             ("model", report.model),
             ("embeddings", f"{sum(result.rows for result in results):,} rows x {next(iter(results)).dim}, {speed}"),
         ]
+        if reused:
+            total = sum(result.rows for result in results if not result.skipped)
+            rows.append(("reused", f"embedded {total - reused:,} of {total:,} rows; {reused:,} reused"))
         if truncated:
             rows.append(("truncated", f"{truncated:,} texts were longer than the limit of the model"))
         for dtype in sorted({name for tally in tallies for name in tally.recomputed}):

@@ -1,5 +1,6 @@
 """Settings of the embedder."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -78,5 +79,10 @@ class EmbeddingConfig(Section):
     none: 16,384, or 32,768 on a large GPU; measured at the start of a long job on a CPU."""
     flush_s: float = setting(5.0, decides=False, gt=0)
     """Interval at which finished vectors are flushed to disk, in seconds; a crash loses at most that much work."""
+    reuse: bool = setting(True, decides=False)
+    """Copy the vector of a text that has one by the same model: in any variant or earlier version of the data folder,
+    also one that is being replaced. A few are computed again before a folder is trusted."""
+    reuse_from: tuple[Path, ...] = setting((), decides=False)
+    """Other data folders whose vectors are copied."""
     variant: FolderName | None = setting(None, decides=False)
     """Name of a variant, which is written to data/embeddings/<variant>/ instead of data/embeddings/."""

@@ -97,3 +97,6 @@ class StorageConfig(Section):
     shard_rows: int = Field(1_048_576, ge=1)
     """Maximum number of rows per shard. Shards with a multiple of 4096 rows can be memory-mapped as one array,
     whatever the width of a vector."""
+    versions: int = setting(3, decides=False, ge=0)
+    """Number of earlier versions of the dataset that are kept when it is replaced: hard links to its files, which take
+    space once the present version has others."""

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,17 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Vectors that exist already."""
+
+    rows: IntArray
+    """Their rows in the file, shape (N,)."""
+    vectors: NDArray[Any]
+    """Shape (N, dim); or coded like the file, shape (N, stored width)."""
+    is_coded: bool
+
+
+@dataclass(frozen=True)
 class FilePlan:
     """A file of vectors to be filled."""
 
@@ -63,6 +75,7 @@ def embed_to_file(
     engine: Engine,
     *,
     advance: Callable[[int], object],
+    known: Iterable[Known] = (),
     flush_s: float = 5.0,
     flush_rows: int | None = None,
     overwrite: bool = False,
@@ -74,6 +87,7 @@ def embed_to_file(
         windows: its rows, in any order, those of `zero_rows` left out.
         engine: runs the embedder.
         advance: called with numbers of rows as they are finished, those of the earlier run first.
+        known: vectors that exist already, which are written before `windows` is asked for rows.
         flush_s: seconds of finished work that a crash may cost, at most.
         flush_rows: rows of finished work that a crash may cost, instead.
         overwrite: discard unfinished work of other settings.
@@ -91,6 +105,8 @@ def embed_to_file(
         advance(int(writer.done.sum()))
         last_flush, unsafe = time.monotonic(), 0
         try:
+            for part in known:
+                advance(_write_known(writer, part, file))
             for rows, vectors in _compute(file, windows, engine, writer.done):
                 new = int((~writer.done[rows]).sum())
                 writer.write(rows, vectors)
@@ -103,6 +119,19 @@ def embed_to_file(
         finally:
             writer.flush()  # also after an error: what is finished stays
         writer.finish()
+
+
+def _write_known(writer: EmbeddingWriter, known: Known, file: FilePlan) -> int:
+    """Write vectors to the rows that are not done; returns the number of rows."""
+    new = ~writer.done[known.rows]
+    rows = known.rows[new]
+    if known.is_coded:
+        writer.write_stored(rows, known.vectors[new])
+    else:
+        if file.coding.precision == "float16":
+            _check_float16(known.vectors[new], rows, file)
+        writer.write(rows, known.vectors[new])
+    return len(rows)
 
 
 def _compute(

@@ -43,6 +43,8 @@ class EncodeStats:
     truncated: int = 0
     repeated: int = 0
     """Texts that share the vector of an identical text."""
+    reused: int = 0
+    """Texts whose vector existed already and was copied."""
     recomputed: dict[str, int] = field(default_factory=dict)
     """Number of texts whose vector was not finite, by the precision that gave a finite one."""
     memory_backoffs: int = 0

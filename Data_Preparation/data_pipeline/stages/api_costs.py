@@ -1,13 +1,12 @@
 """Cost of embedding behind an API: estimated before the first call, and counted afterwards."""
 
 import logging
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable
 
 from data_pipeline.embeddings.base import Remote, Usage
 from data_pipeline.errors import BudgetSpentError
 from data_pipeline.store import ParagraphShard
+from data_pipeline.types import IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +18,12 @@ def cost_of(remote: Remote | None, tokens: int) -> str:
     return f", about {_price(remote, tokens):.4g} in cost"
 
 
-def check_cost(remote: Remote, shards: Sequence[ParagraphShard], activity: str) -> None:
+def check_cost(remote: Remote, shards: Iterable[tuple[ParagraphShard, IntArray]], activity: str) -> None:
     """Log what the vectors of some shards will cost.
 
     Args:
         remote: server, its price and its budget.
-        shards: shards without finished vectors; their recorded token counts are added up.
+        shards: shards, and their rows whose vectors are to be computed; the recorded token counts are added up.
         activity: what is done, for the log.
 
     Raises:
@@ -32,9 +31,7 @@ def check_cost(remote: Remote, shards: Sequence[ParagraphShard], activity: str) 
     """
     if remote.price_per_million_tokens is None:
         return
-    tokens = sum(
-        int(np.sum(batch["token_count"].to_numpy())) for shard in shards for batch in shard.batches(["token_count"])
-    )
+    tokens = sum(int(shard.numbers("token_count")[rows].sum()) for shard, rows in shards)
     cost = _price(remote, tokens)
     logger.info("%s: about %s tokens, %.4g in cost", activity, f"{tokens:,}", cost)
     if remote.max_cost is not None and remote.usage.cost + cost > remote.max_cost:

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from data_pipeline.config import EmbeddingConfig
 from data_pipeline.embeddings import (
@@ -24,16 +26,17 @@ from data_pipeline.embeddings import (
 )
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
-from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Window, embed_to_file
+from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Known, Window, embed_to_file
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.errors import ShardMismatchError, StaleStageError, StoreError
 from data_pipeline.stages.api_costs import check_cost, cost_of, usage_since
 from data_pipeline.stages.base import Advance, Task, TaskResult, run_at_once, run_in_order, run_stage
 from data_pipeline.stages.recorded_probes import identity_with_recorded_probes
+from data_pipeline.stages.reuse import Found, Reuse
 from data_pipeline.stages.split_output import SplitOutput
 from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore, open_embedding_shard
 from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
-from data_pipeline.types import Split
+from data_pipeline.types import IntArray, Split
 from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ def embed_split(
     config: EmbeddingConfig,
     folder: Path,
     overwrite: bool = False,
+    reuse: Reuse | None = None,
 ) -> SplitResult:
     """Embed the shards of a split into a folder, resuming where an earlier run stopped.
 
@@ -79,6 +83,7 @@ def embed_split(
         folder: `data/embeddings`, or the folder of a variant.
         overwrite: whether to replace vectors that were made with other settings or are damaged; finished work with
             the same settings is kept.
+        reuse: finds vectors that exist already; None to compute all.
 
     Raises:
         StaleStageError: the split was embedded with other settings, and `overwrite` is false.
@@ -86,14 +91,20 @@ def embed_split(
         ShardMismatchError: a stored token count differs from that of the tokenizer.
         BudgetSpentError: the vectors would cost more than they may.
     """
-    stage = open_stage(store, split, embedder, config, folder, overwrite)
+    stage = open_stage(store, split, embedder, config, folder, overwrite, reuse)
     remote = embedder.runtime.remote
     execute = run_at_once(_SHARDS_AT_ONCE, remote.interrupt) if remote else run_in_order
     return run_stage(stage, overwrite=overwrite, execute=execute)
 
 
 def open_stage(
-    store: ParagraphStore, split: Split, embedder: Embedder, config: EmbeddingConfig, folder: Path, overwrite: bool
+    store: ParagraphStore,
+    split: Split,
+    embedder: Embedder,
+    config: EmbeddingConfig,
+    folder: Path,
+    overwrite: bool,
+    reuse: Reuse | None = None,
 ) -> "SplitEmbeddings":
     """Make the stage that embeds a split; see `embed_split`."""
     shards = store.listed(split)
@@ -111,7 +122,7 @@ def open_stage(
         is_whole=opens,
         remakes_damaged=True,
     )
-    return SplitEmbeddings(store, embedder, identity, config, output, overwrite)
+    return SplitEmbeddings(store, embedder, identity, config, output, overwrite, reuse)
 
 
 def opens(path: Path, record: ShardRecord) -> bool:
@@ -135,12 +146,13 @@ class SplitEmbeddings:
     config: EmbeddingConfig
     output: SplitOutput
     overwrite: bool
+    reuse: Reuse | None = None
     engine: Engine = field(init=False)
     coding: Coding = field(init=False)
     _special_tokens: int | None = field(init=False)
     """Number of tokens added to every text; None if the stored counts are of another tokenizer."""
     _prepared: bool = field(default=False, init=False)
-    _plans: dict[int, Future[Plan]] = field(default_factory=dict, init=False)
+    _plans: dict[int, Future["_ShardPlan"]] = field(default_factory=dict, init=False)
     _planner: ThreadPoolExecutor = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     """Held by one of several tasks that run at once, while it prepares."""
@@ -183,16 +195,24 @@ class SplitEmbeddings:
             del self._plans[task.index]
             self._planned_ahead(task.index)
         plan = planned.result()
-        facts = {"truncated": int(plan.tokens.truncated.sum())}
+        facts = {"truncated": plan.truncated}
         if self._is_written(path, shard):
             # A crash came after the file was published and before the manifest recorded it.
             advance(shard.rows)
             return TaskResult(task.name, shard.rows, skipped=True, facts=facts)
         file = FilePlan(path, shard.rows, self.coding, self._metadata(shard), row_name=lambda row: row_id(shard, row))
-        window = Window(np.arange(shard.rows), lambda: self._announced(plan, path))
+        copied = np.zeros(shard.rows, np.bool_)
         embed_to_file(
-            file, [window], self.engine, advance=advance, flush_s=self.config.flush_s, overwrite=self.overwrite
+            file,
+            self._windows(shard, path, plan, copied),
+            self.engine,
+            advance=advance,
+            known=self._known(plan, copied),
+            flush_s=self.config.flush_s,
+            overwrite=self.overwrite,
         )
+        with self.engine.lock:
+            self.engine.tally.reused += int(copied.sum())
         return TaskResult(task.name, shard.rows, facts=facts)
 
     def finish(self, results: Sequence[TaskResult]) -> SplitResult:
@@ -226,10 +246,15 @@ class SplitEmbeddings:
                 for shard, path in zip(output.paragraphs, output.paths, strict=True)
                 if not self._is_written(path, shard)
             ]
-            check_cost(remote, unwritten, self.name)
+            check_cost(remote, ((shard, self._rows_without_vector(shard)) for shard in unwritten), self.name)
         if is_new and not self.overwrite:
             self._reject_unlisted_files()
         self._prepared = True
+
+    def _rows_without_vector(self, shard: ParagraphShard) -> IntArray:
+        if self.reuse is None:
+            return np.arange(shard.rows)
+        return self.reuse.find(shard, self.coding, self._token_counts(shard)).missing
 
     def _reject_unlisted_files(self) -> None:
         for shard, path in zip(self.output.paragraphs, self.output.paths, strict=True):
@@ -264,34 +289,80 @@ class SplitEmbeddings:
         if index + ahead < len(self.output.paragraphs):
             self._planned(index + ahead)
 
-    def _planned(self, index: int) -> Future[Plan]:
+    def _planned(self, index: int) -> Future["_ShardPlan"]:
         if index not in self._plans:
             self._plans[index] = self._planner.submit(self._plan, self.output.paragraphs[index])
         return self._plans[index]
 
-    def _plan(self, shard: ParagraphShard) -> Plan:
+    def _known(self, plan: "_ShardPlan", copied: NDArray[np.bool_]) -> Iterator[Known]:
+        """Read the vectors that exist already, and mark their rows in `copied`."""
+        if self.reuse is None or plan.found is None:
+            return
+        for rows, vectors, is_coded in self.reuse.read(plan.found, self.coding):
+            copied[rows] = True
+            yield Known(rows, vectors, is_coded)
+
+    def _windows(
+        self, shard: ParagraphShard, path: Path, plan: "_ShardPlan", copied: NDArray[np.bool_]
+    ) -> Iterator[Window]:
+        """Rows to compute: those without a vector, and those whose vector could not be copied after all."""
+        yield Window(plan.rows, lambda: self._announced(plan.plan, path))
+        left = np.setdiff1d(np.flatnonzero(~copied), plan.rows)
+        if len(left):
+            yield Window(left, lambda: make_plan(spill(self._tokenized(shard, left), self.output.folder)))
+
+    def _plan(self, shard: ParagraphShard) -> "_ShardPlan":
         started = time.perf_counter()
-        plan = make_plan(spill(self._tokenized(shard), self.output.folder))
         tally = self.engine.tally
+        found, counts = None, self._token_counts(shard)
+        if self.reuse is not None:
+            found = self.reuse.find(shard, self.coding, counts)
+        rows = np.arange(shard.rows) if found is None else found.missing
+        plan = make_plan(spill(self._tokenized(shard, rows), self.output.folder))
+        truncated = int(plan.tokens.truncated.sum())
+        if found is not None:
+            truncated += self._truncated_among(shard, np.flatnonzero(found.sources >= 0), counts)
         with self.engine.lock:
             tally.planning_s += time.perf_counter() - started
-            tally.truncated += int(plan.tokens.truncated.sum())
+            tally.truncated += truncated
             tally.repeated += len(plan.tokens) - len(plan.order)
-        return plan
+        return _ShardPlan(rows, plan, found, truncated)
 
-    def _tokenized(self, shard: ParagraphShard) -> Iterator[Tokens]:
-        """Tokenize a shard in batches of rows.
+    def _truncated_among(self, shard: ParagraphShard, rows: IntArray, counts: IntArray | None) -> int:
+        """Number of rows whose text is longer than the limit of the model."""
+        if counts is not None:
+            return int((counts[rows] > self.embedder.identity.max_length).sum())
+        return sum(int(tokens.truncated.sum()) for tokens in self._tokenized(shard, rows))
+
+    def _token_counts(self, shard: ParagraphShard) -> IntArray | None:
+        """Tokens of each text of a shard, special tokens included; None if the stored counts do not say.
+
+        The tokens of a prompt are not counted among them, so they say nothing where there is one.
+        """
+        if self.reuse is None or self._special_tokens is None or self.embedder.identity.prompt:
+            return None
+        return shard.numbers("token_count") + self._special_tokens
+
+    def _tokenized(self, shard: ParagraphShard, rows: IntArray) -> Iterator[Tokens]:
+        """Tokenize rows of a shard, ascending, in batches of its rows.
 
         Raises:
             ShardMismatchError: a stored token count is wrong, or the file has changed since it was opened.
         """
+        if not len(rows):
+            return
         seen_ids, seen_texts = ColumnHash(), ColumnHash()
         prompt = self.embedder.identity.prompt
         columns = ["text_id", "text", "token_count"]
+        start = 0
         for batch in shard.batches(columns, TOKENIZED_ROWS):
+            seen_ids.update(batch["text_id"].to_pylist())
+            seen_texts.update(batch["text"].to_pylist())
+            first, last = np.searchsorted(rows, [start, start + batch.num_rows])
+            batch, start = batch.take(pa.array(rows[first:last] - start)), start + batch.num_rows
+            if not batch.num_rows:
+                continue
             names, texts, counts = (batch[column].to_pylist() for column in columns)
-            seen_ids.update(names)
-            seen_texts.update(texts)
             tokens = tokenize_with_prompt(self.embedder, texts, prompt)
             if self._special_tokens is not None:
                 own_counts = tokens.lengths - self._special_tokens
@@ -319,6 +390,20 @@ class SplitEmbeddings:
             "%s: %s%s", path.name, summary.line(), expected + cost_of(self.embedder.runtime.remote, summary.tokens)
         )
         return plan
+
+
+@dataclass(frozen=True)
+class _ShardPlan:
+    """What is to be done for a shard."""
+
+    rows: IntArray
+    """Rows to compute, ascending."""
+    plan: Plan
+    """Plan of their texts."""
+    found: Found | None
+    """Vectors that exist already; None if none were looked for."""
+    truncated: int
+    """Number of texts of the shard that are longer than the limit of the model."""
 
 
 def _duration(seconds: float) -> str:

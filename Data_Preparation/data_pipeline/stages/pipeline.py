@@ -13,8 +13,9 @@ from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.embeddings import load_embedder, load_tokenizer
 from data_pipeline.errors import ConfigError, NotFoundError
 from data_pipeline.stages.base import run_stage, write_run_record
-from data_pipeline.stages.embed import SplitResult, embed_split
+from data_pipeline.stages.embed import SplitResult, embed_split, stored_precision
 from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
+from data_pipeline.stages.reuse import Reuse
 from data_pipeline.stages.sparse import SparseResult, make_sparse_vectors
 from data_pipeline.store import ParagraphStore
 from data_pipeline.store.manifest import ParagraphManifest
@@ -58,6 +59,7 @@ class Report:
                     "tokens": result.tally.tokens,
                     "tokens_per_s": round(result.tally.tokens_per_s, 1),
                     "truncated": result.tally.truncated,
+                    "reused": result.tally.reused,
                     "recomputed": result.tally.recomputed,
                     "memory_backoffs": result.tally.memory_backoffs,
                     **({"usage": asdict(result.tally.usage)} if result.tally.usage.calls else {}),
@@ -149,9 +151,14 @@ def embed_corpus(
     with exclusive(config.embeddings_dir):
         embedder = load_embedder(config.embedding)
         report.model = embedder.identity.model
+        reuse = None
+        if config.embedding.reuse:
+            roots = (config.data_dir, *config.embedding.reuse_from)
+            precision = stored_precision(embedder, config.embedding)
+            reuse = Reuse(roots, config.embeddings_dir, embedder, precision)
         for split in splits:
             report.embeddings[split] = embed_split(
-                store, split, embedder, config.embedding, config.embeddings_dir, overwrite
+                store, split, embedder, config.embedding, config.embeddings_dir, overwrite, reuse
             )
     report.embedding_s = time.monotonic() - started
     return report

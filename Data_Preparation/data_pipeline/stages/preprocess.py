@@ -35,7 +35,9 @@ from data_pipeline.store.manifest import (
     check_fresh,
     fingerprint,
     read_manifest,
+    read_manifest_to_replace,
 )
+from data_pipeline.store.versions import carry_versions, keep_embeddings, keep_version, version_of
 from data_pipeline.types import SPLITS, EvaluationSet
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.folders import new_folder, replace_folder
@@ -47,7 +49,7 @@ _MUCH = 0.5  # of the tokens of a corpus
 
 _SPLIT = "|".join(SPLITS)
 _PROCESSED_FILE = re.compile(
-    rf"manifest\.json|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp|\.cache"
+    rf"manifest\.json|\.versions|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp|\.cache"
 )
 
 
@@ -151,8 +153,19 @@ class CorpusParagraphs:
         counter, shard_rows = TokenCounter(self.tokenizer, library), config.storage.shard_rows
         filters = load_filters(config.filters, self.corpus.metadata, CHUNK_COLUMNS if config.preprocess.cuts else ())
         decontamination = Decontamination(config.decontamination, self.evaluation_sets)
+        previous = read_manifest_to_replace(self.output.folder, overwrite=True, kind=ParagraphManifest)
+        if previous is not None and previous["fingerprint"] != self.output.fingerprint:
+            keep_embeddings(config.data_dir / "embeddings", version_of(previous), config.storage.versions)
         manifest = write_paragraphs(
-            self.corpus, counter, config.preprocess, config.split, shard_rows, self.output, filters, decontamination
+            self.corpus,
+            counter,
+            config.preprocess,
+            config.split,
+            shard_rows,
+            self.output,
+            filters,
+            decontamination,
+            config.storage.versions,
         )
         return TaskResult(task.name, manifest["counts"]["kept"])
 
@@ -189,6 +202,7 @@ def write_paragraphs(
     output: ParagraphOutput,
     filters: Filters | None = None,
     decontamination: Decontamination = Decontamination(),
+    versions: int = 0,
 ) -> ParagraphManifest:
     """Write the paragraphs of a corpus to the parquet files of a processed folder.
 
@@ -204,6 +218,7 @@ def write_paragraphs(
         output: output folder, which is replaced when all files are written.
         filters: filters of the section `filters`; None for none.
         decontamination: settings of decontamination, and the evaluation sets.
+        versions: number of earlier versions to keep.
 
     Returns:
         The manifest of the folder.
@@ -270,10 +285,27 @@ def write_paragraphs(
             logger.warning("the split %s is empty, since the corpus is small for these ratios", name)
     # Leakage is measured on the written files, as a user reads them.
     manifest["leakage"] = leakage(ParagraphStore(new), config.near_threshold)
+    if (number := _keep_versions(output, new, versions)) > 1:
+        manifest["version"] = number
     write_manifest(new, manifest)
     fsync_path(new)
     replace_folder(output.folder, is_processed_file)
     return manifest
+
+
+def _keep_versions(output: ParagraphOutput, new: Path, count: int) -> int:
+    """Link the earlier versions of a folder into the one that replaces it; returns the number of the new version."""
+    previous = read_manifest_to_replace(output.folder, overwrite=True, kind=ParagraphManifest)
+    if previous is None:
+        return 1
+    number = version_of(previous)
+    is_same = previous["fingerprint"] == output.fingerprint  # and is replaced because it is damaged
+    carry_versions(output.folder, new, count if is_same else count - 1)
+    if is_same:
+        return number
+    if count:
+        keep_version(output.folder, previous, number, new)
+    return number + 1
 
 
 def too_long_advice(share: float, max_tokens: int) -> str:

@@ -117,6 +117,8 @@ class StageManifest(TypedDict):
 class ParagraphManifest(StageManifest, Made):
     """Manifest of `data/<corpus>_processed`."""
 
+    version: NotRequired[int]
+    """Number of the version; 1 where there is none. See `store.versions`."""
     corpus: NotRequired[str]
     """Description of the source."""
     counts: ParagraphCounts
@@ -203,7 +205,6 @@ M = TypeVar(
     EmbeddingManifest,
     SparseManifest,
     ScoreManifest,
-    SparseManifest,
     SelectionManifest,
     IndexManifest,
 )

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
 from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest
-from data_pipeline.types import SPLITS, Split
+from data_pipeline.types import SPLITS, IntArray, Split
 from data_pipeline.utils import converted_errors, sha256_of_json
 from data_pipeline.utils.system import fsync_path
 
@@ -74,6 +75,15 @@ class ParagraphShard(ShardEntry):
             pq.ParquetFile(self.path, pre_buffer=False) as file,
         ):
             yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
+
+    def numbers(self, column: str) -> IntArray:
+        """Read a column of whole numbers, shape (rows,).
+
+        Raises:
+            CorruptShardError: the file is damaged.
+        """
+        parts = [batch[column].to_numpy() for batch in self.batches([column])]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 LocalPath = Callable[[ShardEntry], Path]

@@ -42,7 +42,8 @@ def write(store, config, split="train", embedder=None, **changes):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Files of the present version."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".versions")
 
 
 def store_of(config, texts, shard_rows=1_000_000, tokenizer=None, counts=None):

@@ -103,17 +103,18 @@ def state():
 def tree():
     root = Path(folder) / "data"
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(root.rglob("*")) if p.is_file() and p.suffix != ".lock"}
+            for p in sorted(root.rglob("*")) if p.is_file() and p.suffix != ".lock" and ".cache" not in p.parts}
 
 def fresh():
     shutil.rmtree(folder, ignore_errors=True)
 
 fresh()
 import_what_is_imported_by(lambda: job(new))
-wanted = [state(), tree()]
 fresh()
 in_fork(lambda: job(old))
-shutil.move(folder, folder + "-old")
+shutil.copytree(folder, folder + "-old")
+in_fork(lambda: job(new))
+wanted = [state(), tree()]
 before = None
 results = []
 step = 0
@@ -323,12 +324,12 @@ def delays(seed, low, high):
 
 
 def tree(folder):
-    """Content of every file but the locks; a stray temporary file is one too many."""
+    """Content of every file but locks and caches; a stray temporary file is one too many."""
     root = folder / "data"
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.suffix != ".lock" and ".cache" not in path.parts
     }
 
 
@@ -435,12 +436,20 @@ def test_killed_at_random_through_the_command_line(tmp_path, jobs, undisturbed):
 
 
 @pytest.mark.slow
-def test_killed_while_it_replaces_an_older_store(tmp_path, jobs, undisturbed):
-    older = flags(tmp_path, **{"storage.shard_rows": 30, "preprocess.min_tokens": 80})
-    jobs.start(tmp_path, older, pause=0).finish()
-    kills = run_and_kill(jobs, tmp_path, flags(tmp_path), delays(5, 0.05, 0.5), overwrite=True)
-    assert kills >= 3
-    assert tree(tmp_path) == tree(undisturbed)
+@pytest.mark.parametrize("reuse", [False, True])
+def test_killed_while_it_replaces_an_older_store(tmp_path, jobs, reuse):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    older = {"storage.shard_rows": 30, "preprocess.min_tokens": 80}
+    for folder in (whole, killed):
+        folder.mkdir()
+        jobs.start(folder, flags(folder, **older), pause=0).finish()
+    settings = {"embedding.reuse": reuse}
+    jobs.start(whole, flags(whole, **settings), pause=0, overwrite=True).finish()
+    often = delays(5, 0.05, 0.5) if not reuse else delays(5, 0.02, 0.2)
+    kills = run_and_kill(jobs, killed, flags(killed, **settings), often, overwrite=True)
+    assert kills >= (1 if reuse else 3)
+    assert tree(killed) == tree(whole)
+    assert any(".versions/0001/" in name for name in tree(killed))
 
 
 @pytest.mark.slow

