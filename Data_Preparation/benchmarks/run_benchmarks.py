@@ -17,6 +17,7 @@ import embedding_cpu
 import embedding_models
 import gpu_embedding
 import heads
+import incremental
 import ingest
 import loader
 import main_job
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "embedding_cpu": embedding_cpu.measure,
     "embedding_gpu": gpu_embedding.measure,
     "heads": heads.measure,
+    "incremental": incremental.measure,
     "ingest": ingest.measure,
     "loader": loader.measure,
     "main_job": main_job.measure,

@@ -20,6 +20,7 @@ from data_pipeline.cli import (
     sources,
     sparse,
     study,
+    versions,
     weak_labels,
 )
 from data_pipeline.cli.command import FAILED, Command
@@ -43,6 +44,7 @@ _BAD_INPUT, _INTERRUPTED, _READER_GONE = 2, 130, 141  # the last two as shells r
 COMMANDS: Mapping[str, Command] = {
     **corpus.COMMANDS,
     **sparse.COMMANDS,
+    **versions.COMMANDS,
     **sources.COMMANDS,
     **models.COMMANDS,
     **annotation.COMMANDS,

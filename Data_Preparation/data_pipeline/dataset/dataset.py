@@ -65,6 +65,7 @@ class ELMDataset(BatchedDataset):
             wanted first; in local folders only.
         where: condition on the rows to read, such as `"edu >= 3 and token_count > 100"`; see `filter`.
         cache_dir: folder for copies; None for that of the config, see `Config.cache_dir`.
+        version: number of an earlier version (see `elm versions`); None for the present one.
         config: gives `data_dir`, `corpus.name`, `embedding.variant` and `cache_dir`, where those
             are not given.
 
@@ -91,6 +92,7 @@ class ELMDataset(BatchedDataset):
         subset: str | None = None,
         where: str | None = None,
         cache_dir: str | Path | None = None,
+        version: int | None = None,
         config: Config | None = None,
     ) -> None:
         if split not in SPLITS:
@@ -104,7 +106,7 @@ class ELMDataset(BatchedDataset):
         source = open_source(
             data_dir if data_dir is not None else settings.data_dir,
             split, corpus, variant, "embedding" in self.columns,
-            Path(cache_dir) if cache_dir is not None else settings.cache_dir, scores,
+            Path(cache_dir) if cache_dir is not None else settings.cache_dir, scores, version,
         )  # fmt: skip
         self.processed_dir = source.store.folder
         self.rows = Rows(source, dim)
@@ -300,6 +302,11 @@ class ELMDataset(BatchedDataset):
     def fingerprint(self) -> str:
         """SHA-256 of the ids and texts of all rows, in order."""
         return self.rows.fingerprint()
+
+    @property
+    def version(self) -> int:
+        """Number of the version of the dataset."""
+        return self.rows.source.store.version
 
     def get_statistics(self) -> dict[str, Any]:
         """Summary statistics of rows, documents, tokens, characters and, if loaded, vectors, which are read once."""

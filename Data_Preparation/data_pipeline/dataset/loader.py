@@ -91,6 +91,7 @@ class ELMLoader:
             "position": self._position,
             "order": self.order.to_json(),
             "dataset": self.dataset.fingerprint,
+            **({} if self._dataset_version is None else {"dataset_version": self._dataset_version}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -108,7 +109,7 @@ class ELMLoader:
             if current.get(name) != saved.get(name)
         ]
         if state["dataset"] != self.dataset.fingerprint:
-            differing.append("the dataset holds other rows")
+            differing.append("the dataset holds other rows" + self._other_version(state.get("dataset_version")))
         if differing:
             raise ValueError("the state belongs to another order of rows: " + "; ".join(differing))
         self.epoch = int(state["epoch"])
@@ -128,6 +129,19 @@ class ELMLoader:
             yield batch if self.device is None else _map_tensors(batch, partial(moved, device=self.device))
         # Only after the last batch was used: a state saved until then belongs to this epoch.
         self.epoch, self._position = epoch + 1, 0
+
+    @property
+    def _dataset_version(self) -> int | None:
+        """Number of the version of the dataset; None for datasets without versions, such as pairs."""
+        return getattr(self.dataset, "version", None)
+
+    def _other_version(self, saved: int | None) -> str:
+        if saved is None or saved == self._dataset_version:
+            return ""
+        return (
+            f" (the state was saved with version {saved} of it, now it is version {self._dataset_version}: open "
+            f"ELMDataset(..., version={saved}), or compare them with `elm diff {saved} {self._dataset_version}`)"
+        )
 
     @property
     def _step(self) -> int:

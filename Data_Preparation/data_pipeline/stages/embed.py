@@ -117,7 +117,7 @@ def open_stage(
         ending=".safetensors",
         settings={**identity.to_metadata(), "precision": stored_precision(embedder, config)},
         upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
-        corpus=store.folder.name.removesuffix("_processed"),
+        corpus=store.corpus,
         paragraphs=shards,
         is_whole=opens,
         remakes_damaged=True,

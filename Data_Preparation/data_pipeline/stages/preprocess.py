@@ -155,7 +155,7 @@ class CorpusParagraphs:
         decontamination = Decontamination(config.decontamination, self.evaluation_sets)
         previous = read_manifest_to_replace(self.output.folder, overwrite=True, kind=ParagraphManifest)
         if previous is not None and previous["fingerprint"] != self.output.fingerprint:
-            keep_embeddings(config.data_dir / "embeddings", version_of(previous), config.storage.versions)
+            keep_embeddings(config.data_dir / "embeddings", ParagraphStore(self.output.folder), config.storage.versions)
         manifest = write_paragraphs(
             self.corpus,
             counter,

@@ -123,7 +123,7 @@ def make_sparse_vectors(
         ending=".safetensors",
         settings={**encoder.identity.to_metadata(), "precision": sparse_precision(encoder.identity.dtype)},
         upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
-        corpus=store.folder.name.removesuffix("_processed"),
+        corpus=store.corpus,
         paragraphs=shards,
         is_whole=_opens,
         remakes_damaged=True,

@@ -81,7 +81,7 @@ def embedding_faults(
         Lines about valid files, and lines about faults.
     """
     entry = manifest["splits"].get(split) if manifest else None
-    corpus = store.folder.name.removesuffix("_processed")
+    corpus = store.corpus
     if entry is not None and entry["corpus"] != corpus:
         return [], [f"{folder}: the embeddings of {split} belong to the corpus {entry['corpus']}, expected {corpus}"]
     good: list[str] = []

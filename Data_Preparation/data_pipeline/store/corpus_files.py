@@ -17,8 +17,9 @@ from data_pipeline.store.access.text_columns import copy_faults, copy_path
 from data_pipeline.store.checks import embedding_faults, paragraph_faults
 from data_pipeline.store.embeddings import EmbeddingShard, check_belongs, mismatch_error, open_embedding_shard
 from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, read_manifest
-from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, paragraphs_sha256, shard_name
+from data_pipeline.store.paragraphs import VERSIONS, ParagraphShard, ParagraphStore, paragraphs_sha256, shard_name
 from data_pipeline.store.scores import ScoreFolder, open_scores, score_faults
+from data_pipeline.store.versions import list_versions, version_folder
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 
@@ -59,7 +60,7 @@ class SplitFiles:
     @property
     def corpus(self) -> str:
         """Name of the corpus."""
-        return self.store.folder.name.removesuffix("_processed")
+        return self.store.corpus
 
     def fingerprint(self) -> str:
         """Compute the SHA-256 of the ids and texts of all rows, in order."""
@@ -209,6 +210,7 @@ def open_source(
     with_embeddings: bool,
     cache_dir: Path | None,
     scores: Sequence[str] | None = None,
+    version: int | None = None,
 ) -> SplitFiles:
     """Find the files of a split and check them; see `ELMDataset`.
 
@@ -227,11 +229,19 @@ def open_source(
     entry = manifest["splits"].get(split) if manifest else None
     embedded = str(entry["corpus"]) if entry else None
     if remote is not None:
+        if version is not None:
+            raise StoreError(f"earlier versions are read from local folders only, found {remote.shown}")
         processed = _corpus_folder(remote.shown, corpus, embedded, remote.names)
         store = ParagraphStore(remote.local(processed), remote.local_path)
     else:
         root = Path(data_dir)
-        store = ParagraphStore(root / _corpus_folder(str(root), corpus, embedded, partial(_folders, root)))
+        processed_dir = root / _corpus_folder(str(root), corpus, embedded, partial(_folders, root))
+        store, version = _store_of_version(processed_dir, version)
+        if version is not None:
+            folder = version_folder(folder, version)
+            manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
+            entry = manifest["splits"].get(split) if manifest else None
+            name = f"{name}/{VERSIONS}/{version:04d}"
     if remote is not None and scores:
         raise StoreError(f"scores are read from local folders only, found {remote.shown}; copy it to this machine")
     score_folders = () if remote is not None else _scores(Path(data_dir) / "scores", split, store, scores)
@@ -247,6 +257,23 @@ def open_source(
     return source
 
 
+def _store_of_version(folder: Path, version: int | None) -> tuple[ParagraphStore, int | None]:
+    """Open a version of the paragraphs; also returns its number, None for the present one.
+
+    Raises:
+        NotFoundError: the version is not kept.
+    """
+    store = ParagraphStore(folder)
+    if version is None or version == store.version:
+        return store, None
+    if version not in (kept := list_versions(folder)):
+        earlier = ", ".join(map(str, kept)) or "none"
+        raise NotFoundError(
+            f"{folder} has version {store.version} and keeps these earlier ones: {earlier}; not {version!r}"
+        )
+    return ParagraphStore(version_folder(folder, version)), version
+
+
 def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[str] | None) -> tuple[ScoreFolder, ...]:
     """Return the scores that belong to the paragraphs of a split; those requested by name must."""
     matching = []
@@ -256,7 +283,7 @@ def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[s
             matching.append(scores)
         elif names is not None:
             raise ShardMismatchError(mismatch)
-        elif scores.listed["corpus"] == store.folder.name.removesuffix("_processed"):
+        elif scores.listed["corpus"] == store.corpus:
             logger.warning("%s They are ignored.", mismatch)
     return tuple(matching)
 

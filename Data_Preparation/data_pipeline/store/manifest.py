@@ -119,6 +119,8 @@ class ParagraphManifest(StageManifest, Made):
 
     version: NotRequired[int]
     """Number of the version; 1 where there is none. See `store.versions`."""
+    parent: NotRequired[int]
+    """Number of the version that was made the present one again, by `elm rollback`."""
     corpus: NotRequired[str]
     """Description of the source."""
     counts: ParagraphCounts
@@ -289,10 +291,7 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
     """
     if existing["fingerprint"] == fingerprint(settings, upstream):
         return
-    old, new = _flat(existing["settings"]), _flat(settings)
-    changes = [_change(name, old, new) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    if len(changes) > _SHOWN_CHANGES:
-        changes = [*changes[:_SHOWN_CHANGES], f"and {len(changes) - _SHOWN_CHANGES:,} more"]
+    changes = setting_changes(existing["settings"], settings)
     if existing["upstream"] != upstream:
         changes.append("the paragraphs it was made from have changed")
     raise StaleStageError(
@@ -300,6 +299,15 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
         "Pass --overwrite to rebuild it, or keep both by setting another data_dir (for embeddings also "
         "embedding.variant)."
     )
+
+
+def setting_changes(before: Settings, after: Settings) -> list[str]:
+    """Describe the settings that differ, each with its old and new value; of very many, the first ones."""
+    old, new = _flat(before), _flat(after)
+    changes = [_change(name, old, new) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if len(changes) > _SHOWN_CHANGES:
+        changes = [*changes[:_SHOWN_CHANGES], f"and {len(changes) - _SHOWN_CHANGES:,} more"]
+    return changes
 
 
 def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -86,6 +86,15 @@ class ParagraphShard(ShardEntry):
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
+VERSIONS = ".versions"
+"""Folder of the earlier versions of a folder; see `store.versions`."""
+
+
+def present_folder(folder: Path) -> Path:
+    """Return the folder of the present version, for the folder of any version."""
+    return folder.parent.parent if folder.parent.name == VERSIONS else folder
+
+
 LocalPath = Callable[[ShardEntry], Path]
 """Function that returns the local path of the file of a manifest entry."""
 
@@ -113,6 +122,16 @@ class ParagraphStore:
         self._shards = {split: self._listed(split, local_path) for split in SPLITS}
         if not any(self._shards.values()):
             raise NotFoundError(f"No paragraphs in {folder}. Run `elm run` first.")
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus."""
+        return present_folder(self.folder).name.removesuffix("_processed")
+
+    @property
+    def version(self) -> int:
+        """Number of the version; 1 where the manifest names none."""
+        return self.manifest.get("version", 1) if self.manifest else 1
 
     @property
     def splits(self) -> list[Split]:

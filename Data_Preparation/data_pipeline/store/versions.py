@@ -5,15 +5,16 @@ Paragraphs have a version number in their manifest; the vectors that belong to a
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, read_manifest
+from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, ShardEntry, read_manifest
+from data_pipeline.store.paragraphs import VERSIONS, ParagraphStore
 from data_pipeline.utils.files import link_or_copy
 from data_pipeline.utils.system import fsync_path
 
-FOLDER = ".versions"
 _ALWAYS = ("manifest.json", "dropped.parquet")
 
 
@@ -24,12 +25,12 @@ def version_of(manifest: ParagraphManifest) -> int:
 
 def version_folder(folder: Path, number: int) -> Path:
     """Folder of an earlier version."""
-    return folder / FOLDER / f"{number:04d}"
+    return folder / VERSIONS / f"{number:04d}"
 
 
 def list_versions(folder: Path) -> list[int]:
     """Numbers of the earlier versions that a folder keeps, ascending."""
-    names = (path.name for path in (folder / FOLDER).glob("[0-9]*") if (path / "manifest.json").is_file())
+    names = (path.name for path in (folder / VERSIONS).glob("[0-9]*") if (path / "manifest.json").is_file())
     return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -72,28 +73,59 @@ def carry_versions(folder: Path, into: Path, count: int) -> None:
                 link_or_copy(path, target / path.name)
 
 
-def keep_embeddings(folder: Path, number: int, count: int) -> None:
-    """Keep the vectors of a version of the paragraphs, those of all variants, before others replace them.
+def keep_embeddings(folder: Path, store: ParagraphStore, count: int) -> None:
+    """Keep the vectors of the present paragraphs, those of all variants, before others replace them.
+
+    Vectors that belong to other paragraphs are no version: a crash came while they were replaced.
 
     Args:
         folder: `data/embeddings`.
-        number: number of the version that they belong to.
+        store: the present paragraphs.
         count: number of versions to keep; older ones are removed.
     """
+    own = {shard.content for split in store.splits for shard in store.listed(split)}
     for present in embedding_folders(folder):
         manifest = read_manifest(present, EmbeddingManifest)
-        if manifest is not None and count:
-            keep_version(present, manifest, number)
+        if manifest is not None and count and _contents(manifest) <= own:
+            keep_version(present, manifest, store.version)
         for old in list_versions(present):
-            if old <= number - count:
-                shutil.rmtree(version_folder(present, old))
+            if old <= store.version - count:
+                remove_version(present, old)
+
+
+def own_bytes(folders: Iterable[Path]) -> int:
+    """Size of the files that only these folders have, which their removal would free."""
+    found = [path.stat() for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]
+    names = Counter((stat.st_dev, stat.st_ino) for stat in found)
+    sizes = {(stat.st_dev, stat.st_ino): (stat.st_size, stat.st_nlink) for stat in found}
+    return sum(size for file, (size, links) in sizes.items() if links <= names[file])
+
+
+def remove_version(folder: Path, number: int) -> None:
+    """Remove an earlier version; after a crash it is there whole, or is no version any more."""
+    path = version_folder(folder, number)
+    doomed = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep_versions(folder: Path) -> None:
+    """Remove what a crash left of versions that were being made or removed."""
+    for path in (folder / VERSIONS).glob(".*.tmp"):
+        shutil.rmtree(path)
 
 
 def embedding_folders(folder: Path) -> Iterator[Path]:
-    """The folder of the embeddings, and those of its variants, that have a manifest."""
+    """The folder of the embeddings, and those of its variants, that have a manifest or earlier versions."""
     for path in (folder, *sorted(folder.glob("*"))):
-        if not path.name.startswith(".") and (path / "manifest.json").is_file():
+        is_hidden = path != folder and path.name.startswith(".")
+        if not is_hidden and ((path / "manifest.json").is_file() or (path / VERSIONS).is_dir()):
             yield path
+
+
+def _contents(manifest: EmbeddingManifest) -> set[tuple[int, str, str]]:
+    return {ShardEntry(**shard).content for split in manifest["splits"].values() for shard in split["shards"]}
 
 
 def _listed_files(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,97 @@
+"""Commands `versions`, `diff`, `rollback` and `gc`: the versions of a dataset."""
+
+import argparse
+from collections.abc import Mapping
+
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.flags import Given
+from data_pipeline.errors import ConfigError
+from data_pipeline.utils import format_table, human_bytes
+
+
+def _versions(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.stages.versions import describe_versions
+
+    rows = []
+    for version in describe_versions(configure_existing(parsed, given)):
+        counts = ", ".join(f"{split} {count:,}" for split, count in version.rows.items())
+        model = f", vectors of {version.model}" if version.model else ", no vectors"
+        size = "the present one" if version.is_present else f"{human_bytes(version.own_bytes)} of its own"
+        rows.append((f"{version.number}", f"{version.made:%Y-%m-%d %H:%M} UTC  {counts}{model} ({size})"))
+    say(format_table(rows))
+    return 0
+
+
+def _diff(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.stages.versions import compare_versions
+
+    found = compare_versions(configure_existing(parsed, given), parsed.before, parsed.after)
+    rows = [
+        (split, f"{counts['added']:,} rows added, {counts['removed']:,} removed, {counts['changed']:,} changed")
+        for split, counts in found.rows.items()
+    ]
+    rows += [("setting", change) for change in found.settings]
+    rows += [("vectors", change) for change in found.vectors]
+    before, after = found.leakage
+    if before is not None and after is not None:
+        rows.append(("leakage", f"{before:.2%} of the test rows had a near duplicate in train, now {after:.2%}"))
+    say(format_table(rows))
+    return 0
+
+
+def _rollback(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.stages.versions import roll_back
+
+    config = configure_existing(parsed, given)
+    number = roll_back(config, parsed.number)
+    say(f"{config.data_dir}: version {number} is version {parsed.number} again; version {number - 1} is kept")
+    return 0
+
+
+def _gc(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.stages.versions import find_garbage, remove_garbage
+    from data_pipeline.store.versions import own_bytes, version_folder
+
+    if parsed.keep < 0:
+        raise ConfigError(f"--keep must be 0 or more, found {parsed.keep}")
+    config = configure_existing(parsed, given)
+    garbage = find_garbage(config, parsed.keep)
+    if not garbage:
+        say(f"{config.data_dir}: nothing to remove; earlier versions to keep: {parsed.keep}")
+        return 0
+    folders = [version_folder(folder, number) for folder, number in garbage]
+    say(format_table([("remove", str(folder)) for folder in folders]))
+    if not parsed.yes:
+        say(f"this would free {human_bytes(own_bytes(folders))}; add --yes to do it")
+        return 0
+    say(f"freed {human_bytes(remove_garbage(config, parsed.keep))}")
+    return 0
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", type=int, help="number of a version")
+    parser.add_argument("after", type=int, help="number of another version")
+    common_arguments(parser)
+
+
+def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("number", type=int, help="number of an earlier version")
+    common_arguments(parser)
+
+
+def _gc_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", type=int, default=0, help="number of earlier versions to keep (default: none)")
+    parser.add_argument("--yes", action="store_true", help="remove them; without it, only say what would be freed")
+    common_arguments(parser)
+
+
+COMMANDS: Mapping[str, Command] = {
+    "versions": Command("list the versions of a dataset", common_arguments, _versions, example="elm versions"),
+    "diff": Command(
+        "say what differs between two versions of a dataset", _diff_arguments, _diff, example="elm diff 1 2"
+    ),
+    "rollback": Command(
+        "make an earlier version of a dataset the present one", _rollback_arguments, _rollback, example="elm rollback 1"
+    ),
+    "gc": Command("remove earlier versions of a dataset", _gc_arguments, _gc, example="elm gc --keep 1 --yes"),
+}
