@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_pipeline.config import EmbeddingConfig
@@ -19,24 +18,21 @@ from data_pipeline.embeddings import (
     EncodeStats,
     Engine,
     Identity,
-    Tokens,
-    make_plan,
-    spill,
-    tokenize_with_prompt,
 )
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
-from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS, FilePlan, Known, Window, embed_to_file
+from data_pipeline.embeddings.embed_to_file import FilePlan, Known, Window, embed_to_file
 from data_pipeline.embeddings.plan import Plan
-from data_pipeline.errors import ShardMismatchError, StaleStageError, StoreError
+from data_pipeline.errors import StaleStageError, StoreError
 from data_pipeline.stages.api_costs import check_cost, cost_of, usage_since
 from data_pipeline.stages.base import Advance, Task, TaskResult, run_at_once, run_in_order, run_stage
 from data_pipeline.stages.recorded_probes import identity_with_recorded_probes
-from data_pipeline.stages.reuse import Found, Reuse
+from data_pipeline.stages.reuse import Reuse
+from data_pipeline.stages.shard_plans import ShardPlan, ShardPlanner, special_tokens_of
 from data_pipeline.stages.split_output import SplitOutput
-from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore, open_embedding_shard
+from data_pipeline.store import Coding, ParagraphShard, ParagraphStore, open_embedding_shard
 from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
-from data_pipeline.types import IntArray, Split
+from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
@@ -149,10 +145,9 @@ class SplitEmbeddings:
     reuse: Reuse | None = None
     engine: Engine = field(init=False)
     coding: Coding = field(init=False)
-    _special_tokens: int | None = field(init=False)
-    """Number of tokens added to every text; None if the stored counts are of another tokenizer."""
+    _shard_planner: ShardPlanner = field(init=False)
     _prepared: bool = field(default=False, init=False)
-    _plans: dict[int, Future["_ShardPlan"]] = field(default_factory=dict, init=False)
+    _plans: dict[int, Future[ShardPlan]] = field(default_factory=dict, init=False)
     _planner: ThreadPoolExecutor = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     """Held by one of several tasks that run at once, while it prepares."""
@@ -239,22 +234,18 @@ class SplitEmbeddings:
         self.coding = calibrated_coding(
             precision, self.store, self.embedder, output.settings, folder, manifest, self.overwrite
         )
-        self._special_tokens = _special_tokens(self.store, self.embedder)
+        special_tokens = special_tokens_of(self.store, self.embedder)
+        self._shard_planner = ShardPlanner(self.embedder, self.coding, folder, special_tokens, self.reuse)
         if (remote := self.embedder.runtime.remote) is not None:
             unwritten = [
                 shard
                 for shard, path in zip(output.paragraphs, output.paths, strict=True)
                 if not self._is_written(path, shard)
             ]
-            check_cost(remote, ((shard, self._rows_without_vector(shard)) for shard in unwritten), self.name)
+            check_cost(remote, ((shard, self._shard_planner.rows_to_compute(shard)) for shard in unwritten), self.name)
         if is_new and not self.overwrite:
             self._reject_unlisted_files()
         self._prepared = True
-
-    def _rows_without_vector(self, shard: ParagraphShard) -> IntArray:
-        if self.reuse is None:
-            return np.arange(shard.rows)
-        return self.reuse.find(shard, self.coding, self._token_counts(shard)).missing
 
     def _reject_unlisted_files(self) -> None:
         for shard, path in zip(self.output.paragraphs, self.output.paths, strict=True):
@@ -289,12 +280,12 @@ class SplitEmbeddings:
         if index + ahead < len(self.output.paragraphs):
             self._planned(index + ahead)
 
-    def _planned(self, index: int) -> Future["_ShardPlan"]:
+    def _planned(self, index: int) -> Future[ShardPlan]:
         if index not in self._plans:
             self._plans[index] = self._planner.submit(self._plan, self.output.paragraphs[index])
         return self._plans[index]
 
-    def _known(self, plan: "_ShardPlan", copied: NDArray[np.bool_]) -> Iterator[Known]:
+    def _known(self, plan: ShardPlan, copied: NDArray[np.bool_]) -> Iterator[Known]:
         """Read the vectors that exist already, and mark their rows in `copied`."""
         if self.reuse is None or plan.found is None:
             return
@@ -303,79 +294,22 @@ class SplitEmbeddings:
             yield Known(rows, vectors, is_coded)
 
     def _windows(
-        self, shard: ParagraphShard, path: Path, plan: "_ShardPlan", copied: NDArray[np.bool_]
+        self, shard: ParagraphShard, path: Path, plan: ShardPlan, copied: NDArray[np.bool_]
     ) -> Iterator[Window]:
         """Rows to compute: those without a vector, and those whose vector could not be copied after all."""
         yield Window(plan.rows, lambda: self._announced(plan.plan, path))
         left = np.setdiff1d(np.flatnonzero(~copied), plan.rows)
         if len(left):
-            yield Window(left, lambda: make_plan(spill(self._tokenized(shard, left), self.output.folder)))
+            yield Window(left, lambda: self._shard_planner.plan_rows(shard, left))
 
-    def _plan(self, shard: ParagraphShard) -> "_ShardPlan":
-        started = time.perf_counter()
-        tally = self.engine.tally
-        found, counts = None, self._token_counts(shard)
-        if self.reuse is not None:
-            found = self.reuse.find(shard, self.coding, counts)
-        rows = np.arange(shard.rows) if found is None else found.missing
-        plan = make_plan(spill(self._tokenized(shard, rows), self.output.folder))
-        truncated = int(plan.tokens.truncated.sum())
-        if found is not None:
-            truncated += self._truncated_among(shard, np.flatnonzero(found.sources >= 0), counts)
+    def _plan(self, shard: ParagraphShard) -> ShardPlan:
+        started, tally = time.perf_counter(), self.engine.tally
+        plan = self._shard_planner.plan(shard)
         with self.engine.lock:
             tally.planning_s += time.perf_counter() - started
-            tally.truncated += truncated
-            tally.repeated += len(plan.tokens) - len(plan.order)
-        return _ShardPlan(rows, plan, found, truncated)
-
-    def _truncated_among(self, shard: ParagraphShard, rows: IntArray, counts: IntArray | None) -> int:
-        """Number of rows whose text is longer than the limit of the model."""
-        if counts is not None:
-            return int((counts[rows] > self.embedder.identity.max_length).sum())
-        return sum(int(tokens.truncated.sum()) for tokens in self._tokenized(shard, rows))
-
-    def _token_counts(self, shard: ParagraphShard) -> IntArray | None:
-        """Tokens of each text of a shard, special tokens included; None if the stored counts do not say.
-
-        The tokens of a prompt are not counted among them, so they say nothing where there is one.
-        """
-        if self.reuse is None or self._special_tokens is None or self.embedder.identity.prompt:
-            return None
-        return shard.numbers("token_count") + self._special_tokens
-
-    def _tokenized(self, shard: ParagraphShard, rows: IntArray) -> Iterator[Tokens]:
-        """Tokenize rows of a shard, ascending, in batches of its rows.
-
-        Raises:
-            ShardMismatchError: a stored token count is wrong, or the file has changed since it was opened.
-        """
-        if not len(rows):
-            return
-        seen_ids, seen_texts = ColumnHash(), ColumnHash()
-        prompt = self.embedder.identity.prompt
-        columns = ["text_id", "text", "token_count"]
-        start = 0
-        for batch in shard.batches(columns, TOKENIZED_ROWS):
-            seen_ids.update(batch["text_id"].to_pylist())
-            seen_texts.update(batch["text"].to_pylist())
-            first, last = np.searchsorted(rows, [start, start + batch.num_rows])
-            batch, start = batch.take(pa.array(rows[first:last] - start)), start + batch.num_rows
-            if not batch.num_rows:
-                continue
-            names, texts, counts = (batch[column].to_pylist() for column in columns)
-            tokens = tokenize_with_prompt(self.embedder, texts, prompt)
-            if self._special_tokens is not None:
-                own_counts = tokens.lengths - self._special_tokens
-                wrong = np.flatnonzero((own_counts != np.array(counts)) & ~tokens.truncated)
-                if len(wrong):
-                    raise ShardMismatchError(
-                        f"{shard.path} says that {names[wrong[0]]} has {counts[wrong[0]]} tokens, its tokenizer finds "
-                        f"{own_counts[wrong[0]]}. Set preprocess.fast_tokens to off, run again with --overwrite, "
-                        "and please report this text."
-                    )
-            yield tokens
-        if (seen_ids.hexdigest(), seen_texts.hexdigest()) != (shard.ids_sha256, shard.texts_sha256):
-            raise ShardMismatchError(f"{shard.path} was changed while it was being embedded, or is damaged. Run again.")
+            tally.truncated += plan.truncated
+            tally.repeated += len(plan.plan.tokens) - len(plan.plan.order)
+        return plan
 
     def _announced(self, plan: Plan, path: Path) -> Plan:
         """Return the plan after measuring the machine, if needed, and logging the amount of work."""
@@ -392,20 +326,6 @@ class SplitEmbeddings:
         return plan
 
 
-@dataclass(frozen=True)
-class _ShardPlan:
-    """What is to be done for a shard."""
-
-    rows: IntArray
-    """Rows to compute, ascending."""
-    plan: Plan
-    """Plan of their texts."""
-    found: Found | None
-    """Vectors that exist already; None if none were looked for."""
-    truncated: int
-    """Number of texts of the shard that are longer than the limit of the model."""
-
-
 def _duration(seconds: float) -> str:
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -420,10 +340,3 @@ def row_id(shard: ParagraphShard, row: int) -> str:
             return str(batch["text_id"][row].as_py())
         row -= batch.num_rows
     raise IndexError(f"{shard.path} has no row {row}")
-
-
-def _special_tokens(store: ParagraphStore, embedder: Embedder) -> int | None:
-    counted_with = store.manifest["settings"].get("tokenizer") if store.manifest else None
-    if counted_with != embedder.identity.tokenizer or embedder.identity.prompt:
-        return None
-    return int(embedder.tokenize([""]).lengths.sum())

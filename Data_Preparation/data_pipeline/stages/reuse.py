@@ -29,6 +29,7 @@ _CHECKED_ROWS = 4
 _MIN_COSINE = 0.999
 _MIN_COSINE_OF_BITS = 0.95
 _BLOCK_ROWS = 16_384
+_UNLIMITED = 1 << 62  # of a model behind an API, whose texts are not cut here
 _MAY_DIFFER = {"dim", "max_length", "probes", "precision"}  # compared in another way
 
 
@@ -107,7 +108,8 @@ class Reuse:
             sources, rows = self.known.find(text_digests(shard))
             for number in np.unique(sources[sources >= 0]).tolist():
                 own = sources == number
-                limits = {int(self.sources[number].settings["max_length"]), self.embedder.identity.max_length}
+                recorded = int(self.sources[number].settings["max_length"])
+                limits = {limit or _UNLIMITED for limit in (recorded, self.embedder.identity.max_length)}
                 if len(limits) > 1:
                     own &= np.zeros(shard.rows, np.bool_) if token_counts is None else token_counts <= min(limits)
                 if own.any() and not self._is_usable(shard, coding, number, np.flatnonzero(own), rows):
