@@ -13,8 +13,8 @@ from data_pipeline.errors import RecordError, SourceError
 from data_pipeline.user_files.inputs import InputFile
 from data_pipeline.user_files.remote import RemoteFile
 
-MAX_LINE_BYTES = 1 << 29
-"""Maximum size of a line, because decoding a line takes several times its size in memory."""
+MAX_LINE_BYTES = 1 << 26
+"""Maximum size of a line: to decode a text and to count its tokens takes up to a hundred times its size in memory."""
 
 OnBytes = Callable[[int], object]
 """Called with the number of bytes of each read from the disk."""

@@ -117,3 +117,30 @@ def test_a_file_at_an_address_with_its_tsv_of_queries_kept_out(tmp_path, clean_l
     assert dropped.select("reason", "duplicate_of").rows() == [("contaminated_ngram", "queries.jsonl:q1")]
     written = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert not any(b"secret" in path.read_bytes() for path in written)
+
+
+def test_a_line_of_200_mb_is_left_out_and_named(tmp_path):
+    """Its text is never in memory, and the records around it are read."""
+    path = tmp_path / "long.jsonl"
+    texts = ["Ships passed the lighthouse at night. " * 9, "The keeper counted the ships that passed. " * 9]
+    with path.open("w") as file:
+        file.write(json.dumps({"text": texts[0]}) + '\n{"text": "')
+        for _ in range(200):
+            file.write("word " * 200_000)
+        file.write('"}\n' + json.dumps({"text": texts[1]}) + "\n")
+    assert path.stat().st_size > 200_000_000
+    rows, dropped = run(
+        tmp_path, "--source", "jsonl", "--corpus.path", path, "--min-tokens", 5, "--corpus.max_bad_share", 0.5
+    )
+    assert sorted(rows["text"]) == sorted(text.strip() for text in texts)
+    assert dropped.select("text_id", "stage", "reason").rows() == [("long.jsonl, line 2", "records", "line_too_long")]
+
+
+def test_too_many_lines_of_200_mb_stop_the_run_with_advice(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data_pipeline.user_files.text.MAX_LINE_BYTES", 1 << 20)
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"text": "word " * 300_000}))
+    arguments = ["--output-dir", str(tmp_path), "--model-name", "hashing", "--corpus.path", str(path)]
+    assert main(["run", "--preset", "offline", "--source", "jsonl", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "long.jsonl, line 1: longer than 1 MiB. Is each record on a line of its own?" in said
