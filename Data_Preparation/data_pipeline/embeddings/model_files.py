@@ -96,6 +96,12 @@ def find_model(
         ) from error
     except TRANSPORT_ERRORS as error:
         raise ModelError(f"could not download {config.model_name}: {error}. {OFFLINE_HINT}") from error
+    if weights and config.backend not in _EXPORTS and not any(Path(snapshot).rglob("*.safetensors")):
+        raise ModelError(
+            f"{setting}: {config.model_name} has no .safetensors file; weights in other formats are pickles and are "
+            "not loaded. Name a revision that has them, if there is one (the hub's converter offers them as pull "
+            "requests: refs/pr/NUMBER), or save the model again by transformers' save_pretrained."
+        )
     # The name of a snapshot's folder in the cache is its commit.
     return ModelFiles(Path(snapshot), Path(snapshot).name)
 

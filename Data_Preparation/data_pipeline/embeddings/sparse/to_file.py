@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from data_pipeline.embeddings.sparse.encoder import SparseEncoder, encode_sparse
@@ -40,7 +41,11 @@ def embed_to_sparse_file(
     writer = SparseWriter(file.path, file.rows, file.metadata)
     for start, texts in blocks:
         if not writer.has_block(start, len(texts)):
-            rows = encode_sparse(encoder, texts, name_of=lambda row, first=start: file.row_name(first + row))  # type: ignore[misc]
+            rows = encode_sparse(encoder, texts, name_of=partial(_name_in_block, file, start))
             writer.write_block(start, rows)
         advance(len(texts))
     writer.finish()
+
+
+def _name_in_block(file: SparseFile, start: int, position: int) -> str:
+    return file.row_name(start + position)

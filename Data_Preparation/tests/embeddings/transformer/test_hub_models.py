@@ -29,3 +29,25 @@ def test_a_model_of_the_hub_is_found_again_without_it(tmp_path):
         assert len(hub.log) == asked
     assert online[0] == COMMIT
     assert not [line for line in hub.log if line.endswith((".bin", ".onnx"))]
+
+
+FAIL = """
+import json
+from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings.model_files import find_model
+from data_pipeline.errors import ModelError
+try:
+    find_model(EmbeddingConfig(model_name="somebody/tiny"))
+except ModelError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_with_a_pickle_only_is_refused_with_advice(tmp_path):
+    files = {"config.json": b'{"model_type": "bert"}', "tokenizer.json": b"{}", "pytorch_model.bin": b"pickle"}
+    with serve("somebody/tiny", files) as hub:
+        said = in_process(FAIL, hub.url, tmp_path)
+    assert "somebody/tiny has no .safetensors file; weights in other formats are pickles" in said
+    assert "refs/pr/NUMBER" in said
+    assert not [line for line in hub.log if line.endswith(".bin")]
