@@ -22,6 +22,7 @@ from data_pipeline.store.text_digests import text_digests
 from data_pipeline.store.versions import embedding_folders, list_versions, version_folder
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.user_files import visible
+from data_pipeline.utils import sha256_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class VectorSource:
     path: Path
     settings: Mapping[str, Any]
     """Settings in the manifest beside it."""
+    sha256: str
+    """SHA-256 of the file in the manifest."""
     folder: Path
     """Folder that is trusted or not as a whole."""
 
@@ -75,7 +78,10 @@ class Reuse:
     work_dir: Path
     embedder: Embedder
     precision: str
+    _whole: dict[int, bool] = field(default_factory=dict)
+    """Whether the bytes of a source are those of its manifest, by its position."""
     _trusted: dict[Path, bool] = field(default_factory=dict)
+    """Whether a few texts have the vectors that the model gives them, by folder."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -161,7 +167,13 @@ class Reuse:
         stored = self._open(number)
         if stored is None or not (stored.coding.is_float or stored.coding.to_metadata() == coding.to_metadata()):
             return False
-        folder = self.sources[number].folder
+        source, folder = self.sources[number], self.sources[number].folder
+        if number not in self._whole:
+            self._whole[number] = sha256_of_file(source.path) == source.sha256
+            if not self._whole[number]:
+                logger.warning("%s is not reused: its bytes are not those of its manifest.json", source.path)
+        if not self._whole[number]:
+            return False
         if folder not in self._trusted:
             chosen = own[:: max(1, len(own) // _CHECKED_ROWS)][:_CHECKED_ROWS]
             self._trusted[folder] = self._agrees(stored, rows[chosen], _texts(shard, chosen), folder)
@@ -213,7 +225,7 @@ def _sources_in(root: Path, own: Mapping[str, str]) -> Iterator[VectorSource]:
                     entry = ShardEntry(**record)
                     path = present / Path(entry.file).name
                     if entry.content in paragraphs and path.is_file():
-                        yield VectorSource(paragraphs[entry.content], path, listed["settings"], present)
+                        yield VectorSource(paragraphs[entry.content], path, listed["settings"], entry.sha256, present)
 
 
 def _paragraphs_in(folder: Path) -> list[ParagraphShard]:

@@ -207,6 +207,23 @@ def test_a_folder_that_lies_is_not_trusted(config, counted, tmp_path, caplog):
     assert files(reseeded) == files(whole_run(reseeded, tmp_path))
 
 
+def test_a_damaged_file_is_not_reused_through_its_other_name(config, counted, tmp_path, caplog):
+    run(config)
+    run(changed(config, "split", seed=7), overwrite=True)
+    first = next(config.embeddings_dir.glob(".versions/0001/train_*.safetensors"))
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    with first.open("r+b") as file:
+        file.write(content)
+    with caplog.at_level(logging.WARNING):
+        run(config, overwrite=True)
+    assert files(config) == files(whole_run(config, tmp_path))
+    # Those of the version between are whole, and are found first or instead; no damaged vector is copied.
+    assert all(
+        result.rows == len(ELMDataset(split=split, config=config)) for split, result in run(config).embeddings.items()
+    )
+
+
 def test_damaged_folders_stop_no_run(config, counted, tmp_path):
     run(config)
     other = config.model_copy(update={"data_dir": tmp_path / "other", "logs_dir": tmp_path / "logs"})
