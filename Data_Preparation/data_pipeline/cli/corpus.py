@@ -154,6 +154,8 @@ def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str
             + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
         ),
     ]
+    if (version := manifest.get("version", 1)) > 1:
+        rows.append(("version", f"{version}; `elm versions` lists the earlier ones that are kept"))
     if personal := counts.get("personal_data"):
         handling = "masked" if manifest["settings"]["filters"]["pii"] == "mask" else "found and dropped"
         found = ", ".join(f"{count:,} {kind}" for kind, count in personal.items())
