@@ -119,17 +119,17 @@ def _write(quick: bool, folder: Path) -> dict[str, Any]:
 
 
 def _lookup(folder: Path) -> dict[str, Any]:
-    from data_pipeline.store.known_texts import KnownTexts
     from data_pipeline.store.manifest import ShardEntry
     from data_pipeline.store.paragraphs import ParagraphShard
     from data_pipeline.store.text_digests import text_digests
+    from data_pipeline.store.text_index import TextIndex
 
     entries = [ShardEntry(**json.loads((folder / f"{shard}.json").read_text())) for shard in (0, 1)]
     known, wanted = (
         ParagraphShard(**entry.to_json(), path=folder / str(shard) / entry.file) for shard, entry in enumerate(entries)
     )
     started = time.monotonic()
-    index = KnownTexts([known.rows], lambda _: text_digests(known), folder)
+    index = TextIndex([known.rows], lambda _: text_digests(known), folder)
     sources, rows = index.find(text_digests(wanted))
     seconds, half = time.monotonic() - started, known.rows // 2
     if (sources[:half] != 0).any() or (sources[half:] != -1).any() or (rows[:half] != half + np.arange(half)).any():

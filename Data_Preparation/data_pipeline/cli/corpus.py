@@ -154,7 +154,9 @@ def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str
             + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
         ),
     ]
-    if (version := manifest.get("version", 1)) > 1:
+    from data_pipeline.store.manifest import version_of
+
+    if (version := version_of(manifest)) > 1:
         rows.append(("version", f"{version}; `elm versions` lists the earlier ones that are kept"))
     if personal := counts.get("personal_data"):
         handling = "masked" if manifest["settings"]["filters"]["pii"] == "mask" else "found and dropped"

@@ -91,7 +91,7 @@ class ELMLoader:
             "position": self._position,
             "order": self.order.to_json(),
             "dataset": self.dataset.fingerprint,
-            **({} if self._dataset_version is None else {"dataset_version": self._dataset_version}),
+            **({} if self.dataset.version is None else {"dataset_version": self.dataset.version}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,17 +130,12 @@ class ELMLoader:
         # Only after the last batch was used: a state saved until then belongs to this epoch.
         self.epoch, self._position = epoch + 1, 0
 
-    @property
-    def _dataset_version(self) -> int | None:
-        """Number of the version of the dataset; None for datasets without versions, such as pairs."""
-        return getattr(self.dataset, "version", None)
-
     def _other_version(self, saved: int | None) -> str:
-        if saved is None or saved == self._dataset_version:
+        if saved is None or saved == self.dataset.version:
             return ""
         return (
-            f" (the state was saved with version {saved} of it, now it is version {self._dataset_version}: open "
-            f"ELMDataset(..., version={saved}), or compare them with `elm diff {saved} {self._dataset_version}`)"
+            f" (the state was saved with version {saved} of it, now it is version {self.dataset.version}: open "
+            f"ELMDataset(..., version={saved}), or compare them with `elm diff {saved} {self.dataset.version}`)"
         )
 
     @property

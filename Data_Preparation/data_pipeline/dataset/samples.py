@@ -173,6 +173,11 @@ class GatheringDataset(Dataset[Sample]):
     def fingerprint(self) -> str:
         """SHA-256 of the samples and their order."""
 
+    @property
+    def version(self) -> int | None:
+        """Number of the version of the dataset; None for datasets without versions, such as pairs."""
+        return None
+
 
 def _sample(columns: Mapping[str, Any], index: int) -> Sample:
     sample = Sample()

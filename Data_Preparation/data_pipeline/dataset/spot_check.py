@@ -4,13 +4,15 @@ Checksums prove that files are as they were written. That row i was the vector o
 written, and of the stated model and pooling, only the model can tell.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_pipeline.embeddings import Embedder, encode
 from data_pipeline.errors import ShardMismatchError
+from data_pipeline.store import EmbeddingShard
 from data_pipeline.store.corpus_files import MAKE_EMBEDDINGS
 from data_pipeline.store.reader import Rows
 
@@ -36,6 +38,26 @@ def parse_level(level: str) -> Level:
     return current
 
 
+def cosines_to_fresh(
+    shard: EmbeddingShard, stored: NDArray[Any], texts: Sequence[str], embedder: Embedder
+) -> tuple[NDArray[np.float64], float]:
+    """Embed texts again and compare the vectors with stored ones.
+
+    Args:
+        shard: file of the stored vectors, whose coding the new ones go through.
+        stored: decoded vectors of the texts, shape (N, dim of the embedder).
+        texts: texts, N of them.
+        embedder: embedder that made the stored vectors.
+
+    Returns:
+        Cosine for each text, shape (N,), NaN for a vector that is not finite; and the smallest one of right vectors.
+    """
+    fresh = shard.decode(shard.coding.encode(encode(embedder, texts))).astype(np.float64)
+    norms = np.linalg.norm(fresh, axis=1) * np.linalg.norm(stored.astype(np.float64), axis=1)
+    cosines = (fresh * stored).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    return cosines, _MIN_COSINE_OF_BITS if shard.coding.precision == "ubinary" else _MIN_COSINE
+
+
 def spot_check(rows: Rows, count: int, seed: int, load_embedder: Callable[[], Embedder]) -> list[str]:
     """Embed random rows again and compare them with the stored vectors; see `ELMDataset.spot_check`.
 
@@ -53,11 +75,8 @@ def spot_check(rows: Rows, count: int, seed: int, load_embedder: Callable[[], Em
     embedder = load_embedder()
     chosen = np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False)
     ids = rows.columns.records(chosen, ["text_id"])["text_id"].to_pylist()
-    shard, stored = rows.first_shard, rows.vectors(chosen)
-    minimum = _MIN_COSINE_OF_BITS if shard.coding.precision == "ubinary" else _MIN_COSINE
-    fresh = shard.decode(shard.coding.encode(encode(embedder, rows.columns.texts(chosen)))).astype(np.float64)
-    norms = np.linalg.norm(fresh, axis=1) * np.linalg.norm(stored.astype(np.float64), axis=1)
-    cosines = (fresh * stored).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    shard = rows.first_shard
+    cosines, minimum = cosines_to_fresh(shard, rows.vectors(chosen), rows.columns.texts(chosen), embedder)
     n_wrong = int((~(cosines >= minimum)).sum())  # NaN counts as wrong
     if n_wrong:
         worst = int(np.argmin(cosines))

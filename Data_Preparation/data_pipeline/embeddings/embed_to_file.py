@@ -42,7 +42,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Known:
+class ExistingVectors:
     """Vectors that exist already."""
 
     rows: IntArray
@@ -75,7 +75,7 @@ def embed_to_file(
     engine: Engine,
     *,
     advance: Callable[[int], object],
-    known: Iterable[Known] = (),
+    existing: Iterable[ExistingVectors] = (),
     flush_s: float = 5.0,
     flush_rows: int | None = None,
     overwrite: bool = False,
@@ -87,7 +87,7 @@ def embed_to_file(
         windows: its rows, in any order, those of `zero_rows` left out.
         engine: runs the embedder.
         advance: called with numbers of rows as they are finished, those of the earlier run first.
-        known: vectors that exist already, which are written before `windows` is asked for rows.
+        existing: vectors that exist already, which are written before `windows` is asked for rows.
         flush_s: seconds of finished work that a crash may cost, at most.
         flush_rows: rows of finished work that a crash may cost, instead.
         overwrite: discard unfinished work of other settings.
@@ -105,8 +105,8 @@ def embed_to_file(
         advance(int(writer.done.sum()))
         last_flush, unsafe = time.monotonic(), 0
         try:
-            for part in known:
-                advance(_write_known(writer, part, file))
+            for part in existing:
+                advance(_write_existing(writer, part, file))
             for rows, vectors in _compute(file, windows, engine, writer.done):
                 new = int((~writer.done[rows]).sum())
                 writer.write(rows, vectors)
@@ -121,16 +121,16 @@ def embed_to_file(
         writer.finish()
 
 
-def _write_known(writer: EmbeddingWriter, known: Known, file: FilePlan) -> int:
+def _write_existing(writer: EmbeddingWriter, existing: ExistingVectors, file: FilePlan) -> int:
     """Write vectors to the rows that are not done; returns the number of rows."""
-    new = ~writer.done[known.rows]
-    rows = known.rows[new]
-    if known.is_coded:
-        writer.write_stored(rows, known.vectors[new])
+    new = ~writer.done[existing.rows]
+    rows = existing.rows[new]
+    if existing.is_coded:
+        writer.write_stored(rows, existing.vectors[new])
     else:
         if file.coding.precision == "float16":
-            _check_float16(known.vectors[new], rows, file)
-        writer.write(rows, known.vectors[new])
+            _check_float16(existing.vectors[new], rows, file)
+        writer.write(rows, existing.vectors[new])
     return len(rows)
 
 

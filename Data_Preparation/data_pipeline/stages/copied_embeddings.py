@@ -14,7 +14,7 @@ from data_pipeline.config import Config
 from data_pipeline.errors import ShardMismatchError, StoreError
 from data_pipeline.stages.base import Advance, Task, TaskResult
 from data_pipeline.stages.embed import opens
-from data_pipeline.stages.split_output import SplitOutput
+from data_pipeline.stages.split_output import SplitOutput, SplitStage
 from data_pipeline.store import ParagraphStore, open_embedding_shard, paragraphs_sha256, write_manifest
 from data_pipeline.store.embeddings import EmbeddingWriter
 from data_pipeline.store.manifest import EmbeddingManifest, read_manifest
@@ -34,7 +34,7 @@ class CopiedSplit:
     skipped: bool
 
 
-class CopiedEmbeddings:
+class CopiedEmbeddings(SplitStage):
     """Stage that copies the stored vectors of the kept rows of a split.
 
     Args:
@@ -77,24 +77,6 @@ class CopiedEmbeddings:
     def name(self) -> str:
         """Activity of the stage, for the progress bar."""
         return f"Copying embeddings of {self._split}"
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that are copied."""
-        return self.output.rows
-
-    @property
-    def outputs(self) -> list[SplitOutput]:
-        """Outputs of the stage."""
-        return [self.output]
-
-    def fingerprint(self) -> str:
-        """Compute the fingerprint of the outputs."""
-        return self.output.fingerprint
-
-    def tasks(self) -> list[Task]:
-        """Return one task for each file."""
-        return self.output.tasks()
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Copy the vectors of one file, resuming where an earlier run stopped."""

@@ -21,7 +21,7 @@ from data_pipeline.embeddings import (
 )
 from data_pipeline.embeddings.autotune import tune
 from data_pipeline.embeddings.calibration import calibrated_coding
-from data_pipeline.embeddings.embed_to_file import FilePlan, Known, Window, embed_to_file
+from data_pipeline.embeddings.embed_to_file import ExistingVectors, FilePlan, Window, embed_to_file
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.errors import StaleStageError, StoreError
 from data_pipeline.stages.api_costs import check_cost, cost_of, usage_since
@@ -29,11 +29,10 @@ from data_pipeline.stages.base import Advance, Task, TaskResult, run_at_once, ru
 from data_pipeline.stages.recorded_probes import identity_with_recorded_probes
 from data_pipeline.stages.reuse import Reuse
 from data_pipeline.stages.shard_plans import ShardPlan, ShardPlanner, special_tokens_of
-from data_pipeline.stages.split_output import SplitOutput
-from data_pipeline.store import Coding, ParagraphShard, ParagraphStore, open_embedding_shard
+from data_pipeline.stages.split_output import SplitOutput, SplitStage
+from data_pipeline.store import Coding, ParagraphShard, ParagraphStore, open_embedding_shard, paragraphs_sha256
 from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
 from data_pipeline.types import Split
-from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ def open_stage(
         stem=f"{split}_embeddings",
         ending=".safetensors",
         settings={**identity.to_metadata(), "precision": stored_precision(embedder, config)},
-        upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
+        upstream=paragraphs_sha256(shards),
         corpus=store.corpus,
         paragraphs=shards,
         is_whole=opens,
@@ -132,7 +131,7 @@ def opens(path: Path, record: ShardRecord) -> bool:
 
 
 @dataclass
-class SplitEmbeddings:
+class SplitEmbeddings(SplitStage):
     """Stage that embeds one split."""
 
     store: ParagraphStore
@@ -163,24 +162,6 @@ class SplitEmbeddings:
         """Activity of the stage, for the progress bar."""
         return f"Embedding {self.output.split}"
 
-    @property
-    def rows(self) -> int:
-        """Number of rows of the split."""
-        return self.output.rows
-
-    @property
-    def outputs(self) -> list[SplitOutput]:
-        """Outputs of the stage."""
-        return [self.output]
-
-    def fingerprint(self) -> str:
-        """Compute the fingerprint of the outputs."""
-        return self.output.fingerprint
-
-    def tasks(self) -> list[Task]:
-        """Return one task for each paragraph shard."""
-        return self.output.tasks()
-
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Embed one shard, while the next one is planned in a thread."""
         shard, path = self.output.paragraphs[task.index], self.output.paths[task.index]
@@ -202,7 +183,7 @@ class SplitEmbeddings:
             self._windows(shard, path, plan, copied),
             self.engine,
             advance=advance,
-            known=self._known(plan, copied),
+            existing=self._existing(plan, copied),
             flush_s=self.config.flush_s,
             overwrite=self.overwrite,
         )
@@ -285,13 +266,13 @@ class SplitEmbeddings:
             self._plans[index] = self._planner.submit(self._plan, self.output.paragraphs[index])
         return self._plans[index]
 
-    def _known(self, plan: ShardPlan, copied: NDArray[np.bool_]) -> Iterator[Known]:
+    def _existing(self, plan: ShardPlan, copied: NDArray[np.bool_]) -> Iterator[ExistingVectors]:
         """Read the vectors that exist already, and mark their rows in `copied`."""
         if self.reuse is None or plan.found is None:
             return
         for rows, vectors, is_coded in self.reuse.read(plan.found, self.coding):
             copied[rows] = True
-            yield Known(rows, vectors, is_coded)
+            yield ExistingVectors(rows, vectors, is_coded)
 
     def _windows(
         self, shard: ParagraphShard, path: Path, plan: ShardPlan, copied: NDArray[np.bool_]

@@ -36,8 +36,9 @@ from data_pipeline.store.manifest import (
     fingerprint,
     read_manifest,
     read_manifest_to_replace,
+    version_of,
 )
-from data_pipeline.store.versions import carry_versions, keep_embeddings, keep_version, version_of
+from data_pipeline.store.versions import carry_versions, keep_embeddings, keep_version
 from data_pipeline.types import SPLITS, EvaluationSet
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.folders import new_folder, replace_folder

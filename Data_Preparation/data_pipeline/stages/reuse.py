@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.embeddings import Embedder, encode
+from data_pipeline.dataset.spot_check import cosines_to_fresh
+from data_pipeline.embeddings import Embedder
 from data_pipeline.embeddings.identity import with_recorded_probes
 from data_pipeline.errors import StoreError
 from data_pipeline.store import Coding, EmbeddingShard, ParagraphShard, ParagraphStore, open_embedding_shard
 from data_pipeline.store.embeddings import unit_length
-from data_pipeline.store.known_texts import KnownTexts
 from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, read_manifest
 from data_pipeline.store.text_digests import text_digests
+from data_pipeline.store.text_index import TextIndex
 from data_pipeline.store.versions import embedding_folders, list_versions, version_folder
 from data_pipeline.types import Float32Array, IntArray
 from data_pipeline.user_files import visible
@@ -27,8 +28,6 @@ from data_pipeline.utils import sha256_of_file
 logger = logging.getLogger(__name__)
 
 _CHECKED_ROWS = 4
-_MIN_COSINE = 0.999
-_MIN_COSINE_OF_BITS = 0.95
 _BLOCK_ROWS = 16_384
 _UNLIMITED = 1 << 62  # of a model behind an API, whose texts are not cut here
 _MAY_DIFFER = {"dim", "max_length", "probes", "precision"}  # compared in another way
@@ -49,7 +48,7 @@ class VectorSource:
 
 
 @dataclass(frozen=True)
-class Found:
+class VectorPositions:
     """Where the vectors of the rows of a shard are."""
 
     sources: IntArray
@@ -89,16 +88,20 @@ class Reuse:
         """Embedding files of the same model, each once."""
         own = {**self.embedder.identity.to_metadata(), "precision": self.precision}
         found = [source for root in self.roots for source in _sources_in(root, own)]
-        return list({source.path.stat().st_ino: source for source in reversed(found)}.values())[::-1]
+        distinct: dict[tuple[int, int], VectorSource] = {}
+        for source in found:
+            stat = source.path.stat()
+            distinct.setdefault((stat.st_dev, stat.st_ino), source)  # versions have links to one file
+        return list(distinct.values())
 
     @cached_property
-    def known(self) -> KnownTexts:
+    def index(self) -> TextIndex:
         """Index of the texts of all sources."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
         rows = [source.paragraphs.rows for source in self.sources]
-        return KnownTexts(rows, lambda source: text_digests(self.sources[source].paragraphs), self.work_dir)
+        return TextIndex(rows, lambda source: text_digests(self.sources[source].paragraphs), self.work_dir)
 
-    def find(self, shard: ParagraphShard, coding: Coding, token_counts: IntArray | None) -> Found:
+    def find(self, shard: ParagraphShard, coding: Coding, token_counts: IntArray | None) -> VectorPositions:
         """Find the vectors of a shard, among sources that a few texts prove to be right.
 
         Args:
@@ -110,8 +113,8 @@ class Reuse:
         with self._lock:
             if not self.sources or not shard.rows:
                 nothing = np.full(shard.rows, -1, np.int64)
-                return Found(nothing, nothing)
-            sources, rows = self.known.find(text_digests(shard))
+                return VectorPositions(nothing, nothing)
+            sources, rows = self.index.find(text_digests(shard))
             for number in np.unique(sources[sources >= 0]).tolist():
                 own = sources == number
                 recorded = int(self.sources[number].settings["max_length"])
@@ -121,9 +124,9 @@ class Reuse:
                 if own.any() and not self._is_usable(shard, coding, number, np.flatnonzero(own), rows):
                     own[:] = False
                 sources[(sources == number) & ~own] = -1
-            return Found(sources, rows)
+            return VectorPositions(sources, rows)
 
-    def read(self, found: Found, coding: Coding) -> Iterator[tuple[IntArray, NDArray[Any], bool]]:
+    def read(self, found: VectorPositions, coding: Coding) -> Iterator[tuple[IntArray, NDArray[Any], bool]]:
         """Read vectors that were found; those of a file that was replaced meanwhile are left out.
 
         Yields:
@@ -180,13 +183,7 @@ class Reuse:
         return self._trusted[folder]
 
     def _agrees(self, stored: EmbeddingShard, rows: IntArray, texts: list[str], folder: Path) -> bool:
-        kept = self._vectors(stored, rows).astype(np.float64)
-        fresh = encode(self.embedder, texts)
-        if not stored.coding.is_float:
-            fresh = stored.decode(stored.coding.encode(fresh))
-        lengths = np.linalg.norm(kept, axis=1) * np.linalg.norm(fresh, axis=1)
-        cosines = (kept * fresh).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-        minimum = _MIN_COSINE_OF_BITS if stored.coding.precision == "ubinary" else _MIN_COSINE
+        cosines, minimum = cosines_to_fresh(stored, self._vectors(stored, rows), texts, self.embedder)
         if not (cosines >= minimum).all():  # NaN counts as wrong
             logger.warning(
                 "%s is not reused: it says that its vectors are of this model, but for a text that was embedded again "

@@ -11,7 +11,7 @@ from data_pipeline.embeddings import Embedder, Tokens, make_plan, spill, tokeniz
 from data_pipeline.embeddings.embed_to_file import TOKENIZED_ROWS
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.errors import ShardMismatchError
-from data_pipeline.stages.reuse import Found, Reuse
+from data_pipeline.stages.reuse import Reuse, VectorPositions
 from data_pipeline.store import Coding, ColumnHash, ParagraphShard, ParagraphStore
 from data_pipeline.types import IntArray
 
@@ -24,7 +24,7 @@ class ShardPlan:
     """Rows to compute, ascending."""
     plan: Plan
     """Plan of their texts."""
-    found: Found | None
+    found: VectorPositions | None
     """Vectors that exist already; None if none were looked for."""
     truncated: int
     """Number of texts of the shard that are longer than the limit of the model."""

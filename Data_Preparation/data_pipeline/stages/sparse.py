@@ -10,12 +10,11 @@ from data_pipeline.embeddings.sparse.to_file import SparseFile, embed_to_sparse_
 from data_pipeline.errors import ShardMismatchError, StoreError
 from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
 from data_pipeline.stages.embed import row_id
-from data_pipeline.stages.split_output import SplitOutput
-from data_pipeline.store import ColumnHash, ParagraphShard, ParagraphStore
+from data_pipeline.stages.split_output import SplitOutput, SplitStage
+from data_pipeline.store import ColumnHash, ParagraphShard, ParagraphStore, paragraphs_sha256
 from data_pipeline.store.manifest import ShardRecord, SparseManifest
 from data_pipeline.store.sparse import open_sparse_shard, sparse_precision
 from data_pipeline.types import Split
-from data_pipeline.utils import sha256_of_json
 
 BLOCK_ROWS = 8192
 """Rows of a block, which is computed whole: a killed run repeats no more than one."""
@@ -34,7 +33,7 @@ class SparseResult:
 
 
 @dataclass(frozen=True)
-class SparseSplit:
+class SparseSplit(SplitStage):
     """Stage that makes the sparse vectors of one split."""
 
     encoder: SparseEncoder
@@ -44,24 +43,6 @@ class SparseSplit:
     def name(self) -> str:
         """Activity of the stage, for the progress bar."""
         return f"Sparse vectors of {self.output.split}"
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of the split."""
-        return self.output.rows
-
-    @property
-    def outputs(self) -> list[SplitOutput]:
-        """Outputs of the stage."""
-        return [self.output]
-
-    def fingerprint(self) -> str:
-        """Compute the fingerprint of the outputs."""
-        return self.output.fingerprint
-
-    def tasks(self) -> list[Task]:
-        """Return one task for each paragraph shard."""
-        return self.output.tasks()
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Make the sparse vectors of one shard."""
@@ -122,7 +103,7 @@ def make_sparse_vectors(
         stem=f"{split}_sparse",
         ending=".safetensors",
         settings={**encoder.identity.to_metadata(), "precision": sparse_precision(encoder.identity.dtype)},
-        upstream=sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards]),
+        upstream=paragraphs_sha256(shards),
         corpus=store.corpus,
         paragraphs=shards,
         is_whole=_opens,

@@ -127,3 +127,27 @@ class SplitOutput:
             for path in self.folder.glob(pattern):
                 if path not in self.paths:
                     remove_unused(path)
+
+
+class SplitStage:
+    """Part that stages with the files of one split share; see `stages.base.Stage`."""
+
+    output: SplitOutput
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the split."""
+        return self.output.rows
+
+    @property
+    def outputs(self) -> list[SplitOutput]:
+        """Outputs of the stage."""
+        return [self.output]
+
+    def fingerprint(self) -> str:
+        """Compute the fingerprint of the outputs."""
+        return self.output.fingerprint
+
+    def tasks(self) -> list[Task]:
+        """Return one task for each file."""
+        return self.output.tasks()

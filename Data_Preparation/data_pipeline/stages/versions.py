@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import Config
-from data_pipeline.errors import NotFoundError, SourceError
+from data_pipeline.errors import SourceError
 from data_pipeline.stages.preprocess import is_processed_file
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.manifest import EmbeddingManifest, read_manifest, setting_changes
@@ -24,6 +24,7 @@ from data_pipeline.store.versions import (
     keep_embeddings,
     keep_version,
     list_versions,
+    open_version,
     own_bytes,
     remove_version,
     sweep_versions,
@@ -88,7 +89,7 @@ def compare_versions(config: Config, before: int, after: int) -> Difference:
     Raises:
         NotFoundError: a version is not kept.
     """
-    old, new = (_open_version(config, number) for number in (before, after))
+    old, new = (open_version(config.processed_dir, number) for number in (before, after))
     difference = Difference()
     for split in dict.fromkeys([*old.splits, *new.splits]):
         difference.rows[split] = _compare_rows(_rows_of(old, split), _rows_of(new, split))
@@ -117,7 +118,7 @@ def roll_back(config: Config, number: int) -> int:
         store = ParagraphStore(folder)
         if number == store.version:
             raise SourceError(f"version {number} of {folder} is the present one")
-        earlier = _open_version(config, number)
+        earlier = open_version(config.processed_dir, number)
         earlier.check()
         assert store.manifest is not None
         assert earlier.manifest is not None
@@ -168,7 +169,7 @@ def _sweep(config: Config) -> None:
 
 
 def _describe(config: Config, number: int, is_present: bool) -> Version:
-    store = _open_version(config, number)
+    store = open_version(config.processed_dir, number)
     manifest = store.folder / "manifest.json"
     made = datetime.fromtimestamp(manifest.stat().st_mtime, UTC) if manifest.is_file() else datetime.now(UTC)
     embeddings = _embeddings_of(config, number)
@@ -176,19 +177,6 @@ def _describe(config: Config, number: int, is_present: bool) -> Version:
     model = next((settings["model"] for settings in _vector_settings(config, number).values()), "")
     own = 0 if is_present else own_bytes([store.folder, embeddings])
     return Version(number, is_present, rows, made, str(model), own)
-
-
-def _open_version(config: Config, number: int) -> ParagraphStore:
-    store = ParagraphStore(config.processed_dir)
-    if number == store.version:
-        return store
-    kept = list_versions(config.processed_dir)
-    if number not in kept:
-        earlier = ", ".join(map(str, kept)) or "none"
-        raise NotFoundError(
-            f"{config.processed_dir} has version {store.version} and keeps these earlier ones: {earlier}; not {number}"
-        )
-    return ParagraphStore(version_folder(config.processed_dir, number))
 
 
 def _embeddings_of(config: Config, number: int) -> Path:

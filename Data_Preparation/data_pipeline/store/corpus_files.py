@@ -19,7 +19,7 @@ from data_pipeline.store.embeddings import EmbeddingShard, check_belongs, mismat
 from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, read_manifest
 from data_pipeline.store.paragraphs import VERSIONS, ParagraphShard, ParagraphStore, paragraphs_sha256, shard_name
 from data_pipeline.store.scores import ScoreFolder, open_scores, score_faults
-from data_pipeline.store.versions import list_versions, version_folder
+from data_pipeline.store.versions import open_version, version_folder
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 
@@ -236,8 +236,8 @@ def open_source(
     else:
         root = Path(data_dir)
         processed_dir = root / _corpus_folder(str(root), corpus, embedded, partial(_folders, root))
-        store, version = _store_of_version(processed_dir, version)
-        if version is not None:
+        store = open_version(processed_dir, version)
+        if version is not None and store.folder != processed_dir:
             folder = version_folder(folder, version)
             manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
             entry = manifest["splits"].get(split) if manifest else None
@@ -255,23 +255,6 @@ def open_source(
                 folder, store.folder,
             )  # fmt: skip
     return source
-
-
-def _store_of_version(folder: Path, version: int | None) -> tuple[ParagraphStore, int | None]:
-    """Open a version of the paragraphs; also returns its number, None for the present one.
-
-    Raises:
-        NotFoundError: the version is not kept.
-    """
-    store = ParagraphStore(folder)
-    if version is None or version == store.version:
-        return store, None
-    if version not in (kept := list_versions(folder)):
-        earlier = ", ".join(map(str, kept)) or "none"
-        raise NotFoundError(
-            f"{folder} has version {store.version} and keeps these earlier ones: {earlier}; not {version!r}"
-        )
-    return ParagraphStore(version_folder(folder, version)), version
 
 
 def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[str] | None) -> tuple[ScoreFolder, ...]:

@@ -301,6 +301,11 @@ def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) 
     )
 
 
+def version_of(manifest: ParagraphManifest | None) -> int:
+    """Return the number of the version of paragraphs; 1 where the manifest names none."""
+    return manifest.get("version", 1) if manifest else 1
+
+
 def setting_changes(before: Settings, after: Settings) -> list[str]:
     """Describe the settings that differ, each with its old and new value; of very many, the first ones."""
     old, new = _flat(before), _flat(after)

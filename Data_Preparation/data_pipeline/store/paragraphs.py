@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
-from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest
+from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest, version_of
 from data_pipeline.types import SPLITS, IntArray, Split
 from data_pipeline.utils import converted_errors, sha256_of_json
 from data_pipeline.utils.system import fsync_path
@@ -131,7 +131,7 @@ class ParagraphStore:
     @property
     def version(self) -> int:
         """Number of the version; 1 where the manifest names none."""
-        return self.manifest.get("version", 1) if self.manifest else 1
+        return version_of(self.manifest)
 
     @property
     def splits(self) -> list[Split]:

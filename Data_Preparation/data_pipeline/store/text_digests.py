@@ -40,7 +40,8 @@ def _cache_path(shard: ParagraphShard) -> Path:
 
 
 def _digests_of(texts: pa.Array) -> bytes:
-    """Digests of the UTF-8 of texts, read where Arrow has it."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1].tolist()
+    """Digests of the UTF-8 of texts, read where Arrow has it; other programs write texts with large offsets."""
+    texts = texts.cast(pa.large_string())
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
     data = memoryview(texts.buffers()[2] or b"")
     return b"".join(hashlib.sha256(data[start:end]).digest() for start, end in itertools.pairwise(offsets))

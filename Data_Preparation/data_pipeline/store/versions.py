@@ -10,17 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, ShardEntry, read_manifest
+from data_pipeline.errors import NotFoundError
+from data_pipeline.store.manifest import EmbeddingManifest, ShardEntry, read_manifest
 from data_pipeline.store.paragraphs import VERSIONS, ParagraphStore
 from data_pipeline.utils.files import link_or_copy
 from data_pipeline.utils.system import fsync_path
 
 _ALWAYS = ("manifest.json", "dropped.parquet")
-
-
-def version_of(manifest: ParagraphManifest) -> int:
-    """Number of the version of paragraphs; 1 where an older package wrote the manifest."""
-    return manifest.get("version", 1)
 
 
 def version_folder(folder: Path, number: int) -> Path:
@@ -32,6 +28,23 @@ def list_versions(folder: Path) -> list[int]:
     """Numbers of the earlier versions that a folder keeps, ascending."""
     names = (path.name for path in (folder / VERSIONS).glob("[0-9]*") if (path / "manifest.json").is_file())
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def open_version(folder: Path, number: int | None) -> ParagraphStore:
+    """Open a version of the paragraphs in a folder; None for the present one.
+
+    Raises:
+        NotFoundError: the folder has no paragraphs, or does not keep the version.
+    """
+    store = ParagraphStore(folder)
+    if number is None or number == store.version:
+        return store
+    if number not in (kept := list_versions(folder)):
+        earlier = ", ".join(map(str, kept)) or "none"
+        raise NotFoundError(
+            f"{folder} has version {store.version} and keeps these earlier ones: {earlier}; not {number!r}"
+        )
+    return ParagraphStore(version_folder(folder, number))
 
 
 def keep_version(folder: Path, manifest: Mapping[str, Any], number: int, into: Path | None = None) -> None:

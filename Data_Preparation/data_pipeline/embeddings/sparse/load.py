@@ -5,14 +5,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -26,6 +24,7 @@ from data_pipeline.embeddings.sparse.encoder import SparseEncoder, Tower
 from data_pipeline.embeddings.sparse.poolings import SpladePooling, TokenWeightPooling
 from data_pipeline.embeddings.sparse.towers import TableTower, TransformerTower
 from data_pipeline.embeddings.transformer import loading
+from data_pipeline.embeddings.transformer.sentence_layers import read_tensors
 from data_pipeline.errors import ConfigError, ModelError
 from data_pipeline.utils import converted_errors
 
@@ -175,7 +174,7 @@ def _token_weights(
 ) -> TokenWeightPooling:
     linear = nn.Linear(hidden, 1)
     with converted_errors(_FAILURES, ModelError, f"cannot load {_LINEAR} of {folder}"):
-        linear.load_state_dict(_read_weights(folder / _LINEAR))
+        linear.load_state_dict(read_tensors(folder / f"{_LINEAR}.safetensors", folder / f"{_LINEAR}.pt"))
     linear = linear.to(device, getattr(torch, dtype)).eval().requires_grad_(False)
     special = tokenizer.get_added_tokens_decoder().items()
     left_out = frozenset(token_id for token_id, token in special if token.special and token.content != "<mask>")
@@ -200,22 +199,11 @@ def _load_table(config: SparseConfig, files: ModelFiles, folder: Path, identity:
 
 def _read_table(folder: Path, tokenizer: Tokenizer) -> NDArray[np.float32]:
     if not (path := folder / "idf.json").exists():
-        return np.asarray(_read_weights(folder / "model")["weight"].float().numpy())
+        table = read_tensors(folder / "model.safetensors", folder / "pytorch_model.bin")
+        return np.asarray(table["weight"].float().numpy())
     weights = np.zeros(tokenizer.get_vocab_size(), np.float32)
     for word, weight in json.loads(path.read_bytes()).items():
         if (word_id := tokenizer.token_to_id(word)) is None:
             raise ValueError(f"{word!r} is not a word of the tokenizer")
         weights[word_id] = weight
-    return weights
-
-
-def _read_weights(stem: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a small module: safetensors, or the older formats, of which nothing but tensors is read."""
-    if (path := stem.with_suffix(".safetensors")).exists():
-        return load_file(path)
-    path = stem.with_suffix(".pt") if stem.name == _LINEAR else stem.with_name("pytorch_model.bin")
-    try:
-        weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:  # its message advises to load the file without the check
-        raise ValueError(f"{path.name} holds more than tensors, and is not read") from error
     return weights

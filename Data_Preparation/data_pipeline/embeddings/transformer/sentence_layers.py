@@ -106,7 +106,7 @@ def _load(module: SentenceModule) -> nn.Module:
         return _Normalize()
     try:
         layer = _KINDS[module.kind](module.settings, module.folder)
-        layer.load_state_dict(_weights(module.folder))
+        layer.load_state_dict(read_tensors(module.folder / "model.safetensors", module.folder / "pytorch_model.bin"))
         return layer.float()
     except _FAILURES as error:
         raise ModelError(
@@ -115,16 +115,23 @@ def _load(module: SentenceModule) -> nn.Module:
         ) from error
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of a module: safetensors, or the older file, of which nothing but tensors is read."""
-    path = folder / "model.safetensors"
+def read_tensors(path: Path, older: Path) -> dict[str, Tensor]:
+    """Read the weights of a module: safetensors, or the older format, of which nothing but tensors is read.
+
+    Args:
+        path: safetensors file.
+        older: file that is read where the first does not exist.
+
+    Raises:
+        ValueError: the older file holds more than tensors.
+        OSError, RuntimeError, SafetensorError: a file cannot be read.
+    """
     if path.exists():
         return load_file(path)
-    path = folder / "pytorch_model.bin"
     try:
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = torch.load(older, map_location="cpu", weights_only=True)
     except UnpicklingError as error:  # its message advises to load the file without the check
-        raise ValueError(f"{path.name} holds more than tensors, and is not read") from error
+        raise ValueError(f"{older.name} holds more than tensors, and is not read") from error
     return weights
 
 

@@ -20,7 +20,7 @@ _PARTITION_ROWS = 2_000_000  # which takes about 200 MB while it is sorted
 _RECORD = np.dtype([("digest", np.uint8, (DIGEST_BYTES,)), ("source", np.int32), ("row", np.int64)])
 
 
-class KnownTexts:
+class TextIndex:
     """Texts of several sources, found by their SHA-256.
 
     Args:
