@@ -566,13 +566,12 @@ def test_two_heads_never_write_the_same_column(config):
 # Real kills, in forks of one process that has imported everything
 
 DRIVER = """
-import hashlib, json, os, random, shutil, signal, sys, time
+import hashlib, json, os, random, shutil, signal, sys
 from pathlib import Path
 from support import forks
 from support.forks import end
 import torch
 torch.set_num_threads(1)
-from data_pipeline.heads.apply import Scorer
 from data_pipeline.heads.files import load_head
 from data_pipeline.stages.score import annotate
 from data_pipeline.dataset import ELMDataset
@@ -594,20 +593,14 @@ def whole(work):
     assert code == 0
     return answer
 
-def job(heads, pause=0.0):
-    def work():
-        real = Scorer.score
-        def slow(self, vectors):
-            time.sleep(pause)
-            return real(self, vectors)
-        Scorer.score = slow
-        annotate(config, heads, overwrite=heads is new)
-    return work
+def job(heads):
+    return dying_at(None, heads)
 
-def dying_at(step):
+def dying_at(step, heads):
     def work():
-        forks.die_at_step(step, "replace", "rename", "fsync", "unlink")
-        annotate(config, new, overwrite=True)
+        calls = forks.die_at_step(step, "replace", "rename", "fsync", "unlink")
+        annotate(config, heads, overwrite=heads is new)
+        return calls()
     return work
 
 def seen():
@@ -627,19 +620,15 @@ forks.import_what_is_imported_by(lambda: (job(old)(), seen()))
 fresh()
 results = {}
 if how == "random":
-    started = time.monotonic()
-    whole(job(old, 0.01))
-    took = time.monotonic() - started
+    steps = whole(dying_at(None, old))
     results["undisturbed"] = whole(tree)
     results["left"], results["trees"] = [], []
     generator = random.Random(0)
     for attempt in range(4):
         fresh()
-        for kill in range(3):
-            child, read = fork(job(old, 0.01))
-            time.sleep(generator.uniform(0.3, 1) * took)  # seldom before the first file is written
-            os.kill(child, signal.SIGKILL)
-            if end(child, read)[0] == 0:
+        for kill in range(3):  # each starts where the one before died
+            code, _ = end(*fork(dying_at(generator.randint(2, steps // 2), old)))
+            if code == 0:
                 break
             results["left"].append(sorted(whole(tree)))
         whole(job(old))
@@ -655,7 +644,7 @@ else:
         step += 1
         fresh()
         shutil.copytree(scores.parent / "old", scores)
-        code, _ = end(*fork(dying_at(step)))
+        code, _ = end(*fork(dying_at(step, new)))
         found = whole(seen)
         whole(job(new))
         results["steps"].append([code, found, whole(tree)])

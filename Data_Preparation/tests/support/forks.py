@@ -70,8 +70,11 @@ def die_at_step(step, *targets):
     """Kill this process, as `kill -9` would, just before the n-th call of some functions.
 
     Args:
-        step: number of the call, from 1, counted over all of them.
+        step: number of the call, from 1, counted over all of them; None only counts.
         targets: names of functions of `os`, or pairs of an owner and a name.
+
+    Returns:
+        A function that gives the number of calls so far.
     """
     calls = 0
 
@@ -89,3 +92,4 @@ def die_at_step(step, *targets):
 
     for target in targets:
         wrap(*((os, target) if isinstance(target, str) else target))
+    return lambda: calls
