@@ -33,6 +33,7 @@ _ALIASES: Mapping[str, str] = {
     "logs_folder": "logs_dir",
     "normalize": "embedding.normalize",
     "decontaminate": "decontamination.paths",
+    "on_changed": "corpus.on_changed",
 }
 
 

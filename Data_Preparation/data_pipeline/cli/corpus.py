@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from data_pipeline.store.manifest import ParagraphManifest
 
 
-def _check_ready(config: Config, corpus: bool, weights: bool) -> None:
+def check_ready(config: Config, corpus: bool, weights: bool) -> None:
+    """Check that a command can start.
+
+    Raises:
+        ConfigError: something is missing; the message names all of it.
+    """
     from data_pipeline.machine import preflight
 
     # Reading a corpus includes counting its tokens.
@@ -42,7 +47,13 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
 
     started = time.monotonic()
     config = configure(parsed, given, "pipeline.log")
-    _check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
+    if parsed.append and config.processed_dir.is_dir():
+        from data_pipeline.cli.append import append_and_say
+
+        if parsed.overwrite or parsed.skip_download or parsed.dry_run:
+            raise ConfigError("--append goes without --overwrite, --skip-download and --dry-run; leave them out")
+        return append_and_say(config, parsed.skip_embeddings, started)
+    check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
     if parsed.dry_run:
         return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)
     report = run_pipeline(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
@@ -55,7 +66,7 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
 
     started = time.monotonic()
     config = configure_existing(parsed, given, "embeddings.log")
-    _check_ready(config, corpus=False, weights=True)
+    check_ready(config, corpus=False, weights=True)
     report = embed_corpus(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
     say(_summary(config, report, time.monotonic() - started))
@@ -184,26 +195,8 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
     rows = [("corpus", corpus or report.processed_dir.name), *_paragraph_rows(manifest)]
     splits = manifest["splits"].values() if manifest else ()
     files = [report.processed_dir / shard["file"] for split in splits for shard in split["shards"]]
-    if report.embeddings:
-        results = report.embeddings.values()
-        tallies = [result.tally for result in results]
-        tokens, inside = sum(tally.tokens for tally in tallies), sum(tally.seconds for tally in tallies)
-        reused = sum(tally.reused for tally in tallies)
-        speed = f"{tokens / inside:,.0f} tokens/s" if inside else "copied" if reused else "finished before"
-        truncated = sum(tally.truncated for tally in tallies)
-        rows += [
-            ("model", report.model),
-            ("embeddings", f"{sum(result.rows for result in results):,} rows x {next(iter(results)).dim}, {speed}"),
-        ]
-        if reused:
-            total = sum(result.rows for result in results if not result.skipped)
-            rows.append(("reused", f"embedded {total - reused:,} of {total:,} rows; {reused:,} reused"))
-        if truncated:
-            rows.append(("truncated", f"{truncated:,} texts were longer than the limit of the model"))
-        for dtype in sorted({name for tally in tallies for name in tally.recomputed}):
-            count = sum(tally.recomputed.get(dtype, 0) for tally in tallies)
-            rows.append(("recomputed", f"{count:,} vectors were not finite and were computed again in {dtype}"))
-        files += [path for result in results for path in result.files]
+    rows += embedding_rows(report)
+    files += [path for result in report.embeddings.values() for path in result.files]
     rows += sparse_rows(report)
     rows += [
         ("files" if n == 0 else "", f"{_shown(path)} ({human_bytes(path.stat().st_size)})")
@@ -221,6 +214,31 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
     return f"\nDone in {seconds:.1f} s\n{format_table(rows)}\n{opening}"
 
 
+def embedding_rows(report: "Report") -> list[tuple[str, str]]:
+    """Return rows of a table about the vectors; empty if a run made none."""
+    if not report.embeddings:
+        return []
+    results = report.embeddings.values()
+    tallies = [result.tally for result in results]
+    tokens, inside = sum(tally.tokens for tally in tallies), sum(tally.seconds for tally in tallies)
+    reused = sum(tally.reused for tally in tallies)
+    speed = f"{tokens / inside:,.0f} tokens/s" if inside else "copied" if reused else "finished before"
+    truncated = sum(tally.truncated for tally in tallies)
+    rows = [
+        ("model", report.model),
+        ("embeddings", f"{sum(result.rows for result in results):,} rows x {next(iter(results)).dim}, {speed}"),
+    ]
+    if reused:
+        total = sum(result.rows for result in results if not result.skipped)
+        rows.append(("reused", f"embedded {total - reused:,} of {total:,} rows; {reused:,} reused"))
+    if truncated:
+        rows.append(("truncated", f"{truncated:,} texts were longer than the limit of the model"))
+    for dtype in sorted({name for tally in tallies for name in tally.recomputed}):
+        count = sum(tally.recomputed.get(dtype, 0) for tally in tallies)
+        rows.append(("recomputed", f"{count:,} vectors were not finite and were computed again in {dtype}"))
+    return rows
+
+
 def _shown(path: Path) -> Path:
     """Return a path relative to the current folder, if it is inside."""
     current = Path.cwd()
@@ -230,12 +248,15 @@ def _shown(path: Path) -> Path:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="source of the text (corpus.source)")
     common_arguments(parser)
-    _embedding_arguments(parser)
+    embedding_arguments(parser)
     parser.add_argument("--limit", type=int, help="read only the first documents, to try a run (corpus.limit)")
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="languages to keep (filters.languages)")
     parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
     parser.add_argument("--max-tokens", type=int, help="maximum tokens of a paragraph (preprocess.max_tokens)")
     decontamination_arguments(parser)
+    parser.add_argument(
+        "--append", action="store_true", help="add what the source has got since the existing paragraphs were made"
+    )
     parser.add_argument("--skip-download", action="store_true", help="use the existing paragraphs")
     parser.add_argument("--skip-embeddings", action="store_true", help="stop after the paragraphs")
     parser.add_argument("--dry-run", action="store_true", help="check that the run can start, and write nothing")
@@ -243,7 +264,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    _embedding_arguments(parser)
+    embedding_arguments(parser)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to embed (default: all)")
     parser.add_argument("--no-fp16", action="store_true", help="compute in float32 (embedding.dtype)")
     parser.add_argument(
@@ -260,7 +281,8 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=64, help="rows of each split to embed again with --level reembed")
 
 
-def _embedding_arguments(parser: argparse.ArgumentParser) -> None:
+def embedding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the short forms of the settings of the embedder."""
     parser.add_argument("--model-name", help="embedding model (embedding.model_name)")
     parser.add_argument("--batch-size", type=int, help="maximum number of texts in a batch (embedding.batch_size)")
     parser.add_argument("--precision", help="precision of the stored vectors: float16, int8, ... (embedding.precision)")

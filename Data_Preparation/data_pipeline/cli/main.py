@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from data_pipeline.cli import (
     annotation,
+    append,
     corpus,
     models,
     selection,
@@ -43,6 +44,7 @@ _BAD_INPUT, _INTERRUPTED, _READER_GONE = 2, 130, 141  # the last two as shells r
 
 COMMANDS: Mapping[str, Command] = {
     **corpus.COMMANDS,
+    **append.COMMANDS,
     **sparse.COMMANDS,
     **versions.COMMANDS,
     **sources.COMMANDS,

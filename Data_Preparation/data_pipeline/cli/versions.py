@@ -1,4 +1,4 @@
-"""Commands `versions`, `diff`, `rollback` and `gc`: the versions of a dataset."""
+"""Commands `versions`, `diff`, `rollback`, `compact` and `gc`: the versions of a dataset."""
 
 import argparse
 from collections.abc import Mapping
@@ -85,6 +85,31 @@ def _gc_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
 
 
+def _compact(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.stages.compact import compact, plan_compaction
+
+    config = configure_existing(parsed, given)
+    plan = plan_compaction(config)
+    if plan is None and not parsed.yes:
+        say(f"{config.data_dir}: nothing to compact: no deleted rows, and no more files than needed")
+        return 0
+    if plan is not None:
+        rows = [("deleted rows", f"{plan.deleted:,} (about {human_bytes(plan.deleted_bytes)})")]
+        rows.append(("files", f"{plan.files:,}, {plan.files_after:,} after it"))
+        rows += [("make again", name) for name in plan.made_again]
+        say(format_table(rows))
+    if not parsed.yes:
+        say("rows would move; the version before is kept until elm gc removes it. Add --yes to do it")
+        return 0
+    say(f"{config.data_dir}: version {compact(config)}; elm gc --keep 0 frees the space of the ones before")
+    return 0
+
+
+def _compact_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do it; without it, only say what would be done")
+    common_arguments(parser)
+
+
 COMMANDS: Mapping[str, Command] = {
     "versions": Command("list the versions of a dataset", common_arguments, _versions, example="elm versions"),
     "diff": Command(
@@ -92,6 +117,12 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "rollback": Command(
         "make an earlier version of a dataset the present one", _rollback_arguments, _rollback, example="elm rollback 1"
+    ),
+    "compact": Command(
+        "rewrite a dataset that has grown in few files, without deleted rows",
+        _compact_arguments,
+        _compact,
+        example="elm compact --yes",
     ),
     "gc": Command("remove earlier versions of a dataset", _gc_arguments, _gc, example="elm gc --keep 1 --yes"),
 }

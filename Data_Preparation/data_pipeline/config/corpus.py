@@ -61,6 +61,9 @@ class CorpusConfig(Section):
     on_duplicate_id: Literal["fail", "drop", "suffix"] = setting("fail", added=True)
     """Handling of documents with the id of an earlier one. fail: stop; drop: list their paragraphs in dropped.parquet;
     suffix: append ~2, ~3 and so on to their ids."""
+    on_changed: Literal["fail", "replace", "keep"] = setting("fail", decides=False)
+    """Handling of documents that changed or are gone since they were read (elm append). fail: stop; replace: replace
+    and delete their rows; keep: leave their rows as they are."""
     hub_timeout_s: float = setting(10.0, decides=False, gt=0, le=25)
     """Timeout of the hub in the preflight check, in seconds."""
 

@@ -10,7 +10,7 @@ from data_pipeline.download.corpus import SPLIT_NAMES
 from data_pipeline.download.hub_records import load_splits, read_rows
 from data_pipeline.download.records import JSON_LINES, PARQUET
 from data_pipeline.errors import RecordError, SourceError
-from data_pipeline.store.paragraphs import ParagraphStore, paragraphs_sha256
+from data_pipeline.store.paragraphs import ParagraphStore
 from data_pipeline.types import EvaluationItem, EvaluationSet
 from data_pipeline.user_files import ListedFile, checked_id, checked_text, find_field, list_inputs, read_records
 from data_pipeline.utils import shortened
@@ -89,12 +89,11 @@ def _open_processed(name: str, folder: Path, config: DecontaminationConfig) -> E
 
     def items() -> Iterator[EvaluationItem]:
         for split in splits:
-            for shard in store.shards(split):
-                for batch in shard.batches(["text_id", "text"]):
-                    for text_id, text in zip(batch["text_id"].to_pylist(), batch["text"].to_pylist(), strict=True):
-                        yield EvaluationItem(f"{folder.name}/{split}:{text_id}", (text,))
+            for batch, _ in store.live_batches(split, ["text_id", "text"]):
+                for text_id, text in zip(batch["text_id"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                    yield EvaluationItem(f"{folder.name}/{split}:{text_id}", (text,))
 
-    identity = {f"{folder.name}/{split}": paragraphs_sha256(store.listed(split)) for split in splits}
+    identity = {f"{folder.name}/{split}": store.rows_sha256(split) for split in splits}
     return EvaluationSet(name, identity, items)
 
 

@@ -10,7 +10,7 @@ from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.engine import encode
 from data_pipeline.errors import CorruptShardError, ShardMismatchError, StaleStageError
 from data_pipeline.store.hashing import ColumnHash
-from data_pipeline.store.manifest import EmbeddingManifest, write_manifest
+from data_pipeline.store.manifest import EmbeddingManifest, ShardEntry, write_manifest
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore
 from data_pipeline.store.quantization import CALIBRATED, Coding, calibrate, coding_from_json
 from data_pipeline.types import Float32Array
@@ -62,7 +62,7 @@ def calibrated_coding(
     }
     manifest = manifest or {"stage": "embeddings", "splits": {}}
     existing = manifest.get("calibration")
-    if existing is not None and inputs.items() <= existing.items():
+    if existing is not None and (inputs.items() <= existing.items() or _is_in_use(existing, inputs, manifest, store)):
         try:
             return coding_from_json(existing, precision, embedder.identity.dim, folder / "manifest.json")
         except CorruptShardError:
@@ -95,6 +95,15 @@ def calibrated_coding(
     }
     write_manifest(folder, manifest)
     return coding
+
+
+def _is_in_use(
+    existing: Mapping[str, object], inputs: Mapping[str, str], manifest: EmbeddingManifest, store: ParagraphStore
+) -> bool:
+    """Return whether vectors of some of these rows have a calibration already, which those that came since share."""
+    own = {shard.content for split in store.splits for shard in store.listed(split) if shard.rows}
+    listed = {ShardEntry(**record).content for split in manifest["splits"].values() for record in split["shards"]}
+    return existing.get("settings_sha256") == inputs["settings_sha256"] and not own.isdisjoint(listed)
 
 
 def _sample_texts(shards: list[ParagraphShard]) -> list[str]:

@@ -24,7 +24,7 @@ def usable_documents(corpus: Corpus, dropped: DropLedger) -> Iterator[Document]:
     if max_share is None:
         yield from corpus.documents()
         return
-    documents = 0
+    documents, before = 0, dropped.bad_records
     examples: list[str] = []
 
     def drop(record: BadRecord) -> None:
@@ -32,15 +32,16 @@ def usable_documents(corpus: Corpus, dropped: DropLedger) -> Iterator[Document]:
         if len(examples) < _EXAMPLES:
             examples.append(record.message)
             logger.warning("dropped: %s", record.message)
-        if dropped.bad_records >= _EARLY:
-            _check_share(dropped.bad_records, documents, max_share, examples)
+        if dropped.bad_records - before >= _EARLY:
+            _check_share(dropped.bad_records - before, documents, max_share, examples)
 
     for document in corpus.documents(drop):
         documents += 1
         yield document
-    _check_share(dropped.bad_records, documents, max_share, examples)
-    if dropped.bad_records:
-        logger.warning("%d of the records cannot be used; dropped.parquet lists them", dropped.bad_records)
+    bad = dropped.bad_records - before
+    _check_share(bad, documents, max_share, examples)
+    if bad:
+        logger.warning("%d of the records cannot be used; dropped.parquet lists them", bad)
 
 
 def _check_share(bad: int, documents: int, max_share: float, examples: list[str]) -> None:

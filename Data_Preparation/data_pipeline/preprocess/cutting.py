@@ -26,7 +26,7 @@ def cut_into_chunks(rows: pl.DataFrame, config: PreprocessConfig, counter: Token
     """
     chunker = NaturalChunker(counter, config.chunk_tokens, config.chunk_overlap)
     rows, _ = _cut_rows(rows, chunker.cut(rows["text"].to_list()))
-    index = pl.int_range(pl.len(), dtype=pl.Int64).over("document_id")
+    index = pl.int_range(pl.len(), dtype=pl.Int64).over("document_number")
     return rows.with_columns(chunk_index=index, text_id=pl.concat_str("document_id", pl.lit("#c"), index))
 
 

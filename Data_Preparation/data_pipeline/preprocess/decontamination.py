@@ -4,7 +4,7 @@ Items are compared in parts, so that memory does not grow with them; each part i
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,6 +26,14 @@ logger = logging.getLogger(__name__)
 _PART_CHARS = 16_000_000  # of the items of one index of n-grams, which takes 250 MB, and 450 MB while it is built
 _PART_TEXTS = 65_536  # of one index of near duplicates, which takes about 220 MB and the texts
 _TRAIN = SPLITS.index("train")
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """Settings of decontamination, and the evaluation sets that they name."""
+
+    config: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    sets: Sequence[EvaluationSet] = ()
 
 
 class Match(NamedTuple):

@@ -31,10 +31,9 @@ def leakage(store: ParagraphStore, threshold: float) -> dict[str, Any]:
     """
     documents: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]  # hashes, 8 bytes for every row of test
     texts: list[str] = []
-    for shard in store.shards("test"):
-        for batch in shard.batches(["document_id", "text"]):
-            documents.append(_hashes(batch["document_id"]))
-            texts.extend(batch["text"].to_pylist()[: max(0, _SAMPLE_ROWS - len(texts))])
+    for batch, _ in store.live_batches("test", ["document_id", "text"]):
+        documents.append(_hashes(batch["document_id"]))
+        texts.extend(batch["text"].to_pylist()[: max(0, _SAMPLE_ROWS - len(texts))])
     index = NearIndex(threshold, texts.__getitem__)
     for key, text in enumerate(texts):
         index.add(key, text)
@@ -42,19 +41,17 @@ def leakage(store: ParagraphStore, threshold: float) -> dict[str, Any]:
     test_documents = np.unique(document_of_row)
     is_shared = np.zeros(len(test_documents), np.bool_)
     duplicates: set[int] = set()
-    shards = store.shards("train")
-    train_rows = sum(shard.rows for shard in shards)
+    train_rows = store.live_count("train")
     with progress_bar(train_rows, "Measuring leakage of test from train", "row") as bar:
-        for shard in shards:
-            for batch in shard.batches(["document_id", "text"]):
-                if len(test_documents):
-                    in_train = _hashes(batch["document_id"])
-                    found = np.searchsorted(test_documents, in_train).clip(max=len(test_documents) - 1)
-                    is_shared[found[test_documents[found] == in_train]] = True
-                if texts:
-                    for text in batch["text"].to_pylist():
-                        duplicates.update(index.matches(text))
-                bar.update(batch.num_rows)
+        for batch, _ in store.live_batches("train", ["document_id", "text"]):
+            if len(test_documents):
+                in_train = _hashes(batch["document_id"])
+                found = np.searchsorted(test_documents, in_train).clip(max=len(test_documents) - 1)
+                is_shared[found[test_documents[found] == in_train]] = True
+            if texts:
+                for text in batch["text"].to_pylist():
+                    duplicates.update(index.matches(text))
+            bar.update(batch.num_rows)
     n_rows, n_shared = len(document_of_row), int(is_shared[np.searchsorted(test_documents, document_of_row)].sum())
     is_measured = bool(n_rows and train_rows)
     return {

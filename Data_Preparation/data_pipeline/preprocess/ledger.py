@@ -1,7 +1,7 @@
 """The drop ledger `dropped.parquet`: one row for every paragraph that is left out, with the stage and the reason."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 
 from data_pipeline.types import BadRecord, Document
 from data_pipeline.utils.system import fsync_path
+
+STAGES_OF_OTHER_ROWS = ("duplicates", "decontamination")
+"""Stages that leave out a row because of other rows, or of evaluation sets."""
 
 _COLUMNS = ("text_id", "document_id", "stage", "reason", "duplicate_of")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
@@ -42,10 +45,9 @@ class DropLedger:
             self.add(text_id, document_id, stage, reason_of_row, None)
         return rows.filter(reason.is_null())
 
-    def add_empty_documents(self, documents: Sequence[Document], with_paragraphs: pl.Series) -> int:
-        """Write down the documents that have no paragraph, such as an empty text; returns their number."""
-        present = set(with_paragraphs)
-        empty = [document.id for document in documents if document.id not in present]
+    def add_empty_documents(self, documents: Iterable[Document]) -> int:
+        """Write down documents that have no paragraph, such as an empty text; returns their number."""
+        empty = [document.id for document in documents]
         for identity in empty:
             self.add(identity, identity, "quality", "empty_document", None)
         return len(empty)
@@ -69,6 +71,13 @@ class DropLedger:
         self.counts[reason] += 1
         if len(self._rows) >= 10_000:
             self._flush()
+
+    def copy(self, rows: pa.Table) -> None:
+        """Write down rows of an earlier ledger."""
+        self._flush()
+        self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
+        for entry in rows["reason"].value_counts().to_pylist():
+            self.counts[entry["values"]] += entry["counts"]
 
     def close(self) -> None:
         """Finish the file."""

@@ -4,7 +4,7 @@ Whether a row repeats an earlier one is known only when all rows have been seen,
 between the passes, and memory does not grow with the corpus.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
-from data_pipeline.preprocess.bad_records import usable_documents
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS, cut_into_chunks, fit_long_rows
-from data_pipeline.preprocess.document_ids import new_ids, rename_documents
+from data_pipeline.preprocess.decontamination import Decontamination, decontaminate
+from data_pipeline.preprocess.document_ids import (
+    drop_duplicate_ids,
+    new_ids,
+    reject_duplicate_ids,
+    rename_documents,
+)
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.near import NearIndex
@@ -26,9 +31,9 @@ from data_pipeline.preprocess.row_filters import Filters, filter_columns
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.preprocess.tokens import TokenCounter
-from data_pipeline.store.manifest import ParagraphSplit
+from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
-from data_pipeline.types import SPLITS, IntArray
+from data_pipeline.types import SPLITS, Document, IntArray, Split
 from data_pipeline.utils import progress_bar
 
 _ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -48,39 +53,54 @@ class CandidateCounts:
 
 
 def stage_candidates(
-    corpus: Corpus,
+    documents: Iterable[Document],
+    corpora: Sequence[Corpus],
     counter: TokenCounter,
     config: PreprocessConfig,
     path: Path,
     dropped: DropLedger,
     filters: Filters,
 ) -> CandidateCounts:
-    """Cut, clean and filter the documents of a corpus, and count their tokens.
+    """Cut, clean and filter documents, and count their tokens.
 
     The rows are written to `path`, an Arrow file for `Staging`; there is no file if there are no rows.
 
+    Args:
+        documents: the documents.
+        corpora: corpora that they are read from, which have the same metadata.
+        counter: counter of tokens.
+        config: settings of cutting, cleaning and filtering.
+        path: path of the file.
+        dropped: ledger.
+        filters: filters of the section `filters`.
+
     Raises:
-        SourceError: the corpus cannot be read, or has too many bad records.
+        SourceError: a corpus cannot be read, or has too many bad records.
     """
     writer: pa.RecordBatchFileWriter | None = None
     read = CandidateCounts()
-    progress = corpus.progress
-    with progress_bar(progress.total_bytes, "Reading", "B" if progress.total_bytes else "doc") as bar:
-        for batch in document_batches(usable_documents(corpus, dropped)):
+    metadata = dict(corpora[0].metadata)
+    sizes = [corpus.progress.total_bytes for corpus in corpora]
+    total = None if None in sizes else sum(filter(None, sizes))
+    with progress_bar(total, "Reading", "B" if total else "doc") as bar:
+        for batch in document_batches(documents):
             first_number = read.documents
             read.documents += len(batch)
-            bar.update(progress.read_bytes - bar.n if progress.total_bytes else len(batch))
-            batch = filters.keep_documents(batch, dropped)
-            read.paragraphs += read.documents - first_number - len(batch)
-            if not batch:
+            read_bytes = sum(corpus.progress.read_bytes for corpus in corpora)
+            bar.update(read_bytes - bar.n if total else len(batch))
+            kept = filters.keep_documents(batch, dropped)
+            read.paragraphs += len(batch) - len(kept)
+            if not kept:
                 continue
-            rows = extract_paragraphs(batch, config, dict(corpus.metadata), filters.mask)
-            rows = rows.with_columns(pl.col("document_number") + first_number)
+            batch, numbers = list(kept.values()), first_number + np.fromiter(kept, np.int64)
+            rows = extract_paragraphs(batch, config, metadata, filters.mask)
+            rows = rows.with_columns(document_number=pl.Series(numbers[rows["document_number"].to_numpy()]))
             if config.unit == "chunk":
                 rows = cut_into_chunks(rows, config, counter)
                 if batch[0].format == "plain":
                     rows = rows.with_columns(raw=pl.col("text"))  # the text of a chunk, not of its document
-            read.paragraphs += len(rows) + dropped.add_empty_documents(batch, rows["document_id"])
+            without_rows = np.flatnonzero(~np.isin(numbers, rows["document_number"].to_numpy()))
+            read.paragraphs += len(rows) + dropped.add_empty_documents(batch[n] for n in without_rows.tolist())
             if not len(rows):
                 continue
             reasons = [
@@ -107,6 +127,53 @@ def stage_candidates(
         writer.close()
     read.paragraphs += dropped.bad_records
     return read
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Split of every staged row, and which rows are kept."""
+
+    keep: NDArray[np.bool_]
+    """Whether each row is kept, shape (N,)."""
+
+    positions: NDArray[np.int8]
+    """Index into `SPLITS`, shape (N,); of rows that are not kept, that of val."""
+    new_ids: Mapping[int, str]
+    """New ids of documents, by number of the document."""
+
+
+def decide_rows(
+    staging: Staging,
+    config: PreprocessConfig,
+    split: SplitConfig,
+    on_duplicate_id: str,
+    decontamination: Decontamination,
+    dropped: DropLedger,
+) -> Assignment:
+    """Decide which staged rows are kept and in which split; those left out because of other rows go into the ledger.
+
+    Args:
+        staging: candidate rows, in the order of their documents.
+        config: settings of deduplication.
+        split: settings of the split.
+        on_duplicate_id: handling of documents with the id of an earlier one; see `CorpusConfig`.
+        decontamination: settings of decontamination, and the evaluation sets.
+        dropped: ledger.
+
+    Raises:
+        SourceError: two documents have the same id, or an evaluation set cannot be read.
+    """
+    keep = mark_duplicates(staging, config, dropped)
+    if on_duplicate_id == "fail":
+        reject_duplicate_ids(staging, keep)
+    if on_duplicate_id == "drop":
+        drop_duplicate_ids(staging, keep, dropped)
+    ids = new_ids(staging, keep) if on_duplicate_id == "suffix" else {}
+    positions = assign_splits(staging, keep, ids, split)
+    decontaminate(
+        staging, keep, positions, decontamination.config, decontamination.sets, config.near_threshold, dropped
+    )
+    return Assignment(keep, positions, ids)
 
 
 def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLedger) -> NDArray[np.bool_]:
@@ -136,23 +203,14 @@ def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int
             bar.update(table.num_rows)
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """Split of every staged row."""
-
-    positions: NDArray[np.int8]
-    """Index into `SPLITS`, shape (N,); of rows that are not kept, that of val."""
-    new_ids: Mapping[int, str]
-    """New ids of documents, by number of the document."""
-
-
-def assign_splits(staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, config: SplitConfig) -> Assignment:
-    """Assign each kept row to a split; documents of one id get ids of their own, if asked."""
-    ids = new_ids(staging, keep) if corpus.on_duplicate_id == "suffix" else {}
+def assign_splits(
+    staging: Staging, keep: NDArray[np.bool_], ids: Mapping[int, str], config: SplitConfig
+) -> NDArray[np.int8]:
+    """Assign each kept row to a split, given the new ids of documents; see `Assignment`."""
     positions = np.ones(len(staging), np.int8)
     if config.method == "paragraph":
         positions[keep] = split_by_shuffle(int(keep.sum()), config)
-        return Assignment(positions, ids)
+        return positions
     for start, staged in staging.batches():
         mask = keep[start : start + staged.num_rows]
         columns = staged.select(["document_number", "document_id", "text_id", "source_split"])  # without the texts
@@ -163,31 +221,41 @@ def assign_splits(staging: Staging, keep: NDArray[np.bool_], corpus: Corpus, con
         else:
             split = split_by_document(document_ids, config)
         positions[start : start + staged.num_rows][mask] = split
-    return Assignment(positions, ids)
+    return positions
+
+
+def schema_of_rows(staging: Staging, metadata: Mapping[str, str]) -> pa.Schema:
+    """Return the schema of the paragraph files, given the types of the documents' metadata by name."""
+    cut = [name for name in CHUNK_COLUMNS if name in staging.schema.names]
+    types = {name: _ARROW_TYPES[kind] for name, kind in metadata.items()}
+    return paragraph_schema(types | dict.fromkeys(cut, pa.int64()) | filter_columns(staging.schema))
 
 
 def write_splits(
-    staging: Staging, keep: NDArray[np.bool_], assigned: Assignment, corpus: Corpus, shard_rows: int, folder: Path
-) -> dict[str, ParagraphSplit]:
-    """Write the shards of each split."""
-    cut = [name for name in CHUNK_COLUMNS if name in staging.schema.names]
-    metadata = {name: _ARROW_TYPES[kind] for name, kind in corpus.metadata.items()}
-    schema = paragraph_schema(metadata | dict.fromkeys(cut, pa.int64()) | filter_columns(staging.schema))
-    writers = {split: ParagraphWriter(folder, split, schema, shard_rows) for split in SPLITS}
-    splits: dict[str, ParagraphSplit] = {
-        split: {"rows": 0, "tokens": 0, "characters": 0, "shards": []} for split in SPLITS
-    }
+    staging: Staging,
+    written: NDArray[np.bool_],
+    assigned: Assignment,
+    schema: pa.Schema,
+    shard_rows: int,
+    stems: Mapping[Split, str],
+    folder: Path,
+) -> dict[Split, list[ShardEntry]]:
+    """Write rows to the shards of their splits, and list these.
+
+    Args:
+        staging: staged rows.
+        written: whether a row is written, shape (N,).
+        assigned: splits of the rows.
+        schema: schema of the files.
+        shard_rows: maximum number of rows in a file.
+        stems: stem of the file names of each split that has rows to write, or gets an empty file.
+        folder: folder that is not published yet.
+    """
+    writers = {split: ParagraphWriter(folder, stem, schema, shard_rows) for split, stem in stems.items()}
     for start, staged in staging.batches():
-        mask = keep[start : start + staged.num_rows]
+        mask = written[start : start + staged.num_rows]
         positions = assigned.positions[start : start + staged.num_rows][mask]
         rows = rename_documents(staged.filter(pa.array(mask)), assigned.new_ids).select(schema.names).cast(schema)
-        for index, split in enumerate(SPLITS):
-            rows_of_split = rows.filter(pa.array(positions == index))
-            writers[split].write(rows_of_split)
-            entry = splits[split]
-            entry["rows"] += rows_of_split.num_rows
-            entry["tokens"] += sum(rows_of_split["token_count"].to_pylist())
-            entry["characters"] += sum(rows_of_split["char_count"].to_pylist())
-    for split in SPLITS:
-        splits[split]["shards"] = [entry.to_json() for entry in writers[split].close()]
-    return splits
+        for split, writer in writers.items():
+            writer.write(rows.filter(pa.array(positions == SPLITS.index(split))))
+    return {split: writer.close() for split, writer in writers.items()}

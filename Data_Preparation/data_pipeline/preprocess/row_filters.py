@@ -54,10 +54,14 @@ class Filters:
     functions: Mapping[str, RowFunction] = field(default_factory=dict)
     """Functions of the user, by name."""
 
-    def keep_documents(self, documents: list[Document], dropped: DropLedger) -> list[Document]:
-        """Apply the quality presets; documents that are dropped go into the ledger."""
+    def keep_documents(self, documents: list[Document], dropped: DropLedger) -> dict[int, Document]:
+        """Apply the quality presets; documents that are dropped go into the ledger, the others stay in order.
+
+        Returns:
+            The documents that are kept, by their positions.
+        """
         if not self.config.presets:
-            return documents
+            return dict(enumerate(documents))
         kept, others = apply_presets(documents, self.config.presets)
         for document, reason in others:
             dropped.add(document.id, document.id, "quality", reason, None)

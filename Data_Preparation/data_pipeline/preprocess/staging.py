@@ -4,7 +4,7 @@ Only after all rows have been read is it known which are duplicates, and how man
 so the candidates are written once and read again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_pipeline.types import IntArray
 
 _PART_ROWS = 1_000_000  # rows compared at a time, which takes 50 bytes for each
+_TAKEN_ROWS = 8192  # read at a time in another order
 _BLOCK_ROWS = 1_000_000  # rows of which a part is chosen at a time
 
 
@@ -111,6 +112,25 @@ def _rows_of_part(
             mask = mask & (block % np.uint64(parts) == np.uint64(part))
         rows.append(start + np.flatnonzero(mask))
     return np.concatenate([np.zeros(0, np.intp), *rows])
+
+
+def in_order(batches: Sequence[pa.RecordBatch], order: IntArray) -> Iterator[pa.Table]:
+    """Read rows of batches that are mapped into memory in another order, in blocks.
+
+    Args:
+        batches: batches of one schema.
+        order: numbers of the rows, counted over all batches, shape (N,).
+    """
+    starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])])
+    for first in range(0, len(order), _TAKEN_ROWS):
+        rows = order[first : first + _TAKEN_ROWS]
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        grouped = np.argsort(owners, kind="stable")
+        # A table would copy all its batches for each block.
+        parts = [
+            batches[owner].take(pa.array(rows[owners == owner] - starts[owner])) for owner in np.unique(owners).tolist()
+        ]
+        yield pa.Table.from_batches(parts).combine_chunks().take(pa.array(np.argsort(grouped, kind="stable")))
 
 
 def hashes_of(values: pl.Series) -> NDArray[np.uint64]:

@@ -254,8 +254,8 @@ def passages_of_store(store: ParagraphStore, split: Split, cache_dir: Path | Non
     shards = store.shards(split)
     folder = cache_dir or store.folder / ".cache"
     columns = Columns(shards, lambda index: (shards[index], copy_path(folder, shards[index])))
-    fingerprint = sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
-    return Passages(_of_columns(columns), f"{split} of {store.folder}", fingerprint)
+    where, rows = f"{split} of {store.folder}", store.live_rows(split)
+    return Passages(_of_columns(columns), where, store.rows_sha256(split), rows)
 
 
 def _of_columns(columns: Columns) -> pa.Table:

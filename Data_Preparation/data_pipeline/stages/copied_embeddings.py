@@ -44,6 +44,9 @@ class CopiedEmbeddings(SplitStage):
         split: split to copy.
         folder: folder of the copied embeddings.
         overwrite: whether to discard unfinished work with other settings.
+        source_rows: row number in the files of the source of each row of the result, shape (N,); None to find them by
+            their ids.
+        keeps_listed: see `SplitOutput.keeps_listed`.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class CopiedEmbeddings(SplitStage):
         split: Split,
         folder: Path,
         overwrite: bool,
+        source_rows: IntArray | None = None,
+        keeps_listed: bool = False,
     ) -> None:
         self._config, self._embeddings, self._split, self._overwrite = config, embeddings, split, overwrite
         self._listed = embeddings["splits"][split]
@@ -70,8 +75,9 @@ class CopiedEmbeddings(SplitStage):
             paragraphs=shards,
             is_whole=opens,
             remakes_damaged=True,
+            keeps_listed=keeps_listed,
         )
-        self._kept: IntArray | None = None
+        self._kept = source_rows
 
     @property
     def name(self) -> str:

@@ -199,6 +199,9 @@ class SplitEmbeddings(SplitStage):
             truncated = manifest["splits"][self.output.split]["truncated"] if manifest else 0
             return SplitResult(self.rows, dim, self.output.paths, EncodeStats(truncated=truncated), skipped=True)
         truncated = sum(result.facts["truncated"] for result in results)
+        if self.output.finished_files():  # of the rows before the split grew
+            manifest = read_manifest(self.output.folder, EmbeddingManifest)
+            truncated += manifest["splits"][self.output.split]["truncated"] if manifest else 0
         self.output.record({"dim": dim, "truncated": truncated}, {"stage": "embeddings", "splits": {}})
         tally.usage = usage_since(self._usage_before, self.embedder.runtime.remote, self.name)
         return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False)

@@ -152,7 +152,9 @@ class MetricScores:
         index = np.arange(start, start + count)
         values = self._values(index)
         if not self.output.settings["gaps"]:
-            _check_finite(self.source, index, values)
+            rows = self.source.selection
+            live = index if rows is None else np.intersect1d(index, rows, assume_unique=True)
+            _check_finite(self.source, live, {name: column[live - start] for name, column in values.items()})
         _write(self.output, task.index, self.source, index, {self.columns[name]: values[name] for name in values})
         advance(count)
         return TaskResult(task.name, count)
@@ -172,9 +174,22 @@ class MetricScores:
 
     def _values(self, index: IntArray) -> Columns:
         """Compute the values of consecutive rows."""
+        rows = self.source.selection
+        if rows is None:
+            return self._values_of(index)
+        live = np.arange(*np.searchsorted(rows, [index[0], index[-1] + 1])) if len(index) else index
+        values = self._values_of(live)
+        places = rows[live] - index[0] if len(live) else live
+        filled = {column: np.full(len(index), np.nan) for column in values}
+        for column, of_live in values.items():
+            filled[column][places] = of_live
+        return filled
+
+    def _values_of(self, index: IntArray) -> Columns:
+        """Compute the values of consecutive rows among those that were not deleted."""
         if not self.metric.row_by_row:
             return {column: values[index] for column, values in self._whole.items()}
-        starts = range(0, len(index), _PART_ROWS)
+        starts = range(0, max(len(index), 1), _PART_ROWS)
         parts = [self._part(index[start : start + _PART_ROWS]) for start in starts]
         return {column: np.concatenate([part[column] for part in parts]) for column in self.metric.columns}
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from data_pipeline.download import open_corpus
 from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.embeddings import load_embedder, load_tokenizer
 from data_pipeline.errors import ConfigError, NotFoundError
+from data_pipeline.stages.append import Appended, Growth, open_appended
 from data_pipeline.stages.base import run_stage, write_run_record
 from data_pipeline.stages.embed import SplitResult, embed_split, stored_precision
-from data_pipeline.stages.preprocess import CorpusParagraphs, is_processed_file
+from data_pipeline.stages.preprocess import CorpusParagraphs, Source, is_processed_file
 from data_pipeline.stages.reuse import Reuse
 from data_pipeline.stages.sparse import SparseResult, make_sparse_vectors
 from data_pipeline.store import ParagraphStore
@@ -22,7 +24,7 @@ from data_pipeline.store.manifest import ParagraphManifest
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import exclusive
-from data_pipeline.utils.folders import recover_folder
+from data_pipeline.utils.folders import discarded_on_error, new_folder, recover_folder, replace_folder
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +122,46 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
             return Report(folder, store.manifest, preprocess_skipped=True)
         started = time.monotonic()
         evaluation_sets = open_evaluation_sets(config.decontamination)
-        stage = CorpusParagraphs(config, open_corpus(config.corpus), load_tokenizer(config.embedding), evaluation_sets)
+        tokenizer, source = load_tokenizer(config.embedding), Source(open_corpus(config.corpus), config.corpus)
+        appended = partial(open_appended, folder, source)
+        stage = CorpusParagraphs(config, source.corpus, tokenizer, evaluation_sets, appended)
         prepared = run_stage(stage, overwrite=overwrite)
         seconds = 0.0 if prepared.skipped else time.monotonic() - started
         return Report(folder, prepared.manifest, prepared.skipped, seconds)
+
+
+def append_documents(config: Config, skip_embeddings: bool = False) -> tuple[Growth, Report]:
+    """Append the documents of a source to a dataset, and embed what they add; see `stages.append`.
+
+    A reader sees the dataset as it was until all is there.
+
+    Args:
+        config: settings of the dataset, with the source to append, or with its own source that has grown.
+        skip_embeddings: whether to leave the new rows without vectors.
+
+    Returns:
+        What was appended, and the report of the embeddings.
+
+    Raises:
+        DataPipelineError: see `data_pipeline.errors`; the dataset stays as it was.
+    """
+    folder = config.processed_dir
+    with exclusive(folder), discarded_on_error(folder):
+        recover_folder(folder, is_processed_file)
+        started = time.monotonic()
+        evaluation_sets = open_evaluation_sets(config.decontamination)
+        source = Source(open_corpus(config.corpus), config.corpus)
+        growth = Appended(config, source, load_tokenizer(config.embedding), evaluation_sets).write()
+        report = Report(folder, growth.manifest, not growth.is_written, time.monotonic() - started)
+        store = ParagraphStore(new_folder(folder) if growth.is_written else folder)
+        if not skip_embeddings:
+            embed_store(config, store, SPLITS, report=report)
+        if growth.is_written:
+            replace_folder(folder, is_processed_file)
+    if not skip_embeddings and config.sparse.model_name is not None:
+        make_sparse_corpus(config, SPLITS, report=report)
+    save_run(config, report)
+    return growth, report
 
 
 def embed_corpus(
@@ -146,6 +184,21 @@ def embed_corpus(
     """
     store = ParagraphStore(config.processed_dir)
     store.check()
+    return embed_store(config, store, splits, overwrite, report)
+
+
+embed = embed_corpus
+"""Former name of `embed_corpus`."""
+
+
+def embed_store(
+    config: Config,
+    store: ParagraphStore,
+    splits: Sequence[Split],
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> Report:
+    """Embed the paragraphs of a store, which need not be published yet; see `embed_corpus`."""
     report = report or Report(store.folder, store.manifest, preprocess_skipped=True)
     started = time.monotonic()
     with exclusive(config.embeddings_dir):
@@ -162,10 +215,6 @@ def embed_corpus(
             )
     report.embedding_s = time.monotonic() - started
     return report
-
-
-embed = embed_corpus
-"""Former name of `embed_corpus`."""
 
 
 def make_sparse_corpus(

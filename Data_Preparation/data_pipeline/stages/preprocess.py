@@ -5,33 +5,40 @@ All files are written to a new folder, which replaces the old one when it is com
 
 import json
 import logging
+import os
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.config import Config, PreprocessConfig, SplitConfig
-from data_pipeline.config.decontamination import DecontaminationConfig
+import numpy as np
+
+from data_pipeline.config import Config, CorpusConfig, PreprocessConfig, SplitConfig
 from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
 from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
+from data_pipeline.preprocess.bad_records import usable_documents
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
-from data_pipeline.preprocess.decontamination import decontaminate
-from data_pipeline.preprocess.document_ids import drop_duplicate_ids, reject_duplicate_ids
+from data_pipeline.preprocess.decontamination import Decontamination
+from data_pipeline.preprocess.growth import write_growth
 from data_pipeline.preprocess.ledger import DropLedger
-from data_pipeline.preprocess.passes import assign_splits, mark_duplicates, stage_candidates, write_splits
+from data_pipeline.preprocess.passes import decide_rows, schema_of_rows, stage_candidates, write_splits
 from data_pipeline.preprocess.row_filters import Filters, filters_identity, load_filters
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.stages.base import Advance, Task, TaskResult
-from data_pipeline.store import ParagraphStore, write_manifest
+from data_pipeline.store import ParagraphShard, ParagraphStore, write_manifest
+from data_pipeline.store.documents import DOCUMENTS, DocumentWriter, read_documents
 from data_pipeline.store.manifest import (
+    AppendedSource,
     ParagraphManifest,
     ParagraphSplit,
+    ShardEntry,
     check_fresh,
     fingerprint,
     read_manifest,
@@ -39,10 +46,11 @@ from data_pipeline.store.manifest import (
     version_of,
 )
 from data_pipeline.store.versions import carry_versions, keep_embeddings, keep_version
-from data_pipeline.types import SPLITS, EvaluationSet
+from data_pipeline.types import SPLITS, EvaluationSet, IntArray
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.folders import new_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
+from data_pipeline.utils.urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +58,9 @@ _MUCH = 0.5  # of the tokens of a corpus
 
 _SPLIT = "|".join(SPLITS)
 _PROCESSED_FILE = re.compile(
-    rf"manifest\.json|\.versions|dropped\.parquet|staging|({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})\.\d+\.tmp|\..*\.tmp|\.cache"
+    r"manifest\.json|\.versions|(dropped|deleted|\.set_aside)\.parquet|\.documents\.arrow|"
+    r"staging|staging new|unordered|documents|"
+    rf"({_SPLIT})(-v\d+)?(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})(-v\d+)?\.\d+\.tmp|\..*\.tmp|\.cache"
 )
 
 
@@ -93,7 +103,7 @@ class ParagraphOutput:
             if not overwrite:
                 raise
             return False
-        return not overwrite or self._has_right_bytes(manifest)
+        return not overwrite or (self._has_right_bytes(manifest) and (self.folder / DOCUMENTS).exists())
 
     def _has_right_bytes(self, manifest: ParagraphManifest) -> bool:
         return all(
@@ -104,6 +114,42 @@ class ParagraphOutput:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A corpus, and the settings that it is opened with."""
+
+    corpus: Corpus
+    config: CorpusConfig
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings and identity that decide the documents, as JSON values."""
+        deciding = self.config.deciding()
+        settings = {"source": deciding.pop("source"), "identity": dict(self.corpus.identity), **deciding}
+        return dict(json.loads(json.dumps(settings)))
+
+    def described(self) -> AppendedSource:
+        """Return the entry in the manifest of paragraphs that the source was appended to."""
+        return {"corpus": self.corpus.description, "settings": self.settings}
+
+    def record(self, data_dir: Path) -> dict[str, Any]:
+        """Return the settings that the source can be opened with again; see `Documents.sources`."""
+        config = self.config.model_dump(mode="json", exclude_defaults=True, exclude={"name", "on_changed"})
+        if "path" in config:
+            config["path"] = [_relative(path, data_dir) for path in self.config.path]
+        return config
+
+
+def _relative(path: str, folder: Path) -> str:
+    """Path relative to a folder, or a URL without its secrets."""
+    if "://" in path:
+        return without_secrets(path)
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return str(Path(path).resolve())
+
+
+@dataclass(frozen=True)
 class CorpusParagraphs:
     """Stage that prepares the paragraphs of a corpus; one task, since duplicates are found among all rows."""
 
@@ -111,27 +157,15 @@ class CorpusParagraphs:
     corpus: Corpus
     tokenizer: Any
     evaluation_sets: Sequence[EvaluationSet] = ()
+    open_appended: Callable[[], Sequence[Source]] = tuple
+    """Opens the sources that were appended to the paragraphs, which are made again with them."""
     name: str = "Preparing paragraphs"
     rows: int = 0  # the passes show progress of their own
     output: ParagraphOutput = field(init=False)
 
     def __post_init__(self) -> None:
-        config = self.config
-        corpus = config.corpus.deciding()
-        settings = {
-            "corpus": {"source": corpus.pop("source"), "identity": dict(self.corpus.identity), **corpus},
-            "preprocess": config.preprocess.deciding(),
-            "split": config.split.deciding(),
-            "storage": config.storage.deciding(),
-            "tokenizer": tokenizer_sha256(self.tokenizer),
-        }
-        if filters := filters_identity(config.filters):
-            settings["filters"] = filters
-        if config.decontamination.is_on:
-            sets = [dict(evaluation_set.identity) for evaluation_set in self.evaluation_sets]
-            settings["decontamination"] = {"sets": sets, **config.decontamination.deciding()}
-        output = ParagraphOutput(config.processed_dir, json.loads(json.dumps(settings)))
-        object.__setattr__(self, "output", output)
+        settings = paragraph_settings(self.config, self.corpus, self.tokenizer, self.evaluation_sets)
+        object.__setattr__(self, "output", ParagraphOutput(self.config.processed_dir, settings))
 
     @property
     def outputs(self) -> list[ParagraphOutput]:
@@ -155,10 +189,11 @@ class CorpusParagraphs:
         filters = load_filters(config.filters, self.corpus.metadata, CHUNK_COLUMNS if config.preprocess.cuts else ())
         decontamination = Decontamination(config.decontamination, self.evaluation_sets)
         previous = read_manifest_to_replace(self.output.folder, overwrite=True, kind=ParagraphManifest)
-        if previous is not None and previous["fingerprint"] != self.output.fingerprint:
+        if previous is not None and not _is_same_version(previous, self.output):
             keep_embeddings(config.data_dir / "embeddings", ParagraphStore(self.output.folder), config.storage.versions)
+        sources = [Source(self.corpus, config.corpus), *self.open_appended()]
         manifest = write_paragraphs(
-            self.corpus,
+            [source.corpus for source in sources],
             counter,
             config.preprocess,
             config.split,
@@ -167,6 +202,7 @@ class CorpusParagraphs:
             filters,
             decontamination,
             config.storage.versions,
+            sources,
         )
         return TaskResult(task.name, manifest["counts"]["kept"])
 
@@ -186,32 +222,25 @@ class PreparedParagraphs:
     """Whether an earlier run wrote the paragraphs."""
 
 
-@dataclass(frozen=True)
-class Decontamination:
-    """Settings of decontamination, and the evaluation sets that they name."""
-
-    config: DecontaminationConfig = field(default_factory=DecontaminationConfig)
-    sets: Sequence[EvaluationSet] = ()
-
-
 def write_paragraphs(
-    corpus: Corpus,
+    corpora: Sequence[Corpus],
     counter: TokenCounter,
     config: PreprocessConfig,
     split: SplitConfig,
     shard_rows: int,
     output: ParagraphOutput,
     filters: Filters | None = None,
-    decontamination: Decontamination = Decontamination(),
+    decontamination: Decontamination | None = None,
     versions: int = 0,
+    sources: Sequence[Source] = (),
 ) -> ParagraphManifest:
-    """Write the paragraphs of a corpus to the parquet files of a processed folder.
+    """Write the paragraphs of a corpus, or of several as one, to the parquet files of a processed folder.
 
     Memory grows with the corpus only by 12 bytes per row for duplicates, ids and the split, about 3.4 kB per row
     for near deduplication, and 8 bytes per row of the test split; for decontamination see `decontaminate`.
 
     Args:
-        corpus: corpus to read.
+        corpora: corpora to read, in order, which have the same metadata.
         counter: counter of tokens.
         config: settings of cutting, cleaning and filtering.
         split: settings of the split assignment.
@@ -220,6 +249,7 @@ def write_paragraphs(
         filters: filters of the section `filters`; None for none.
         decontamination: settings of decontamination, and the evaluation sets.
         versions: number of earlier versions to keep.
+        sources: the corpora with their configs, which are recorded; empty to record none.
 
     Returns:
         The manifest of the folder.
@@ -228,42 +258,44 @@ def write_paragraphs(
         SourceError: the corpus cannot be read, has duplicate ids, or has no paragraph that passes the filters.
     """
     started = time.monotonic()
-    filters = filters or Filters()
+    filters, decontamination = filters or Filters(), decontamination or Decontamination()
     new = new_folder(output.folder)
     if new.exists():
         shutil.rmtree(new)
     new.mkdir(parents=True)
     dropped = DropLedger(new / "dropped.parquet", with_overlap=decontamination.config.is_on)
-    read = stage_candidates(corpus, counter, config, new / "staging", dropped, filters)
+    listed = DocumentWriter(new / "documents")
+    documents = chain.from_iterable(
+        listed.watch(usable_documents(corpus, dropped), number) for number, corpus in enumerate(corpora)
+    )
+    read = stage_candidates(documents, corpora, counter, config, new / "staging", dropped, filters)
+    listed.close()
     long_share = read.long_tokens / max(1, read.tokens)
     if not (new / "staging").exists():
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.most_common())
         raise SourceError(
-            f"none of the paragraphs of {corpus.description} passed the filters "
+            f"none of the paragraphs of {corpora[0].description} passed the filters "
             f"({read.documents:,} documents; dropped: {reasons or 'nothing, there were none'})"
             + (f". {too_long_advice(long_share, config.max_tokens)}" if long_share > _MUCH else "")
         )
     staging = Staging(new / "staging")
-    keep = mark_duplicates(staging, config, dropped)
-    if corpus.on_duplicate_id == "fail":
-        reject_duplicate_ids(staging, keep)
-    if corpus.on_duplicate_id == "drop":
-        drop_duplicate_ids(staging, keep, dropped)
-    assigned = assign_splits(staging, keep, corpus, split)
-    decontaminate(
-        staging, keep, assigned.positions, decontamination.config, decontamination.sets, config.near_threshold, dropped
-    )
-    splits = write_splits(staging, keep, assigned, corpus, shard_rows, new)
+    assigned = decide_rows(staging, config, split, corpora[0].on_duplicate_id, decontamination, dropped)
+    schema = schema_of_rows(staging, corpora[0].metadata)
+    shards = write_splits(staging, assigned.keep, assigned, schema, shard_rows, {name: name for name in SPLITS}, new)
+    splits: dict[str, ParagraphSplit] = {name: described_split(new, entries) for name, entries in shards.items()}
+    recorded = [source.record(output.folder.parent) for source in sources]
+    write_growth(new, staging, assigned, schema, [read_documents(new / "documents")], listed.count, recorded)
     (new / "staging").unlink()
+    (new / "documents").unlink()
     dropped.close()
-    kept = int(keep.sum())
+    kept = int(assigned.keep.sum())
     _check_totals(read.paragraphs, kept, dropped.counts, splits)
     manifest: ParagraphManifest = {
         "stage": "preprocess",
         "fingerprint": output.fingerprint,
         "settings": dict(output.settings),
         "upstream": "",
-        "corpus": corpus.description,
+        "corpus": " and ".join(corpus.description for corpus in corpora),
         "counts": {
             "documents": read.documents,
             "paragraphs": read.paragraphs,
@@ -274,6 +306,8 @@ def write_paragraphs(
         "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
         "splits": splits,
     }
+    if sources[1:]:
+        manifest["appended"] = [source.described() for source in sources[1:]]
     if personal := filters.counts():
         manifest["counts"]["personal_data"] = personal
     if long_share > _MUCH:
@@ -300,13 +334,37 @@ def _keep_versions(output: ParagraphOutput, new: Path, count: int) -> int:
     if previous is None:
         return 1
     number = version_of(previous)
-    is_same = previous["fingerprint"] == output.fingerprint  # and is replaced because it is damaged
+    is_same = _is_same_version(previous, output)
     carry_versions(output.folder, new, count if is_same else count - 1)
     if is_same:
         return number
     if count:
         keep_version(output.folder, previous, number, new)
     return number + 1
+
+
+def _is_same_version(previous: ParagraphManifest, output: ParagraphOutput) -> bool:
+    """Return whether paragraphs are replaced by the same ones, because they are damaged."""
+    return previous["fingerprint"] == output.fingerprint and "changes" not in previous
+
+
+def paragraph_settings(
+    config: Config, corpus: Corpus, tokenizer: Any, evaluation_sets: Sequence[EvaluationSet]
+) -> dict[str, Any]:
+    """Return the settings that decide the paragraphs, as JSON values."""
+    settings = {
+        "corpus": Source(corpus, config.corpus).settings,
+        "preprocess": config.preprocess.deciding(),
+        "split": config.split.deciding(),
+        "storage": config.storage.deciding(),
+        "tokenizer": tokenizer_sha256(tokenizer),
+    }
+    if filters := filters_identity(config.filters):
+        settings["filters"] = filters
+    if config.decontamination.is_on:
+        sets = [dict(evaluation_set.identity) for evaluation_set in evaluation_sets]
+        settings["decontamination"] = {"sets": sets, **config.decontamination.deciding()}
+    return dict(json.loads(json.dumps(settings)))
 
 
 def too_long_advice(share: float, max_tokens: int) -> str:
@@ -320,6 +378,30 @@ def too_long_advice(share: float, max_tokens: int) -> str:
         f"{share:.0%} of the tokens are in paragraphs of more than {max_tokens:,} tokens (preprocess.max_tokens). Cut "
         "documents into chunks (preprocess.unit: chunk) or long paragraphs only (preprocess.too_long: chunk)"
     )
+
+
+def described_split(
+    store_folder: Path, entries: Sequence[ShardEntry], deleted: IntArray | None = None
+) -> ParagraphSplit:
+    """Make the manifest entry of a split: its shards, and the sums over the rows that are not deleted.
+
+    Args:
+        store_folder: folder of the files.
+        entries: manifest entries of the shards, in order.
+        deleted: row numbers of deleted rows, ascending; None for none.
+    """
+    shards = [ParagraphShard(**asdict(entry), path=store_folder / entry.file) for entry in entries]
+    sums = {}
+    for column in ("token_count", "char_count"):
+        numbers = np.concatenate([shard.numbers(column) for shard in shards])
+        sums[column] = int(numbers.sum() - (0 if deleted is None else numbers[deleted].sum()))
+    rows = sum(entry.rows for entry in entries) - (0 if deleted is None else len(deleted))
+    return {
+        "rows": rows,
+        "tokens": sums["token_count"],
+        "characters": sums["char_count"],
+        "shards": [entry.to_json() for entry in entries],
+    }
 
 
 def _check_totals(paragraphs: int, kept: int, dropped: Counter[str], splits: Mapping[str, ParagraphSplit]) -> None:

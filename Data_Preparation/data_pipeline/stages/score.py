@@ -97,8 +97,9 @@ class HeadScores:
         return sha256_of_json([output.fingerprint for output in self.outputs])
 
     def tasks(self) -> list[Task]:
-        """Return one task for each paragraph shard."""
-        return self.outputs[0].tasks()
+        """Return one task for each paragraph shard that a head has not scored yet."""
+        tasks = {task.index: task for output in self.outputs for task in output.tasks()}
+        return [tasks[index] for index in sorted(tasks)]
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Score one shard by the heads whose file does not exist yet."""

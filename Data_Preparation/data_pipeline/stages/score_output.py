@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from data_pipeline.stages.split_output import SplitOutput
 from data_pipeline.store import ScoreWriter
 from data_pipeline.store.manifest import ScoreManifest, ShardRecord
+from data_pipeline.store.paragraphs import earlier_fingerprints
 from data_pipeline.store.reader import Rows
 
 
@@ -57,6 +58,8 @@ class ScoreOutput(SplitOutput):
         recorded = {
             key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
         }
+        if recorded.get("fingerprint") in earlier_fingerprints(self.settings, self.paragraphs):
+            recorded["fingerprint"] = self.fingerprint  # the split has grown since
         return metadata.num_rows == self.paragraphs[index].rows and recorded == self._metadata(index)
 
     def writer(self, index: int) -> ScoreWriter:

@@ -109,6 +109,8 @@ class DedupedParagraphs:
 
     def __post_init__(self) -> None:
         self.source = ParagraphStore(self.config.processed_dir)
+        if any(self.source.live_rows(split) is not None for split in self.source.splits):
+            raise StoreError(f"{self.source.folder} has deleted rows, which cannot be copied. Run elm compact first")
         embeddings = read_manifest(self.config.embeddings_dir, EmbeddingManifest)
         if embeddings is None or "train" not in embeddings["splits"]:
             raise NotFoundError(

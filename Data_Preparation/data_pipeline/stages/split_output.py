@@ -1,7 +1,7 @@
 """Output files of one split, one for each paragraph shard, and their record in the manifest."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from data_pipeline.stages.base import Task
 from data_pipeline.store import CALIBRATED
 from data_pipeline.store.manifest import (
     EmbeddingManifest,
+    RowFiles,
     ScoreManifest,
+    ShardEntry,
     ShardRecord,
     SparseManifest,
     check_fresh,
@@ -21,7 +23,7 @@ from data_pipeline.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from data_pipeline.store.paragraphs import ParagraphShard, shard_name
+from data_pipeline.store.paragraphs import ParagraphShard, earlier_sha256, file_of_shard
 from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.system import remove_unused
@@ -49,6 +51,8 @@ class SplitOutput:
     """Function that returns whether a listed file exists and has the right size."""
     remakes_damaged: bool = False
     """Whether missing or damaged files are made again without `overwrite`."""
+    keeps_listed: bool = False
+    """Whether files that are listed already stay, since the paragraphs that they belong to are still there."""
 
     @property
     def fingerprint(self) -> str:
@@ -58,8 +62,7 @@ class SplitOutput:
     @property
     def paths(self) -> list[Path]:
         """Paths of the files, one for each shard."""
-        count = len(self.paragraphs)
-        return [self.folder / shard_name(self.stem, self.ending, index, count) for index in range(count)]
+        return [self.folder / file_of_shard(shard, self.split, self.stem, self.ending) for shard in self.paragraphs]
 
     @property
     def rows(self) -> int:
@@ -67,8 +70,30 @@ class SplitOutput:
         return sum(shard.rows for shard in self.paragraphs)
 
     def tasks(self) -> list[Task]:
-        """Return one task for each file."""
-        return [Task(path.name, index) for index, path in enumerate(self.paths)]
+        """Return one task for each file, but for those that were finished before shards were appended."""
+        finished = self.finished_files()
+        return [Task(path.name, index) for index, path in enumerate(self.paths) if path.name not in finished]
+
+    def finished_files(self) -> dict[str, ShardRecord]:
+        """Return the recorded files that stay, by name, where the split has grown."""
+        manifest = self.read_manifest()
+        previous = manifest["splits"].get(self.split) if manifest else None
+        if previous is None or not self._has_grown(previous):
+            return {}
+        records = previous["shards"]
+        if not all(self.is_whole(self.folder / Path(record["file"]).name, record) for record in records):
+            return {}
+        return {record["file"]: record for record in records}
+
+    def _has_grown(self, previous: RowFiles) -> bool:
+        """Return whether files were made with the same settings, of the first shards of these paragraphs."""
+        return previous["settings"] == self.settings and previous["upstream"] in earlier_sha256(self.paragraphs)
+
+    def _has_all(self, previous: RowFiles) -> bool:
+        """Return whether files were made with the same settings, of these paragraphs and of others beside."""
+        listed = {(record["file"], ShardEntry(**record).content) for record in previous["shards"]}
+        own = {(path.name, shard.content) for path, shard in zip(self.paths, self.paragraphs, strict=True)}
+        return previous["settings"] == self.settings and own < listed
 
     def read_manifest(self) -> EmbeddingManifest | SparseManifest | ScoreManifest | None:
         """Read the manifest of the folder."""
@@ -80,11 +105,18 @@ class SplitOutput:
         previous = manifest["splits"].get(self.split) if manifest else None
         if previous is None:
             return False
-        if not overwrite:
-            check_fresh(previous, self.settings, self.upstream, self.folder / self.stem)
-        if previous["fingerprint"] != self.fingerprint:
+        if self._has_grown(previous):
             return False
-        files = [(self.folder / Path(record["file"]).name, record) for record in previous["shards"]]
+        if not self._has_all(previous):
+            if not overwrite:
+                check_fresh(previous, self.settings, self.upstream, self.folder / self.stem)
+            if previous["fingerprint"] != self.fingerprint:
+                return False
+        names = {path.name for path in self.paths}
+        records = [record for record in previous["shards"] if Path(record["file"]).name in names]
+        if len(records) < len(names):  # the same rows are in paragraph files of other names now
+            return False
+        files = [(self.folder / Path(record["file"]).name, record) for record in records]
         whole = all(self.is_whole(path, record) for path, record in files)
         if not (whole or overwrite or self.remakes_damaged):
             raise StaleStageError(
@@ -105,27 +137,35 @@ class SplitOutput:
             facts: additional values of the record.
             empty: manifest of a folder without one.
         """
+        finished = self.finished_files()
         shards = [
-            entry_of(path, shard.rows, shard.ids_sha256, shard.texts_sha256).to_json()
+            finished.get(path.name) or entry_of(path, *shard.content).to_json()
             for path, shard in zip(self.paths, self.paragraphs, strict=True)
         ]
         existing = self.read_manifest()
+        if self.keeps_listed and existing is not None and self.split in existing["splits"]:
+            own = {path.name for path in self.paths}
+            shards += [record for record in existing["splits"][self.split]["shards"] if record["file"] not in own]
         manifest: dict[str, Any] = copy.deepcopy(dict(existing or empty))
         made = made_with(self.settings, self.upstream)
         manifest["splits"][self.split] = {**made, "corpus": self.corpus, "rows": self.rows, **facts, "shards": shards}
         if not any(split["settings"].get("precision") in CALIBRATED for split in manifest["splits"].values()):
             manifest.pop("calibration", None)  # the vectors it belongs to were replaced
-        self._remove_leftovers()
+        self._remove_leftovers({record["file"] for record in shards})
         if manifest != existing:
             write_manifest(self.folder, manifest)
 
-    def _remove_leftovers(self) -> None:
+    def _remove_leftovers(self, listed: Set[str]) -> None:
         """Remove files of earlier runs of this split: other numbers of shards, and unfinished work."""
-        finished = (f"{self.stem}{self.ending}", f"{self.stem}-?????-of-?????{self.ending}")
+        finished = (
+            f"{self.stem}{self.ending}",
+            f"{self.stem}-?????-of-?????{self.ending}",
+            f"{self.stem}-v*{self.ending}",
+        )
         unfinished = [f"{dots}{name}.*" for dots in (".", "..") for name in finished]
         for pattern in (*finished, *unfinished):
             for path in self.folder.glob(pattern):
-                if path not in self.paths:
+                if path.name not in listed:
                     remove_unused(path)
 
 

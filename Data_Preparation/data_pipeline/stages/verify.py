@@ -23,6 +23,7 @@ from data_pipeline.store import (
     sparse_faults,
 )
 from data_pipeline.store.manifest import EmbeddingManifest, SelectionManifest
+from data_pipeline.store.paragraphs import earlier_sha256
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import sha256_of_file
@@ -90,7 +91,7 @@ def _hash_faults(config: Config, store: ParagraphStore) -> tuple[list[str], list
         faults = list(paragraph_faults(store, split, seen))
         bad += faults
         if not faults:
-            rows = sum(shard.rows for shard in store.listed(split))
+            rows = store.live_count(split)
             good.append(f"{split}: {rows:,} paragraphs: hashes, counts, columns and ids")
     bad += _count_faults(store)
     for split in store.splits:
@@ -125,7 +126,7 @@ def _score_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[
     for scores in score_folders:
         if scores.listed["corpus"] != config.corpus.name:
             continue
-        faults = list(score_faults(scores, store.listed(split)))
+        faults = list(score_faults(scores, store.listed(split), store.deleted_rows(split)))
         bad += faults
         good += [] if faults else [f"{split}: scores of {scores.name}: hashes, alignment and values"]
     return good, bad
@@ -134,7 +135,8 @@ def _score_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[
 def _selection_faults(config: Config, store: ParagraphStore, split: Split) -> tuple[list[str], list[str]]:
     good: list[str] = []
     bad: list[str] = []
-    paragraphs = paragraphs_sha256(store.listed(split))
+    shards = store.listed(split)
+    paragraphs = [paragraphs_sha256(shards), *earlier_sha256(shards)]
     for folder in [
         path.parent for path in visible(config.selections_dir.glob("*/manifest.json"), config.selections_dir)
     ]:
@@ -169,7 +171,7 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
     if sha256_of_file(path) != manifest["dropped_sha256"]:
         yield f"{path}: checksum mismatch with manifest.json"
     dropped = reasons.total()
-    kept = sum(shard.rows for split in store.splits for shard in store.listed(split))
+    kept = sum(store.live_count(split) for split in store.splits)
     if kept != counts["kept"] or dropped != counts["paragraphs"] - counts["kept"]:
         yield (
             f"{store.folder}: {kept} rows kept and {dropped} dropped, manifest.json expects {counts['kept']} "
@@ -177,5 +179,8 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
         )
     elif dict(reasons) != counts["dropped"]:
         yield f"{path}: has the reasons {dict(reasons)}, manifest.json expects {counts['dropped']}"
+    listed = manifest.get("deleted")
+    if listed is not None and sha256_of_file(store.folder / listed["file"]) != listed["sha256"]:
+        yield f"{store.folder / listed['file']}: checksum mismatch with manifest.json"
     if fingerprint(manifest["settings"], manifest["upstream"]) != manifest["fingerprint"]:
         yield f"{store.folder / 'manifest.json'}: its settings do not match their fingerprint"

@@ -173,7 +173,7 @@ def _describe(config: Config, number: int, is_present: bool) -> Version:
     manifest = store.folder / "manifest.json"
     made = datetime.fromtimestamp(manifest.stat().st_mtime, UTC) if manifest.is_file() else datetime.now(UTC)
     embeddings = _embeddings_of(config, number)
-    rows: dict[str, int] = {split: sum(shard.rows for shard in store.listed(split)) for split in store.splits}
+    rows: dict[str, int] = {split: store.live_count(split) for split in store.splits}
     model = next((settings["model"] for settings in _vector_settings(config, number).values()), "")
     own = 0 if is_present else own_bytes([store.folder, embeddings])
     return Version(number, is_present, rows, made, str(model), own)
@@ -192,13 +192,10 @@ def _vector_settings(config: Config, number: int) -> dict[str, Any]:
 def _rows_of(store: ParagraphStore, split: Split) -> Iterator[tuple[str, bytes]]:
     if split not in store.splits:
         return
-    for shard in store.listed(split):
-        digests = text_digests(shard)
-        start = 0
-        for batch in shard.batches(["text_id"]):
-            for text_id in batch["text_id"].to_pylist():
-                yield text_id, digests[start].tobytes()
-                start += 1
+    digests = np.concatenate([text_digests(shard) for shard in store.listed(split)])
+    for batch, rows in store.live_batches(split, ["text_id"]):
+        for text_id, row in zip(batch["text_id"].to_pylist(), rows.tolist(), strict=True):
+            yield text_id, digests[row].tobytes()
 
 
 def _compare_rows(old: Iterator[tuple[str, bytes]], new: Iterator[tuple[str, bytes]]) -> Counter[str]:

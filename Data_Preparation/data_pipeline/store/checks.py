@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import StoreError
 from data_pipeline.store.embeddings import check_belongs, open_embedding_shard
 from data_pipeline.store.hashing import column_sha256
-from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, fingerprint
-from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, shard_name
+from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, entry_for, fingerprint
+from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore, file_of_shard
 from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_file, sha256_of_json
 
@@ -29,7 +29,9 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
     """
     assert store.manifest is not None
     limits = store.manifest["settings"]["preprocess"]
+    deleted, end = set(store.deleted_rows(split).tolist()), 0
     for shard in store.listed(split):
+        start, end = end, end + shard.rows
         try:
             shard.check()
         except StoreError as error:
@@ -55,7 +57,8 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
             rows = np.flatnonzero(is_wrong)
             if len(rows):
                 yield f"{shard.path}: {fault} for {len(rows)} rows, the first is {ids[rows[0]]}"
-        for text_id in ids:
+        live = [text_id for row, text_id in enumerate(ids, start) if row not in deleted]  # an id may be there again
+        for text_id in live:
             if hash(text_id) in seen:
                 yield f"{shard.path}: duplicate id {text_id}"
             seen.add(hash(text_id))
@@ -93,7 +96,7 @@ def embedding_faults(
     if entry is None or calibration is None or calibration.get("settings_sha256") != sha256_of_json(entry["settings"]):
         calibration = None  # made with the settings of another split
     for index, paragraphs in enumerate(shards):
-        name = shard_name(f"{split}_embeddings", ".safetensors", index, len(shards))
+        name = file_of_shard(paragraphs, split, f"{split}_embeddings", ".safetensors")
         path = paths[index] if paths else folder / name
         if not path.exists() and entry is None:
             good.append(f"{split}: no embeddings yet")
@@ -112,7 +115,7 @@ def _embedding_shard_faults(
     paragraphs: ParagraphShard,
     calibration: Mapping[str, Any] | None,
 ) -> Iterator[str]:
-    entry = ShardEntry(**listed["shards"][index]) if listed else None
+    entry = entry_for(paragraphs, listed["shards"], index) if listed else None
     try:
         shard = open_embedding_shard(path)
     except StoreError as error:

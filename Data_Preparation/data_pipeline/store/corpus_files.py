@@ -16,8 +16,15 @@ from data_pipeline.store.access.remote import RemoteFolder
 from data_pipeline.store.access.text_columns import copy_faults, copy_path
 from data_pipeline.store.checks import embedding_faults, paragraph_faults
 from data_pipeline.store.embeddings import EmbeddingShard, check_belongs, mismatch_error, open_embedding_shard
-from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, read_manifest
-from data_pipeline.store.paragraphs import VERSIONS, ParagraphShard, ParagraphStore, paragraphs_sha256, shard_name
+from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, entry_for, read_manifest
+from data_pipeline.store.paragraphs import (
+    VERSIONS,
+    ParagraphShard,
+    ParagraphStore,
+    earlier_sha256,
+    file_of_shard,
+    paragraphs_sha256,
+)
 from data_pipeline.store.scores import ScoreFolder, open_scores, score_faults
 from data_pipeline.store.versions import open_version, version_folder
 from data_pipeline.types import Split
@@ -66,6 +73,10 @@ class SplitFiles:
         """Compute the SHA-256 of the ids and texts of all rows, in order."""
         return paragraphs_sha256(self.paragraphs)
 
+    def fingerprints(self) -> list[str]:
+        """Compute `fingerprint`, and those that the split may have had before shards were appended."""
+        return [self.fingerprint(), *earlier_sha256(self.paragraphs)]
+
     def check(self) -> None:
         """Check the first shards; see `open_embeddings` and `open_paragraphs`."""
         if self.with_embeddings:
@@ -113,7 +124,7 @@ class SplitFiles:
             shard, path = self.text_copy(index)
             bad += copy_faults(shard, path)
         for scores in self.scores:
-            faults = list(score_faults(scores, self.paragraphs))
+            faults = list(score_faults(scores, self.paragraphs, self.store.deleted_rows(self.split)))
             bad += faults
             good += [] if faults else [f"{self.split}: scores of {scores.name}: hashes, alignment and values"]
         if bad:
@@ -150,7 +161,7 @@ class SplitFiles:
         """Return the path of an embedding file by its index, downloaded if necessary."""
         entry = self._embedding_entry(index)
         if entry is None:
-            name = shard_name(f"{self.split}_embeddings", ".safetensors", index, len(self.paragraphs))
+            name = file_of_shard(self.paragraphs[index], self.split, f"{self.split}_embeddings", ".safetensors")
             return self.embeddings_dir / name
         if self.remote is not None:
             return self.remote.fetch(self.embeddings_name, entry)
@@ -188,6 +199,15 @@ class SplitFiles:
         if self.listed is None:
             return
         entries = [ShardEntry(**entry) for entry in self.listed["shards"]]
+        listed = {entry.content for entry in entries}
+        missing = [shard for shard in self.paragraphs if shard.content not in listed]
+        if not missing:
+            return
+        if listed < {shard.content for shard in self.paragraphs}:
+            raise NotFoundError(
+                f"{self.store.folder} has grown: {len(missing)} of its {len(self.paragraphs)} files of {self.split} "
+                f"have no vectors in {self.embeddings_dir} yet, the first is {missing[0].path.name}. {MAKE_EMBEDDINGS}"
+            )
         if len(entries) != len(self.paragraphs):
             raise ShardMismatchError(
                 f"{self.embeddings_dir} has {len(entries)} files of {self.split}, {self.store.folder} has "
@@ -199,7 +219,7 @@ class SplitFiles:
                 raise mismatch_error(path, paragraphs, "manifest.json lists", entry.content, advice)
 
     def _embedding_entry(self, index: int) -> ShardEntry | None:
-        return ShardEntry(**self.listed["shards"][index]) if self.listed else None
+        return entry_for(self.paragraphs[index], self.listed["shards"], index) if self.listed else None
 
 
 def open_source(
@@ -263,7 +283,7 @@ def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[s
     for scores in open_scores(folder, split, names):
         mismatch = scores.mismatch(store.listed(split))
         if mismatch is None:
-            matching.append(scores)
+            matching.append(scores.of(store.listed(split)))
         elif names is not None:
             raise ShardMismatchError(mismatch)
         elif scores.listed["corpus"] == store.corpus:

@@ -64,7 +64,12 @@ def rows_of_selection(rows: Rows, name: str) -> IntArray:
             f"{name!r} is not the name of a selection, such as kcenter_p10_seed42; `elm select` prints the name"
         )
     folder = source.store.folder.parent / "selections" / name
-    return rows_of_ids(rows, read_selection(folder, source.split, source.fingerprint()), str(folder))
+    ids = read_selection(folder, source.split, source.fingerprints())
+    if len(deleted := source.store.deleted_rows(source.split)):
+        gone = set(rows.records(deleted, ["text_id"])["text_id"].to_pylist())
+        gone -= set(rows.table(["text_id"])["text_id"].to_pylist())  # a row of a changed document may have its id
+        ids = [name for name in ids if name not in gone]
+    return rows_of_ids(rows, ids, str(folder))
 
 
 def match_rows(rows: Rows, condition: pl.Expr | str) -> NDArray[np.bool_]:

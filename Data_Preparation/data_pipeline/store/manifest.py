@@ -5,7 +5,7 @@ with another fingerprint, `StaleStageError` names the settings that differ.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -114,13 +114,28 @@ class StageManifest(TypedDict):
     stage: NotRequired[str]
 
 
+class AppendedSource(TypedDict):
+    """Source of documents that were appended."""
+
+    corpus: str
+    """Description of the source."""
+    settings: dict[str, Any]
+    """Settings and identity that decide its documents, as those of the first source in `settings.corpus`."""
+
+
 class ParagraphManifest(StageManifest, Made):
     """Manifest of `data/<corpus>_processed`."""
 
     version: NotRequired[int]
     """Number of the version; 1 where there is none. See `store.versions`."""
     parent: NotRequired[int]
-    """Number of the version that was made the present one again, by `elm rollback`."""
+    """Number of the version that this one was made from, by `elm append`, `elm compact` or `elm rollback`."""
+    appended: NotRequired[list[AppendedSource]]
+    """Sources that were appended, in order."""
+    deleted: NotRequired[ShardRecord]
+    """File with the row numbers of deleted rows, which every reader leaves out."""
+    changes: NotRequired[dict[str, Any]]
+    """What came and went since the parent, for a version that `elm append` made."""
     corpus: NotRequired[str]
     """Description of the source."""
     counts: ParagraphCounts
@@ -184,6 +199,20 @@ class ShardEntry:
     def to_json(self) -> ShardRecord:
         """Return the entry as JSON values for a manifest."""
         return cast(ShardRecord, asdict(self))
+
+
+def entry_for(paragraphs: ShardEntry, listed: Sequence[ShardRecord], index: int) -> ShardEntry:
+    """Return the entry of the file of a paragraph shard among those of its split.
+
+    Args:
+        paragraphs: entry of the paragraph shard.
+        listed: entries of the files.
+        index: position of the shard, whose entry is returned if it has its rows, or if none has.
+    """
+    own = ShardEntry(**listed[min(index, len(listed) - 1)])
+    if own.content == paragraphs.content:
+        return own
+    return next((entry for entry in (ShardEntry(**one) for one in listed) if entry.content == paragraphs.content), own)
 
 
 def entry_of(path: Path, rows: int, ids_sha256: str, texts_sha256: str) -> ShardEntry:

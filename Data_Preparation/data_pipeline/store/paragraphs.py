@@ -1,5 +1,6 @@
 """Paragraph shards: parquet files that define the ids and the order of a split."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.store.hashing import ColumnHash, column_sha256
-from data_pipeline.store.manifest import ParagraphManifest, ShardEntry, entry_of, read_manifest, version_of
+from data_pipeline.store.manifest import (
+    ParagraphManifest,
+    ShardEntry,
+    ShardRecord,
+    entry_of,
+    fingerprint,
+    read_manifest,
+    version_of,
+)
 from data_pipeline.types import SPLITS, IntArray, Split
 from data_pipeline.utils import converted_errors, sha256_of_json
 from data_pipeline.utils.system import fsync_path
@@ -24,6 +34,33 @@ if TYPE_CHECKING:
 _ROW_GROUP_ROWS = 8192
 _ADVICE = "Run the pipeline with --overwrite."
 _RESTORE = "Restore it, or run the pipeline with --overwrite."
+
+
+DELETED = "deleted.parquet"
+"""File of the row numbers of deleted rows, by split."""
+
+
+def write_deleted(folder: Path, rows: Mapping[Split, IntArray]) -> ShardRecord:
+    """Write the list of deleted rows, given their row numbers in the files by split, and return its manifest entry."""
+    path = folder / DELETED
+    splits = [split for split, numbers in rows.items() for _ in range(len(numbers))]
+    numbers = np.concatenate([np.zeros(0, np.int64), *rows.values()])
+    table = pa.table({"split": pa.array(splits, pa.string()), "row": pa.array(numbers, pa.int64())})
+    pq.write_table(table, path, compression="zstd")
+    fsync_path(path)
+    return entry_of(path, len(numbers), "", "").to_json()
+
+
+def file_of_shard(shard: ShardEntry, split: Split, stem: str, ending: str) -> str:
+    """Return the name of a file that belongs to a paragraph shard: `train_embeddings-v0002.safetensors`, for example.
+
+    Args:
+        shard: paragraph shard, such as `train-v0002.parquet`.
+        split: split of the shard.
+        stem: stem of the file, in place of the split.
+        ending: ending of the file.
+    """
+    return stem + Path(shard.file).name.removeprefix(split).removesuffix(".parquet") + ending
 
 
 def shard_name(stem: str, ending: str, index: int, count: int) -> str:
@@ -91,17 +128,34 @@ VERSIONS = ".versions"
 
 
 def present_folder(folder: Path) -> Path:
-    """Return the folder of the present version, for the folder of any version."""
-    return folder.parent.parent if folder.parent.name == VERSIONS else folder
+    """Return the folder of the present version, for the folder of any version, or of one that is being made."""
+    if folder.parent.name == VERSIONS:
+        return folder.parent.parent
+    name = folder.name
+    is_new = name.startswith(".") and name.endswith(".new")  # see `utils.folders.new_folder`
+    return folder.with_name(name[1 : -len(".new")]) if is_new else folder
 
 
 LocalPath = Callable[[ShardEntry], Path]
 """Function that returns the local path of the file of a manifest entry."""
 
 
-def paragraphs_sha256(shards: Sequence[ParagraphShard]) -> str:
+def paragraphs_sha256(shards: Sequence[ShardEntry]) -> str:
     """Compute the SHA-256 of the ids and texts of all rows, in order."""
     return sha256_of_json([[shard.ids_sha256, shard.texts_sha256] for shard in shards])
+
+
+def earlier_sha256(shards: Sequence[ShardEntry]) -> list[str]:
+    """Compute `paragraphs_sha256` of the rows as they may have been before shards were appended, the first ones first.
+
+    What was made from those is still valid for the rows that it has, since rows never move.
+    """
+    return [paragraphs_sha256(shards[:count]) for count in range(1, len(shards))]
+
+
+def earlier_fingerprints(settings: Mapping[str, Any], shards: Sequence[ShardEntry]) -> list[str]:
+    """Compute the fingerprints that files made from these rows may have had before shards were appended."""
+    return [fingerprint(settings, upstream) for upstream in earlier_sha256(shards)]
 
 
 class ParagraphStore:
@@ -119,6 +173,8 @@ class ParagraphStore:
     def __init__(self, folder: Path, local_path: LocalPath | None = None) -> None:
         self.folder = folder
         self.manifest: ParagraphManifest | None = read_manifest(folder, ParagraphManifest)
+        self._local_path = local_path
+        self._deleted: dict[Split, IntArray] = {}
         self._shards = {split: self._listed(split, local_path) for split in SPLITS}
         if not any(self._shards.values()):
             raise NotFoundError(f"No paragraphs in {folder}. Run `elm run` first.")
@@ -166,11 +222,69 @@ class ParagraphStore:
         return shards
 
     def read(self, split: Split, columns: Sequence[str] | None = None) -> "pl.DataFrame":
-        """Read all rows of a split, in order."""
+        """Read all rows of a split, in order, but for those that were deleted."""
         import polars as pl  # 14 MB that a training loop does not need
 
         paths = [shard.path for shard in self.shards(split)]
-        return pl.read_parquet(paths, columns=list(columns) if columns else None, hive_partitioning=False)
+        frame = pl.read_parquet(paths, columns=list(columns) if columns else None, hive_partitioning=False)
+        rows = self.live_rows(split)
+        return frame if rows is None else frame[rows]
+
+    def deleted_rows(self, split: Split) -> IntArray:
+        """Return the row numbers in the files of a split that were deleted, ascending; see `elm append`.
+
+        Raises:
+            CorruptShardError: the list of deleted rows is missing or damaged.
+        """
+        if split not in self._deleted:
+            self._deleted[split] = self._read_deleted(split)
+        return self._deleted[split]
+
+    def live_rows(self, split: Split) -> IntArray | None:
+        """Return the row numbers in the files of a split that were not deleted, ascending; None if none was."""
+        deleted = self.deleted_rows(split)
+        if not len(deleted):
+            return None
+        return np.setdiff1d(np.arange(sum(shard.rows for shard in self.listed(split))), deleted, assume_unique=True)
+
+    def rows_sha256(self, split: Split) -> str:
+        """Compute the SHA-256 of the ids and texts of the rows of a split that were not deleted, in order."""
+        files, rows = paragraphs_sha256(self.listed(split)), self.live_rows(split)
+        return files if rows is None else hashlib.sha256(files.encode() + rows.tobytes()).hexdigest()
+
+    def live_count(self, split: Split) -> int:
+        """Return the number of rows of a split that were not deleted."""
+        return sum(shard.rows for shard in self.listed(split)) - len(self.deleted_rows(split))
+
+    def live_batches(self, split: Split, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, IntArray]]:
+        """Read the rows of a split that were not deleted, in order, in batches with their row numbers in the files.
+
+        Raises:
+            CorruptShardError: a file is damaged.
+        """
+        deleted, start = self.deleted_rows(split), 0
+        for shard in self.shards(split):
+            for batch in shard.batches(columns):
+                rows = np.arange(start, start + batch.num_rows)
+                start += batch.num_rows
+                first, last = np.searchsorted(deleted, [rows[0], start]) if len(rows) else (0, 0)
+                if first < last:
+                    rows = np.setdiff1d(rows, deleted[first:last], assume_unique=True)
+                    batch = batch.take(pa.array(rows - (start - batch.num_rows)))
+                yield batch, rows
+
+    def _read_deleted(self, split: Split) -> IntArray:
+        listed = self.manifest.get("deleted") if self.manifest else None
+        if listed is None:
+            return np.zeros(0, np.int64)
+        entry = ShardEntry(**listed)
+        path = self._local_path(entry) if self._local_path else self.folder / Path(entry.file).name
+        with reading_parquet(f"{path} is missing or damaged", _RESTORE):
+            table = pq.read_table(path, partitioning=None)
+            rows = table.filter(pc.equal(table["split"], split))["row"].to_numpy().astype(np.int64)
+        if table.num_rows != entry.rows:
+            raise CorruptShardError(f"{path} has {table.num_rows} rows, manifest.json expects {entry.rows}. {_RESTORE}")
+        return rows
 
     def _listed(self, split: Split, local_path: LocalPath | None) -> list[ParagraphShard]:
         if self.manifest is None:

@@ -29,7 +29,7 @@ class Rows:
     Args:
         source: files of the split.
         dim: number of leading dimensions of a vector to read; None for all.
-        selection: row numbers in the files, shape (N,); None for all rows.
+        selection: row numbers in the files, shape (N,); None for all that were not deleted.
 
     Raises:
         ValueError: `dim` exceeds the width of the stored vectors.
@@ -37,7 +37,7 @@ class Rows:
 
     def __init__(self, source: SplitFiles, dim: int | None = None, selection: IntArray | None = None) -> None:
         self.source = source
-        self.selection = selection
+        self.selection = source.store.live_rows(source.split) if selection is None else selection
         self._total = sum(shard.rows for shard in source.paragraphs)
         self._sparse: dict[str | None, SparseVectors] = {}
         self._dim = None
@@ -180,7 +180,10 @@ class Rows:
             StoreError: the vectors are quantized, rows are selected, or the shards cannot be mapped as one array.
         """
         if self.selection is not None:
-            raise StoreError("a selection of rows cannot be mapped as one array; use to_numpy(), which copies")
+            what = "a selection of rows"
+            if len(self.selection) + len(self.source.store.deleted_rows(self.source.split)) == self._total:
+                what = "a split with deleted rows (before elm compact)"
+            raise StoreError(f"{what} cannot be mapped as one array; use to_numpy(), which copies")
         coding = self.first_shard.coding
         if not coding.is_float:
             raise StoreError(f"the vectors are stored as {coding.precision}; use to_numpy(), which decodes them")

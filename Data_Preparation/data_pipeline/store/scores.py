@@ -6,7 +6,7 @@ its manifest holds the hashes of the ids and texts that were scored.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from data_pipeline.errors import CorruptShardError, ShardMismatchError
 from data_pipeline.store.access.text_columns import make_once
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import ScoredSplitRecord, ScoreManifest, ShardEntry, fingerprint, read_manifest
-from data_pipeline.store.paragraphs import ParagraphShard, reading_parquet
-from data_pipeline.types import Split
+from data_pipeline.store.paragraphs import ParagraphShard, earlier_fingerprints, reading_parquet
+from data_pipeline.types import IntArray, Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import publish, sha256_of_file
 
@@ -65,6 +65,8 @@ class ScoreFolder:
     folder: Path
     split: Split
     manifest: ScoreManifest
+    shards: frozenset[tuple[int, str, str]] | None = None
+    """Contents of the paragraph shards whose scores are read; None for all."""
 
     @property
     def name(self) -> str:
@@ -84,12 +86,23 @@ class ScoreFolder:
     @property
     def entries(self) -> list[ShardEntry]:
         """Manifest entries of the files, in order."""
-        return [ShardEntry(**entry) for entry in self.listed["shards"]]
+        listed = [ShardEntry(**entry) for entry in self.listed["shards"]]
+        return listed if self.shards is None else [entry for entry in listed if entry.content in self.shards]
+
+    def of(self, shards: Sequence[ParagraphShard]) -> "ScoreFolder":
+        """Return the scores of some shards, which the split had before others were appended."""
+        return replace(self, shards=frozenset(shard.content for shard in shards))
 
     def mismatch(self, shards: Sequence[ParagraphShard]) -> str | None:
-        """Return a message if the scores were made from other paragraphs, else None."""
-        if [entry.content for entry in self.entries] == [shard.content for shard in shards]:
+        """Return a message if the scores were not made from these paragraphs, else None."""
+        listed, wanted = [entry.content for entry in self.entries], [shard.content for shard in shards]
+        if listed[: len(wanted)] == wanted:
             return None
+        if listed == wanted[: len(listed)]:
+            return (
+                f"the scores in {self.folder} are those of the first {len(listed)} of {len(wanted)} files of "
+                f"{self.split}, which has grown. Make those of the new rows with: elm annotate"
+            )
         return f"the scores in {self.folder} were made from other paragraphs of {self.split}. {ADVICE}"
 
     def paths(self) -> list[Path]:
@@ -107,12 +120,19 @@ class ScoreFolder:
             [self._part(path, entry) for path, entry in zip(self.paths(), self.entries, strict=True)]
         )
 
+    @cached_property
+    def _fingerprints(self) -> set[str]:
+        """Fingerprints that the files may have: that of the manifest, and those before the split grew."""
+        listed = [ShardEntry(**entry) for entry in self.listed["shards"]]
+        return {self.listed["fingerprint"], *earlier_fingerprints(self.listed["settings"], listed)}
+
     def _part(self, path: Path, entry: ShardEntry) -> pa.Table:
         with reading_parquet(f"{path} is missing or damaged", ADVICE):
             size = path.stat().st_size
             if size != entry.bytes:
                 raise CorruptShardError(f"{path} has {size} bytes, manifest.json expects {entry.bytes}. {ADVICE}")
-            if (pq.read_metadata(path).metadata or {}).get(b"fingerprint") != self.listed["fingerprint"].encode():
+            recorded = (pq.read_metadata(path).metadata or {}).get(b"fingerprint", b"").decode(errors="replace")
+            if recorded not in self._fingerprints:
                 raise CorruptShardError(f"{path} was made with other settings than manifest.json says. {ADVICE}")
             if not os.access(self.folder, os.W_OK):
                 return self._read(path)
@@ -158,21 +178,32 @@ def open_scores(scores_dir: Path, split: Split, names: Sequence[str] | None = No
     return opened
 
 
-def score_faults(scores: ScoreFolder, shards: Sequence[ParagraphShard]) -> Iterator[str]:
-    """Verify the scores of a split, reading every byte; yields one line for each fault."""
+def score_faults(scores: ScoreFolder, shards: Sequence[ParagraphShard], deleted: IntArray) -> Iterator[str]:
+    """Verify the scores of a split, reading every byte; yields one line for each fault.
+
+    Args:
+        scores: the scores.
+        shards: the paragraphs.
+        deleted: row numbers of deleted rows, ascending, which need no scores.
+    """
     listed = scores.listed
     if fingerprint(listed["settings"], listed["upstream"]) != listed["fingerprint"]:
         yield f"{scores.folder}: the settings of {scores.split} do not match their fingerprint"
     if mismatch := scores.mismatch(shards):
         yield mismatch
         return
+    scores, end = scores.of(shards), 0
     for path, entry in zip(scores.paths(), scores.entries, strict=True):
+        start, end = end, end + entry.rows
         if not path.exists() or sha256_of_file(path) != entry.sha256:
             yield f"{path}: missing, or checksum mismatch with manifest.json"
             continue
         table = pq.read_table(path, partitioning=None)
         if table.num_rows != entry.rows or column_sha256(table["text_id"].to_pylist()) != entry.ids_sha256:
             yield f"{path}: its rows or ids differ from those of the paragraphs"
+        first, last = np.searchsorted(deleted, [start, end])
+        if first < last:
+            table = table.take(pa.array(np.setdiff1d(np.arange(entry.rows), deleted[first:last] - start)))
         for column in scores.columns:
             values = table[column]
             if listed["settings"].get("gaps"):

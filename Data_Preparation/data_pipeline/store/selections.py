@@ -4,7 +4,7 @@
 the row was selected by; its manifest holds the hash of the ids and texts of all candidates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,14 @@ def read_splits_to_replace(
     return splits
 
 
-def read_selection(folder: Path, split: Split, paragraphs: str | None = None) -> list[str]:
+def read_selection(folder: Path, split: Split, paragraphs: Collection[str] | None = None) -> list[str]:
     """Read the ids of a selection, in order of preference.
 
     Args:
         folder: `data/selections/<subset>`.
         split: split of the rows.
-        paragraphs: expected fingerprint of the paragraphs; None for any.
+        paragraphs: fingerprints that the paragraphs may have, of which a split that has grown has several; None for
+            any.
 
     Raises:
         NotFoundError: the selection does not exist.
@@ -116,7 +117,7 @@ def read_selection(folder: Path, split: Split, paragraphs: str | None = None) ->
             "Make it with: elm select"
         )
     listed = manifest["splits"][split]
-    if paragraphs is not None and listed["about"]["paragraphs"] != paragraphs:
+    if paragraphs is not None and listed["about"]["paragraphs"] not in paragraphs:
         raise ShardMismatchError(f"the selection in {folder} was made from other paragraphs of {split}. {_ADVICE}")
     path = folder / f"{split}.parquet"
     with reading_parquet(f"{path} cannot be read", _ADVICE):

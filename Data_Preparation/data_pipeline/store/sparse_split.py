@@ -7,7 +7,14 @@ import numpy as np
 
 from data_pipeline.errors import NotFoundError, StaleStageError, StoreError
 from data_pipeline.store.embeddings import mismatch_error
-from data_pipeline.store.manifest import ShardEntry, SparseManifest, SparseSplitRecord, fingerprint, read_manifest
+from data_pipeline.store.manifest import (
+    ShardEntry,
+    SparseManifest,
+    SparseSplitRecord,
+    entry_for,
+    fingerprint,
+    read_manifest,
+)
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.store.sparse import SparseRows, SparseShard, concatenate_rows, open_sparse_shard
 from data_pipeline.types import IntArray, Split
@@ -64,11 +71,12 @@ def open_sparse_split(folder: Path, split: Split, paragraphs: Sequence[Paragraph
     listed = _listed(folder, split)
     if listed is None:
         raise NotFoundError(f"no sparse vectors of {split} in {folder}. Make them with: elm sparse")
-    shards = [open_sparse_shard(folder / Path(record["file"]).name) for record in listed["shards"]]
-    if len(shards) != len(paragraphs):
+    if len(listed["shards"]) < len(paragraphs):
         raise StaleStageError(
-            f"{folder} has {len(shards)} files of {split}, its paragraphs have {len(paragraphs)}. {_ADVICE}"
+            f"{folder} has {len(listed['shards'])} files of {split}, its paragraphs have {len(paragraphs)}. {_ADVICE}"
         )
+    entries = [entry_for(own, listed["shards"], index) for index, own in enumerate(paragraphs)]
+    shards = [open_sparse_shard(folder / Path(entry.file).name) for entry in entries]
     for shard, own in zip(shards, paragraphs, strict=True):
         _check_belongs(shard, own, listed)
     return SparseVectors(shards)

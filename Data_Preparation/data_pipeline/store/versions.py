@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import NotFoundError
+from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE
 from data_pipeline.store.manifest import EmbeddingManifest, ShardEntry, read_manifest
-from data_pipeline.store.paragraphs import VERSIONS, ParagraphStore
+from data_pipeline.store.paragraphs import DELETED, VERSIONS, ParagraphStore
 from data_pipeline.utils.files import link_or_copy
 from data_pipeline.utils.system import fsync_path
 
-_ALWAYS = ("manifest.json", "dropped.parquet")
+_ALWAYS = ("manifest.json", "dropped.parquet", DELETED, DOCUMENTS, SET_ASIDE)
 
 
 def version_folder(folder: Path, number: int) -> Path:

@@ -6,7 +6,8 @@ supports it (Linux), else by two renames, between which `recover_folder` repairs
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipeline.errors import StoreError
@@ -45,6 +46,16 @@ def replace_folder(folder: Path, is_ours: IsOurs) -> None:
         os.rename(new, folder)
     fsync_path(folder.parent)
     _discard(old, folder, is_ours)
+
+
+@contextmanager
+def discarded_on_error(folder: Path) -> Iterator[None]:
+    """Remove what a block has written of the new content of a folder, if it ends with an error."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(new_folder(folder), ignore_errors=True)
+        raise
 
 
 def recover_folder(folder: Path, is_ours: IsOurs) -> None:

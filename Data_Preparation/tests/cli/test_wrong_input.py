@@ -127,6 +127,8 @@ def test_a_device_that_is_not_there(data, tmp_path, capsys, device):
     fails(capsys, heads, device)
 
 
+OFFLINE = ["--preset", "offline", "--model-name", "hashing"]
+
 PATHS = {
     "run": ["run", "--preset", "offline", "--model-name", "hashing", "--source", "jsonl", "--corpus.path", "gone"],
     "run parquet": [
@@ -164,6 +166,9 @@ PATHS = {
     "diff": ["diff", "1", "2", "--output-dir", "gone"],
     "rollback": ["rollback", "1", "--output-dir", "gone"],
     "gc": ["gc", "--output-dir", "gone"],
+    "compact": ["compact", "--output-dir", "gone"],
+    "append": ["append", "--preset", "offline", "--model-name", "hashing", "--output-dir", "gone"],
+    "append source": ["append", *OFFLINE, "--output-dir", "DATA", "--source", "jsonl", "--corpus.path", "gone"],
     "verify": ["verify", "--output-dir", "gone"],
     "info": ["info", "--output-dir", "gone"],
     "heads train": ["heads", "train", "h", "--output-dir", "gone", "--label", "subject"],

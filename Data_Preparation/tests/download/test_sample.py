@@ -42,7 +42,7 @@ def test_at_least_160_paragraphs_pass_with_the_embedded_default_model(tmp_path):
     corpus = open_corpus(CorpusConfig(source="sample"))
     config = PreprocessConfig(near_dedup=True)
     output = ParagraphOutput(tmp_path / "x_processed", {})
-    manifest = write_paragraphs(corpus, counter, config, SplitConfig(), 1000, output)
+    manifest = write_paragraphs([corpus], counter, config, SplitConfig(), 1000, output)
     assert manifest["counts"]["kept"] >= 160
     assert all(manifest["splits"][split]["rows"] > 0 for split in ("train", "val", "test"))
 

@@ -36,7 +36,7 @@ def prepare(documents, folder, **settings):
     corpus = documents if isinstance(documents, Corpus) else Corpus("a test", {}, lambda: iter(documents))
     config = PreprocessConfig(**{"min_chars": 0, "min_tokens": 1} | settings)
     output = ParagraphOutput(folder / "x_processed", {})
-    manifest = write_paragraphs(corpus, counter_of_words(), config, SplitConfig(), 1000, output)
+    manifest = write_paragraphs([corpus], counter_of_words(), config, SplitConfig(), 1000, output)
     store = ParagraphStore(output.folder)
     rows = pl.concat([store.read(split).with_columns(split=pl.lit(split)) for split in SPLITS])
     return manifest, rows, pl.read_parquet(output.folder / "dropped.parquet")
@@ -142,11 +142,11 @@ def test_wikitext_2_by_chunks_of_256_tokens(tmp_path):
     counter = TokenCounter(Tokenizer.from_file(str(SHARED / "qwen3-tokenizer" / "tokenizer.json")))
     config = PreprocessConfig(unit="chunk", chunk_tokens=256, chunk_overlap=32, min_tokens=1, exact_dedup=False)
     output = ParagraphOutput(tmp_path / "x_processed", {})
-    write_paragraphs(corpus, counter, config, SplitConfig(), 10**6, output)
+    write_paragraphs([corpus], counter, config, SplitConfig(), 10**6, output)
     sections = PreprocessConfig(unit="section", min_tokens=1, max_tokens=10**6, exact_dedup=False, min_chars=0,
                                 max_punctuation_share=1, max_digit_share=1, max_unknown_share=1)  # fmt: skip
     whole = ParagraphOutput(tmp_path / "whole_processed", {})
-    write_paragraphs(corpus, counter, sections, SplitConfig(), 10**6, whole)
+    write_paragraphs([corpus], counter, sections, SplitConfig(), 10**6, whole)
     cleaned: dict[str, list[tuple[int, str]]] = {}
     for split in SPLITS:
         for text_id, text in ParagraphStore(whole.folder).read(split).select("text_id", "text").iter_rows():

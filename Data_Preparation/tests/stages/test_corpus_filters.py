@@ -29,7 +29,7 @@ def prepare(documents, folder, metadata=None, preprocess=None, **filters):
     loaded = load_filters(FiltersConfig(**filters), corpus.metadata, CHUNK_COLUMNS if config.cuts else ())
     folder = folder / "x_processed"
     output = ParagraphOutput(folder, {})
-    manifest = write_paragraphs(corpus, words_counter(), config, SplitConfig(), 1000, output, loaded)
+    manifest = write_paragraphs([corpus], words_counter(), config, SplitConfig(), 1000, output, loaded)
     return manifest, all_rows(folder).sort("text_id"), pl.read_parquet(folder / "dropped.parquet").sort("text_id")
 
 

@@ -346,6 +346,7 @@ def undisturbed(tmp_path_factory, jobs):
 
 def test_the_undisturbed_run_leaves_these_files_and_no_others(undisturbed):
     names = {"manifest.json", "dropped.parquet", "train.parquet", "val.parquet", "test.parquet"}
+    names |= {".documents.arrow", ".set_aside.parquet"}
     vectors = {"manifest.json", *(f"{split}_embeddings.safetensors" for split in SPLITS)}
     assert set(tree(undisturbed)) == {f"sample_processed/{name}" for name in names} | {
         f"embeddings/{name}" for name in vectors
@@ -379,7 +380,7 @@ def test_killed_while_it_embeds_in_several_small_shards_it_ends_in_the_same_byte
     kills = run_and_kill(jobs, tmp_path, flags(tmp_path, **settings), delays(6, 0.1, 0.8))
     assert kills >= 2
     found = tree(tmp_path)
-    assert len(found) == 5 + 2 + 1 + 3 + 2
+    assert len(found) == 5 + 2 + 2 + 1 + 3 + 2
     assert found == tree(tmp_path / "undisturbed")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 from data_pipeline.preprocess.paragraphs import document_batches
 from data_pipeline.preprocess.quality.batch import Reasons, TextBatch
@@ -42,7 +43,7 @@ def word_table() -> WordTable:
 
 def apply_presets(
     documents: Sequence[Document], names: Sequence[str]
-) -> tuple[list[Document], list[tuple[Document, str]]]:
+) -> tuple[dict[int, Document], list[tuple[Document, str]]]:
     """Apply presets to documents, in the order of their names; a dropped document is not seen by the next one.
 
     Args:
@@ -50,25 +51,31 @@ def apply_presets(
         names: names of presets.
 
     Returns:
-        The documents that are kept, of which c4 removes lines, and those that are dropped, each with its reason.
+        The documents that are kept, of which c4 removes lines, by their positions in order; and those that are
+        dropped, each with its reason.
 
     Raises:
         MissingExtraError: spaCy is not installed.
     """
-    kept: list[Document] = []
+    kept: dict[int, Document] = {}
+    positions = iter(range(len(documents)))
     dropped: list[tuple[Document, str]] = []
     for part in document_batches(documents, BATCH_CHARS):
-        batch = TextBatch([document.text for document in part], word_table())
+        batch, places = (
+            TextBatch([document.text for document in part], word_table()),
+            list(islice(positions, len(part))),
+        )
         for name in names:
             reasons, texts = PRESETS[name](batch)
             dropped += [
                 (document, f"{name}_{reason}") for document, reason in zip(part, reasons, strict=True) if reason
             ]
             rows = [row for row, reason in enumerate(reasons) if reason is None]
+            places = [places[row] for row in rows]
             if all(texts[row] is batch.texts[row] for row in rows):
                 batch, part = batch.select(rows), [part[row] for row in rows]
             else:
                 part = [replace(part[row], text=texts[row]) for row in rows]
                 batch = TextBatch([document.text for document in part], batch.table)
-        kept += part
+        kept |= zip(places, part, strict=True)
     return kept, dropped

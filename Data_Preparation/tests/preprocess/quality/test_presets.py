@@ -73,19 +73,21 @@ def test_presets_are_applied_in_order_to_what_is_left():
         ("short", "gopher_quality_short_doc"),
         ("code", "c4_curly_bracket"),
     ]
-    assert [document.id for document in kept] == ["good"]
+    assert [document.id for document in kept.values()] == ["good"]
+    assert list(kept) == [1]
 
 
 def test_c4_removes_lines_and_keeps_the_others():
     text = f"Menu\n{SENTENCES}\nThis site needs JavaScript to work.\n  The last line[1] is one of prose.  "
-    (document,), dropped = apply_presets([Document(id="a", text=text, title="T")], ["c4"])
+    kept, dropped = apply_presets([Document(id="a", text=text, title="T")], ["c4"])
+    (document,) = kept.values()
     assert document.text == f"{SENTENCES.strip()}\nThe last line is one of prose."
     assert document.title == "T"
     assert not dropped
 
 
 def test_no_texts():
-    assert apply_presets([], list(PRESETS)) == ([], [])
+    assert apply_presets([], list(PRESETS)) == ({}, [])
     assert all(PRESETS[name](TextBatch([], word_table()))[0] == [] for name in PRESETS)
 
 
