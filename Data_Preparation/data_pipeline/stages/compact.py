@@ -168,10 +168,11 @@ def _remove_vectors_of_other_rows(folder: Path, store: ParagraphStore) -> None:
         if len(others) == len(entry["shards"]) - len(names) and others:
             entry["shards"] = [record for record in entry["shards"] if record not in others]
             gone += [folder / Path(record["file"]).name for record in others]
-    if gone:
-        write_manifest(folder, manifest)
     for path in gone:
-        remove_unused(path)
+        if path.exists():
+            remove_unused(path)
+    if gone:  # last, so that a crash leaves them listed
+        write_manifest(folder, manifest)
 
 
 def _vectors(config: Config, store: ParagraphStore, split: Split) -> Iterator[tuple[Path, str]]:

@@ -107,14 +107,12 @@ class SplitOutput:
             return False
         if self._has_grown(previous):
             return False
-        if not self._has_all(previous):
-            if not overwrite:
-                check_fresh(previous, self.settings, self.upstream, self.folder / self.stem)
-            if previous["fingerprint"] != self.fingerprint:
-                return False
+        if not overwrite and not self._has_all(previous):
+            check_fresh(previous, self.settings, self.upstream, self.folder / self.stem)
         names = {path.name for path in self.paths}
         records = [record for record in previous["shards"] if Path(record["file"]).name in names]
-        if len(records) < len(names):  # the same rows are in paragraph files of other names now
+        is_same = previous["fingerprint"] == self.fingerprint or self._has_all(previous)
+        if not is_same or len(records) < len(names):  # or the same rows are in paragraph files of other names
             return False
         files = [(self.folder / Path(record["file"]).name, record) for record in records]
         whole = all(self.is_whole(path, record) for path, record in files)

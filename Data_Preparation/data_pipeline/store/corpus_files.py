@@ -4,6 +4,7 @@ A shard is opened and checked when its rows are first needed: its size and hashe
 rows against the paragraphs beside it.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -33,8 +34,9 @@ from data_pipeline.user_files import visible
 logger = logging.getLogger(__name__)
 
 MAKE_EMBEDDINGS = "Make them with: elm embed"
+_TRIES = 3  # where a dataset changes while it is opened
 # Local shards that are checked when a dataset is opened; further ones are checked when they are needed.
-_CHECK_AT_ONCE = 64
+_CHECK_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ class SplitFiles:
         return [self.fingerprint(), *earlier_sha256(self.paragraphs)]
 
     def check(self) -> None:
-        """Check the first shards; see `open_embeddings` and `open_paragraphs`."""
+        """Check the first shards, and the list of deleted rows; see `open_embeddings` and `open_paragraphs`."""
+        listed = self.store.manifest.get("deleted") if self.store.manifest else None
+        if self.remote is not None and listed is not None:
+            self.remote.fetch(self.store.folder.name, ShardEntry(**listed))
+        self.store.deleted_rows(self.split)
         if self.with_embeddings:
             self._check_listed()
         if self.remote is not None:
@@ -87,6 +93,8 @@ class SplitFiles:
             self.open_paragraphs(index)
             if self.with_embeddings:
                 self.open_embeddings(index)
+        for index in range(_CHECK_AT_ONCE, len(self.paragraphs)):
+            self._check_size(index)
 
     def check_all(self) -> list[str]:
         """Open and check every shard; returns one line for each valid file.
@@ -184,6 +192,22 @@ class SplitFiles:
         check_belongs(shard, self.paragraphs[index], entry, settings)
         return shard
 
+    def _check_size(self, index: int) -> None:
+        """Check that the files of a shard exist and have the right sizes."""
+        paths = [(self.paragraphs[index].path, self.paragraphs[index].bytes)]
+        entry = self._embedding_entry(index)
+        if self.with_embeddings and entry is not None:
+            paths.append((self.embeddings_dir / Path(entry.file).name, entry.bytes))
+        for path, size in paths:
+            try:
+                found = path.stat().st_size
+            except OSError:
+                found = -1
+            if found < 0 or found != (size or found):
+                self.open_paragraphs(index)  # which says what is wrong, or reads a file that was written again
+                if self.with_embeddings:
+                    self.open_embeddings(index)
+
     def _check_listed(self) -> None:
         """Check that the manifests of embeddings and paragraphs list the same rows, shard by shard.
 
@@ -234,9 +258,43 @@ def open_source(
 ) -> SplitFiles:
     """Find the files of a split and check them; see `ELMDataset`.
 
+    A dataset that grows meanwhile is opened as it was, or as it is then.
+
     Raises:
         StoreError: files are missing or damaged, or do not belong together.
     """
+    for _ in range(_TRIES):
+        before = _versions(data_dir)
+        try:
+            return _open_source(data_dir, split, corpus, variant, with_embeddings, cache_dir, scores, version)
+        except StoreError:
+            if _versions(data_dir) == before:
+                raise
+    return _open_source(data_dir, split, corpus, variant, with_embeddings, cache_dir, scores, version)
+
+
+def _versions(data_dir: str | Path) -> list[tuple[str, int, int]]:
+    """Manifests of the corpora of a local data folder: names, inodes and times, which change with every version."""
+    if "://" in str(data_dir):
+        return []
+    found = []
+    for path in sorted(Path(data_dir).glob("*_processed/manifest.json")):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found.append((path.parent.name, stat.st_ino, stat.st_mtime_ns))
+    return found
+
+
+def _open_source(
+    data_dir: str | Path,
+    split: Split,
+    corpus: str | None,
+    variant: str | None,
+    with_embeddings: bool,
+    cache_dir: Path | None,
+    scores: Sequence[str] | None,
+    version: int | None,
+) -> SplitFiles:
     name = f"embeddings/{variant}" if variant else "embeddings"
     remote = None
     if "://" in str(data_dir):
@@ -259,9 +317,10 @@ def open_source(
         store = open_version(processed_dir, version)
         if version is not None and store.folder != processed_dir:
             folder = version_folder(folder, version)
-            manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
-            entry = manifest["splits"].get(split) if manifest else None
             name = f"{name}/{VERSIONS}/{version:04d}"
+        # After the paragraphs, since an append lists the vectors of new rows before it publishes these.
+        manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
+        entry = manifest["splits"].get(split) if manifest else None
     if remote is not None and scores:
         raise StoreError(f"scores are read from local folders only, found {remote.shown}; copy it to this machine")
     score_folders = () if remote is not None else _scores(Path(data_dir) / "scores", split, store, scores)

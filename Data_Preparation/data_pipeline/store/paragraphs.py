@@ -4,7 +4,8 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from data_pipeline.store.manifest import (
     version_of,
 )
 from data_pipeline.types import SPLITS, IntArray, Split
-from data_pipeline.utils import converted_errors, sha256_of_json
+from data_pipeline.utils import converted_errors, sha256_of_file, sha256_of_json
 from data_pipeline.utils.system import fsync_path
 
 if TYPE_CHECKING:
@@ -282,17 +283,18 @@ class ParagraphStore:
         with reading_parquet(f"{path} is missing or damaged", _RESTORE):
             table = pq.read_table(path, partitioning=None)
             rows = table.filter(pc.equal(table["split"], split))["row"].to_numpy().astype(np.int64)
-        if table.num_rows != entry.rows:
-            raise CorruptShardError(f"{path} has {table.num_rows} rows, manifest.json expects {entry.rows}. {_RESTORE}")
+        if sha256_of_file(path) != entry.sha256:
+            raise CorruptShardError(f"{path}: checksum mismatch with manifest.json. {_RESTORE}")
         return rows
 
     def _listed(self, split: Split, local_path: LocalPath | None) -> list[ParagraphShard]:
         if self.manifest is None:
             return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
         listed = self.manifest["splits"].get(split)
-        entries = [ShardEntry(**record) for record in listed["shards"]] if listed else []
-        paths = [local_path(entry) if local_path else self.folder / Path(entry.file).name for entry in entries]
-        return [ParagraphShard(**asdict(entry), path=path) for entry, path in zip(entries, paths, strict=True)]
+        records = listed["shards"] if listed else []
+        if local_path is not None:
+            return [ParagraphShard(**record, path=local_path(ShardEntry(**record))) for record in records]
+        return [ParagraphShard(**record, path=self.folder / Path(record["file"]).name) for record in records]
 
 
 def _open_unlisted(path: Path) -> ParagraphShard:
@@ -314,7 +316,15 @@ def _shard_files(folder: Path, split: Split) -> list[Path]:
 
 def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
     with reading_parquet(f"{path} is missing or damaged", _ADVICE):
-        metadata = pq.read_metadata(path)
+        stat = path.stat()
+        return _read_footer(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(4096)
+def _read_footer(path: Path, *state: int) -> tuple[int, Mapping[bytes, bytes]]:
+    """Read the footer of a file once for each state of it, since a file is looked at when opened and when used."""
+    del state
+    metadata = pq.read_metadata(path)
     return metadata.num_rows, metadata.metadata or {}
 
 

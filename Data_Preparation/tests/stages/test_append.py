@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
@@ -19,7 +20,7 @@ from data_pipeline.stages.compact import compact, plan_compaction
 from data_pipeline.stages.pipeline import append_documents, embed, run
 from data_pipeline.stages.verify import verify_corpus
 from data_pipeline.stages.versions import compare_versions, roll_back
-from data_pipeline.store import ParagraphStore
+from data_pipeline.store import ParagraphStore, corpus_files
 from data_pipeline.types import SPLITS
 
 A = [("a1", [0, 1]), ("a2", [2]), ("a3", [1, 3]), ("a4", [9, 4])]
@@ -313,3 +314,61 @@ def test_any_sequence_of_changes_ends_in_the_rows_of_a_run_on_the_whole_corpus(
             assert_same(settings(root / "data", [files["a"]], **changes), whole)
     finally:
         shutil.rmtree(root)
+
+
+def test_a_dataset_that_grows_while_it_is_opened_is_the_old_one_or_the_new_one(corpus, tmp_path, monkeypatch):
+    """It grows between the reading of one file and the next, at every place."""
+    config = settings(tmp_path / "data", corpus[:1])
+    before = {split: len(ELMDataset(split=split, config=config)) for split in SPLITS}
+    whole = of_nothing(tmp_path / "whole", corpus)
+    after = {split: len(ELMDataset(split=split, config=whole)) for split in SPLITS}
+    assert before != after
+    saved = shutil.copytree(tmp_path / "data", tmp_path / "saved")
+    split = next(split for split in SPLITS if before[split] != after[split])
+    seen = []
+    for change in ("append", "compact"):
+        for place in range(100):
+            shutil.rmtree(tmp_path / "data")
+            shutil.copytree(saved, tmp_path / "data")
+            if change == "compact":
+                append_documents(settings(tmp_path / "data", corpus[1:]))
+            found, was_reached = open_while(config, split, place, change, corpus, tmp_path, monkeypatch)
+            seen.append((change, found))
+            if not was_reached:
+                break
+        assert place > 4
+    assert {found for change, found in seen if change == "append"} == {before[split], after[split]}
+    assert {found for change, found in seen if change == "compact"} == {after[split]}
+
+
+def open_while(config, split, place, change, corpus, tmp_path, monkeypatch):
+    """Rows of a split that is opened while the dataset changes just before the n-th read of a file."""
+    reads, busy = [], []
+    with monkeypatch.context() as patched:
+
+        def interfere(owner, name):
+            real = getattr(owner, name)
+
+            def read(*arguments, **options):
+                if not busy:
+                    reads.append(name)
+                    if len(reads) == place + 1:
+                        busy.append(True)
+                        with monkeypatch.context():
+                            if change == "append":
+                                append_documents(settings(tmp_path / "data", corpus[1:]))
+                            else:
+                                compact(config)
+                return real(*arguments, **options)
+
+            patched.setattr(owner, name, read)
+
+        interfere(Path, "read_bytes")
+        interfere(pq, "read_metadata")
+        interfere(pq, "read_table")
+        interfere(corpus_files, "open_embedding_shard")
+        dataset = ELMDataset(split=split, config=config)
+    vectors = dataset.to_numpy()
+    texts = dataset.rows.table(["text"])["text"].to_pylist()
+    assert len(vectors) == len(texts) == len(dataset)
+    return len(dataset), bool(busy)

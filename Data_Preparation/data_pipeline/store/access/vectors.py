@@ -16,6 +16,7 @@ from data_pipeline.types import IntArray
 
 logger = logging.getLogger(__name__)
 
+_FEW_ROWS = 64  # of a shard, whose copy costs less than to leave the interpreter lock
 _ADVICE = "Make it again with: elm embed --overwrite"
 
 
@@ -68,21 +69,29 @@ class Vectors:
             _take(self._arrays[0], rows, gathered)
         else:
             owners = np.searchsorted(self._array_starts, rows, side="right") - 1
-            for owner in np.unique(owners):
-                mask = owners == owner
-                part = np.empty((int(mask.sum()), gathered.shape[1]), np.uint8)
-                _take(self._arrays[owner], rows[mask] - self._array_starts[owner], part)
-                gathered[mask] = part
+            order = np.argsort(owners, kind="stable")
+            numbers, firsts = np.unique(owners[order], return_index=True)
+            for owner, places in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
+                local_rows = rows[places] - self._array_starts[owner]
+                if len(places) < _FEW_ROWS:
+                    gathered[places] = self._arrays[owner][local_rows, : gathered.shape[1]]
+                    continue
+                part = np.empty((len(places), gathered.shape[1]), np.uint8)
+                _take(self._arrays[owner], local_rows, part)
+                gathered[places] = part
         return gathered.view(self._dtype)
 
     def row(self, row: int) -> NDArray[Any]:
         """Read one stored row as a new array, shape (width,)."""
-        if not self._all_open or len(self._arrays) > 1:
+        if not self._all_open:
             rows = np.array([row], np.int64)
             self.prepare(rows)
             return self.gather(rows)[0]
         self._ahead.prepare_row(row)
-        return self._arrays[0][row].copy().view(self._dtype)
+        if len(self._arrays) == 1:
+            return self._arrays[0][row].copy().view(self._dtype)
+        owner = int(self._array_starts.searchsorted(row, side="right")) - 1
+        return self._arrays[owner][row - int(self._array_starts[owner])].copy().view(self._dtype)
 
     def prepare(self, rows: IntArray, count: int = 1) -> None:
         """Read ahead runs of `count` rows, given their first rows."""
