@@ -17,6 +17,8 @@ def _versions(parsed: argparse.Namespace, given: Given) -> int:
         counts = ", ".join(f"{split} {count:,}" for split, count in version.rows.items())
         model = f", vectors of {version.model}" if version.model else ", no vectors"
         size = "the present one" if version.is_present else f"{human_bytes(version.own_bytes)} of its own"
+        came = f", {version.added:,} rows added and {version.removed:,} removed since version {version.parent}"
+        size += came if version.added or version.removed else ""
         rows.append((f"{version.number}", f"{version.made:%Y-%m-%d %H:%M} UTC  {counts}{model} ({size})"))
     say(format_table(rows))
     return 0

@@ -23,7 +23,13 @@ from data_pipeline.stages.preprocess import described_split, is_processed_file
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE, Documents
 from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, ShardEntry, read_manifest
-from data_pipeline.store.versions import carry_versions, embedding_folders, keep_embeddings, keep_version
+from data_pipeline.store.versions import (
+    carry_versions,
+    embedding_folders,
+    exclusive_vectors,
+    keep_embeddings,
+    keep_version,
+)
 from data_pipeline.types import SPLITS, IntArray, Split
 from data_pipeline.utils import exclusive
 from data_pipeline.utils.files import link_or_copy
@@ -82,7 +88,7 @@ def compact(config: Config) -> int:
         StoreError: files are damaged, or the paragraphs do not record their documents.
     """
     folder = config.processed_dir
-    with exclusive(folder), exclusive(config.data_dir / "embeddings"), discarded_on_error(folder):
+    with exclusive(folder), exclusive_vectors(config.data_dir / "embeddings"), discarded_on_error(folder):
         recover_folder(folder, is_processed_file)
         store = ParagraphStore(folder)
         if plan_compaction(config) is not None:

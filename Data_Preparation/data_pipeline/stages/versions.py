@@ -21,6 +21,7 @@ from data_pipeline.store.text_digests import text_digests
 from data_pipeline.store.versions import (
     carry_versions,
     embedding_folders,
+    exclusive_vectors,
     keep_embeddings,
     keep_version,
     list_versions,
@@ -51,6 +52,11 @@ class Version:
     """Model of its vectors; empty if it has none."""
     own_bytes: int
     """Size of the files that no other version has."""
+    parent: int | None = None
+    """Number of the version that it was made from; None for one of a run."""
+    added: int = 0
+    """Number of rows that came since its parent, if it is one of `elm append`."""
+    removed: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def roll_back(config: Config, number: int) -> int:
         next_number = store.version + 1
         write_manifest(new, {**earlier.manifest, "version": next_number, "parent": number})
         fsync_path(new)
-        with exclusive(config.data_dir / "embeddings"):
+        with exclusive_vectors(config.data_dir / "embeddings"):
             _restore_embeddings(config, store, number, count)
             replace_folder(folder, is_processed_file)
     return next_number
@@ -176,7 +182,10 @@ def _describe(config: Config, number: int, is_present: bool) -> Version:
     rows: dict[str, int] = {split: store.live_count(split) for split in store.splits}
     model = next((settings["model"] for settings in _vector_settings(config, number).values()), "")
     own = 0 if is_present else own_bytes([store.folder, embeddings])
-    return Version(number, is_present, rows, made, str(model), own)
+    changes = store.manifest.get("changes", {}).get("rows", {}).values() if store.manifest else ()
+    added, removed = (sum(counts[name] for counts in changes) for name in ("added", "removed"))
+    parent = store.manifest.get("parent") if store.manifest else None
+    return Version(number, is_present, rows, made, str(model), own, parent, added, removed)
 
 
 def _embeddings_of(config: Config, number: int) -> Path:

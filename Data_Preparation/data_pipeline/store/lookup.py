@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_pipeline.errors import NotFoundError, StoreError
+from data_pipeline.store.corpus_files import SplitFiles
+from data_pipeline.store.paragraphs import paragraphs_sha256
 from data_pipeline.store.reader import Rows
-from data_pipeline.store.selections import read_selection
+from data_pipeline.store.selections import paragraphs_of_selection, read_selection
 from data_pipeline.types import IntArray
 from data_pipeline.user_files.tables import read_table
 from data_pipeline.utils import converted_errors
@@ -66,10 +68,24 @@ def rows_of_selection(rows: Rows, name: str) -> IntArray:
     folder = source.store.folder.parent / "selections" / name
     ids = read_selection(folder, source.split, source.fingerprints())
     if len(deleted := source.store.deleted_rows(source.split)):
-        gone = set(rows.records(deleted, ["text_id"])["text_id"].to_pylist())
-        gone -= set(rows.table(["text_id"])["text_id"].to_pylist())  # a row of a changed document may have its id
-        ids = [name for name in ids if name not in gone]
+        end = _rows_selected_from(source, folder)
+        gone = _ids_at(rows, deleted[deleted < end]) - _ids_at(rows, np.setdiff1d(np.arange(end), deleted))
+        ids = [name for name in ids if name not in gone]  # a row that came since may have the id of one that went
     return rows_of_ids(rows, ids, str(folder))
+
+
+def _rows_selected_from(source: SplitFiles, folder: Path) -> int:
+    """Number of the rows in the files that a selection was made from, before others were appended."""
+    fingerprint = paragraphs_of_selection(folder, source.split)
+    for count in range(1, len(source.paragraphs)):
+        if paragraphs_sha256(source.paragraphs[:count]) == fingerprint:
+            return sum(shard.rows for shard in source.paragraphs[:count])
+    return sum(shard.rows for shard in source.paragraphs)
+
+
+def _ids_at(rows: Rows, numbers: IntArray) -> set[str]:
+    """Ids of rows by their numbers in the files."""
+    return set(rows.records(numbers, ["text_id"])["text_id"].to_pylist())
 
 
 def match_rows(rows: Rows, condition: pl.Expr | str) -> NDArray[np.bool_]:

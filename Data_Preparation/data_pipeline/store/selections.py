@@ -125,3 +125,10 @@ def read_selection(folder: Path, split: Split, paragraphs: Collection[str] | Non
     if column_sha256(ids) != listed["ids_sha256"]:
         raise CorruptShardError(f"{path}: checksum mismatch with manifest.json. {_ADVICE}")
     return ids
+
+
+def paragraphs_of_selection(folder: Path, split: Split) -> str:
+    """Return the fingerprint of the paragraphs that a selection was made from; empty for none that exists."""
+    manifest = read_manifest(folder, SelectionManifest)
+    listed = manifest["splits"].get(split) if manifest else None
+    return str(listed["about"]["paragraphs"]) if listed else ""

@@ -7,6 +7,7 @@ Paragraphs have a version number in their manifest; the vectors that belong to a
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from data_pipeline.errors import NotFoundError
 from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE
 from data_pipeline.store.manifest import EmbeddingManifest, ShardEntry, read_manifest
 from data_pipeline.store.paragraphs import DELETED, VERSIONS, ParagraphStore
-from data_pipeline.utils.files import link_or_copy
+from data_pipeline.utils.files import exclusive, link_or_copy
 from data_pipeline.utils.system import fsync_path
 
 _ALWAYS = ("manifest.json", "dropped.parquet", DELETED, DOCUMENTS, SET_ASIDE)
@@ -136,6 +137,15 @@ def embedding_folders(folder: Path) -> Iterator[Path]:
         is_hidden = path != folder and path.name.startswith(".")
         if not is_hidden and ((path / "manifest.json").is_file() or (path / VERSIONS).is_dir()):
             yield path
+
+
+@contextmanager
+def exclusive_vectors(folder: Path) -> Iterator[None]:
+    """Lock the folder of the embeddings and those of all its variants for one writing process; see `exclusive`."""
+    with ExitStack() as locks:
+        for present in {folder, *embedding_folders(folder)}:
+            locks.enter_context(exclusive(present))
+        yield
 
 
 def _contents(manifest: EmbeddingManifest) -> set[tuple[int, str, str]]:

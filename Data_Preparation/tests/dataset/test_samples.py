@@ -151,16 +151,24 @@ def test_the_order_of_files_is_that_of_the_manifest_and_not_of_their_names(data_
     np.testing.assert_array_equal(batch["embedding"].numpy(), stored_vectors(tmp_path / "data"))
 
 
-def test_of_very_many_files_each_is_checked_when_it_is_needed(tmp_path):
+def test_of_very_many_files_sizes_are_checked_at_once_and_content_when_it_is_needed(tmp_path):
     data_dir = make(tmp_path, shard_rows=2)
     paths = files(data_dir, "embeddings")
     assert len(paths) == 83
     content = [paths[number].read_bytes() for number in (79, 80)]
     paths[79].write_bytes(content[1])
     paths[80].write_bytes(content[0])
-    paths[82].write_bytes(paths[82].read_bytes()[:-1])
-    paths[81].unlink()
+    whole = paths[82].read_bytes()
+    paths[82].write_bytes(whole[:-1])
+    with pytest.raises(CorruptShardError, match=r"train_embeddings-00082-of-00083.safetensors has .*--overwrite"):
+        ELMDataset(data_dir)
+    paths[82].unlink()
+    with pytest.raises(StoreError, match=r"train_embeddings-00082-of-00083.safetensors is missing. Make them with"):
+        ELMDataset(data_dir)
+    paths[82].write_bytes(whole)
     dataset = ELMDataset(data_dir)
+    paths[81].unlink()
+    paths[82].write_bytes(whole[:-1])
     assert dataset.get_batch(range(158))["embedding"].shape == (158, 256)
     for row, kind, message in (
         (158, ShardMismatchError, "train_embeddings-00079-of-00083.safetensors was not made from .*--overwrite"),

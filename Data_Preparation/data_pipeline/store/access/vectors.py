@@ -71,7 +71,9 @@ class Vectors:
             owners = np.searchsorted(self._array_starts, rows, side="right") - 1
             order = np.argsort(owners, kind="stable")
             numbers, firsts = np.unique(owners[order], return_index=True)
-            for owner, places in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
+            ends = np.append(firsts, len(order))[1:] if len(order) else firsts
+            for owner, first, last in zip(numbers.tolist(), firsts, ends, strict=True):
+                places = order[first:last]
                 local_rows = rows[places] - self._array_starts[owner]
                 if len(places) < _FEW_ROWS:
                     gathered[places] = self._arrays[owner][local_rows, : gathered.shape[1]]
