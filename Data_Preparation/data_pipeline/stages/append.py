@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from data_pipeline.config import Config, CorpusConfig
 from data_pipeline.download import open_corpus
@@ -106,39 +107,14 @@ class Appended:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         dropped = DropLedger(new / "dropped.parquet", with_overlap=config.decontamination.is_on)
-        listed = DocumentWriter(new / "documents")
-        changes = Changes(documents, number, config.corpus.on_changed, listed)
-        personal = self._stage_new(changes, dropped, new)
-        listed.close()
-        order = changes.finish()
-        found = {
-            "added": listed.count - (changes.changed if config.corpus.on_changed == "replace" else 0),
-            "changed": changes.changed,
-            "gone": changes.gone,
-            "unchanged": changes.unchanged,
-        }
+        order, found, personal = self._read_source(documents, number, dropped, new)
         _copy_ledger(folder / "dropped.parquet", dropped, documents, order, manifest, number)
         schema = pq.read_schema(store.listed(store.splits[0])[0].path).remove_metadata()
         staged = new / "staging new" if (new / "staging new").exists() else None
         candidates = stage_again(store, documents, order.renumbered, staged, order.new_numbers, schema, new)
-        decontamination = Decontamination(config.decontamination, self.evaluation_sets)
-        on_duplicate_id = str(manifest["settings"]["corpus"].get("on_duplicate_id", "fail"))
-        assigned = decide_rows(
-            candidates.staging, config.preprocess, config.split, on_duplicate_id, decontamination, dropped
-        )
-        dropped.close()
-        if not assigned.keep.any():
-            raise SourceError("no row would be left in the dataset; nothing was changed")
-        next_number = store.version + 1
+        assigned = self._decide(candidates, manifest, dropped)
         stays = candidates.stays(assigned)
-        gone = _rows_that_went(store, candidates, stays)
-        written = assigned.keep & ~stays
-        stems: dict[Split, str] = {
-            split: f"{split}-v{next_number:04d}"
-            for index, split in enumerate(SPLITS)
-            if (written & (assigned.positions == index)).any()
-        }
-        shards = write_splits(candidates.staging, written, assigned, schema, config.storage.shard_rows, stems, new)
+        gone, shards = _rows_that_went(store, candidates, stays), self._write_rows(candidates, assigned, stays, schema)
         sources = _with_source(documents.sources, number, self.source.record(folder.parent))
         records = order.tables(documents.table, read_documents(new / "documents"))
         write_growth(new, candidates.staging, assigned, schema, records, len(order.origins), sources)
@@ -154,6 +130,65 @@ class Appended:
         grown = self._manifest(manifest, number, assigned, dropped, found, rows, personal, len(order.origins))
         if not any(sum(counts.values()) for counts in rows.values()):
             return self._keep_rows(manifest, grown, new, found, rows)
+        self._add_files(store, shards, gone, grown)
+        logger.info("%s paragraphs in %.1f s", f"{grown['counts']['kept']:,}", time.monotonic() - started)
+        return Growth(grown, found, rows, is_written=True)
+
+    def _read_source(
+        self, documents: Documents, number: int, dropped: DropLedger, new: Path
+    ) -> tuple[NewOrder, dict[str, int], dict[str, int]]:
+        """Stage the rows of new documents; returns the order of all, numbers of documents, and personal data found."""
+        on_changed = self.config.corpus.on_changed
+        listed = DocumentWriter(new / "documents")
+        changes = Changes(documents, number, on_changed, listed)
+        personal = self._stage_new(changes, dropped, new)
+        listed.close()
+        order = changes.finish()
+        found = {
+            "added": listed.count - (changes.changed if on_changed == "replace" else 0),
+            "changed": changes.changed,
+            "gone": changes.gone,
+            "unchanged": changes.unchanged,
+        }
+        return order, found, personal
+
+    def _decide(self, candidates: Candidates, manifest: ParagraphManifest, dropped: DropLedger) -> Assignment:
+        """Decide which of all rows are kept, and in which split."""
+        config = self.config
+        decontamination = Decontamination(config.decontamination, self.evaluation_sets)
+        on_duplicate_id = str(manifest["settings"]["corpus"].get("on_duplicate_id", "fail"))
+        assigned = decide_rows(
+            candidates.staging, config.preprocess, config.split, on_duplicate_id, decontamination, dropped
+        )
+        dropped.close()
+        if not assigned.keep.any():
+            raise SourceError("no row would be left in the dataset; nothing was changed")
+        return assigned
+
+    def _write_rows(
+        self, candidates: Candidates, assigned: Assignment, stays: NDArray[np.bool_], schema: pa.Schema
+    ) -> dict[Split, list[ShardEntry]]:
+        """Write the rows that are kept, and are not where they were, to shards of the new version."""
+        folder, written = self.config.processed_dir, assigned.keep & ~stays
+        number = ParagraphStore(folder).version + 1
+        stems: dict[Split, str] = {
+            split: f"{split}-v{number:04d}"
+            for index, split in enumerate(SPLITS)
+            if (written & (assigned.positions == index)).any()
+        }
+        shard_rows = self.config.storage.shard_rows
+        return write_splits(candidates.staging, written, assigned, schema, shard_rows, stems, new_folder(folder))
+
+    def _add_files(
+        self,
+        store: ParagraphStore,
+        shards: Mapping[Split, Sequence[ShardEntry]],
+        gone: Mapping[Split, IntArray],
+        grown: ParagraphManifest,
+    ) -> None:
+        """Complete the new folder: the files that stay, the deleted rows, the earlier versions, and the manifest."""
+        config, folder, new = self.config, store.folder, new_folder(store.folder)
+        assert store.manifest is not None
         _link_shards(store, new)
         for split in store.splits:
             entries = [*_entries(store, split), *shards.get(split, [])]
@@ -166,12 +201,10 @@ class Appended:
         keep_embeddings(config.data_dir / "embeddings", store, count)
         carry_versions(folder, new, count - 1)
         if count:
-            keep_version(folder, manifest, store.version, new)
-        grown["version"], grown["parent"] = next_number, store.version
+            keep_version(folder, store.manifest, store.version, new)
+        grown["version"], grown["parent"] = store.version + 1, store.version
         write_manifest(new, grown)
         fsync_path(new)
-        logger.info("%s paragraphs in %.1f s", f"{grown['counts']['kept']:,}", time.monotonic() - started)
-        return Growth(grown, found, rows, is_written=True)
 
     def _open(self) -> tuple[ParagraphStore, ParagraphManifest]:
         """Open the paragraphs, and check that they were made with the same settings."""
@@ -243,6 +276,7 @@ class Appended:
             "dropped": dict(dropped.counts.most_common()),
             "token_counter": manifest["counts"]["token_counter"],
         }
+        # Documents that were replaced have been counted too.
         if all_personal := Counter(manifest["counts"].get("personal_data", {})) + Counter(personal):
             grown["counts"]["personal_data"] = dict(all_personal.most_common())
         grown["dropped_sha256"] = sha256_of_file(new_folder(self.config.processed_dir) / "dropped.parquet")
@@ -328,9 +362,7 @@ def _entries(store: ParagraphStore, split: Split) -> list[ShardEntry]:
     return [ShardEntry(**record) for record in store.manifest["splits"][split]["shards"]]
 
 
-def _rows_that_went(
-    store: ParagraphStore, candidates: Candidates, stays: "np.ndarray[Any, np.dtype[np.bool_]]"
-) -> dict[Split, IntArray]:
+def _rows_that_went(store: ParagraphStore, candidates: Candidates, stays: NDArray[np.bool_]) -> dict[Split, IntArray]:
     """Row numbers of the files that no candidate has any more, ascending, by split."""
     gone: dict[Split, IntArray] = {}
     for split in store.splits:
