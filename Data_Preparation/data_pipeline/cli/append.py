@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 from data_pipeline.cli.command import Command, common_arguments, configure_existing, decontamination_arguments, say
-from data_pipeline.cli.corpus import check_ready, embedding_arguments, embedding_rows
+from data_pipeline.cli.embedding import check_ready, embedding_arguments, embedding_rows
 from data_pipeline.cli.flags import Given
 from data_pipeline.cli.sparse import sparse_rows
 from data_pipeline.config import Config
