@@ -81,7 +81,11 @@ def measure_kills(quick: bool) -> dict[str, Any]:
                     continue
                 kills[what] += 1
                 is_one_of_two = _fork(lambda: _read(root)) in ((0, old), (0, new))
-                wrong += not is_one_of_two or _fork(job)[0] != 0 or _tree(root) != wanted
+                code, left = _fork(job)[0], _tree(root)
+                if not is_one_of_two or code or left != wanted:
+                    wrong += 1
+                    differ = sorted(name for name in left.keys() | wanted.keys() if left.get(name) != wanted.get(name))
+                    print(what, is_one_of_two, code, differ, file=sys.stderr, flush=True)
     return {"kills": sum(kills.values()), "wrong": wrong}
 
 

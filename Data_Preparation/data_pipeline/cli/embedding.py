@@ -49,13 +49,14 @@ def embedding_rows(report: "Report") -> list[tuple[str, str]]:
     reused = sum(tally.reused for tally in tallies)
     speed = f"{tokens / inside:,.0f} tokens/s" if inside else "copied" if reused else "finished before"
     truncated = sum(tally.truncated for tally in tallies)
+    all_rows, new_rows = (sum(getattr(result, name) for result in results) for name in ("rows", "new_rows"))
+    made = f"{all_rows:,} rows" if new_rows in (0, all_rows) else f"{new_rows:,} new rows"
     rows = [
         ("model", report.model),
-        ("embeddings", f"{sum(result.rows for result in results):,} rows x {next(iter(results)).dim}, {speed}"),
+        ("embeddings", f"{made} x {next(iter(results)).dim}, {speed}"),
     ]
     if reused:
-        total = sum(result.rows for result in results if not result.skipped)
-        rows.append(("reused", f"embedded {total - reused:,} of {total:,} rows; {reused:,} reused"))
+        rows.append(("reused", f"embedded {new_rows - reused:,} of {new_rows:,} rows; {reused:,} reused"))
     if truncated:
         rows.append(("truncated", f"{truncated:,} texts were longer than the limit of the model"))
     for dtype in sorted({name for tally in tallies for name in tally.recomputed}):

@@ -50,6 +50,8 @@ class SplitResult:
     tally: EncodeStats
     skipped: bool
     """Whether an earlier run finished the split."""
+    new_rows: int = 0
+    """Number of rows of the files that this run wrote."""
 
 
 def stored_precision(embedder: Embedder, config: EmbeddingConfig) -> str:
@@ -204,7 +206,8 @@ class SplitEmbeddings(SplitStage):
             truncated += manifest["splits"][self.output.split]["truncated"] if manifest else 0
         self.output.record({"dim": dim, "truncated": truncated}, {"stage": "embeddings", "splits": {}})
         tally.usage = usage_since(self._usage_before, self.embedder.runtime.remote, self.name)
-        return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False)
+        new_rows = sum(result.rows for result in results if not result.skipped)
+        return SplitResult(self.rows, dim, self.output.paths, tally, skipped=False, new_rows=new_rows)
 
     def _prepare(self) -> None:
         """Prepare the first task: the folder, the calibration of int8 and float8, and the check for unlisted files."""

@@ -4,7 +4,6 @@ A shard is opened and checked when its rows are first needed: its size and hashe
 rows against the paragraphs beside it.
 """
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -94,7 +93,10 @@ class SplitFiles:
             if self.with_embeddings:
                 self.open_embeddings(index)
         for index in range(_CHECK_AT_ONCE, len(self.paragraphs)):
-            self._check_size(index)
+            if not self._has_sizes(index):
+                self.open_paragraphs(index)  # which says what is wrong, or reads a file that was written again
+                if self.with_embeddings:
+                    self.open_embeddings(index)
 
     def check_all(self) -> list[str]:
         """Open and check every shard; returns one line for each valid file.
@@ -192,21 +194,17 @@ class SplitFiles:
         check_belongs(shard, self.paragraphs[index], entry, settings)
         return shard
 
-    def _check_size(self, index: int) -> None:
-        """Check that the files of a shard exist and have the right sizes."""
-        paths = [(self.paragraphs[index].path, self.paragraphs[index].bytes)]
-        entry = self._embedding_entry(index)
-        if self.with_embeddings and entry is not None:
-            paths.append((self.embeddings_dir / Path(entry.file).name, entry.bytes))
-        for path, size in paths:
-            try:
-                found = path.stat().st_size
-            except OSError:
-                found = -1
-            if found < 0 or found != (size or found):
-                self.open_paragraphs(index)  # which says what is wrong, or reads a file that was written again
-                if self.with_embeddings:
-                    self.open_embeddings(index)
+    def _has_sizes(self, index: int) -> bool:
+        """Return whether the files of a shard exist and have the sizes that are listed."""
+        shard = self.paragraphs[index]
+        files = [(str(shard.path), shard.bytes)]
+        if self.with_embeddings and self.listed is not None:
+            entry = entry_for(shard, self.listed["shards"], index)
+            files.append((os.path.join(self.embeddings_dir, os.path.basename(entry.file)), entry.bytes))
+        try:
+            return all(os.stat(path).st_size == (size or os.stat(path).st_size) for path, size in files)
+        except OSError:
+            return False
 
     def _check_listed(self) -> None:
         """Check that the manifests of embeddings and paragraphs list the same rows, shard by shard.
@@ -222,11 +220,12 @@ class SplitFiles:
             )
         if self.listed is None:
             return
-        entries = [ShardEntry(**entry) for entry in self.listed["shards"]]
-        listed = {entry.content for entry in entries}
+        records = self.listed["shards"]
+        listed = {(record["rows"], record["ids_sha256"], record["texts_sha256"]) for record in records}
         missing = [shard for shard in self.paragraphs if shard.content not in listed]
         if not missing:
             return
+        entries = [ShardEntry(**record) for record in records]
         if listed < {shard.content for shard in self.paragraphs}:
             raise NotFoundError(
                 f"{self.store.folder} has grown: {len(missing)} of its {len(self.paragraphs)} files of {self.split} "
@@ -277,12 +276,17 @@ def _versions(data_dir: str | Path) -> list[tuple[str, int, int]]:
     """Manifests of the corpora of a local data folder: names, inodes and times, which change with every version."""
     if "://" in str(data_dir):
         return []
-    found = []
-    for path in sorted(Path(data_dir).glob("*_processed/manifest.json")):
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found.append((path.parent.name, stat.st_ino, stat.st_mtime_ns))
-    return found
+    paths = sorted(Path(data_dir).glob("*_processed/manifest.json"))
+    return [(path.parent.name, *_state(path)) for path in paths]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Inode and time of a file, which change when it is replaced; zeros if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _open_source(
@@ -303,6 +307,7 @@ def _open_source(
         folder = remote.local(name)
     else:
         folder = Path(data_dir) / name
+    state = _state(folder / "manifest.json")
     manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
     entry = manifest["splits"].get(split) if manifest else None
     embedded = str(entry["corpus"]) if entry else None
@@ -318,9 +323,13 @@ def _open_source(
         if version is not None and store.folder != processed_dir:
             folder = version_folder(folder, version)
             name = f"{name}/{VERSIONS}/{version:04d}"
-        # After the paragraphs, since an append lists the vectors of new rows before it publishes these.
-        manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
-        entry = manifest["splits"].get(split) if manifest else None
+        if _state(folder / "manifest.json") != state:
+            # After the paragraphs, since an append lists the vectors of new rows before it publishes these.
+            manifest = read_manifest(folder, EmbeddingManifest) if with_embeddings else None
+            entry = manifest["splits"].get(split) if manifest else None
+        if version is None and with_embeddings and not _has_vectors_of(entry, store.listed(split)):
+            folder, manifest = _kept_vectors(folder, store, split) or (folder, manifest)
+            entry = manifest["splits"].get(split) if manifest else None
     if remote is not None and scores:
         raise StoreError(f"scores are read from local folders only, found {remote.shown}; copy it to this machine")
     score_folders = () if remote is not None else _scores(Path(data_dir) / "scores", split, store, scores)
@@ -334,6 +343,21 @@ def _open_source(
                 folder, store.folder,
             )  # fmt: skip
     return source
+
+
+def _kept_vectors(folder: Path, store: ParagraphStore, split: Split) -> tuple[Path, EmbeddingManifest] | None:
+    """Return where the vectors of the present rows are kept while those of another version are being restored."""
+    kept = version_folder(folder, store.version)
+    manifest = read_manifest(kept, EmbeddingManifest)
+    if manifest is None or not _has_vectors_of(manifest["splits"].get(split), store.listed(split)):
+        return None
+    return kept, manifest
+
+
+def _has_vectors_of(entry: EmbeddedSplit | None, shards: Sequence[ParagraphShard]) -> bool:
+    records = entry["shards"] if entry else []
+    listed = {(record["rows"], record["ids_sha256"], record["texts_sha256"]) for record in records}
+    return all(shard.content in listed for shard in shards)
 
 
 def _scores(folder: Path, split: Split, store: ParagraphStore, names: Sequence[str] | None) -> tuple[ScoreFolder, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from os.path import basename
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class ParagraphShard(ShardEntry):
         Raises:
             CorruptShardError: the file is missing or truncated, or does not match its manifest.
         """
-        rows, metadata = _footer(self.path)
+        rows, metadata, _ = _footer(self.path)
         has_hashes = all(name in metadata for name in (b"ids_sha256", b"texts_sha256"))
         if has_hashes:
             ids, texts = (metadata[name].decode(errors="replace") for name in (b"ids_sha256", b"texts_sha256"))
@@ -100,6 +101,14 @@ class ParagraphShard(ShardEntry):
         size = self.path.stat().st_size
         if has_hashes and self.bytes not in (None, size):
             raise CorruptShardError(f"{self.path} has {size} bytes, manifest.json expects {self.bytes}. {_RESTORE}")
+
+    def schema(self) -> pa.Schema:
+        """Read the schema of the file.
+
+        Raises:
+            CorruptShardError: the file is missing or damaged.
+        """
+        return _footer(self.path)[2]
 
     def batches(self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """Read columns in order, in batches of rows.
@@ -176,8 +185,8 @@ class ParagraphStore:
         self.manifest: ParagraphManifest | None = read_manifest(folder, ParagraphManifest)
         self._local_path = local_path
         self._deleted: dict[Split, IntArray] = {}
-        self._shards = {split: self._listed(split, local_path) for split in SPLITS}
-        if not any(self._shards.values()):
+        self._shards: dict[Split, list[ParagraphShard]] = {}
+        if not self.splits:
             raise NotFoundError(f"No paragraphs in {folder}. Run `elm run` first.")
 
     @property
@@ -193,7 +202,10 @@ class ParagraphStore:
     @property
     def splits(self) -> list[Split]:
         """Names of the splits that exist."""
-        return [split for split in SPLITS if self._shards[split]]
+        if self.manifest is None:
+            return [split for split in SPLITS if self._of(split)]
+        entries = self.manifest["splits"]
+        return [split for split in SPLITS if split in entries and entries[split]["shards"]]
 
     def check(self) -> None:
         """Check the files of all splits; see `ParagraphShard.check`."""
@@ -206,9 +218,10 @@ class ParagraphStore:
         Raises:
             NotFoundError: the split does not exist.
         """
-        if not self._shards[split]:
+        shards = self._of(split)
+        if not shards:
             raise NotFoundError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
-        return self._shards[split]
+        return shards
 
     def shards(self, split: Split) -> list[ParagraphShard]:
         """Return the shards of a split in order, each checked.
@@ -287,6 +300,12 @@ class ParagraphStore:
             raise CorruptShardError(f"{path}: checksum mismatch with manifest.json. {_RESTORE}")
         return rows
 
+    def _of(self, split: Split) -> list[ParagraphShard]:
+        """Shards of a split; empty if there is none of that name."""
+        if split not in self._shards:
+            self._shards[split] = self._listed(split, self._local_path) if split in SPLITS else []
+        return self._shards[split]
+
     def _listed(self, split: Split, local_path: LocalPath | None) -> list[ParagraphShard]:
         if self.manifest is None:
             return [_open_unlisted(path) for path in _shard_files(self.folder, split)]
@@ -294,11 +313,11 @@ class ParagraphStore:
         records = listed["shards"] if listed else []
         if local_path is not None:
             return [ParagraphShard(**record, path=local_path(ShardEntry(**record))) for record in records]
-        return [ParagraphShard(**record, path=self.folder / Path(record["file"]).name) for record in records]
+        return [ParagraphShard(**record, path=self.folder / basename(record["file"])) for record in records]
 
 
 def _open_unlisted(path: Path) -> ParagraphShard:
-    rows, _ = _footer(path)
+    rows, _, _ = _footer(path)
     ids, texts = (_hash_of_column(path, column) for column in ("text_id", "text"))
     return ParagraphShard(path.name, rows, "", ids, texts, path=path)
 
@@ -314,18 +333,19 @@ def _shard_files(folder: Path, split: Split) -> list[Path]:
     return paths
 
 
-def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
+def _footer(path: Path) -> tuple[int, Mapping[bytes, bytes], pa.Schema]:
+    """Number of rows of a file, its metadata, and its schema."""
     with reading_parquet(f"{path} is missing or damaged", _ADVICE):
         stat = path.stat()
         return _read_footer(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(4096)
-def _read_footer(path: Path, *state: int) -> tuple[int, Mapping[bytes, bytes]]:
+def _read_footer(path: Path, *state: int) -> tuple[int, Mapping[bytes, bytes], pa.Schema]:
     """Read the footer of a file once for each state of it, since a file is looked at when opened and when used."""
     del state
     metadata = pq.read_metadata(path)
-    return metadata.num_rows, metadata.metadata or {}
+    return metadata.num_rows, metadata.metadata or {}, metadata.schema.to_arrow_schema()
 
 
 def _hash_of_column(path: Path, column: str) -> str:

@@ -101,7 +101,10 @@ def keep_embeddings(folder: Path, store: ParagraphStore, count: int) -> None:
     own = {shard.content for split in store.splits for shard in store.listed(split)}
     for present in embedding_folders(folder):
         manifest = read_manifest(present, EmbeddingManifest)
-        if manifest is not None and count and _contents(manifest) <= own:
+        kept = read_manifest(version_folder(present, store.version), EmbeddingManifest)
+        # After a crash, these may be vectors of an earlier version, to whose rows others were appended.
+        has_more = kept is not None and manifest is not None and _contents(manifest) < _contents(kept) <= own
+        if manifest is not None and count and _contents(manifest) <= own and not has_more:
             keep_version(present, manifest, store.version)
         for old in list_versions(present):
             if old <= store.version - count:

@@ -48,6 +48,7 @@ def test_what_it_says(tmp_path, capsys):
     code, out, _ = elm(capsys, "append", "--corpus.path", "more.jsonl")
     assert code == 0
     assert "documents   2 added, 0 changed, 0 gone, 0 unchanged" in out
+    assert "embeddings  2 new rows x 256" in out
     write(tmp_path / "more.jsonl", "d")
     code, _, err = elm(capsys, "append", "--corpus.path", "more.jsonl")
     assert code == 2

@@ -22,6 +22,7 @@ from data_pipeline.stages.verify import verify_corpus
 from data_pipeline.stages.versions import compare_versions, roll_back
 from data_pipeline.store import ParagraphStore, corpus_files
 from data_pipeline.types import SPLITS
+from data_pipeline.utils import exclusive
 
 A = [("a1", [0, 1]), ("a2", [2]), ("a3", [1, 3]), ("a4", [9, 4])]
 B = [("b1", [5]), ("b2", [0, 6]), ("b3", [7, 7])]
@@ -77,6 +78,17 @@ def test_new_documents_get_files_of_their_own(corpus, tmp_path, counted):
     assert store.manifest["changes"]["documents"]["added"] == 3
     assert any("-v0002" in shard.file for split in store.splits for shard in store.listed(split))
     assert_same(config, of_nothing(tmp_path / "whole", corpus))
+
+
+def test_another_process_that_writes_is_waited_for_by_the_user(corpus, tmp_path):
+    config = settings(tmp_path / "data", corpus[1:])
+    before = rows(config)
+    for folder in (config.processed_dir, config.embeddings_dir):
+        with exclusive(folder), pytest.raises(StoreError, match="another process is writing to"):
+            append_documents(config)
+        assert rows(config) == before
+    with exclusive(config.embeddings_dir), pytest.raises(StoreError, match="another process is writing to"):
+        compact(config)
 
 
 def test_a_source_that_has_grown_is_appended_too(corpus, tmp_path):
@@ -336,7 +348,7 @@ def test_a_dataset_that_grows_while_it_is_opened_is_the_old_one_or_the_new_one(c
             seen.append((change, found))
             if not was_reached:
                 break
-        assert place > 4
+        assert place > 2
     assert {found for change, found in seen if change == "append"} == {before[split], after[split]}
     assert {found for change, found in seen if change == "compact"} == {after[split]}
 

@@ -24,10 +24,13 @@ from support.growing import rows, settings
 from data_pipeline.stages.compact import compact
 from data_pipeline.stages.pipeline import append_documents
 from data_pipeline.stages.preprocess import is_processed_file
+from data_pipeline.stages.versions import roll_back
+from data_pipeline.store import ParagraphStore
 from data_pipeline.utils.folders import recover_folder
 
 root, file, what = json.loads(sys.argv[1])
-stride, step = 4, {"append": 1, "replace": 2, "compact": 3}[what]  # a job has up to 200 steps, and a kill takes 0.6 s
+# A job has up to 200 steps, and a kill takes 0.6 s.
+step, stride = {"append": (1, 4), "replace": (2, 4), "compact": (3, 4), "rollback": (1, 2)}[what]
 root = Path(root)
 start = root.with_name("start")
 config = settings(root, [file], **{"corpus.on_changed": "replace", "storage.shard_rows": 2})
@@ -36,6 +39,10 @@ def job(step=None):
     die_at_step(step, "replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link")
     if what == "compact":
         compact(config)
+    elif what == "rollback" and ParagraphStore(config.processed_dir).version == 2:
+        roll_back(config, 1)
+    elif what == "rollback":  # it was finished but for the removal of the old folder, which the next command does
+        recover_folder(config.processed_dir, is_processed_file)
     else:
         append_documents(config)
 
@@ -81,7 +88,7 @@ def corpus(tmp_path):
     return files
 
 
-@pytest.mark.parametrize("what", ["append", "replace", "compact"])
+@pytest.mark.parametrize("what", ["append", "replace", "compact", "rollback"])
 def test_a_kill_at_a_step_leaves_the_old_rows_or_the_new_ones(corpus, tmp_path, what):
     if what != "append":
         append_documents(settings(tmp_path / "data", corpus[1:], **{"storage.shard_rows": 2}))

@@ -161,7 +161,7 @@ class Columns:
             # A forked process would wait forever for threads of Arrow.
             reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
             rows = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-            expected = _copy_schema(pq.read_schema(shard.path))
+            expected = _copy_schema(shard.schema())
         sizes = [min(_BATCH_ROWS, shard.rows - done) for done in range(0, shard.rows, _BATCH_ROWS)]
         if [batch.num_rows for batch in rows] != sizes or reader.schema != expected:
             raise CorruptShardError(f"{path} has other rows or columns than {shard.path}. {_ADVICE}")
