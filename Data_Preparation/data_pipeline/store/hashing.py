@@ -1,7 +1,12 @@
-"""SHA-256 of a column of strings, which ties stores together."""
+"""SHA-256 of a column of strings, which ties stores together, and of each of its strings."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 
 class ColumnHash:
@@ -29,3 +34,20 @@ def column_sha256(strings: Iterable[str]) -> str:
     column = ColumnHash()
     column.update(strings)
     return column.hexdigest()
+
+
+DIGEST_BYTES = 32
+"""Size of the SHA-256 of a text."""
+
+
+def digests_of(texts: pa.Array) -> bytes:
+    """SHA-256 of each text of an Arrow array, one after another."""
+    texts = texts.cast(pa.large_string())  # other programs write texts with large offsets
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
+    data = memoryview(texts.buffers()[2] or b"")
+    return b"".join(hashlib.sha256(data[start:end]).digest() for start, end in itertools.pairwise(offsets))
+
+
+def digests_path(folder: Path, texts_sha256: str) -> Path:
+    """Path of the digests of the texts of a paragraph shard, named by the hash of all of them."""
+    return folder / ".cache" / f"texts-{texts_sha256[:32]}.sha256"

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.errors import CorruptShardError, NotFoundError
-from data_pipeline.store.hashing import ColumnHash, column_sha256
+from data_pipeline.store.hashing import ColumnHash, column_sha256, digests_of, digests_path
 from data_pipeline.store.manifest import (
     ParagraphManifest,
     ShardEntry,
@@ -379,6 +379,8 @@ class ParagraphWriter:
             self._file.write_table(fitting, row_group_size=_ROW_GROUP_ROWS)
             self._ids.update(fitting["text_id"].to_pylist())
             self._texts.update(fitting["text"].to_pylist())
+            for chunk in fitting["text"].chunks:
+                self._digests.write(digests_of(chunk))
             self._rows += fitting.num_rows
 
     def close(self) -> list[ShardEntry]:
@@ -395,12 +397,17 @@ class ParagraphWriter:
         self._path = self._folder / f"{self._stem}.{len(self._entries)}.tmp"
         self._file = pq.ParquetWriter(self._path, self._schema, compression="zstd")
         self._rows, self._ids, self._texts = 0, ColumnHash(), ColumnHash()
+        self._digests_path = digests_path(self._folder, self._path.name)
+        self._digests_path.parent.mkdir(exist_ok=True)
+        self._digests = self._digests_path.open("wb")
 
     def _finish_shard(self) -> None:
         hashes = {"ids_sha256": self._ids.hexdigest(), "texts_sha256": self._texts.hexdigest()}
         self._file.add_key_value_metadata(hashes)
         self._file.close()
         fsync_path(self._path)
+        self._digests.close()
+        self._digests_path.replace(digests_path(self._folder, hashes["texts_sha256"]))
         self._entries.append((self._path, self._rows, hashes["ids_sha256"], hashes["texts_sha256"]))
 
 

@@ -72,8 +72,11 @@ def open_sparse_split(folder: Path, split: Split, paragraphs: Sequence[Paragraph
     if listed is None:
         raise NotFoundError(f"no sparse vectors of {split} in {folder}. Make them with: elm sparse")
     if len(listed["shards"]) < len(paragraphs):
+        contents = [ShardEntry(**record).content for record in listed["shards"]]
+        has_grown = contents == [shard.content for shard in paragraphs[: len(contents)]]
+        advice = "Make those of the new rows with: elm sparse" if has_grown else _ADVICE
         raise StaleStageError(
-            f"{folder} has {len(listed['shards'])} files of {split}, its paragraphs have {len(paragraphs)}. {_ADVICE}"
+            f"{folder} has {len(contents)} files of {split}, its paragraphs have {len(paragraphs)}. {advice}"
         )
     entries = [entry_for(own, listed["shards"], index) for index, own in enumerate(paragraphs)]
     shards = [open_sparse_shard(folder / Path(entry.file).name) for entry in entries]

@@ -13,7 +13,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.store.text_digests import DIGEST_BYTES, Digests
+from data_pipeline.store.hashing import DIGEST_BYTES
+from data_pipeline.store.text_digests import Digests
 from data_pipeline.types import IntArray
 
 _PARTITION_ROWS = 2_000_000  # which takes about 200 MB while it is sorted

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.growing import PARAGRAPHS, settings, write
+from support.sparse_models import table_encoder
 
 from data_pipeline.config import EmbeddingConfig, Section
 from data_pipeline.config.decontamination import DecontaminationConfig
@@ -10,6 +11,8 @@ from data_pipeline.config.semantic_dedup import SemanticDedupConfig
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.embeddings.hashing import HashingEmbedder
+from data_pipeline.embeddings.sparse import load as sparse_loader
+from data_pipeline.embeddings.sparse.encoder import encode_sparse
 from data_pipeline.errors import StoreError
 from data_pipeline.heads.apply import Scorer
 from data_pipeline.heads.identity import EmbedderIdentity, identity_settings
@@ -19,7 +22,7 @@ from data_pipeline.metrics.base import Measure
 from data_pipeline.retrieval.passages import passages_of_rows, passages_of_store
 from data_pipeline.selection.budget import Budget
 from data_pipeline.stages.measure import compute_metric
-from data_pipeline.stages.pipeline import append_documents, run
+from data_pipeline.stages.pipeline import append_documents, make_sparse_corpus, run
 from data_pipeline.stages.score import annotate
 from data_pipeline.stages.select import select_subset
 from data_pipeline.stages.semantic_dedup import semantic_dedup
@@ -130,4 +133,23 @@ def test_a_selection_of_earlier_rows_is_read_without_the_deleted_ones(grown):
     gone = {PARAGRAPHS[0], PARAGRAPHS[1]}
     # The row with the id of a changed document is another text: it was not selected.
     assert [sample["text"] for sample in ELMDataset(config=config, subset=name)] == [t for t in before if t not in gone]
+    assert verify_corpus(config)[1] == []
+
+
+def test_sparse_vectors_are_made_for_new_rows_only(grown, monkeypatch):
+    config, grow = grown
+    config = config.model_copy(update={"sparse": config.sparse.model_copy(update={"model_name": "table"})})
+    monkeypatch.setattr(sparse_loader, "load_sparse_encoder", lambda config: table_encoder())
+    make_sparse_corpus(config, ["train"])
+    (first,) = config.sparse_dir.glob("*.safetensors")
+    before = first.read_bytes(), first.stat().st_ino
+    grow()
+    with pytest.raises(StoreError, match="1 files of train, its paragraphs have 3"):
+        ELMDataset(config=config).rows.sparse_vectors(np.arange(1))
+    make_sparse_corpus(config, ["train"])
+    assert (first.read_bytes(), first.stat().st_ino) == before
+    found = ELMDataset(config=config).rows.sparse_vectors(np.arange(6))
+    expected = encode_sparse(table_encoder(), PRESENT)
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.array_equal(found.values, expected.values)
     assert verify_corpus(config)[1] == []

@@ -320,6 +320,9 @@ def test_digests_are_those_of_the_texts_and_are_cached(config):
     prepare_paragraphs(config)
     store = ParagraphStore(config.processed_dir)
     texts = store.read("train")["text"].to_list()
+    cached = sorted((config.processed_dir / ".cache").glob("texts-*.sha256"))
+    assert len(cached) == sum(len(store.listed(split)) for split in store.splits)  # written with the shards
+    shutil.rmtree(config.processed_dir / ".cache")
     for _ in range(2):
         found = np.concatenate([text_digests(shard) for shard in store.listed("train")])
         assert [bytes(row) for row in found] == [hashlib.sha256(text.encode()).digest() for text in texts]
