@@ -33,7 +33,7 @@ from data_pipeline.preprocess.row_filters import Filters, filters_identity, load
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.stages.base import Advance, Task, TaskResult
 from data_pipeline.store import ParagraphShard, ParagraphStore, write_manifest
-from data_pipeline.store.documents import DOCUMENTS, DocumentWriter, read_documents
+from data_pipeline.store.documents import DOCUMENTS, DocumentWriter, document_tables
 from data_pipeline.store.manifest import (
     AppendedSource,
     ParagraphManifest,
@@ -284,7 +284,7 @@ def write_paragraphs(
     shards = write_splits(staging, assigned.keep, assigned, schema, shard_rows, {name: name for name in SPLITS}, new)
     splits: dict[str, ParagraphSplit] = {name: described_split(new, entries) for name, entries in shards.items()}
     recorded = [source.record(output.folder.parent) for source in sources]
-    write_growth(new, staging, assigned, schema, [read_documents(new / "documents")], listed.count, recorded)
+    write_growth(new, staging, assigned, schema, document_tables(new / "documents"), listed.count, recorded)
     (new / "staging").unlink()
     (new / "documents").unlink()
     dropped.close()

@@ -26,7 +26,7 @@ SET_ASIDE = ".set_aside.parquet"
 
 _SOURCES = b"sources"
 DIGEST_BYTES = 32
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 8192
 
 _SCHEMA = pa.schema(
     [
@@ -153,6 +153,13 @@ class Documents:
                 ids = [new or old for old, new in zip(ids, batch["stored_id"].to_pylist(), strict=True)]
             parts.append(id_keys(ids))
         return np.concatenate(parts)
+
+
+def document_tables(path: Path) -> Iterator[pa.Table]:
+    """Read a list of documents in parts, which do not stay in memory as a map does."""
+    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+        for number in range(reader.num_record_batches):
+            yield pa.Table.from_batches([reader.get_batch(number)])
 
 
 def read_documents(path: Path) -> pa.Table:

@@ -92,11 +92,11 @@ def killed(driver, arguments, after):
 
 
 def files(folder: Path):
-    """Name and content of every file but locks."""
+    """Name and content of every file but locks, and the digests that are written with the paragraphs."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.endswith(".lock")
+        if path.is_file() and not path.name.endswith((".lock", ".sha256"))
     }
 
 
