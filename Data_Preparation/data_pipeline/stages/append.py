@@ -378,7 +378,8 @@ def _link_shards(store: ParagraphStore, new: Path) -> None:
             link_or_copy(shard.path, new / shard.path.name)
     for path in (store.folder / ".cache").glob("texts-*"):
         (new / ".cache").mkdir(exist_ok=True)
-        link_or_copy(path, new / ".cache" / path.name)
+        if not (new / ".cache" / path.name).exists():  # a new shard may have the texts of one that stays
+            link_or_copy(path, new / ".cache" / path.name)
 
 
 def _copy_ledger(
