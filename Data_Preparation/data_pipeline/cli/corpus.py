@@ -210,6 +210,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="source of the text (corpus.source)")
     common_arguments(parser)
     embedding_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
     parser.add_argument("--limit", type=int, help="read only the first documents, to try a run (corpus.limit)")
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="languages to keep (filters.languages)")
     parser.add_argument("--min-tokens", type=int, help="minimum tokens of a paragraph (preprocess.min_tokens)")
@@ -226,6 +227,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
     embedding_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to embed (default: all)")
     parser.add_argument("--no-fp16", action="store_true", help="compute in float32 (embedding.dtype)")
     parser.add_argument(

@@ -35,7 +35,6 @@ def embedding_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the attention of torch, text by text (embedding.attention)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
     parser.add_argument("--log-file", type=Path, help="path of the log file")
 
 

@@ -10,7 +10,7 @@ from data_pipeline.embeddings.base import Embedder
 from data_pipeline.embeddings.engine import encode
 from data_pipeline.errors import CorruptShardError, ShardMismatchError, StaleStageError
 from data_pipeline.store.hashing import ColumnHash
-from data_pipeline.store.manifest import EmbeddingManifest, ShardEntry, write_manifest
+from data_pipeline.store.manifest import EmbeddingManifest, contents_of, write_manifest
 from data_pipeline.store.paragraphs import ParagraphShard, ParagraphStore
 from data_pipeline.store.quantization import CALIBRATED, Coding, calibrate, coding_from_json
 from data_pipeline.types import Float32Array
@@ -102,7 +102,7 @@ def _is_in_use(
 ) -> bool:
     """Return whether vectors of some of these rows have a calibration already, which those that came since share."""
     own = {shard.content for split in store.splits for shard in store.listed(split) if shard.rows}
-    listed = {ShardEntry(**record).content for split in manifest["splits"].values() for record in split["shards"]}
+    listed = {content for split in manifest["splits"].values() for content in contents_of(split["shards"])}
     return existing.get("settings_sha256") == inputs["settings_sha256"] and not own.isdisjoint(listed)
 
 

@@ -135,7 +135,6 @@ class Assignment:
 
     keep: NDArray[np.bool_]
     """Whether each row is kept, shape (N,)."""
-
     positions: NDArray[np.int8]
     """Index into `SPLITS`, shape (N,); of rows that are not kept, that of val."""
     new_ids: Mapping[int, str]

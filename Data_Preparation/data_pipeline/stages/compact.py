@@ -22,7 +22,7 @@ from data_pipeline.stages.copied_embeddings import CopiedEmbeddings
 from data_pipeline.stages.preprocess import described_split, is_processed_file
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE, Documents
-from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, ShardEntry, read_manifest
+from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, contents_of, read_manifest
 from data_pipeline.store.versions import (
     carry_versions,
     embedding_folders,
@@ -151,7 +151,7 @@ def _copy_vectors(config: Config, store: ParagraphStore, new: ParagraphStore, ro
         if manifest is None or entry is None or entry["corpus"] != store.corpus:
             continue
         wanted = {shard.content for shard in store.listed(split)}
-        if not wanted <= {ShardEntry(**record).content for record in entry["shards"]}:
+        if not wanted <= set(contents_of(entry["shards"])):
             logger.warning("%s lacks vectors of %s, which are to be made with elm embed", config.embeddings_dir, split)
             continue
         copied = CopiedEmbeddings(config, manifest, new, split, config.embeddings_dir, True, rows[split], True)

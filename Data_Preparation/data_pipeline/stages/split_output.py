@@ -13,10 +13,10 @@ from data_pipeline.store.manifest import (
     EmbeddingManifest,
     RowFiles,
     ScoreManifest,
-    ShardEntry,
     ShardRecord,
     SparseManifest,
     check_fresh,
+    contents_of,
     entry_of,
     fingerprint,
     made_with,
@@ -91,7 +91,8 @@ class SplitOutput:
 
     def _has_all(self, previous: RowFiles) -> bool:
         """Return whether files were made with the same settings, of these paragraphs and of others beside."""
-        listed = {(record["file"], ShardEntry(**record).content) for record in previous["shards"]}
+        records = previous["shards"]
+        listed = set(zip((record["file"] for record in records), contents_of(records), strict=True))
         own = {(path.name, shard.content) for path, shard in zip(self.paths, self.paragraphs, strict=True)}
         return previous["settings"] == self.settings and own < listed
 
@@ -107,11 +108,12 @@ class SplitOutput:
             return False
         if self._has_grown(previous):
             return False
-        if not overwrite and not self._has_all(previous):
+        has_all = self._has_all(previous)
+        if not (overwrite or has_all):
             check_fresh(previous, self.settings, self.upstream, self.folder / self.stem)
         names = {path.name for path in self.paths}
         records = [record for record in previous["shards"] if Path(record["file"]).name in names]
-        is_same = previous["fingerprint"] == self.fingerprint or self._has_all(previous)
+        is_same = has_all or previous["fingerprint"] == self.fingerprint
         if not is_same or len(records) < len(names):  # or the same rows are in paragraph files of other names
             return False
         files = [(self.folder / Path(record["file"]).name, record) for record in records]

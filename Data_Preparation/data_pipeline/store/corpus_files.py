@@ -16,7 +16,14 @@ from data_pipeline.store.access.remote import RemoteFolder
 from data_pipeline.store.access.text_columns import copy_faults, copy_path
 from data_pipeline.store.checks import embedding_faults, paragraph_faults
 from data_pipeline.store.embeddings import EmbeddingShard, check_belongs, mismatch_error, open_embedding_shard
-from data_pipeline.store.manifest import EmbeddedSplit, EmbeddingManifest, ShardEntry, entry_for, read_manifest
+from data_pipeline.store.manifest import (
+    EmbeddedSplit,
+    EmbeddingManifest,
+    ShardEntry,
+    contents_of,
+    entry_for,
+    read_manifest,
+)
 from data_pipeline.store.paragraphs import (
     VERSIONS,
     ParagraphShard,
@@ -221,7 +228,7 @@ class SplitFiles:
         if self.listed is None:
             return
         records = self.listed["shards"]
-        listed = {(record["rows"], record["ids_sha256"], record["texts_sha256"]) for record in records}
+        listed = set(contents_of(records))
         missing = [shard for shard in self.paragraphs if shard.content not in listed]
         if not missing:
             return
@@ -262,14 +269,15 @@ def open_source(
     Raises:
         StoreError: files are missing or damaged, or do not belong together.
     """
+    attempt = partial(_open_source, data_dir, split, corpus, variant, with_embeddings, cache_dir, scores, version)
     for _ in range(_TRIES):
         before = _versions(data_dir)
         try:
-            return _open_source(data_dir, split, corpus, variant, with_embeddings, cache_dir, scores, version)
+            return attempt()
         except StoreError:
             if _versions(data_dir) == before:
                 raise
-    return _open_source(data_dir, split, corpus, variant, with_embeddings, cache_dir, scores, version)
+    return attempt()
 
 
 def _versions(data_dir: str | Path) -> list[tuple[str, int, int]]:
@@ -355,8 +363,7 @@ def _kept_vectors(folder: Path, store: ParagraphStore, split: Split) -> tuple[Pa
 
 
 def _has_vectors_of(entry: EmbeddedSplit | None, shards: Sequence[ParagraphShard]) -> bool:
-    records = entry["shards"] if entry else []
-    listed = {(record["rows"], record["ids_sha256"], record["texts_sha256"]) for record in records}
+    listed = set(contents_of(entry["shards"] if entry else []))
     return all(shard.content in listed for shard in shards)
 
 

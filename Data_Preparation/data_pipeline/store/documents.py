@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_pipeline.errors import StoreError
+from data_pipeline.store.hashing import DIGEST_BYTES
 from data_pipeline.types import Document, IntArray
 from data_pipeline.utils.system import fsync_path
 
@@ -25,7 +26,6 @@ DOCUMENTS = ".documents.arrow"
 SET_ASIDE = ".set_aside.parquet"
 
 _SOURCES = b"sources"
-DIGEST_BYTES = 32
 _BATCH_ROWS = 8192
 
 _SCHEMA = pa.schema(

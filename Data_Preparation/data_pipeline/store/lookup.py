@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import NotFoundError, StoreError
 from data_pipeline.store.corpus_files import SplitFiles
-from data_pipeline.store.paragraphs import paragraphs_sha256
 from data_pipeline.store.reader import Rows
 from data_pipeline.store.selections import paragraphs_of_selection, read_selection
 from data_pipeline.types import IntArray
@@ -76,11 +75,8 @@ def rows_of_selection(rows: Rows, name: str) -> IntArray:
 
 def _rows_selected_from(source: SplitFiles, folder: Path) -> int:
     """Number of the rows in the files that a selection was made from, before others were appended."""
-    fingerprint = paragraphs_of_selection(folder, source.split)
-    for count in range(1, len(source.paragraphs)):
-        if paragraphs_sha256(source.paragraphs[:count]) == fingerprint:
-            return sum(shard.rows for shard in source.paragraphs[:count])
-    return sum(shard.rows for shard in source.paragraphs)
+    count = source.fingerprints().index(paragraphs_of_selection(folder, source.split))  # 0: it has not grown since
+    return sum(shard.rows for shard in source.paragraphs[: count or None])
 
 
 def _ids_at(rows: Rows, numbers: IntArray) -> set[str]:

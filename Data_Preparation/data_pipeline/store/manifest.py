@@ -5,7 +5,7 @@ with another fingerprint, `StaleStageError` names the settings that differ.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -199,6 +199,11 @@ class ShardEntry:
     def to_json(self) -> ShardRecord:
         """Return the entry as JSON values for a manifest."""
         return cast(ShardRecord, asdict(self))
+
+
+def contents_of(records: Iterable[ShardRecord]) -> list[tuple[int, str, str]]:
+    """Return the `ShardEntry.content` of manifest entries, in order."""
+    return [(record["rows"], record["ids_sha256"], record["texts_sha256"]) for record in records]
 
 
 def entry_for(paragraphs: ShardEntry, listed: Sequence[ShardRecord], index: int) -> ShardEntry:

@@ -11,6 +11,7 @@ from data_pipeline.store.manifest import (
     ShardEntry,
     SparseManifest,
     SparseSplitRecord,
+    contents_of,
     entry_for,
     fingerprint,
     read_manifest,
@@ -72,7 +73,7 @@ def open_sparse_split(folder: Path, split: Split, paragraphs: Sequence[Paragraph
     if listed is None:
         raise NotFoundError(f"no sparse vectors of {split} in {folder}. Make them with: elm sparse")
     if len(listed["shards"]) < len(paragraphs):
-        contents = [ShardEntry(**record).content for record in listed["shards"]]
+        contents = contents_of(listed["shards"])
         has_grown = contents == [shard.content for shard in paragraphs[: len(contents)]]
         advice = "Make those of the new rows with: elm sparse" if has_grown else _ADVICE
         raise StaleStageError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipeline.errors import NotFoundError
 from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE
-from data_pipeline.store.manifest import EmbeddingManifest, ShardEntry, read_manifest
+from data_pipeline.store.manifest import EmbeddingManifest, contents_of, read_manifest
 from data_pipeline.store.paragraphs import DELETED, VERSIONS, ParagraphStore
 from data_pipeline.utils.files import exclusive, link_or_copy
 from data_pipeline.utils.system import fsync_path
@@ -152,7 +152,7 @@ def exclusive_vectors(folder: Path) -> Iterator[None]:
 
 
 def _contents(manifest: EmbeddingManifest) -> set[tuple[int, str, str]]:
-    return {ShardEntry(**shard).content for split in manifest["splits"].values() for shard in split["shards"]}
+    return {content for split in manifest["splits"].values() for content in contents_of(split["shards"])}
 
 
 def _listed_files(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -58,6 +58,9 @@ def test_what_it_says(tmp_path, capsys):
     code, _, err = elm(capsys, "append", "--corpus.path", "more.jsonl", "--max-tokens", "9")
     assert (code, "preprocess.max_tokens was 2000, now 9" in err) == (2, True)
 
+    code, _, err = elm(capsys, "append", "--corpus.path", "more.jsonl", "--overwrite")
+    assert (code, "unknown argument '--overwrite'" in err) == (2, True)
+
     assert main(["compact", "--output-dir", "data"]) == 0
     said = capsys.readouterr().out
     assert "deleted rows  1 (about" in said

@@ -10,11 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support.counting_embedder import Counting
 from support.growing import PARAGRAPHS, counts, left_out, rows, settings, write
 
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.embeddings import load
 from data_pipeline.errors import ConfigError, SourceError, StaleStageError, StoreError
 from data_pipeline.stages.compact import compact, plan_compaction
 from data_pipeline.stages.pipeline import append_documents, embed, run
@@ -36,19 +34,6 @@ def corpus(tmp_path):
     write(files[1], B)
     run(settings(tmp_path / "data", files[:1]))
     return files
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """The embedders that were loaded, which count their texts."""
-    made = []
-
-    def counting(config):
-        made.append(Counting(config))
-        return made[-1]
-
-    monkeypatch.setitem(load.EMBEDDERS, "hashing", counting)
-    return made
 
 
 def of_nothing(folder, files, **changes):
@@ -190,6 +175,20 @@ def test_the_earlier_version_is_read_and_restored(corpus, tmp_path):
     append_documents(settings(tmp_path / "data", corpus[1:]))
     assert rows(config) == grown
     assert ParagraphStore(config.processed_dir).version == 4
+
+
+def test_documents_that_went_and_came_back_are_in_a_file_with_the_texts_of_another_one(corpus, tmp_path):
+    replace = {"corpus.on_changed": "replace"}
+    append_documents(settings(tmp_path / "data", corpus[1:]))
+    write(corpus[1], [])
+    append_documents(settings(tmp_path / "data", corpus[1:], **replace))
+    write(corpus[1], B)
+    append_documents(settings(tmp_path / "data", corpus[1:], **replace))
+    config = settings(tmp_path / "data", corpus[:1])
+    store = ParagraphStore(config.processed_dir)
+    contents = [shard.content for split in SPLITS for shard in store.listed(split) if "-v" in shard.file]
+    assert len(contents) == 2 * len(set(contents))
+    assert_same(config, of_nothing(tmp_path / "whole", corpus))
 
 
 def test_nothing_new_makes_no_version(corpus, tmp_path):

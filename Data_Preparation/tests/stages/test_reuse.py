@@ -9,12 +9,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from support.counting_embedder import Counting
 
 from data_pipeline.config import SplitConfig, StorageConfig
 from data_pipeline.config.load import load_config
 from data_pipeline.dataset import ELMDataset
-from data_pipeline.embeddings import load
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs, run
 from data_pipeline.store import ParagraphStore, read_manifest, write_manifest
 from data_pipeline.store.embeddings import open_embedding_shard
@@ -24,19 +22,6 @@ from data_pipeline.store.text_index import TextIndex
 from data_pipeline.store.versions import list_versions, version_folder
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import sha256_of_file
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """The embedders that were loaded, which count their texts."""
-    made = []
-
-    def counting(config):
-        made.append(Counting(config))
-        return made[-1]
-
-    monkeypatch.setitem(load.EMBEDDERS, "hashing", counting)
-    return made
 
 
 @pytest.fixture

@@ -61,10 +61,8 @@ def apply_presets(
     positions = iter(range(len(documents)))
     dropped: list[tuple[Document, str]] = []
     for part in document_batches(documents, BATCH_CHARS):
-        batch, places = (
-            TextBatch([document.text for document in part], word_table()),
-            list(islice(positions, len(part))),
-        )
+        batch = TextBatch([document.text for document in part], word_table())
+        places = list(islice(positions, len(part)))
         for name in names:
             reasons, texts = PRESETS[name](batch)
             dropped += [
