@@ -63,23 +63,24 @@ def measure(quick: bool) -> Figures:
 def _ours(source: Path, way: str) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    from data_pipeline.config import CorpusConfig, PreprocessConfig, SplitConfig
+    from data_pipeline.config.load import load_config
     from data_pipeline.download import open_corpus
     from data_pipeline.stages import preprocess
     from data_pipeline.store import ParagraphStore
 
     tokenizer = AutoTokenizer.from_pretrained(shared_data("qwen3-tokenizer")).backend_tokenizer
     if way != "with_leakage":
-        preprocess.leakage = lambda store, threshold: {}
+        preprocess.measure_leakage = lambda folder, threshold, execute: {}
 
     def run(path: Path, folder: Path) -> tuple[float, float]:
         started = time.process_time()
-        library = preprocess.load_fast_library(tokenizer) if way != "fallback" else None
-        counter = preprocess.TokenCounter(tokenizer, library)
+        own = {"corpus.source": "wikitext", "corpus.name": "benchmark", "corpus.path": str(path)}
+        fast = {"preprocess.fast_tokens": "off" if way == "fallback" else "auto"}
+        config = load_config(None, own | fast | {"storage.shard_rows": 10**6})
         loaded = time.process_time()
-        corpus = open_corpus(CorpusConfig(source="wikitext", name="benchmark", path=path))
+        source = preprocess.Source(open_corpus(config.corpus), config.corpus)
         output = preprocess.ParagraphOutput(folder, {})
-        preprocess.write_paragraphs(corpus, counter, PreprocessConfig(), SplitConfig(), 10**6, output)
+        preprocess.write_paragraphs(config, tokenizer, [source], output)
         return time.process_time() - loaded, loaded - started
 
     with tempfile.TemporaryDirectory() as folder:

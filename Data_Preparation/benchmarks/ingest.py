@@ -126,19 +126,18 @@ def _records(random: np.random.Generator, size: int) -> Iterator[dict[str, str]]
 def _ours(kind: str, source: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    from data_pipeline.config import CorpusConfig, PreprocessConfig, SplitConfig
+    from data_pipeline.config.load import load_config
     from data_pipeline.download import open_corpus
-    from data_pipeline.preprocess import TokenCounter, load_fast_library
-    from data_pipeline.stages.preprocess import ParagraphOutput, write_paragraphs
+    from data_pipeline.stages.preprocess import ParagraphOutput, Source, write_paragraphs
 
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(shared_data("qwen3-tokenizer")).backend_tokenizer
-    counter = TokenCounter(tokenizer, load_fast_library(tokenizer))
-    corpus = open_corpus(CorpusConfig.model_validate({"source": kind, "path": source, "id_field": "id"}))
-    config = PreprocessConfig(unit="document", clean="raw", min_tokens=_MIN, max_tokens=_MAX)
+    corpus = {"corpus.source": kind, "corpus.path": str(source), "corpus.id_field": "id"}
+    limits = {"preprocess.min_tokens": _MIN, "preprocess.max_tokens": _MAX, "preprocess.unit": "document"}
+    config = load_config(None, corpus | limits | {"preprocess.clean": "raw", "storage.shard_rows": 10**6})
     with tempfile.TemporaryDirectory() as folder:
         output = ParagraphOutput(Path(folder) / "out", {})
-        write_paragraphs(corpus, counter, config, SplitConfig(), 10**6, output)
+        write_paragraphs(config, tokenizer, [Source(open_corpus(config.corpus), config.corpus)], output)
         return _result(started, Path(folder) / "out", "t*.parquet", "v*.parquet")
 
 

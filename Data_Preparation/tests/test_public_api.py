@@ -5,6 +5,8 @@ import tomllib
 import types
 from pathlib import Path
 
+import pytest
+
 import data_pipeline
 
 PACKAGE = Path(data_pipeline.__file__).parent
@@ -62,5 +64,7 @@ def test_every_config_field_is_read_somewhere():
                 names |= fields(field.annotation)
         return names
 
+    # Settings of Slurm are handed on by their names, but for one that older files have and that does nothing.
+    handed_on = set(pytest.importorskip("data_pipeline.execution.slurm")._SAME_NAME) | {"skip_completed"}
     # The name of the preset is for the record only: it is saved, not read.
-    assert fields(Config) - read - (own & {"data_dir", "test_ratio"}) == {"preset"}
+    assert fields(Config) - read - handed_on - (own & {"data_dir", "test_ratio"}) == {"preset"}

@@ -157,8 +157,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _annotate(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.execution.scores import annotate
     from data_pipeline.heads import load_head
-    from data_pipeline.stages.score import annotate
 
     config = configure_existing(parsed, given, "annotate.log")
     heads = {name: load_head(source) for name, source in _parse_heads(parsed.heads).items()}

@@ -20,7 +20,7 @@ def append_and_say(config: Config, skip_embeddings: bool, started: float) -> int
         skip_embeddings: whether to leave new rows without vectors.
         started: time when the command started, of `time.monotonic`.
     """
-    from data_pipeline.stages.pipeline import append_documents
+    from data_pipeline.execution.run import append_documents
     from data_pipeline.store.manifest import version_of
 
     check_ready(config, corpus=True, weights=not skip_embeddings)

@@ -34,6 +34,8 @@ _ALIASES: Mapping[str, str] = {
     "normalize": "embedding.normalize",
     "decontaminate": "decontamination.paths",
     "on_changed": "corpus.on_changed",
+    "workers": "execution.workers",
+    "devices": "execution.devices",
 }
 
 

@@ -18,6 +18,7 @@ from data_pipeline.cli.command import (
 )
 from data_pipeline.cli.embedding import check_ready, embedding_arguments, embedding_rows
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.slurm import submit_and_say
 from data_pipeline.cli.sparse import sparse_rows
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def _run(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.pipeline import run_pipeline
+    from data_pipeline.execution.run import run_pipeline
 
     started = time.monotonic()
     config = configure(parsed, given, "pipeline.log")
@@ -42,17 +43,22 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
     check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
     if parsed.dry_run:
         return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)
+    if config.execution.engine == "slurm":
+        return submit_and_say(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
     report = run_pipeline(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
     say(_summary(config, report, time.monotonic() - started))
     return 0
 
 
 def _embed(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.pipeline import embed_corpus, save_run
+    from data_pipeline.execution.run import embed_corpus
+    from data_pipeline.stages.pipeline import save_run
 
     started = time.monotonic()
     config = configure_existing(parsed, given, "embeddings.log")
     check_ready(config, corpus=False, weights=True)
+    if config.execution.engine == "slurm":
+        return submit_and_say(config, True, False, parsed.overwrite, parsed.splits)
     report = embed_corpus(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
     say(_summary(config, report, time.monotonic() - started))

@@ -35,6 +35,10 @@ def embedding_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the attention of torch, text by text (embedding.attention)",
     )
+    parser.add_argument("--workers", metavar="N", help="number of worker processes (execution.workers)")
+    parser.add_argument(
+        "--devices", metavar="NAMES", help="a worker for each of these devices, or all GPUs (execution.devices)"
+    )
     parser.add_argument("--log-file", type=Path, help="path of the log file")
 
 

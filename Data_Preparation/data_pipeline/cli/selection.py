@@ -96,7 +96,7 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.measure import compute_metric
+    from data_pipeline.execution.scores import compute_metric
 
     config = configure_existing(parsed, given)
     measured = compute_metric(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def _sparse(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.pipeline import make_sparse_corpus, save_run
+    from data_pipeline.execution.run import make_sparse_corpus
+    from data_pipeline.stages.pipeline import save_run
 
     started = time.monotonic()
     config = configure_existing(parsed, given, "sparse.log")

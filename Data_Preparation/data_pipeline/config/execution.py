@@ -1,11 +1,11 @@
-"""Settings of executors: processes on this machine, or a Slurm cluster."""
+"""Settings of engines: processes on this machine, or a Slurm cluster."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from data_pipeline.config.base import Section
+from data_pipeline.config.base import Section, setting
 
 SlurmArguments = dict[str, str | int | float | bool | None]
 
@@ -120,3 +120,35 @@ class SlurmSettings(Section):
     """Events that Slurm sends mail about."""
     mail_user: str | None = None
     """Address that Slurm sends mail to."""
+
+
+class ExecutionConfig(Section):
+    """Engine that runs the tasks of stages, and how many workers there are; it changes no byte of any output."""
+
+    engine: Literal["auto", "inline", "local", "slurm"] = setting("auto", decides=False)
+    """Engine. inline: one process; local: several on this machine; auto: local if there are several workers; slurm: job
+    arrays on a Slurm cluster, which `elm run` and `elm embed` submit."""
+    workers: int | None = setting(None, decides=False, ge=1)
+    """Number of worker processes; none: one for each device, or one."""
+    devices: tuple[str, ...] = setting((), decides=False)
+    """Torch devices, one for each worker (cuda:0 cuda:2), or all for every GPU; none: embedding.device."""
+    slurm: SlurmSettings = setting(SlurmSettings(), decides=False)
+    """Job array of the engine slurm, whose tasks are the workers."""
+    slurm_vectors: SlurmSettings | None = setting(None, decides=False)
+    """Job array that computes the vectors, with GPUs for example; none: the same as slurm."""
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            return value
+        return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
+
+    @field_validator("devices")
+    @classmethod
+    def _devices_differ(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
+        gpus = [device for device in devices if device != "cpu"]
+        if len(set(gpus)) < len(gpus) or ("all" in devices and len(devices) > 1):
+            raise ValueError(f"{', '.join(devices)}: name each device once, or all alone")
+        return devices

@@ -9,6 +9,7 @@ from data_pipeline.config.base import Section
 from data_pipeline.config.corpus import CorpusConfig
 from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.config.embedding import EmbeddingConfig
+from data_pipeline.config.execution import ExecutionConfig
 from data_pipeline.config.filters import FiltersConfig
 from data_pipeline.config.preprocess import PreprocessConfig, SplitConfig, StorageConfig
 from data_pipeline.config.sparse import SparseConfig
@@ -55,6 +56,8 @@ class Config(Section):
     """Embedding model and how it is run."""
     sparse: SparseConfig = SparseConfig()
     """Model of sparse vectors and how it is run; none by default."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Workers that run the tasks of stages."""
 
     @model_validator(mode="before")
     @classmethod

@@ -2,9 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.errors import SourceError
@@ -34,32 +36,47 @@ def with_compressions(*endings: str) -> tuple[str, ...]:
     return (*endings, *(ending + packed for packed in (".gz", ".zst", ".bz2", ".xz") for ending in endings))
 
 
-@dataclass
-class ReadProgress:
-    """Progress of reading a corpus; a source updates it while it reads."""
-
-    total_bytes: int | None = None
-    """Size of all files, in bytes; None if it is unknown."""
-    read_bytes: int = 0
-    """Bytes that have been read."""
-
-    def add(self, count: int) -> None:
-        """Add to the number of bytes read."""
-        self.read_bytes += count
-
-
 OnBadRecord = Callable[[BadRecord], object]
 """Called with each record that is no document."""
 
-ReadFile = Callable[[ListedFile, OnBytes, OnBadRecord | None], Iterator[Document]]
-"""Function that reads the documents of a file."""
+Read = Callable[[OnBytes, OnBadRecord | None], Iterator[Document]]
+"""Function that iterates over documents; without the second argument, a record that is none raises a `RecordError`."""
+
+UNIT_BYTES = 32 << 20
+"""Size of a unit of files: larger files are cut where their format allows it, smaller ones are put together."""
 
 
-class ReadDocuments(Protocol):
-    """Function that iterates over the documents of a corpus, from the first one."""
+@dataclass(frozen=True)
+class Unit:
+    """Part of a corpus that is read on its own, possibly by another process; which parts there are, its files decide.
 
-    def __call__(self, on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        """Iterate over the documents; without `on_bad`, a record that is no document raises a `RecordError`."""
+    What is made of a unit depends on nothing but its documents, so that it does not matter who makes it, and when.
+    """
+
+    read: Read
+    """Reads the documents; each call starts from the first one. It can be pickled, if the source allows that."""
+    bytes: int | None = None
+    """Size in bytes; None if it is unknown."""
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A file of a corpus, or a part of one that is large."""
+
+    listed: ListedFile
+    bytes: int
+    """Size in bytes, in a parquet file about."""
+    span: tuple[int, int] | None = None
+    """First and last position of the part, exclusive: bytes of JSON Lines, or row groups of parquet; None for all."""
+    first: int = 1
+    """Number of the first line or row."""
+
+
+ReadFile = Callable[[FilePart, OnBytes, OnBadRecord | None], Iterator[Document]]
+"""Function that reads the documents of a file or a part of it."""
+
+Cut = Callable[[ListedFile], Iterable[FilePart]]
+"""Function that cuts a large file into parts."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +87,23 @@ class Corpus:
     """Description in one line, for logs."""
     identity: Mapping[str, str]
     """Names, revision and file hashes that identify the corpus; part of the fingerprint."""
-    documents: ReadDocuments
-    """Iterates over the documents; each call starts from the first one."""
+    units: Callable[[], Iterable[Unit]]
+    """Lists the units in order, the same ones in every run."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Types (str, int, float, bool) of the documents' metadata by name."""
     max_bad_share: float | None = None
     """Maximum share of records that are no documents, 0 to 1; None: the first one is an error."""
     on_duplicate_id: Literal["fail", "drop", "suffix"] = "fail"
     """Handling of documents with the id of an earlier one; see `CorpusConfig`."""
-    progress: ReadProgress = field(default_factory=ReadProgress)
-    """Progress of the latest iteration."""
+
+    def read(self, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
+        """Iterate over the documents of all units; see `Read`."""
+        for unit in self.units():
+            yield from unit.read(on_bytes, on_bad)
+
+    def documents(self, on_bad: OnBadRecord | None = None) -> Iterator[Document]:
+        """Iterate over the documents; without `on_bad`, a record that is no document raises a `RecordError`."""
+        return self.read(lambda count: None, on_bad)
 
 
 def allowed_bad_share(config: CorpusConfig) -> float | None:
@@ -127,32 +151,60 @@ def _reject_web_page(file: InputFile) -> None:
 
 
 def corpus_of_files(
-    config: CorpusConfig, files: Sequence[ListedFile], read: ReadFile, kind: str, **options: Any
+    config: CorpusConfig,
+    files: Sequence[ListedFile],
+    read: ReadFile,
+    kind: str,
+    *,
+    cut: Cut | None = None,
+    **options: Any,
 ) -> Corpus:
     """Make a corpus of files that are read one after the other.
 
     Args:
         config: settings of the source.
         files: the files.
-        read: reads the documents of one file.
+        read: reads the documents of one file; can be pickled.
         kind: kind of the files, for the description.
+        cut: cuts a file of more than `UNIT_BYTES`; None if the files cannot be cut.
         options: further fields of `Corpus`.
     """
-    progress = ReadProgress(sum(size_of(listed.file) for listed in files))
-
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        for listed in files:
-            yield from read(listed, progress.add, on_bad)
-
     where = shortened(", ".join(map(without_secrets, config.path)))
     return Corpus(
         description=f"{len(files)} {kind} file{'s' if len(files) > 1 else ''} in {where}",
         identity={listed.name: listed.identity for listed in files},
-        documents=documents,
+        units=partial(units_of_files, files, read, cut),
         max_bad_share=allowed_bad_share(config),
-        progress=progress,
         **options,
     )
+
+
+def units_of_files(files: Sequence[ListedFile], read: ReadFile, cut: Cut | None = None) -> Iterator[Unit]:
+    """Group files, and parts of large ones, into units of about `UNIT_BYTES`."""
+    unit: list[FilePart] = []
+    for part in chain.from_iterable(_parts(listed, cut) for listed in files):
+        if unit and sum(other.bytes for other in unit) + part.bytes > UNIT_BYTES:
+            yield _unit(unit, read)
+            unit = []
+        unit.append(part)
+    if unit:
+        yield _unit(unit, read)
+
+
+def _parts(listed: ListedFile, cut: Cut | None) -> Iterable[FilePart]:
+    size = size_of(listed.file)
+    return cut(listed) if cut is not None and size > UNIT_BYTES else [FilePart(listed, size)]
+
+
+def _unit(parts: Sequence[FilePart], read: ReadFile) -> Unit:
+    return Unit(partial(_read_parts, tuple(parts), read), sum(part.bytes for part in parts))
+
+
+def _read_parts(
+    parts: Sequence[FilePart], read: ReadFile, on_bytes: OnBytes, on_bad: OnBadRecord | None
+) -> Iterator[Document]:
+    for part in parts:
+        yield from read(part, on_bytes, on_bad)
 
 
 def content_hash(text: str, hex_digits: int) -> str:

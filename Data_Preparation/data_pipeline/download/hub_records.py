@@ -1,16 +1,18 @@
 """Any dataset of the hub with one document in each row: parquet, JSON, CSV or text, streamed by `datasets`."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.columns import columns_of
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord, allowed_bad_share
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord, Unit, allowed_bad_share
 from data_pipeline.download.records import to_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
+from data_pipeline.user_files import OnBytes
 from data_pipeline.utils import converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
@@ -26,13 +28,6 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
     commit, configuration = _version_of(config)
     name = f"{config.hf_dataset_name} {configuration or ''}".strip()
 
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        for split, rows in load_splits(config.hf_dataset_name, configuration, commit, config.revision).items():
-            columns = _columns(rows, config, name)
-            records = enumerate(read_rows(rows.select_columns(columns), name, split), start=1)
-            source_split = SPLIT_NAMES.get(split.lower(), "")
-            yield from to_documents(records, config, source_split, f"{name}, {split}", split, "row", on_bad)
-
     return Corpus(
         description=f"{name} at {commit[:12] if commit else 'the cached revision'}",
         identity={
@@ -40,11 +35,23 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
             "config": configuration or "",
             "revision": commit or config.revision or "cached",
         },
-        documents=documents,
+        units=lambda: [Unit(partial(_read, config, commit, configuration))],
         metadata=config.metadata_fields,
         max_bad_share=allowed_bad_share(config),
         on_duplicate_id=config.on_duplicate_id,
     )
+
+
+def _read(
+    config: CorpusConfig, commit: str | None, configuration: str | None, on_bytes: OnBytes, on_bad: OnBadRecord | None
+) -> Iterator[Document]:
+    del on_bytes
+    name = f"{config.hf_dataset_name} {configuration or ''}".strip()
+    for split, rows in load_splits(config.hf_dataset_name, configuration, commit, config.revision).items():
+        columns = _columns(rows, config, name)
+        records = enumerate(read_rows(rows.select_columns(columns), name, split), start=1)
+        source_split = SPLIT_NAMES.get(split.lower(), "")
+        yield from to_documents(records, config, source_split, f"{name}, {split}", split, "row", on_bad)
 
 
 def hub_rows(config: CorpusConfig) -> Iterator[Mapping[str, Any]]:

@@ -1,12 +1,14 @@
 """WikiText from the hub, whose rows are lines: empty if blank, else with a line end."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord
+from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord, Unit
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
+from data_pipeline.user_files import OnBytes
 from data_pipeline.utils import converted_errors
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
 
@@ -21,12 +23,6 @@ def open_hub_wikitext(config: CorpusConfig) -> Corpus:
     name = f"{config.hf_dataset_name} {config.hf_dataset_config}"
     is_official = config.name == "wikitext2" and "wikitext-2" in config.hf_dataset_config
 
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        del on_bad  # these files are known: a fault is an error
-        for hub_split in ("train", "validation", "test"):
-            lines = _read_rows(config, commit, hub_split)
-            yield from wikitext_documents(lines, SPLIT_NAMES[hub_split], is_official, f"{name} {hub_split}")
-
     return Corpus(
         description=f"{name} at {commit[:12] if commit else 'the cached revision'}",
         identity={
@@ -34,8 +30,24 @@ def open_hub_wikitext(config: CorpusConfig) -> Corpus:
             "config": config.hf_dataset_config,
             "revision": commit or config.revision or "cached",
         },
-        documents=documents,
+        units=lambda: [
+            Unit(partial(_read, config, commit, hub_split, is_official, f"{name} {hub_split}"))
+            for hub_split in ("train", "validation", "test")
+        ],
     )
+
+
+def _read(
+    config: CorpusConfig,
+    commit: str | None,
+    hub_split: str,
+    check: bool,
+    where: str,
+    on_bytes: OnBytes,
+    on_bad: OnBadRecord | None,
+) -> Iterator[Document]:
+    del on_bytes, on_bad  # these files are known: a fault is an error
+    return wikitext_documents(_read_rows(config, commit, hub_split), SPLIT_NAMES[hub_split], check, where)
 
 
 def _read_rows(config: CorpusConfig, commit: str | None, split: str) -> Iterator[str]:

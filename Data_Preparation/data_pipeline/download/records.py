@@ -1,6 +1,8 @@
 """Corpora of JSON Lines, parquet, Arrow, CSV and TSV files, with one document in each record."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.download.columns import check_columns, columns_of
 from data_pipeline.download.corpus import (
     SPLIT_NAMES,
+    UNIT_BYTES,
     Corpus,
+    Cut,
+    FilePart,
     OnBadRecord,
     content_hash,
     corpus_of_files,
@@ -20,7 +25,6 @@ from data_pipeline.download.corpus import (
 from data_pipeline.errors import RecordError, SourceError
 from data_pipeline.types import METADATA_TYPES, BadRecord, Document, MetadataValue, Split
 from data_pipeline.user_files import (
-    InputFile,
     ListedFile,
     OnBad,
     OnBytes,
@@ -33,11 +37,16 @@ from data_pipeline.user_files import (
 )
 from data_pipeline.user_files.arrow import arrow_records, arrow_schema
 from data_pipeline.user_files.delimited import delimited_records
-from data_pipeline.user_files.records import is_parquet, parquet_schema
+from data_pipeline.user_files.inputs import size_of
+from data_pipeline.user_files.records import is_parquet, parquet_schema, row_group_counts
+from data_pipeline.user_files.text import is_compressed, line_ranges
 from data_pipeline.utils import shown
 
-ReadRecords = Callable[[InputFile, OnBytes, OnBad], Iterator[tuple[int, Mapping[str, Any]]]]
-"""Function that reads the numbers and values of the records of a file."""
+Records = Iterator[tuple[int, Mapping[str, Any]]]
+"""Numbers and values of records."""
+
+ReadRecords = Callable[[CorpusConfig, FilePart, OnBytes, OnBad], Records]
+"""Function that reads the records of a file or a part of it."""
 
 JSON_LINES = with_compressions(".jsonl", ".ndjson")
 """File name endings of JSON Lines files in a folder."""
@@ -58,52 +67,81 @@ def open_jsonl(config: CorpusConfig) -> Corpus:
         # Remote files are looked at when they are read, because each look is a request.
         if isinstance(listed.file, Path) and is_parquet(listed.file):
             raise SourceError(f"{listed.file} is a parquet file, corpus.source is 'jsonl'. Set corpus.source: parquet.")
-    return _open(config, files, "line", json_records)
+    return _open(config, files, "line", _read_json, cut=_cut_json)
+
+
+def _read_json(config: CorpusConfig, part: FilePart, on_bytes: OnBytes, on_bad: OnBad) -> Records:
+    del config
+    return json_records(part.listed.file, on_bytes, on_bad, part.span, part.first)
+
+
+def _cut_json(listed: ListedFile) -> Iterator[FilePart]:
+    """Cut a large file into ranges of lines; a compressed or remote one stays whole."""
+    if not isinstance(listed.file, Path) or is_compressed(listed.file):
+        yield FilePart(listed, size_of(listed.file))
+        return
+    for start, end, first in line_ranges(listed.file, UNIT_BYTES):
+        yield FilePart(listed, end - start, (start, end), first)
 
 
 def open_parquet(config: CorpusConfig) -> Corpus:
     """Open parquet files, with one document in each row; those of a folder are read in the order of their names."""
+    return _open(config, files_under(config, PARQUET), "row", _read_parquet, cut=_cut_parquet)
 
-    def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        del on_bad  # rows of parquet are whole
-        return parquet_records(path, columns_of(parquet_schema(path), config, str(path)), on_bytes)
 
-    return _open(config, files_under(config, PARQUET), "row", read)
+def _read_parquet(config: CorpusConfig, part: FilePart, on_bytes: OnBytes, on_bad: OnBad) -> Records:
+    del on_bad  # rows of parquet are whole
+    path = part.listed.file
+    columns = columns_of(parquet_schema(path), config, str(path))
+    return parquet_records(path, columns, on_bytes, part.span and range(*part.span), part.first)
+
+
+def _cut_parquet(listed: ListedFile) -> Iterator[FilePart]:
+    """Cut a large file into ranges of row groups."""
+    size, counts = size_of(listed.file), row_group_counts(listed.file)
+    rows, row_bytes = 0, size / max(1, sum(counts))
+    starts = [0]
+    for group, count in enumerate(counts):
+        if rows and (rows + count) * row_bytes > UNIT_BYTES:
+            starts.append(group)
+            rows = 0
+        rows += count
+    for start, end in pairwise([*starts, len(counts)]):
+        rows = sum(counts[start:end])
+        yield FilePart(listed, int(rows * row_bytes), (start, end), 1 + sum(counts[:start]))
 
 
 def open_arrow(config: CorpusConfig) -> Corpus:
     """Open Arrow files, such as those of a dataset saved by `datasets`, with one document in each row."""
+    return _open(config, files_under(config, ARROW), "row", _read_arrow, split_of_path)
 
-    def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        del on_bad  # rows of Arrow are whole
-        return arrow_records(path, columns_of(arrow_schema(path), config, str(path)), on_bytes)
 
-    return _open(config, files_under(config, ARROW), "row", read, split_of_path)
+def _read_arrow(config: CorpusConfig, part: FilePart, on_bytes: OnBytes, on_bad: OnBad) -> Records:
+    del on_bad  # rows of Arrow are whole
+    path = part.listed.file
+    return arrow_records(path, columns_of(arrow_schema(path), config, str(path)), on_bytes)
 
 
 def open_csv(config: CorpusConfig) -> Corpus:
     """Open CSV files, separated by commas and quoted by `"`; those of a folder are read in the order of their names."""
-    return _open_delimited(config, CSV, ",")
+    return _open(config, files_under(config, CSV), "line", partial(_read_delimited, ","))
 
 
 def open_tsv(config: CorpusConfig) -> Corpus:
     """Open TSV files, whose quotes have no meaning; those of a folder are read in the order of their names."""
-    return _open_delimited(config, TSV, "\t")
+    return _open(config, files_under(config, TSV), "line", partial(_read_delimited, "\t"))
 
 
-def _open_delimited(config: CorpusConfig, endings: Sequence[str], delimiter: str) -> Corpus:
-    def read(path: InputFile, on_bytes: OnBytes, on_bad: OnBad) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        records = delimited_records(path, delimiter, on_bytes, on_bad, config.encoding, config.header)
-        is_first = True
-        for number, values in records:
-            if is_first:
-                check_columns(list(values), config, str(path))
-                is_first = False
-            # Cells have no types; one that is not of its type stays a text, and is rejected with its value.
-            typed = {name: _parsed(values.get(name), kind) for name, kind in config.metadata_fields.items()}
-            yield number, {**values, **{name: value for name, value in typed.items() if name in values}}
-
-    return _open(config, files_under(config, endings), "line", read)
+def _read_delimited(delimiter: str, config: CorpusConfig, part: FilePart, on_bytes: OnBytes, on_bad: OnBad) -> Records:
+    path = part.listed.file
+    is_first = True
+    for number, values in delimited_records(path, delimiter, on_bytes, on_bad, config.encoding, config.header):
+        if is_first:
+            check_columns(list(values), config, str(path))
+            is_first = False
+        # Cells have no types; one that is not of its type stays a text, and is rejected with its value.
+        typed = {name: _parsed(values.get(name), kind) for name, kind in config.metadata_fields.items()}
+        yield number, {**values, **{name: value for name, value in typed.items() if name in values}}
 
 
 def _open(
@@ -112,14 +150,26 @@ def _open(
     unit: str,
     read_records: ReadRecords,
     split_of: Callable[[str], Split | str] = split_of_file,
+    cut: Cut | None = None,
 ) -> Corpus:
-    def read(listed: ListedFile, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
-        records = read_records(listed.file, on_bytes, reporter(listed.name, unit, on_bad))
-        split = split_of(listed.name)
-        return to_documents(records, config, split, str(listed.file), listed.name, unit, on_bad)
-
+    read = partial(_read_documents, config, unit, read_records, split_of)
     options = {"metadata": config.metadata_fields, "on_duplicate_id": config.on_duplicate_id}
-    return corpus_of_files(config, files, read, config.source, **options)
+    return corpus_of_files(config, files, read, config.source, cut=cut, **options)
+
+
+def _read_documents(
+    config: CorpusConfig,
+    unit: str,
+    read_records: ReadRecords,
+    split_of: Callable[[str], Split | str],
+    part: FilePart,
+    on_bytes: OnBytes,
+    on_bad: OnBadRecord | None,
+) -> Iterator[Document]:
+    listed = part.listed
+    records = read_records(config, part, on_bytes, reporter(listed.name, unit, on_bad))
+    split = split_of(listed.name)
+    return to_documents(records, config, split, str(listed.file), listed.name, unit, on_bad)
 
 
 def to_documents(

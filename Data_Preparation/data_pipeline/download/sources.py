@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import Corpus, OnBadRecord, ReadProgress
+from data_pipeline.download.corpus import Corpus, OnBadRecord, Unit
 from data_pipeline.download.hub_records import open_hub_records
 from data_pipeline.download.hub_wikitext import open_hub_wikitext
 from data_pipeline.download.records import (
@@ -26,6 +27,7 @@ from data_pipeline.download.user_function import open_function
 from data_pipeline.download.web_pages import HTML, WARC, open_html, open_warc
 from data_pipeline.download.wikitext import open_wikitext
 from data_pipeline.types import Document
+from data_pipeline.user_files import OnBytes
 
 
 def _open_hub(config: CorpusConfig) -> Corpus:
@@ -68,18 +70,17 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     Raises:
         SourceError: the corpus does not exist or cannot be reached.
     """
-    corpus = SOURCES[config.source](config)
-    if config.limit is None:
+    corpus, limit = SOURCES[config.source](config), config.limit
+    if limit is None:
         return corpus
-    limit = config.limit
-
-    def first_documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        return islice(corpus.documents(on_bad), limit)
-
     # The bar counts documents, since the bytes of the files are not all read.
     return replace(
         corpus,
         description=f"the first {limit:,} documents of {corpus.description}",
-        documents=first_documents,
-        progress=ReadProgress(),
+        units=lambda: [Unit(partial(_first_documents, corpus, limit))],
     )
+
+
+def _first_documents(corpus: Corpus, limit: int, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
+    del on_bytes
+    return islice(corpus.documents(on_bad), limit)

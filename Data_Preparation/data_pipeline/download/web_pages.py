@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import (
     Corpus,
+    FilePart,
     OnBadRecord,
     corpus_of_files,
     files_under,
@@ -17,7 +19,7 @@ from data_pipeline.download.corpus import (
 from data_pipeline.download.records import reporter, to_documents
 from data_pipeline.errors import RecordError, SourceError
 from data_pipeline.types import Document
-from data_pipeline.user_files import ListedFile, OnBytes
+from data_pipeline.user_files import OnBytes
 from data_pipeline.user_files.text import open_stream
 from data_pipeline.utils import converted_errors, require
 
@@ -40,24 +42,26 @@ def open_html(config: CorpusConfig) -> Corpus:
     `sitename`, `description` and `language`, as the page says.
     """
     require("trafilatura", "html", "corpus.source html")
-    fields = config.model_copy(update=_FIELDS)
-
-    def read(listed: ListedFile, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
-        with (
-            converted_errors(OSError, SourceError, f"{listed.file} cannot be read"),
-            open_stream(listed.file, on_bytes) as stream,
-        ):
-            page = stream.read(_MAX_PAGE_BYTES + 1)
-        where = str(listed.file)
-
-        try:
-            values = {"id": listed.name, **_extract(page, "", where)}
-        except RecordError as error:
-            reporter(listed.name, "page", on_bad)(1, error)
-            return
-        yield from to_documents([(1, values)], fields, split_of_file(listed.name), where, listed.name, "page", on_bad)
-
+    read = partial(_read_html, config.model_copy(update=_FIELDS))
     return corpus_of_files(config, files_under(config, HTML), read, "html", metadata=config.metadata_fields)
+
+
+def _read_html(
+    fields: CorpusConfig, part: FilePart, on_bytes: OnBytes, on_bad: OnBadRecord | None
+) -> Iterator[Document]:
+    listed = part.listed
+    with (
+        converted_errors(OSError, SourceError, f"{listed.file} cannot be read"),
+        open_stream(listed.file, on_bytes) as stream,
+    ):
+        page = stream.read(_MAX_PAGE_BYTES + 1)
+    where = str(listed.file)
+    try:
+        values = {"id": listed.name, **_extract(page, "", where)}
+    except RecordError as error:
+        reporter(listed.name, "page", on_bad)(1, error)
+        return
+    yield from to_documents([(1, values)], fields, split_of_file(listed.name), where, listed.name, "page", on_bad)
 
 
 def open_warc(config: CorpusConfig) -> Corpus:
@@ -67,32 +71,37 @@ def open_warc(config: CorpusConfig) -> Corpus:
     those of the archive.
     """
     require("trafilatura", "warc", "corpus.source warc")
+    require("warcio", "warc", "corpus.source warc")
+    read = partial(_read_warc, config.model_copy(update=_FIELDS))
+    fields, on_duplicate_id = config.metadata_fields, config.on_duplicate_id
+    files = files_under(config, WARC)
+    return corpus_of_files(config, files, read, "warc", metadata=fields, on_duplicate_id=on_duplicate_id)
+
+
+def _read_warc(
+    fields: CorpusConfig, part: FilePart, on_bytes: OnBytes, on_bad: OnBadRecord | None
+) -> Iterator[Document]:
     warcio = require("warcio", "warc", "corpus.source warc")
-    fields = config.model_copy(update=_FIELDS)
+    listed = part.listed
+    report = reporter(listed.name, "record", on_bad)
+    where = str(listed.file)
 
-    def read(listed: ListedFile, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
-        report = reporter(listed.name, "record", on_bad)
-        where = str(listed.file)
+    def records() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        failures = (OSError, EOFError, ValueError, warcio.exceptions.ArchiveLoadFailed)
+        with (
+            converted_errors(failures, SourceError, f"{where} cannot be read as WARC"),
+            open_stream(listed.file, on_bytes) as stream,
+        ):
+            for number, record in enumerate(warcio.ArchiveIterator(stream), start=1):
+                try:
+                    values = _values_of_record(record, f"{where}, record {number}")
+                except RecordError as error:
+                    report(number, error)
+                    continue
+                if values is not None:
+                    yield number, values
 
-        def records() -> Iterator[tuple[int, Mapping[str, Any]]]:
-            failures = (OSError, EOFError, ValueError, warcio.exceptions.ArchiveLoadFailed)
-            with (
-                converted_errors(failures, SourceError, f"{where} cannot be read as WARC"),
-                open_stream(listed.file, on_bytes) as stream,
-            ):
-                for number, record in enumerate(warcio.ArchiveIterator(stream), start=1):
-                    try:
-                        values = _values_of_record(record, f"{where}, record {number}")
-                    except RecordError as error:
-                        report(number, error)
-                        continue
-                    if values is not None:
-                        yield number, values
-
-        yield from to_documents(records(), fields, split_of_file(listed.name), where, listed.name, "record", on_bad)
-
-    options = {"metadata": config.metadata_fields, "on_duplicate_id": config.on_duplicate_id}
-    return corpus_of_files(config, files_under(config, WARC), read, "warc", **options)
+    yield from to_documents(records(), fields, split_of_file(listed.name), where, listed.name, "record", on_bad)
 
 
 def _values_of_record(record: Any, where: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ three files of WikiText-2 have exactly their official 600, 60 and 60 articles.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from data_pipeline.download.corpus import (
     SPLIT_NAMES,
     Corpus,
     OnBadRecord,
-    ReadProgress,
+    Unit,
     content_hash,
     slug,
     split_of_file,
 )
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document, Split
-from data_pipeline.user_files import read_lines
+from data_pipeline.user_files import OnBytes, read_lines
 from data_pipeline.utils import sha256_of_file
 from data_pipeline.utils.markup import parse_heading
 from data_pipeline.utils.urls import is_url, without_secrets
@@ -146,17 +147,18 @@ def wikitext_files(paths: Sequence[str]) -> list[tuple[Path, Split | str]]:
 def open_wikitext(config: CorpusConfig) -> Corpus:
     """Open the local WikiText files at `corpus.path`."""
     files = wikitext_files(config.path)
-    progress = ReadProgress(sum(path.stat().st_size for path, _ in files))
-
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        del on_bad  # these files are known: a fault is an error
-        for path, split in files:
-            lines = (line for _, line in read_lines(path, progress.add))
-            yield from wikitext_documents(lines, split, config.name == "wikitext2", str(path))
-
+    is_official = config.name == "wikitext2"
+    units = [Unit(partial(_read, path, split, is_official), path.stat().st_size) for path, split in files]
     return Corpus(
         description=f"WikiText files in {config.path[0]}",
         identity={path.name: sha256_of_file(path) for path, _ in files},
-        documents=documents,
-        progress=progress,
+        units=lambda: units,
     )
+
+
+def _read(
+    path: Path, split: Split | str, check: bool, on_bytes: OnBytes, on_bad: OnBadRecord | None
+) -> Iterator[Document]:
+    del on_bad  # these files are known: a fault is an error
+    lines = (line for _, line in read_lines(path, on_bytes))
+    return wikitext_documents(lines, split, check, str(path))

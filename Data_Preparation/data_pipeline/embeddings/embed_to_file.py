@@ -63,6 +63,8 @@ class FilePlan:
     """Goes into the header; unfinished work with other metadata is not resumed."""
     row_name: Callable[[int], str]
     """Name of a row of the file, for messages."""
+    span: tuple[int, int] | None = None
+    """First and exclusive last row to fill; None for all. Several processes may fill a file at once."""
     zero_rows: IntArray | None = None
     """Rows without a text, shape (N,), which get a vector of zeros."""
     float16_advice: str = "Set embedding.precision to float32, or embedding.normalize to true."
@@ -97,12 +99,14 @@ def embed_to_file(
         ModelError: a vector cannot be computed, or does not fit into float16.
     """
     dim = engine.embedder.identity.dim
-    with closing(EmbeddingWriter(file.path, file.rows, dim, file.coding, file.metadata, overwrite)) as writer:
-        if finished := int(writer.done.sum()):
-            logger.info("Resuming %s: %d of %d rows done", file.path.name, finished, file.rows)
+    writer = EmbeddingWriter(file.path, file.rows, dim, file.coding, file.metadata, overwrite, file.span)
+    own = slice(*(file.span or (0, file.rows)))
+    with closing(writer):
+        if finished := int(writer.done[own].sum()):
+            logger.info("Resuming %s: %d of %d rows done", file.path.name, finished, own.stop - own.start)
         if file.zero_rows is not None:
             writer.write(file.zero_rows, np.zeros((len(file.zero_rows), dim), np.float32))
-        advance(int(writer.done.sum()))
+        advance(int(writer.done[own].sum()))
         last_flush, unsafe = time.monotonic(), 0
         try:
             for part in existing:

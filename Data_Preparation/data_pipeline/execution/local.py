@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from data_pipeline.config.execution import LocalSettings
-from data_pipeline.execution.parts import PortableStage, run_part, tasks_of_part
+from data_pipeline.execution.parts import FilesStage, run_part, tasks_of_part
 from data_pipeline.stages.base import TaskResult
 from data_pipeline.utils import configure_logging
 from data_pipeline.utils.system import usable_cores
@@ -14,7 +14,7 @@ from data_pipeline.utils.system import usable_cores
 logger = logging.getLogger(__name__)
 
 
-def run_local(stage: PortableStage, settings: LocalSettings) -> list[TaskResult]:
+def run_local(stage: FilesStage, settings: LocalSettings) -> list[TaskResult]:
     """Run the parts of this machine; see `LocalSettings`. A failed task does not stop the others.
 
     Raises:

@@ -11,7 +11,7 @@ from data_pipeline.stages.base import Stage, Task, TaskResult
 logger = logging.getLogger(__name__)
 
 
-class PortableStage(Stage[Any], Protocol):
+class FilesStage(Stage[Any], Protocol):
     """Stage that can be pickled, to run in other processes and on other machines."""
 
     def for_worker(self, rank: int) -> Self:
@@ -28,7 +28,7 @@ class PortableStage(Stage[Any], Protocol):
         """Check that no task failed; the error lists all that did."""
 
 
-def run_part(stage: PortableStage, rank: int, parts: int) -> list[TaskResult]:
+def run_part(stage: FilesStage, rank: int, parts: int) -> list[TaskResult]:
     """Run one part of a stage: every `parts`-th task, starting with `rank`.
 
     Raises:
@@ -41,12 +41,12 @@ def run_part(stage: PortableStage, rank: int, parts: int) -> list[TaskResult]:
     return [_attempt(worker, task) for task in tasks]
 
 
-def tasks_of_part(stage: PortableStage, rank: int, parts: int) -> list[Task]:
+def tasks_of_part(stage: FilesStage, rank: int, parts: int) -> list[Task]:
     """Return the tasks of one part."""
     return list(stage.tasks())[rank::parts]
 
 
-def _attempt(stage: PortableStage, task: Task) -> TaskResult:
+def _attempt(stage: FilesStage, task: Task) -> TaskResult:
     try:
         result = stage.run(task)
     except (DataPipelineError, OSError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipeline.config.execution import SlurmSettings
 from data_pipeline.errors import ConfigError, DataPipelineError
-from data_pipeline.execution.parts import PortableStage, run_part
+from data_pipeline.execution.parts import FilesStage, run_part
 from data_pipeline.stages.base import run_timestamp
 from data_pipeline.utils import configure_logging, require
 
@@ -29,7 +29,7 @@ class StageStep(PipelineStep):
 
     type = "files"
 
-    def __init__(self, stage: PortableStage, logging_dir: Path) -> None:
+    def __init__(self, stage: FilesStage, logging_dir: Path) -> None:
         super().__init__()
         self.name = stage.name
         self._stage, self._logging_dir = stage, logging_dir
@@ -56,7 +56,7 @@ class _Executor(SlurmPipelineExecutor):
         return str(super().get_launch_file_contents(sbatch_args, run_script))
 
 
-def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> str:
+def submit(stage: FilesStage, settings: SlurmSettings, logging_dir: Path) -> str:
     """Submit a stage to Slurm.
 
     Returns:
@@ -68,11 +68,30 @@ def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> 
     """
     # A new folder for each submission, since parts that finished with other inputs must not count.
     folder = logging_dir.resolve() / f"{stage.name}-slurm-{run_timestamp()}"
+    return submit_step(StageStep(stage, folder), settings, folder, f"{stage.name}_pipeline")
+
+
+def submit_step(step: PipelineStep, settings: SlurmSettings, folder: Path, name: str) -> str:
+    """Submit a step of datatrove's pipeline as a job array.
+
+    Args:
+        step: the step, each of whose ranks is a task of the array.
+        settings: description of the job.
+        folder: new folder for logs.
+        name: name of the job, if the settings have none.
+
+    Returns:
+        The id of the job.
+
+    Raises:
+        ConfigError: the path of the log folder has white space.
+        DataPipelineError: Slurm is not installed or rejects the job.
+    """
     if len(str(folder).split()) != 1:
-        raise ConfigError(f"logging_dir {logging_dir}: Slurm's script cannot have white space in this path")
+        raise ConfigError(f"logging_dir {folder}: Slurm's script cannot have white space in this path")
     executor = _Executor(
-        pipeline=[StageStep(stage, folder)],
-        job_name=settings.job_name or f"{stage.name}_pipeline",
+        pipeline=[step],
+        job_name=settings.job_name or name,
         logging_dir=str(folder),
         skip_completed=False,  # finished files are skipped instead of parts
         **_arguments(settings),
@@ -81,7 +100,8 @@ def submit(stage: PortableStage, settings: SlurmSettings, logging_dir: Path) -> 
         executor.run()
     except FileNotFoundError as error:
         raise DataPipelineError(
-            f"Slurm is not installed on this machine: {error}. Set running_on_slurm: false."
+            f"Slurm is not installed on this machine: {error}. Run this on a login node of the cluster, or choose "
+            "another execution.engine. Set running_on_slurm: false in a file of ML-Filter."
         ) from error
     except subprocess.CalledProcessError as error:
         raise DataPipelineError(f"Slurm did not take the job: {error}. Its message is above.") from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import StoreError
 from data_pipeline.preprocess.passes import Assignment
-from data_pipeline.preprocess.staging import Staging, in_order
+from data_pipeline.preprocess.staging import Staging, in_order, staged_file
 from data_pipeline.store.documents import (
     Documents,
     id_keys,
@@ -129,7 +129,7 @@ def stage_again(
     stored = documents.table["stored_id"].take(pa.array(renamed)).to_pylist()
     stored_ids = dict(zip(renumbered[renamed].tolist(), stored, strict=True))
     stored_ids.pop(_NEW, None)
-    return Candidates(Staging(work / "staging"), splits, rows_of_split, stored_ids)
+    return Candidates(Staging([staged_file(work / "staging")]), splits, rows_of_split, stored_ids)
 
 
 def _all_rows(
@@ -154,7 +154,7 @@ def _all_rows(
         table, kept = _renumbered(table, table["document_number"].to_numpy(), renumbered, candidates)
         yield table, _NEW, np.full(len(kept), _NEW, np.int64)
     if new is not None:
-        for _, table in Staging(new).batches():
+        for _, table in Staging([staged_file(new)]).batches():
             table, kept = _renumbered(table, table["document_number"].to_numpy(), new_numbers, candidates)
             yield table, _NEW, np.full(len(kept), _NEW, np.int64)
 

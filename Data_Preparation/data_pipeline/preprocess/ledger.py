@@ -14,6 +14,8 @@ from data_pipeline.utils.system import fsync_path
 STAGES_OF_OTHER_ROWS = ("duplicates", "decontamination")
 """Stages that leave out a row because of other rows, or of evaluation sets."""
 
+_GROUP_ROWS = 10_000
+
 _COLUMNS = ("text_id", "document_id", "stage", "reason", "duplicate_of")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
 _Row = tuple[str, str, str, str, str | None, float | None]
@@ -33,6 +35,7 @@ class DropLedger:
         self._schema = _SCHEMA.append(pa.field("overlap", pa.float64())) if with_overlap else _SCHEMA
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[_Row] = []
+        self._waiting = self._schema.empty_table()
         self.counts: Counter[str] = Counter()
         self.bad_records = 0
 
@@ -69,24 +72,34 @@ class DropLedger:
         """Write down one row."""
         self._rows.append((text_id, document_id, stage, reason, duplicate_of, overlap))
         self.counts[reason] += 1
-        if len(self._rows) >= 10_000:
+        if len(self._rows) >= _GROUP_ROWS:
             self._flush()
 
     def copy(self, rows: pa.Table) -> None:
-        """Write down rows of an earlier ledger."""
+        """Write down rows of another ledger."""
         self._flush()
-        self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
+        self._write(rows.select(self._schema.names).cast(self._schema))
         for entry in rows["reason"].value_counts().to_pylist():
             self.counts[entry["values"]] += entry["counts"]
 
     def close(self) -> None:
         """Finish the file."""
         self._flush()
+        if self._waiting.num_rows:
+            self._writer.write_table(self._waiting)
         self._writer.close()
         fsync_path(self._path)
 
     def _flush(self) -> None:
         if self._rows:
             columns = list(zip(*self._rows, strict=True))[: len(self._schema)]
-            self._writer.write_table(pa.table(columns, schema=self._schema))
-            self._rows.clear()
+            self._rows = []
+            self._write(pa.table(columns, schema=self._schema))
+
+    def _write(self, rows: pa.Table) -> None:
+        """Write rows in groups of the same size, whichever tables they come in."""
+        self._waiting = pa.concat_tables([self._waiting, rows])
+        while self._waiting.num_rows >= _GROUP_ROWS:
+            self._writer.write_table(self._waiting.slice(0, _GROUP_ROWS).combine_chunks())
+            self._waiting = self._waiting.slice(_GROUP_ROWS)
+        self._waiting = self._waiting.combine_chunks()

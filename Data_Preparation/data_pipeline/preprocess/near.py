@@ -3,8 +3,10 @@
 In scripts without spaces between words, the 5-grams are of characters (see `utils.words`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from rensa import RMinHash, RMinHashLSH
 
 from data_pipeline.utils.words import split_words
@@ -13,6 +15,7 @@ _SHINGLE_WORDS = 5
 _PERMUTATIONS = 128
 _SEED = 1
 _RECALL = 0.99
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shingles(text: str) -> set[str]:
@@ -26,6 +29,28 @@ def shingles(text: str) -> set[str]:
 def jaccard(left: set[str], right: set[str]) -> float:
     """Jaccard similarity of two sets, 0 to 1."""
     return len(left & right) / len(left | right)
+
+
+def bucket_keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint64]:
+    """Return the buckets of each text, shape (N, number of bands).
+
+    Of two near duplicates, 99 % or more share a bucket. No key is the largest number of 64 bits.
+
+    Args:
+        texts: texts.
+        threshold: see `NearIndex`.
+    """
+    rows = _rows_per_band(threshold)
+    bands = _PERMUTATIONS // rows
+    if not texts:
+        return np.zeros((0, bands), np.uint64)
+    sketches = RMinHash.digest_matrix_from_token_sets([list(shingles(text)) for text in texts], _PERMUTATIONS, _SEED)
+    digests = np.array(sketches.to_rows(), np.uint64).reshape(len(texts), bands, rows)
+    keys = np.tile(np.arange(1, bands + 1, dtype=np.uint64), (len(texts), 1))
+    for position in range(rows):
+        keys = (keys ^ digests[:, :, position]) * _MIX
+        keys ^= keys >> np.uint64(32)
+    return np.minimum(keys, np.uint64((1 << 64) - 2))
 
 
 class NearIndex:
@@ -42,19 +67,8 @@ class NearIndex:
         self._threshold, self._text_of = threshold, text_of
         self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, _PERMUTATIONS // _rows_per_band(threshold))
 
-    def find_and_add(self, texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
-        """Yield (key, key of the most similar earlier text) for each near duplicate; add the other texts."""
-        for key, text in texts:
-            own = shingles(text)
-            sketch = _sketch(own)
-            nearest = self._find_nearest(own, sketch)
-            if nearest is None:
-                self._lsh.insert(key, sketch)
-            else:
-                yield key, nearest[0]
-
     def add(self, key: int, text: str) -> None:
-        """Add a text without searching for its near duplicates."""
+        """Add a text."""
         self._lsh.insert(key, _sketch(shingles(text)))
 
     def matches(self, text: str) -> list[int]:

@@ -4,8 +4,8 @@ Whether a row repeats an earlier one is known only when all rows have been seen,
 between the passes, and memory does not grow with the corpus.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_pipeline.config import PreprocessConfig, SplitConfig
-from data_pipeline.download import Corpus
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS, cut_into_chunks, fit_long_rows
 from data_pipeline.preprocess.decontamination import Decontamination, decontaminate
 from data_pipeline.preprocess.document_ids import (
@@ -25,16 +24,15 @@ from data_pipeline.preprocess.document_ids import (
 )
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
-from data_pipeline.preprocess.near import NearIndex
+from data_pipeline.preprocess.near_pairs import near_repeats
 from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
 from data_pipeline.preprocess.row_filters import Filters, filter_columns
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.preprocess.tokens import TokenCounter
 from data_pipeline.store.manifest import ShardEntry
-from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
+from data_pipeline.store.paragraphs import ShardWriter, paragraph_schema, shard_name
 from data_pipeline.types import SPLITS, Document, IntArray, Split
-from data_pipeline.utils import progress_bar
 
 _ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -50,11 +48,18 @@ class CandidateCounts:
     """Tokens of the paragraphs that passed the filters of their text."""
     long_tokens: int = 0
     """Tokens of those of them that were dropped because they are too long."""
+    rows: int = 0
+    """Number of rows that passed all filters."""
+
+    def add(self, other: "CandidateCounts") -> None:
+        """Add other counts."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 def stage_candidates(
     documents: Iterable[Document],
-    corpora: Sequence[Corpus],
+    metadata: Mapping[str, str],
     counter: TokenCounter,
     config: PreprocessConfig,
     path: Path,
@@ -67,7 +72,7 @@ def stage_candidates(
 
     Args:
         documents: the documents.
-        corpora: corpora that they are read from, which have the same metadata.
+        metadata: types of the documents' metadata, by name.
         counter: counter of tokens.
         config: settings of cutting, cleaning and filtering.
         path: path of the file.
@@ -79,54 +84,62 @@ def stage_candidates(
     """
     writer: pa.RecordBatchFileWriter | None = None
     read = CandidateCounts()
-    metadata = dict(corpora[0].metadata)
-    sizes = [corpus.progress.total_bytes for corpus in corpora]
-    total = None if None in sizes else sum(filter(None, sizes))
-    with progress_bar(total, "Reading", "B" if total else "doc") as bar:
-        for batch in document_batches(documents):
-            first_number = read.documents
-            read.documents += len(batch)
-            read_bytes = sum(corpus.progress.read_bytes for corpus in corpora)
-            bar.update(read_bytes - bar.n if total else len(batch))
-            kept = filters.keep_documents(batch, dropped)
-            read.paragraphs += len(batch) - len(kept)
-            if not kept:
-                continue
-            batch, numbers = list(kept.values()), first_number + np.fromiter(kept, np.int64)
-            rows = extract_paragraphs(batch, config, metadata, filters.mask)
-            rows = rows.with_columns(document_number=pl.Series(numbers[rows["document_number"].to_numpy()]))
-            if config.unit == "chunk":
-                rows = cut_into_chunks(rows, config, counter)
-                if batch[0].format == "plain":
-                    rows = rows.with_columns(raw=pl.col("text"))  # the text of a chunk, not of its document
-            without_rows = np.flatnonzero(~np.isin(numbers, rows["document_number"].to_numpy()))
-            read.paragraphs += len(rows) + dropped.add_empty_documents(batch[n] for n in without_rows.tolist())
-            if not len(rows):
-                continue
-            reasons = [
-                quality_reason(raw, text, config)
-                for raw, text in zip(rows["raw"].to_list(), rows["text"].to_list(), strict=True)
-            ]
-            rows = dropped.record(rows.drop("raw"), "quality", reasons)
-            counts = counter.count(rows["text"].to_list())
-            rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
-            if config.too_long != "drop":
-                read.paragraphs -= len(rows)
-                rows = fit_long_rows(rows, config, counter)
-                read.paragraphs += len(rows)
-            token_counts: IntArray = rows["token_count"].to_numpy()
-            read.tokens += int(token_counts.sum())
-            read.long_tokens += int(token_counts[token_counts > config.max_tokens].sum())
-            rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in token_counts.tolist()])
-            rows = filters.keep_rows(rows, dropped)
-            if len(rows):
-                table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-                writer = writer or pa.ipc.new_file(path, table.schema)
-                writer.write_table(table)
+    for batch in document_batches(documents):
+        rows = _candidates(batch, metadata, counter, config, dropped, filters, read)
+        if len(rows):
+            table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pa.ipc.new_file(path, table.schema)
+            writer.write_table(table)
+            read.rows += len(rows)
     if writer is not None:
         writer.close()
     read.paragraphs += dropped.bad_records
     return read
+
+
+def _candidates(
+    batch: list[Document],
+    metadata: Mapping[str, str],
+    counter: TokenCounter,
+    config: PreprocessConfig,
+    dropped: DropLedger,
+    filters: Filters,
+    read: CandidateCounts,
+) -> pl.DataFrame:
+    """Rows of a batch of documents that pass all filters; what was read is counted."""
+    first_number = read.documents
+    read.documents += len(batch)
+    kept = filters.keep_documents(batch, dropped)
+    read.paragraphs += len(batch) - len(kept)
+    if not kept:
+        return pl.DataFrame()
+    batch, numbers = list(kept.values()), first_number + np.fromiter(kept, np.int64)
+    rows = extract_paragraphs(batch, config, dict(metadata), filters.mask)
+    rows = rows.with_columns(document_number=pl.Series(numbers[rows["document_number"].to_numpy()]))
+    if config.unit == "chunk":
+        rows = cut_into_chunks(rows, config, counter)
+        if batch[0].format == "plain":
+            rows = rows.with_columns(raw=pl.col("text"))  # the text of a chunk, not of its document
+    without_rows = np.flatnonzero(~np.isin(numbers, rows["document_number"].to_numpy()))
+    read.paragraphs += len(rows) + dropped.add_empty_documents(batch[n] for n in without_rows.tolist())
+    if not len(rows):
+        return rows
+    reasons = [
+        quality_reason(raw, text, config)
+        for raw, text in zip(rows["raw"].to_list(), rows["text"].to_list(), strict=True)
+    ]
+    rows = dropped.record(rows.drop("raw"), "quality", reasons)
+    counts = counter.count(rows["text"].to_list())
+    rows = rows.with_columns(pl.Series("token_count", counts, dtype=pl.Int64))
+    if config.too_long != "drop":
+        read.paragraphs -= len(rows)
+        rows = fit_long_rows(rows, config, counter)
+        read.paragraphs += len(rows)
+    token_counts: IntArray = rows["token_count"].to_numpy()
+    read.tokens += int(token_counts.sum())
+    read.long_tokens += int(token_counts[token_counts > config.max_tokens].sum())
+    rows = dropped.record(rows, "tokens", [count_reason(count, config) for count in token_counts.tolist()])
+    return filters.keep_rows(rows, dropped)
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,21 @@ class Assignment:
     """New ids of documents, by number of the document."""
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """Rows that repeat an earlier row, and that row, each of shape (N, 2)."""
+
+    exact: IntArray
+    near: IntArray
+
+    def kept(self, rows: int) -> NDArray[np.bool_]:
+        """Return whether each of all rows repeats none, shape (rows,)."""
+        keep = np.ones(rows, dtype=np.bool_)
+        keep[self.exact[:, 0]] = False
+        keep[self.near[:, 0]] = False
+        return keep
+
+
 def decide_rows(
     staging: Staging,
     config: PreprocessConfig,
@@ -148,6 +176,7 @@ def decide_rows(
     on_duplicate_id: str,
     decontamination: Decontamination,
     dropped: DropLedger,
+    repeats: Repeats,
 ) -> Assignment:
     """Decide which staged rows are kept and in which split; those left out because of other rows go into the ledger.
 
@@ -158,11 +187,12 @@ def decide_rows(
         on_duplicate_id: handling of documents with the id of an earlier one; see `CorpusConfig`.
         decontamination: settings of decontamination, and the evaluation sets.
         dropped: ledger.
+        repeats: rows that repeat an earlier one.
 
     Raises:
         SourceError: two documents have the same id, or an evaluation set cannot be read.
     """
-    keep = mark_duplicates(staging, config, dropped)
+    keep = mark_duplicates(staging, repeats, dropped)
     if on_duplicate_id == "fail":
         reject_duplicate_ids(staging, keep)
     if on_duplicate_id == "drop":
@@ -175,31 +205,33 @@ def decide_rows(
     return Assignment(keep, positions, ids)
 
 
-def mark_duplicates(staging: Staging, config: PreprocessConfig, dropped: DropLedger) -> NDArray[np.bool_]:
-    """Whether each staged row is kept, shape (N,); those that repeat an earlier row go into the ledger."""
-    keep = np.ones(len(staging), dtype=np.bool_)
+def find_repeats(staging: Staging, config: PreprocessConfig, folder: Path) -> Repeats:
+    """Find the rows that repeat an earlier one, in this process.
 
-    def drop(pairs: Iterator[tuple[int, int]], reason: str) -> None:
-        for row, first in pairs:
-            keep[row] = False
+    Args:
+        staging: staged rows.
+        config: settings of deduplication.
+        folder: folder for files, which does not exist yet and is removed.
+    """
+    repeats = Repeats(exact_repeats(staging, config), np.zeros((0, 2), np.int64))
+    if not config.near_dedup:
+        return repeats
+    return replace(repeats, near=near_repeats(staging, repeats.kept(len(staging)), config.near_threshold, folder))
+
+
+def exact_repeats(staging: Staging, config: PreprocessConfig) -> IntArray:
+    """Find the rows with the text of an earlier one, if these are to be left out; see `Repeats`."""
+    pairs = list(staging.repeats("text")) if config.exact_dedup else []
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def mark_duplicates(staging: Staging, repeats: Repeats, dropped: DropLedger) -> NDArray[np.bool_]:
+    """Whether each staged row is kept, shape (N,); those that repeat an earlier row go into the ledger."""
+    for pairs, reason in ((repeats.exact, "exact_duplicate"), (repeats.near, "near_duplicate")):
+        for row, first in pairs.tolist():
             text_id, document_id = staging.value("text_id", row), staging.value("document_id", row)
             dropped.add(text_id, document_id, "duplicates", reason, staging.value("text_id", first))
-
-    if config.exact_dedup:
-        drop(staging.repeats("text"), "exact_duplicate")
-    if config.near_dedup:
-        index = NearIndex(config.near_threshold, lambda row: staging.value("text", row))
-        drop(index.find_and_add(_kept_texts(staging, keep)), "near_duplicate")
-    return keep
-
-
-def _kept_texts(staging: Staging, keep: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-    with progress_bar(len(staging), "Looking for near duplicates", "row") as bar:
-        for start, table in staging.batches():
-            for row, text in enumerate(table["text"].to_pylist(), start):
-                if keep[row]:
-                    yield row, text
-            bar.update(table.num_rows)
+    return repeats.kept(len(staging))
 
 
 def assign_splits(
@@ -250,11 +282,59 @@ def write_splits(
         stems: stem of the file names of each split that has rows to write, or gets an empty file.
         folder: folder that is not published yet.
     """
-    writers = {split: ParagraphWriter(folder, stem, schema, shard_rows) for split, stem in stems.items()}
-    for start, staged in staging.batches():
-        mask = written[start : start + staged.num_rows]
-        positions = assigned.positions[start : start + staged.num_rows][mask]
-        rows = rename_documents(staged.filter(pa.array(mask)), assigned.new_ids).select(schema.names).cast(schema)
-        for split, writer in writers.items():
-            writer.write(rows.filter(pa.array(positions == SPLITS.index(split))))
-    return {split: writer.close() for split, writer in writers.items()}
+    return {
+        split: [
+            write_shard(staging, shard, assigned, schema, folder)
+            for shard in shards_of_split(split, stem, written, assigned, shard_rows)
+        ]
+        for split, stem in stems.items()
+    }
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """Rows that are written to one file."""
+
+    split: Split
+    name: str
+    """Name of the file."""
+    rows: IntArray
+    """Their numbers, ascending, shape (N,)."""
+
+
+def shards_of_split(
+    split: Split, stem: str, written: NDArray[np.bool_], assigned: Assignment, shard_rows: int
+) -> list[ShardRows]:
+    """Divide the rows of a split into shards; a split without rows has an empty one.
+
+    Args:
+        split: the split.
+        stem: stem of the file names.
+        written: whether a row is written, shape (N,).
+        assigned: splits of the rows.
+        shard_rows: maximum number of rows in a file.
+    """
+    rows = np.flatnonzero(written & (assigned.positions == SPLITS.index(split)))
+    parts = np.split(rows, range(shard_rows, len(rows), shard_rows))
+    return [ShardRows(split, shard_name(stem, ".parquet", index, len(parts)), part) for index, part in enumerate(parts)]
+
+
+def write_shard(
+    staging: Staging, shard: ShardRows, assigned: Assignment, schema: pa.Schema, folder: Path
+) -> ShardEntry:
+    """Write one shard; several processes may write the same one at once.
+
+    Args:
+        staging: staged rows.
+        shard: rows of the shard.
+        assigned: new ids of documents.
+        schema: schema of the file.
+        folder: folder that is not published yet.
+    """
+    writer = ShardWriter(folder / shard.name, schema)
+    if len(shard.rows):
+        for start, staged in staging.batches(int(shard.rows[0]), int(shard.rows[-1]) + 1):
+            span = slice(*np.searchsorted(shard.rows, [start, start + staged.num_rows]))
+            rows = staged.take(pa.array(shard.rows[span] - start))
+            writer.write(rename_documents(rows, assigned.new_ids).select(schema.names).cast(schema))
+    return writer.close()

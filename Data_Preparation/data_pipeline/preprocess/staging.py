@@ -5,11 +5,14 @@ so the candidates are written once and read again.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_pipeline.types import IntArray
@@ -17,40 +20,76 @@ from data_pipeline.types import IntArray
 _PART_ROWS = 1_000_000  # rows compared at a time, which takes 50 bytes for each
 _TAKEN_ROWS = 8192  # read at a time in another order
 _BLOCK_ROWS = 1_000_000  # rows of which a part is chosen at a time
+_OPEN_FILES = 64  # of which single rows are read
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """File of staged rows, which `passes.stage_candidates` wrote."""
+
+    path: Path
+    rows: int
+    """Number of its rows."""
+    first_document: int = 0
+    """Number that is added to those of its documents."""
+
+
+def staged_file(path: Path) -> StagedFile:
+    """Return a file of staged rows, with their number."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        return StagedFile(path, sum(reader.get_batch(index).num_rows for index in range(reader.num_record_batches)))
 
 
 class Staging:
-    """Staged rows, mapped into memory and numbered from 0.
+    """Staged rows of one or more files, mapped into memory and numbered from 0.
 
     Args:
-        path: file that `passes.stage_candidates` wrote.
+        files: the files, in order.
     """
 
-    def __init__(self, path: Path) -> None:
-        # All rows are read through a file and single rows through a memory map, because reading a whole
-        # map would keep the whole file resident.
-        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
-        self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    def __init__(self, files: Sequence[StagedFile]) -> None:
+        self._files = files
+        self._starts = np.cumsum([0, *(file.rows for file in files)])
+        self._mapped = lru_cache(_OPEN_FILES)(lambda path: pa.ipc.open_file(pa.memory_map(str(path))).read_all())
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._starts[-1])
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the staged rows."""
-        return self._table.schema
+        return self._mapped(self._files[0].path).schema
 
-    def batches(self) -> Iterator[tuple[int, pa.Table]]:
-        """All rows in batches, each with the number of its first row."""
-        start = 0
-        for index in range(self._reader.num_record_batches):
-            batch = self._reader.get_batch(index)
-            yield start, pa.Table.from_batches([batch])
-            start += batch.num_rows
+    def batches(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """Rows in batches, each with the number of its first row.
+
+        Args:
+            start: first row; batches that end before it are left out.
+            end: last row, exclusive; batches that begin at or after it are left out. None for all.
+        """
+        end = len(self) if end is None else end
+        first = max(0, int(np.searchsorted(self._starts, start, "right")) - 1)
+        for number in range(first, len(self._files)):
+            if self._starts[number] >= end:
+                return
+            yield from self._batches_of(number, start, end)
+
+    def _batches_of(self, number: int, start: int, end: int) -> Iterator[tuple[int, pa.Table]]:
+        # All rows are read through a file and single rows through a memory map, because reading a whole
+        # map would keep the whole file resident.
+        file, row = self._files[number], int(self._starts[number])
+        with pa.OSFile(str(file.path)) as source, pa.ipc.open_file(source) as reader:
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                if row + batch.num_rows > start and row < end:
+                    yield row, _numbered(pa.Table.from_batches([batch]), file.first_document)
+                row += batch.num_rows
 
     def value(self, column: str, row: int) -> str:
-        """Value of a column in one row."""
-        return str(self._table[column][row].as_py())
+        """Value of a column of texts in one row."""
+        number = int(np.searchsorted(self._starts, row, "right")) - 1
+        table = self._mapped(self._files[number].path)
+        return str(table[column][row - int(self._starts[number])].as_py())
 
     def numbers(self, column: str) -> IntArray:
         """Values of a column of integers, shape (N,)."""
@@ -112,6 +151,14 @@ def _rows_of_part(
             mask = mask & (block % np.uint64(parts) == np.uint64(part))
         rows.append(start + np.flatnonzero(mask))
     return np.concatenate([np.zeros(0, np.intp), *rows])
+
+
+def _numbered(table: pa.Table, first_document: int) -> pa.Table:
+    """Add to the numbers of the documents."""
+    if first_document == 0:
+        return table
+    index = table.schema.get_field_index("document_number")
+    return table.set_column(index, "document_number", pc.add(table["document_number"], first_document))
 
 
 def in_order(batches: Sequence[pa.RecordBatch], order: IntArray) -> Iterator[pa.Table]:

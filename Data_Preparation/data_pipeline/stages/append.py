@@ -25,13 +25,13 @@ from data_pipeline.config import Config, CorpusConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.errors import ConfigError, NotFoundError, SourceError, StaleStageError
 from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
-from data_pipeline.preprocess.bad_records import usable_documents
+from data_pipeline.preprocess.bad_records import RecordCounts, usable_documents
 from data_pipeline.preprocess.changes import Changes, NewOrder
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
 from data_pipeline.preprocess.decontamination import Decontamination
 from data_pipeline.preprocess.growth import Candidates, stage_again, write_growth
 from data_pipeline.preprocess.ledger import STAGES_OF_OTHER_ROWS, DropLedger
-from data_pipeline.preprocess.passes import Assignment, decide_rows, stage_candidates, write_splits
+from data_pipeline.preprocess.passes import Assignment, decide_rows, find_repeats, stage_candidates, write_splits
 from data_pipeline.preprocess.row_filters import load_filters
 from data_pipeline.stages.preprocess import Source, described_split, paragraph_settings
 from data_pipeline.store import ParagraphStore, write_manifest
@@ -46,7 +46,7 @@ from data_pipeline.store.manifest import (
 from data_pipeline.store.paragraphs import DELETED, write_deleted
 from data_pipeline.store.versions import carry_versions, keep_embeddings, keep_version
 from data_pipeline.types import SPLITS, EvaluationSet, IntArray, Split
-from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils import progress_bar, sha256_of_file
 from data_pipeline.utils.files import link_or_copy
 from data_pipeline.utils.folders import new_folder
 from data_pipeline.utils.system import fsync_path
@@ -157,8 +157,9 @@ class Appended:
         config = self.config
         decontamination = Decontamination(config.decontamination, self.evaluation_sets)
         on_duplicate_id = str(manifest["settings"]["corpus"].get("on_duplicate_id", "fail"))
+        repeats = find_repeats(candidates.staging, config.preprocess, new_folder(config.processed_dir) / "near")
         assigned = decide_rows(
-            candidates.staging, config.preprocess, config.split, on_duplicate_id, decontamination, dropped
+            candidates.staging, config.preprocess, config.split, on_duplicate_id, decontamination, dropped, repeats
         )
         dropped.close()
         if not assigned.keep.any():
@@ -240,8 +241,13 @@ class Appended:
         library = load_fast_library(self.tokenizer) if config.preprocess.fast_tokens == "auto" else None
         counter = TokenCounter(self.tokenizer, library)
         filters = load_filters(config.filters, corpus.metadata, CHUNK_COLUMNS if config.preprocess.cuts else ())
-        documents = changes.new_documents(usable_documents(corpus, dropped))
-        stage_candidates(documents, [corpus], counter, config.preprocess, new / "staging new", dropped, filters)
+        records, metadata, staged = RecordCounts(), dict(corpus.metadata), new / "staging new"
+        with progress_bar(None, "Reading", "B") as bar:
+            documents = usable_documents(corpus.read, corpus.max_bad_share, dropped, records, bar.update)
+            documents = changes.new_documents(documents)
+            stage_candidates(documents, metadata, counter, config.preprocess, staged, dropped, filters)
+        records.check(corpus.max_bad_share)
+        records.log()
         return filters.counts()
 
     def _manifest(

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 from data_pipeline.utils import atomic_write_json, exclusive, progress_bar
 
@@ -35,7 +35,9 @@ class Task:
     name: str
     """Name that is the same in every run."""
     index: int = 0
-    """Position among the tasks of the stage."""
+    """Position among the tasks of the stage, or of its file."""
+    rows: tuple[int, int] | None = None
+    """First and exclusive last row of the file that the task is for; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,12 @@ class Stage(Protocol[R_co]):
         """Activity of the stage for the progress bar, such as `Embedding train`."""
 
     @property
-    def rows(self) -> int:
-        """Number of rows of all tasks; 0 for no progress bar."""
+    def rows(self) -> int | None:
+        """Number of rows of all tasks; 0 for no progress bar, None if it is not known."""
+
+    @property
+    def unit(self) -> str:
+        """What progress counts, such as `row`."""
 
     @property
     def outputs(self) -> Sequence[Output]:
@@ -91,11 +97,47 @@ class Stage(Protocol[R_co]):
         """Combine the results, and write the manifest last; without results, all outputs were already finished."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """Where one of several workers runs."""
+
+    name: str
+    """Name that no other worker has."""
+    device: str | None = None
+    """Torch device of the worker; None for that of the config."""
+    threads: int = 1
+    """Threads that the worker uses for computing."""
+
+
+class PortableStage(Stage[Any], Protocol):
+    """Stage that can be pickled, so that other processes run its tasks."""
+
+    def portable(self) -> "PortableStage":
+        """Return the stage as other processes get it, after what is to be done once."""
+
+    def for_worker(self, place: WorkerPlace) -> Stage[Any]:
+        """Return the stage for a worker, which loads what it needs there.
+
+        Raises:
+            DataPipelineError: a model cannot be loaded.
+        """
+
+
+def is_portable(stage: Stage[Any]) -> TypeGuard[PortableStage]:
+    """Return whether other processes can run the tasks of a stage."""
+    return hasattr(stage, "for_worker")
+
+
 class Executor(Protocol):
     """Function that runs tasks of a stage, here or elsewhere, and returns their results in order."""
 
     def __call__(self, stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
         """Run all tasks; an error of a task is raised."""
+
+
+def workers_of(execute: Executor) -> int:
+    """Return the number of processes that run the tasks of an executor."""
+    return int(getattr(execute, "workers", 1))
 
 
 def run_in_order(stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
@@ -156,7 +198,7 @@ def run_stage(stage: Stage[R], *, overwrite: bool = False, execute: Executor = r
     finished = [output.is_finished(overwrite) for output in stage.outputs]
     if finished and all(finished):
         return stage.finish([])
-    with progress_bar(stage.rows, stage.name, "row") if stage.rows else nullcontext() as bar:
+    with nullcontext() if stage.rows == 0 else progress_bar(stage.rows, stage.name, stage.unit) as bar:
         results = execute(stage, stage.tasks(), _ignore if bar is None else bar.update)
     return stage.finish(results)
 

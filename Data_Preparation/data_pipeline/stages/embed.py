@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,18 @@ from data_pipeline.embeddings.embed_to_file import ExistingVectors, FilePlan, Wi
 from data_pipeline.embeddings.plan import Plan
 from data_pipeline.errors import StaleStageError, StoreError
 from data_pipeline.stages.api_costs import check_cost, cost_of, usage_since
-from data_pipeline.stages.base import Advance, Task, TaskResult, run_at_once, run_in_order, run_stage
+from data_pipeline.stages.base import (
+    Advance,
+    Executor,
+    Task,
+    TaskResult,
+    WorkerPlace,
+    run_at_once,
+    run_in_order,
+    run_stage,
+    workers_of,
+)
+from data_pipeline.stages.embed_workers import EmbeddingRecipe, block_rows, tally_since, with_workers
 from data_pipeline.stages.recorded_probes import identity_with_recorded_probes
 from data_pipeline.stages.reuse import Reuse
 from data_pipeline.stages.shard_plans import ShardPlan, ShardPlanner, special_tokens_of
@@ -69,6 +82,7 @@ def embed_split(
     folder: Path,
     overwrite: bool = False,
     reuse: Reuse | None = None,
+    execute: Executor = run_in_order,
 ) -> SplitResult:
     """Embed the shards of a split into a folder, resuming where an earlier run stopped.
 
@@ -81,6 +95,7 @@ def embed_split(
         overwrite: whether to replace vectors that were made with other settings or are damaged; finished work with
             the same settings is kept.
         reuse: finds vectors that exist already; None to compute all.
+        execute: runs the tasks, if no server computes the vectors.
 
     Raises:
         StaleStageError: the split was embedded with other settings, and `overwrite` is false.
@@ -90,7 +105,10 @@ def embed_split(
     """
     stage = open_stage(store, split, embedder, config, folder, overwrite, reuse)
     remote = embedder.runtime.remote
-    execute = run_at_once(_SHARDS_AT_ONCE, remote.interrupt) if remote else run_in_order
+    if remote:
+        execute = run_at_once(_SHARDS_AT_ONCE, remote.interrupt)
+    elif (workers := workers_of(execute)) > 1:
+        stage.block_rows = block_rows(stage.rows, workers)
     return run_stage(stage, overwrite=overwrite, execute=execute)
 
 
@@ -144,11 +162,16 @@ class SplitEmbeddings(SplitStage):
     output: SplitOutput
     overwrite: bool
     reuse: Reuse | None = None
+    block_rows: int | None = None
+    """Rows of a task; None for those of a shard."""
+    is_worker: bool = field(default=False, init=False)
+    """Whether it is that of a worker, whose tallies are added up elsewhere."""
+    attention: str = field(init=False)
     engine: Engine = field(init=False)
     coding: Coding = field(init=False)
     _shard_planner: ShardPlanner = field(init=False)
     _prepared: bool = field(default=False, init=False)
-    _plans: dict[int, Future[ShardPlan]] = field(default_factory=dict, init=False)
+    _plans: dict[Task, Future[ShardPlan]] = field(default_factory=dict, init=False)
     _planner: ThreadPoolExecutor = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     """Held by one of several tasks that run at once, while it prepares."""
@@ -156,6 +179,7 @@ class SplitEmbeddings(SplitStage):
     def __post_init__(self) -> None:
         self.engine = Engine(self.embedder, self.config.batch_tokens, self.config.batch_size)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self.attention = self.embedder.runtime.attention
         remote = self.embedder.runtime.remote
         self._usage_before = replace(remote.usage) if remote else None
 
@@ -164,25 +188,65 @@ class SplitEmbeddings(SplitStage):
         """Activity of the stage, for the progress bar."""
         return f"Embedding {self.output.split}"
 
+    def tasks(self) -> list[Task]:
+        """Return one task for each file, or for each block of rows of a file."""
+        whole = super().tasks()
+        if self.block_rows is None:
+            return whole
+        return [block for task in whole for block in self._blocks(task, self.block_rows)]
+
+    def _blocks(self, task: Task, size: int) -> list[Task]:
+        rows = self.output.paragraphs[task.index].rows
+        starts = range(0, rows, size) if rows > size else ()
+        return [replace(task, name=f"{task.name}-{n}", rows=(n, min(n + size, rows))) for n in starts] or [task]
+
+    def portable(self) -> EmbeddingRecipe:
+        """Return the stage as other processes get it, after the calibration."""
+        self._prepare()
+        roots = self.reuse.roots if self.reuse else None
+        recipe = (self.store, self.identity, self.config, self.output, self.overwrite, self.coding)
+        return EmbeddingRecipe(*recipe, self.attention, roots, type(self))
+
+    def for_worker(self, place: WorkerPlace) -> "SplitEmbeddings":
+        """Return the stage itself, in the process that loaded the model."""
+        del place
+        return self
+
+    def take_over(self, coding: Coding, attention: str) -> None:
+        """Make it the stage of a worker.
+
+        Args:
+            coding: coding of the stored vectors, which may have been calibrated.
+            attention: attention that the header of a file names.
+        """
+        self.coding, self.attention, self.is_worker = coding, attention, True
+        special_tokens = special_tokens_of(self.store, self.embedder)
+        self._shard_planner = ShardPlanner(self.embedder, coding, self.output.folder, special_tokens, self.reuse)
+        self._prepared = True
+
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
-        """Embed one shard, while the next one is planned in a thread."""
+        """Embed one shard or block, while the next shard is planned in a thread."""
         shard, path = self.output.paragraphs[task.index], self.output.paths[task.index]
         with self._lock:
             self._prepare()
-            planned = self._planned(task.index)
-            del self._plans[task.index]
-            self._planned_ahead(task.index)
+            planned = self._planned(task)
+            del self._plans[task]
+            if task.rows is None and not self.is_worker:
+                self._planned_ahead(task.index)
         plan = planned.result()
-        facts = {"truncated": plan.truncated}
+        first, last = task.rows or (0, shard.rows)
+        facts: dict[str, Any] = {"truncated": plan.truncated}
         if self._is_written(path, shard):
             # A crash came after the file was published and before the manifest recorded it.
-            advance(shard.rows)
-            return TaskResult(task.name, shard.rows, skipped=True, facts=facts)
-        file = FilePlan(path, shard.rows, self.coding, self._metadata(shard), row_name=lambda row: row_id(shard, row))
+            advance(last - first)
+            return TaskResult(task.name, last - first, skipped=True, facts=facts)
+        metadata = self._metadata(shard)
+        file = FilePlan(path, shard.rows, self.coding, metadata, lambda row: row_id(shard, row), task.rows)
         copied = np.zeros(shard.rows, np.bool_)
+        before = replace(self.engine.tally, recomputed=dict(self.engine.tally.recomputed))
         embed_to_file(
             file,
-            self._windows(shard, path, plan, copied),
+            self._windows(shard, path, plan, copied, (first, last)),
             self.engine,
             advance=advance,
             existing=self._existing(plan, copied),
@@ -191,11 +255,14 @@ class SplitEmbeddings(SplitStage):
         )
         with self.engine.lock:
             self.engine.tally.reused += int(copied.sum())
-        return TaskResult(task.name, shard.rows, facts=facts)
+        if self.is_worker:
+            facts["tally"] = tally_since(before, self.engine.tally)
+        return TaskResult(task.name, last - first, facts=facts)
 
     def finish(self, results: Sequence[TaskResult]) -> SplitResult:
         """Write the manifest."""
-        dim, tally = self.embedder.identity.dim, self.engine.tally
+        dim = self.embedder.identity.dim
+        tally = with_workers(self.engine.tally, (result.facts.get("tally", {}) for result in results))
         if not results:
             manifest = read_manifest(self.output.folder, EmbeddingManifest)
             truncated = manifest["splits"][self.output.split]["truncated"] if manifest else 0
@@ -254,7 +321,7 @@ class SplitEmbeddings(SplitStage):
     def _metadata(self, shard: ParagraphShard) -> dict[str, str]:
         return {
             **self.identity.to_metadata(),
-            "attention": self.embedder.runtime.attention,
+            "attention": self.attention,
             "split": self.output.split,
             "package_version": version("elm-data-preparation"),
             "ids_sha256": shard.ids_sha256,
@@ -264,13 +331,18 @@ class SplitEmbeddings(SplitStage):
     def _planned_ahead(self, index: int) -> None:
         """Plan the shard that is next, also after those that run at once with this one."""
         ahead = _SHARDS_AT_ONCE if self.embedder.runtime.remote else 1
-        if index + ahead < len(self.output.paragraphs):
-            self._planned(index + ahead)
+        following = next((task for task in self._every_task if task.index == index + ahead), None)
+        if following is not None:
+            self._planned(following)
 
-    def _planned(self, index: int) -> Future[ShardPlan]:
-        if index not in self._plans:
-            self._plans[index] = self._planner.submit(self._plan, self.output.paragraphs[index])
-        return self._plans[index]
+    @cached_property
+    def _every_task(self) -> list[Task]:
+        return self.tasks()
+
+    def _planned(self, task: Task) -> Future[ShardPlan]:
+        if task not in self._plans:
+            self._plans[task] = self._planner.submit(self._plan, self.output.paragraphs[task.index], task.rows)
+        return self._plans[task]
 
     def _existing(self, plan: ShardPlan, copied: NDArray[np.bool_]) -> Iterator[ExistingVectors]:
         """Read the vectors that exist already, and mark their rows in `copied`."""
@@ -281,17 +353,17 @@ class SplitEmbeddings(SplitStage):
             yield ExistingVectors(rows, vectors, is_coded)
 
     def _windows(
-        self, shard: ParagraphShard, path: Path, plan: ShardPlan, copied: NDArray[np.bool_]
+        self, shard: ParagraphShard, path: Path, plan: ShardPlan, copied: NDArray[np.bool_], span: tuple[int, int]
     ) -> Iterator[Window]:
         """Rows to compute: those without a vector, and those whose vector could not be copied after all."""
         yield Window(plan.rows, lambda: self._announced(plan.plan, path))
-        left = np.setdiff1d(np.flatnonzero(~copied), plan.rows)
+        left = np.setdiff1d(span[0] + np.flatnonzero(~copied[slice(*span)]), plan.rows)
         if len(left):
             yield Window(left, lambda: self._shard_planner.plan_rows(shard, left))
 
-    def _plan(self, shard: ParagraphShard) -> ShardPlan:
+    def _plan(self, shard: ParagraphShard, span: tuple[int, int] | None) -> ShardPlan:
         started, tally = time.perf_counter(), self.engine.tally
-        plan = self._shard_planner.plan(shard)
+        plan = self._shard_planner.plan(shard, span)
         with self.engine.lock:
             tally.planning_s += time.perf_counter() - started
             tally.truncated += plan.truncated

@@ -95,6 +95,7 @@ class WeakLabels:
     reranker: Reranker | None
 
     name = "Labelling"
+    unit = "row"
     rows = 0
     """The judge shows its own progress."""
     outputs = ()

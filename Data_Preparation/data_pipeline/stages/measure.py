@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from data_pipeline.config import Config, FolderName, Section, explain
 from data_pipeline.errors import ConfigError, SelectionError
 from data_pipeline.metrics.base import Columns, Measure
-from data_pipeline.stages.base import Advance, Task, TaskResult, run_stages
+from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, WorkerPlace, run_in_order, run_stages
 from data_pipeline.stages.features import features_from_rows
 from data_pipeline.stages.score_output import ScoreOutput
 from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
@@ -49,6 +49,7 @@ def compute_metric(
     called: str | None = None,
     label: str | None = None,
     overwrite: bool = False,
+    execute: Executor = run_in_order,
 ) -> dict[Split, Measured]:
     """Compute a measure of a corpus, and store it as score columns.
 
@@ -61,6 +62,7 @@ def compute_metric(
             Perplexities of two models need two names.
         label: column with the class, for measures that need it.
         overwrite: whether to replace scores of the same name with other settings.
+        execute: runs the tasks of a measure that looks at each row by itself.
 
     Raises:
         ConfigError: the measure or a parameter is unknown, or a column of that name exists already.
@@ -79,7 +81,9 @@ def compute_metric(
         for split in splits:
             yield _open_stage(config, name, metric, settings, split, stored_as, label)
 
-    return dict(zip(splits, run_stages(stages(), config.scores_dir, overwrite=overwrite), strict=True))
+    engine = execute if metric.row_by_row else run_in_order
+    measured = run_stages(stages(), config.scores_dir, overwrite=overwrite, execute=engine)
+    return dict(zip(splits, measured, strict=True))
 
 
 measure = compute_metric
@@ -124,6 +128,7 @@ class MetricScores:
     """Names of the columns in the store, by columns of the metric."""
     output: ScoreOutput
     rows: int = 0  # metrics that take long show progress of their own
+    unit: str = "row"
 
     @property
     def name(self) -> str:
@@ -142,6 +147,15 @@ class MetricScores:
     def tasks(self) -> list[Task]:
         """Return one task for each paragraph shard."""
         return self.output.tasks()
+
+    def portable(self) -> Self:
+        """Return the stage; other processes open the rows for themselves."""
+        return self
+
+    def for_worker(self, place: WorkerPlace) -> Self:
+        """Return the stage; the measure chooses its device."""
+        del place
+        return self
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Compute the file of one shard."""

@@ -14,7 +14,7 @@ from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.embeddings import load_embedder, load_tokenizer
 from data_pipeline.errors import ConfigError, NotFoundError
 from data_pipeline.stages.append import Appended, Growth, open_appended
-from data_pipeline.stages.base import run_stage, write_run_record
+from data_pipeline.stages.base import Executor, run_in_order, run_stage, write_run_record
 from data_pipeline.stages.embed import SplitResult, embed_split, stored_precision
 from data_pipeline.stages.preprocess import CorpusParagraphs, Source, is_processed_file
 from data_pipeline.stages.reuse import Reuse
@@ -79,7 +79,11 @@ class Report:
 
 
 def run_pipeline(
-    config: Config, skip_download: bool = False, skip_embeddings: bool = False, overwrite: bool = False
+    config: Config,
+    skip_download: bool = False,
+    skip_embeddings: bool = False,
+    overwrite: bool = False,
+    execute: Executor = run_in_order,
 ) -> Report:
     """Run the main pipeline: corpus -> paragraphs -> embeddings, and sparse vectors if their model is named.
 
@@ -90,15 +94,16 @@ def run_pipeline(
         skip_download: whether to use the existing paragraphs without reading the corpus.
         skip_embeddings: whether to stop after the paragraphs.
         overwrite: whether to replace outputs that were made with other settings or are damaged.
+        execute: runs the tasks of the stages.
 
     Raises:
         DataPipelineError: see `data_pipeline.errors`.
     """
-    report = prepare_paragraphs(config, skip_download, overwrite)
+    report = prepare_paragraphs(config, skip_download, overwrite, execute)
     if not skip_embeddings:
-        embed_corpus(config, SPLITS, overwrite, report)
+        embed_corpus(config, SPLITS, overwrite, report, execute)
         if config.sparse.model_name is not None:
-            make_sparse_corpus(config, SPLITS, overwrite, report)
+            make_sparse_corpus(config, SPLITS, overwrite, report, execute)
     save_run(config, report)
     return report
 
@@ -107,7 +112,9 @@ run = run_pipeline
 """Former name of `run_pipeline`."""
 
 
-def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: bool = False) -> Report:
+def prepare_paragraphs(
+    config: Config, skip_download: bool = False, overwrite: bool = False, execute: Executor = run_in_order
+) -> Report:
     """Make the paragraphs of a corpus, unless they exist.
 
     Raises:
@@ -124,13 +131,15 @@ def prepare_paragraphs(config: Config, skip_download: bool = False, overwrite: b
         evaluation_sets = open_evaluation_sets(config.decontamination)
         tokenizer, source = load_tokenizer(config.embedding), Source(open_corpus(config.corpus), config.corpus)
         appended = partial(open_appended, folder, source)
-        stage = CorpusParagraphs(config, source.corpus, tokenizer, evaluation_sets, appended)
+        stage = CorpusParagraphs(config, source.corpus, tokenizer, evaluation_sets, appended, execute)
         prepared = run_stage(stage, overwrite=overwrite)
         seconds = 0.0 if prepared.skipped else time.monotonic() - started
         return Report(folder, prepared.manifest, prepared.skipped, seconds)
 
 
-def append_documents(config: Config, skip_embeddings: bool = False) -> tuple[Growth, Report]:
+def append_documents(
+    config: Config, skip_embeddings: bool = False, execute: Executor = run_in_order
+) -> tuple[Growth, Report]:
     """Append the documents of a source to a dataset, and embed what they add; see `stages.append`.
 
     A reader sees the dataset as it was until all is there.
@@ -138,6 +147,7 @@ def append_documents(config: Config, skip_embeddings: bool = False) -> tuple[Gro
     Args:
         config: settings of the dataset, with the source to append, or with its own source that has grown.
         skip_embeddings: whether to leave the new rows without vectors.
+        execute: runs the tasks of the stages.
 
     Returns:
         What was appended, and the report of the embeddings.
@@ -155,17 +165,21 @@ def append_documents(config: Config, skip_embeddings: bool = False) -> tuple[Gro
         report = Report(folder, growth.manifest, not growth.is_written, time.monotonic() - started)
         store = ParagraphStore(new_folder(folder) if growth.is_written else folder)
         if not skip_embeddings:
-            embed_store(config, store, SPLITS, report=report)
+            embed_store(config, store, SPLITS, report=report, execute=execute)
         if growth.is_written:
             replace_folder(folder, is_processed_file)
     if not skip_embeddings and config.sparse.model_name is not None:
-        make_sparse_corpus(config, SPLITS, report=report)
+        make_sparse_corpus(config, SPLITS, report=report, execute=execute)
     save_run(config, report)
     return growth, report
 
 
 def embed_corpus(
-    config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None
+    config: Config,
+    splits: Sequence[Split],
+    overwrite: bool = False,
+    report: Report | None = None,
+    execute: Executor = run_in_order,
 ) -> Report:
     """Embed existing paragraphs.
 
@@ -174,6 +188,7 @@ def embed_corpus(
         splits: splits to embed.
         overwrite: whether to replace embeddings that were made with other settings or are damaged.
         report: report to extend; None for a new one.
+        execute: runs the tasks.
 
     Returns:
         The extended report.
@@ -184,11 +199,21 @@ def embed_corpus(
     """
     store = ParagraphStore(config.processed_dir)
     store.check()
-    return embed_store(config, store, splits, overwrite, report)
+    return embed_store(config, store, splits, overwrite, report, execute)
 
 
 embed = embed_corpus
 """Former name of `embed_corpus`."""
+
+
+def embed_and_encode(
+    config: Config, splits: Sequence[Split], overwrite: bool = False, execute: Executor = run_in_order
+) -> Report:
+    """Embed existing paragraphs, and make their sparse vectors if a model of those is named; see `run_pipeline`."""
+    report = embed_corpus(config, splits, overwrite, execute=execute)
+    if config.sparse.model_name is not None:
+        make_sparse_corpus(config, splits, overwrite, report, execute)
+    return report
 
 
 def embed_store(
@@ -197,6 +222,7 @@ def embed_store(
     splits: Sequence[Split],
     overwrite: bool = False,
     report: Report | None = None,
+    execute: Executor = run_in_order,
 ) -> Report:
     """Embed the paragraphs of a store, which need not be published yet; see `embed_corpus`."""
     report = report or Report(store.folder, store.manifest, preprocess_skipped=True)
@@ -211,14 +237,18 @@ def embed_store(
             reuse = Reuse(roots, config.embeddings_dir, embedder, precision)
         for split in splits:
             report.embeddings[split] = embed_split(
-                store, split, embedder, config.embedding, config.embeddings_dir, overwrite, reuse
+                store, split, embedder, config.embedding, config.embeddings_dir, overwrite, reuse, execute
             )
     report.embedding_s = time.monotonic() - started
     return report
 
 
 def make_sparse_corpus(
-    config: Config, splits: Sequence[Split], overwrite: bool = False, report: Report | None = None
+    config: Config,
+    splits: Sequence[Split],
+    overwrite: bool = False,
+    report: Report | None = None,
+    execute: Executor = run_in_order,
 ) -> Report:
     """Make the sparse vectors of existing paragraphs.
 
@@ -227,6 +257,7 @@ def make_sparse_corpus(
         splits: splits to encode.
         overwrite: whether to replace sparse vectors that were made with other settings or are damaged.
         report: report to extend; None for a new one.
+        execute: runs the tasks.
 
     Returns:
         The extended report.
@@ -246,7 +277,9 @@ def make_sparse_corpus(
         encoder = load_sparse_encoder(config.sparse)
         report.sparse_model = encoder.identity.model
         for split in splits:
-            report.sparse[split] = make_sparse_vectors(store, split, encoder, config.sparse_dir, overwrite)
+            report.sparse[split] = make_sparse_vectors(
+                store, split, encoder, config.sparse_dir, overwrite, config.sparse, execute
+            )
     report.sparse_s = time.monotonic() - started
     return report
 

@@ -12,28 +12,30 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from data_pipeline.config import Config, CorpusConfig, PreprocessConfig, SplitConfig
+from data_pipeline.config import Config, CorpusConfig
 from data_pipeline.download import Corpus
 from data_pipeline.embeddings import tokenizer_sha256
 from data_pipeline.errors import CorruptShardError, SourceError, StaleStageError, StoreError
-from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
-from data_pipeline.preprocess.bad_records import usable_documents
-from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
+from data_pipeline.preprocess.bad_records import RecordCounts
 from data_pipeline.preprocess.decontamination import Decontamination
 from data_pipeline.preprocess.growth import write_growth
 from data_pipeline.preprocess.ledger import DropLedger
-from data_pipeline.preprocess.passes import decide_rows, schema_of_rows, stage_candidates, write_splits
-from data_pipeline.preprocess.row_filters import Filters, filters_identity, load_filters
-from data_pipeline.preprocess.staging import Staging
-from data_pipeline.stages.base import Advance, Task, TaskResult
+from data_pipeline.preprocess.row_filters import filters_identity
+from data_pipeline.preprocess.units import Totals, UnitSource, read_counts
+from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, run_in_order, run_stage
+from data_pipeline.stages.leakage import measure_leakage
+from data_pipeline.stages.paragraph_steps import ParagraphJob, WriteShards, deciding_steps, reading_steps
 from data_pipeline.store import ParagraphShard, ParagraphStore, write_manifest
-from data_pipeline.store.documents import DOCUMENTS, DocumentWriter, document_tables
+from data_pipeline.store.documents import DOCUMENTS, document_tables
+from data_pipeline.store.hashing import digests_path
 from data_pipeline.store.manifest import (
     AppendedSource,
     ParagraphManifest,
@@ -47,7 +49,8 @@ from data_pipeline.store.manifest import (
 )
 from data_pipeline.store.versions import carry_versions, keep_embeddings, keep_version
 from data_pipeline.types import SPLITS, EvaluationSet, IntArray
-from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils import atomic_write_json, sha256_of_file
+from data_pipeline.utils.files import link_or_copy
 from data_pipeline.utils.folders import new_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
 from data_pipeline.utils.urls import without_secrets
@@ -151,7 +154,7 @@ def _relative(path: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class CorpusParagraphs:
-    """Stage that prepares the paragraphs of a corpus; one task, since duplicates are found among all rows."""
+    """Stage that prepares the paragraphs of a corpus, in the steps of `paragraph_steps`."""
 
     config: Config
     corpus: Corpus
@@ -159,8 +162,11 @@ class CorpusParagraphs:
     evaluation_sets: Sequence[EvaluationSet] = ()
     open_appended: Callable[[], Sequence[Source]] = tuple
     """Opens the sources that were appended to the paragraphs, which are made again with them."""
+    execute: Executor = run_in_order
+    """Runs the tasks of the steps."""
     name: str = "Preparing paragraphs"
-    rows: int = 0  # the passes show progress of their own
+    rows: int = 0  # the steps show progress of their own
+    unit: str = "row"
     output: ParagraphOutput = field(init=False)
 
     def __post_init__(self) -> None:
@@ -184,30 +190,17 @@ class CorpusParagraphs:
         """Write all paragraphs to a new folder, and replace the old one by it."""
         logger.info("reading %s", self.corpus.description)
         config = self.config
-        library = load_fast_library(self.tokenizer) if config.preprocess.fast_tokens == "auto" else None
-        counter, shard_rows = TokenCounter(self.tokenizer, library), config.storage.shard_rows
-        filters = load_filters(config.filters, self.corpus.metadata, CHUNK_COLUMNS if config.preprocess.cuts else ())
-        decontamination = Decontamination(config.decontamination, self.evaluation_sets)
         previous = read_manifest_to_replace(self.output.folder, overwrite=True, kind=ParagraphManifest)
         if previous is not None and not _is_same_version(previous, self.output):
             keep_embeddings(config.data_dir / "embeddings", ParagraphStore(self.output.folder), config.storage.versions)
         sources = [Source(self.corpus, config.corpus), *self.open_appended()]
-        manifest = write_paragraphs(
-            [source.corpus for source in sources],
-            counter,
-            config.preprocess,
-            config.split,
-            shard_rows,
-            self.output,
-            filters,
-            decontamination,
-            config.storage.versions,
-            sources,
-        )
+        decontamination = Decontamination(config.decontamination, self.evaluation_sets)
+        manifest = write_paragraphs(config, self.tokenizer, sources, self.output, decontamination, self.execute)
         return TaskResult(task.name, manifest["counts"]["kept"])
 
     def finish(self, results: Sequence[TaskResult]) -> "PreparedParagraphs":
-        """Read the manifest, which was published with the folder."""
+        """Read the manifest, which was published with the folder, and remove what an interrupted run left."""
+        shutil.rmtree(work_folder(self.output.folder), ignore_errors=True)
         manifest = read_manifest(self.output.folder, ParagraphManifest)
         assert manifest is not None
         return PreparedParagraphs(manifest, skipped=not results)
@@ -223,33 +216,25 @@ class PreparedParagraphs:
 
 
 def write_paragraphs(
-    corpora: Sequence[Corpus],
-    counter: TokenCounter,
-    config: PreprocessConfig,
-    split: SplitConfig,
-    shard_rows: int,
+    config: Config,
+    tokenizer: Any,
+    sources: Sequence[Source],
     output: ParagraphOutput,
-    filters: Filters | None = None,
     decontamination: Decontamination | None = None,
-    versions: int = 0,
-    sources: Sequence[Source] = (),
+    execute: Executor = run_in_order,
 ) -> ParagraphManifest:
     """Write the paragraphs of a corpus, or of several as one, to the parquet files of a processed folder.
 
-    Memory grows with the corpus only by 12 bytes per row for duplicates, ids and the split, about 3.4 kB per row
-    for near deduplication, and 8 bytes per row of the test split; for decontamination see `decontaminate`.
+    Memory grows with the corpus only by 12 bytes per row for duplicates, ids and the split, 8 bytes per row for near
+    deduplication, and 8 bytes per row of the test split; for decontamination see `decontaminate`.
 
     Args:
-        corpora: corpora to read, in order, which have the same metadata.
-        counter: counter of tokens.
-        config: settings of cutting, cleaning and filtering.
-        split: settings of the split assignment.
-        shard_rows: maximum number of rows in a file.
+        config: settings of the paragraphs.
+        tokenizer: tokenizer that counts tokens.
+        sources: corpora to read, in order, which have the same metadata.
         output: output folder, which is replaced when all files are written.
-        filters: filters of the section `filters`; None for none.
         decontamination: settings of decontamination, and the evaluation sets.
-        versions: number of earlier versions to keep.
-        sources: the corpora with their configs, which are recorded; empty to record none.
+        execute: runs the tasks of the steps.
 
     Returns:
         The manifest of the folder.
@@ -258,73 +243,135 @@ def write_paragraphs(
         SourceError: the corpus cannot be read, has duplicate ids, or has no paragraph that passes the filters.
     """
     started = time.monotonic()
-    filters, decontamination = filters or Filters(), decontamination or Decontamination()
+    work = work_folder(output.folder)
+    job = ParagraphJob(config, tokenizer, _units(sources), sources[0].corpus.on_duplicate_id, work)
+    _prepare_work(work, output, can_resume=all(source.config.source != "function" for source in sources))
+    try:
+        for step in reading_steps(job):
+            run_stage(step, execute=execute)
+        totals = _check_units(job, sources)
+        for step in deciding_steps(job, decontamination or Decontamination()):
+            run_stage(step, execute=execute)
+    except SourceError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     new = new_folder(output.folder)
-    if new.exists():
-        shutil.rmtree(new)
+    shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    dropped = DropLedger(new / "dropped.parquet", with_overlap=decontamination.config.is_on)
-    listed = DocumentWriter(new / "documents")
-    documents = chain.from_iterable(
-        listed.watch(usable_documents(corpus, dropped), number) for number, corpus in enumerate(corpora)
+    manifest = _write_manifest(job, new, sources, totals, output)
+    seconds, kept = time.monotonic() - started, manifest["counts"]["kept"]
+    logger.info("%s paragraphs written in %.1f s (tokens counted by %s)", f"{kept:,}", seconds, totals.token_counter)
+    for name, entry in manifest["splits"].items():
+        if entry["rows"] == 0:
+            logger.warning("the split %s is empty, since the corpus is small for these ratios", name)
+    # Leakage is measured on the written files, as a user reads them.
+    manifest["leakage"] = measure_leakage(new, config.preprocess.near_threshold, execute)
+    if (number := _keep_versions(output, new, config.storage.versions)) > 1:
+        manifest["version"] = number
+    write_manifest(new, manifest)
+    fsync_path(new)
+    replace_folder(output.folder, is_processed_file)
+    shutil.rmtree(work)
+    return manifest
+
+
+def work_folder(folder: Path) -> Path:
+    """Return the folder that the steps share while they make the paragraphs of a folder."""
+    return folder.with_name(f".{folder.name}.work")
+
+
+def _units(sources: Sequence[Source]) -> tuple[UnitSource, ...]:
+    return tuple(
+        UnitSource(unit, number, dict(source.corpus.metadata), source.corpus.max_bad_share, is_first=place == 0)
+        for number, source in enumerate(sources)
+        for place, unit in enumerate(source.corpus.units())
     )
-    read = stage_candidates(documents, corpora, counter, config, new / "staging", dropped, filters)
-    listed.close()
-    long_share = read.long_tokens / max(1, read.tokens)
-    if not (new / "staging").exists():
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.most_common())
+
+
+def _prepare_work(work: Path, output: ParagraphOutput, can_resume: bool) -> None:
+    """Keep what an interrupted run of the same version of this package left, if it was made with the same settings."""
+    made = {"fingerprint": output.fingerprint, "package_version": version("elm-data-preparation")}
+    record = work / "job.json"
+    if can_resume and record.exists() and json.loads(record.read_bytes()) == made:
+        logger.info("going on with the work of an interrupted run in %s", work)
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    atomic_write_json(record, made)
+
+
+def _check_units(job: ParagraphJob, sources: Sequence[Source]) -> Totals:
+    """Check what was read; returns the counts of all units.
+
+    Raises:
+        SourceError: there are too many bad records, or no paragraph passed the filters.
+    """
+    totals, records = Totals(), [RecordCounts() for _ in sources]
+    for unit, folder in zip(job.units, job.unit_folders, strict=True):
+        counts = read_counts(folder)
+        totals.add(counts)
+        records[unit.source].add(counts.records)
+    for source, counted in zip(sources, records, strict=True):
+        counted.check(source.corpus.max_bad_share)
+        counted.log()
+    if not totals.read.rows:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in totals.dropped.most_common())
+        share, max_tokens = totals.long_share, job.config.preprocess.max_tokens
         raise SourceError(
-            f"none of the paragraphs of {corpora[0].description} passed the filters "
-            f"({read.documents:,} documents; dropped: {reasons or 'nothing, there were none'})"
-            + (f". {too_long_advice(long_share, config.max_tokens)}" if long_share > _MUCH else "")
+            f"none of the paragraphs of {sources[0].corpus.description} passed the filters "
+            f"({totals.read.documents:,} documents; dropped: {reasons or 'nothing, there were none'})"
+            + (f". {too_long_advice(share, max_tokens)}" if share > _MUCH else "")
         )
-    staging = Staging(new / "staging")
-    assigned = decide_rows(staging, config, split, corpora[0].on_duplicate_id, decontamination, dropped)
-    schema = schema_of_rows(staging, corpora[0].metadata)
-    shards = write_splits(staging, assigned.keep, assigned, schema, shard_rows, {name: name for name in SPLITS}, new)
-    splits: dict[str, ParagraphSplit] = {name: described_split(new, entries) for name, entries in shards.items()}
+    return totals
+
+
+def _write_manifest(
+    job: ParagraphJob, new: Path, sources: Sequence[Source], totals: Totals, output: ParagraphOutput
+) -> ParagraphManifest:
+    """Complete the new folder but for its leakage and versions, and return its manifest."""
+    files = WriteShards(job)
+    (new / ".cache").mkdir()
+    splits: dict[str, ParagraphSplit] = {}
+    for split, entries in files.entries().items():
+        for entry in entries:
+            link_or_copy(files.folder / entry.file, new / entry.file)
+            digests = digests_path(files.folder, entry.texts_sha256)
+            if not (copied := new / ".cache" / digests.name).exists():  # another file may have the same texts
+                link_or_copy(digests, copied)
+        splits[split] = described_split(new, entries)
+    assigned, listed = files.assigned, (document_tables(folder / "documents.arrow") for folder in job.unit_folders)
     recorded = [source.record(output.folder.parent) for source in sources]
-    write_growth(new, staging, assigned, schema, document_tables(new / "documents"), listed.count, recorded)
-    (new / "staging").unlink()
-    (new / "documents").unlink()
+    documents = totals.read.documents
+    write_growth(new, files.staging, assigned, files.schema, chain.from_iterable(listed), documents, recorded)
+    dropped = DropLedger(new / "dropped.parquet", job.config.decontamination.is_on)
+    for path in [*(folder / "dropped.parquet" for folder in job.unit_folders), job.work / "dropped.parquet"]:
+        dropped.copy(pq.read_table(path))
     dropped.close()
     kept = int(assigned.keep.sum())
-    _check_totals(read.paragraphs, kept, dropped.counts, splits)
+    _check_totals(totals.read.paragraphs, kept, dropped.counts, splits)
     manifest: ParagraphManifest = {
         "stage": "preprocess",
         "fingerprint": output.fingerprint,
         "settings": dict(output.settings),
         "upstream": "",
-        "corpus": " and ".join(corpus.description for corpus in corpora),
+        "corpus": " and ".join(source.corpus.description for source in sources),
         "counts": {
-            "documents": read.documents,
-            "paragraphs": read.paragraphs,
+            "documents": documents,
+            "paragraphs": totals.read.paragraphs,
             "kept": kept,
             "dropped": dict(dropped.counts.most_common()),
-            "token_counter": counter.method,
+            "token_counter": totals.token_counter,
         },
         "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
         "splits": splits,
     }
     if sources[1:]:
         manifest["appended"] = [source.described() for source in sources[1:]]
-    if personal := filters.counts():
-        manifest["counts"]["personal_data"] = personal
-    if long_share > _MUCH:
-        manifest["counts"]["too_long_token_share"] = round(long_share, 4)
+    if totals.personal_data:
+        manifest["counts"]["personal_data"] = dict(totals.personal_data.most_common())
+    if totals.long_share > _MUCH:
+        manifest["counts"]["too_long_token_share"] = round(totals.long_share, 4)
     write_manifest(new, manifest)
-    seconds = time.monotonic() - started
-    logger.info("%s paragraphs written in %.1f s (tokens counted by %s)", f"{kept:,}", seconds, counter.method)
-    for name, entry in splits.items():
-        if entry["rows"] == 0:
-            logger.warning("the split %s is empty, since the corpus is small for these ratios", name)
-    # Leakage is measured on the written files, as a user reads them.
-    manifest["leakage"] = leakage(ParagraphStore(new), config.near_threshold)
-    if (number := _keep_versions(output, new, versions)) > 1:
-        manifest["version"] = number
-    write_manifest(new, manifest)
-    fsync_path(new)
-    replace_folder(output.folder, is_processed_file)
     return manifest
 
 

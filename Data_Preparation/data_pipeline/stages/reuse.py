@@ -56,6 +56,12 @@ class VectorPositions:
     rows: IntArray
     """Row in the source, shape (N,)."""
 
+    def within(self, first: int, last: int) -> "VectorPositions":
+        """Leave out the vectors of rows before `first`, or from `last` on."""
+        sources = np.full(len(self.sources), -1, np.int64)
+        sources[first:last] = self.sources[first:last]
+        return VectorPositions(sources, self.rows)
+
     @property
     def missing(self) -> IntArray:
         """Rows without a vector."""

@@ -1,8 +1,8 @@
 """Stage that scores embeddings by heads, written to `data/scores/<head>/{split}.parquet`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from data_pipeline.heads.apply import Scorer, column_names
 from data_pipeline.heads.files import head_sha256
 from data_pipeline.heads.identity import check_identity, identity_settings
 from data_pipeline.heads.model import Head
-from data_pipeline.stages.base import Advance, Task, TaskResult, run_stages
+from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, WorkerPlace, run_in_order, run_stages
 from data_pipeline.stages.score_output import ScoreOutput
 from data_pipeline.store import ScoreWriter, open_scores
 from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
@@ -42,6 +42,7 @@ def annotate(
     splits: Sequence[Split] = SPLITS,
     overwrite: bool = False,
     device: str = "cpu",
+    execute: Executor = run_in_order,
 ) -> dict[Split, ScoredSplit]:
     """Score the paragraphs of a corpus by all heads, reading the vectors once.
 
@@ -53,6 +54,7 @@ def annotate(
         splits: splits to score.
         overwrite: whether to replace scores of other heads or other embeddings.
         device: device that computes the scores.
+        execute: runs the tasks.
 
     Raises:
         ConfigError: a name is not valid for a folder or a column.
@@ -69,7 +71,7 @@ def annotate(
         for split in splits:
             yield _open_stage(config, scorer, split)
 
-    scored = run_stages(stages(), config.scores_dir, overwrite=overwrite)
+    scored = run_stages(stages(), config.scores_dir, overwrite=overwrite, execute=execute)
     return dict(zip(splits, scored, strict=True))
 
 
@@ -81,6 +83,7 @@ class HeadScores:
     scorer: Scorer
     outputs: Sequence[ScoreOutput]
     """Outputs of the heads, in the order of the scorer."""
+    unit: str = "row"
 
     @property
     def name(self) -> str:
@@ -100,6 +103,16 @@ class HeadScores:
         """Return one task for each paragraph shard that a head has not scored yet."""
         tasks = {task.index: task for output in self.outputs for task in output.tasks()}
         return [tasks[index] for index in sorted(tasks)]
+
+    def portable(self) -> Self:
+        """Return the stage; other processes open the vectors for themselves."""
+        return self
+
+    def for_worker(self, place: WorkerPlace) -> Self:
+        """Return the stage with the heads on the device of a worker."""
+        if place.device in (None, str(self.scorer.device)):
+            return self
+        return replace(self, scorer=Scorer(self.scorer.heads, str(place.device)))
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Score one shard by the heads whose file does not exist yet."""

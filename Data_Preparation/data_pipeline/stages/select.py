@@ -135,6 +135,7 @@ class SubsetSelection:
     output: SubsetOutput
 
     rows = 0
+    unit = "row"
     """Selectors report no progress."""
 
     @property

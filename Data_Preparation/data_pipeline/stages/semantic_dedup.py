@@ -102,6 +102,7 @@ class DedupedParagraphs:
     evaluation_sets: Sequence[EvaluationSet]
     name: str = "Semantic deduplication"
     rows: int = 0
+    unit: str = "row"
     output: ParagraphOutput = field(init=False)
     source: ParagraphStore = field(init=False)
     manifest: ParagraphManifest = field(init=False)

@@ -43,16 +43,17 @@ class ShardPlanner:
     reuse: Reuse | None
     """Finds vectors that exist already; None to compute all."""
 
-    def plan(self, shard: ParagraphShard) -> ShardPlan:
-        """Plan a shard.
+    def plan(self, shard: ParagraphShard, span: tuple[int, int] | None = None) -> ShardPlan:
+        """Plan a shard, or the rows from the first to the exclusive last one of `span`.
 
         Raises:
             ShardMismatchError: a stored token count is wrong, or the file has changed since it was opened.
         """
         found, counts = None, self._token_counts(shard)
+        first, last = span or (0, shard.rows)
         if self.reuse is not None:
-            found = self.reuse.find(shard, self.coding, counts)
-        rows = np.arange(shard.rows) if found is None else found.missing
+            found = self.reuse.find(shard, self.coding, counts).within(first, last)
+        rows = np.arange(first, last) if found is None else first + np.flatnonzero(found.sources[first:last] < 0)
         plan = self.plan_rows(shard, rows)
         truncated = int(plan.tokens.truncated.sum())
         if found is not None:

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
+from data_pipeline.config.sparse import SparseConfig
 from data_pipeline.embeddings.sparse.encoder import SparseEncoder
 from data_pipeline.embeddings.sparse.to_file import SparseFile, embed_to_sparse_file
 from data_pipeline.errors import ShardMismatchError, StoreError
-from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
+from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, WorkerPlace, run_in_order, run_stage
 from data_pipeline.stages.embed import row_id
 from data_pipeline.stages.split_output import SplitOutput, SplitStage
 from data_pipeline.store import ColumnHash, ParagraphShard, ParagraphStore, paragraphs_sha256
@@ -38,11 +40,23 @@ class SparseSplit(SplitStage):
 
     encoder: SparseEncoder
     output: SplitOutput
+    config: SparseConfig | None = None
+    """Settings that the model is loaded with; None if other processes cannot load it."""
 
     @property
     def name(self) -> str:
         """Activity of the stage, for the progress bar."""
         return f"Sparse vectors of {self.output.split}"
+
+    def portable(self) -> "SparseRecipe":
+        """Return the stage as other processes get it."""
+        assert self.config is not None
+        return SparseRecipe(self.output, self.config)
+
+    def for_worker(self, place: WorkerPlace) -> Self:
+        """Return the stage itself, in the process that loaded the model."""
+        del place
+        return self
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Make the sparse vectors of one shard."""
@@ -74,12 +88,41 @@ class SparseSplit(SplitStage):
         }
 
 
+@dataclass(frozen=True)
+class SparseRecipe(SplitStage):
+    """The stage `SparseSplit` as other processes get it."""
+
+    output: SplitOutput
+    config: SparseConfig
+    name = "Sparse vectors"
+
+    def portable(self) -> Self:
+        """Return the recipe."""
+        return self
+
+    def for_worker(self, place: WorkerPlace) -> SparseSplit:
+        """Load the model on the device of a worker."""
+        from data_pipeline.embeddings.sparse.load import load_sparse_encoder  # which imports torch
+
+        config = self.config.model_copy(update={"device": place.device}) if place.device else self.config
+        return SparseSplit(load_sparse_encoder(config), self.output, config)
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Refuse: a worker runs the stage that `for_worker` makes."""
+        raise NotImplementedError
+
+    def finish(self, results: Sequence[TaskResult]) -> None:
+        """Leave the manifest to the process that waits for the workers."""
+
+
 def make_sparse_vectors(
     store: ParagraphStore,
     split: Split,
     encoder: SparseEncoder,
     folder: Path,
     overwrite: bool = False,
+    config: SparseConfig | None = None,
+    execute: Executor = run_in_order,
 ) -> SparseResult:
     """Make the sparse vectors of a split, resuming where an earlier run stopped.
 
@@ -89,6 +132,8 @@ def make_sparse_vectors(
         encoder: the model.
         folder: `data/sparse`, or the folder of a variant.
         overwrite: whether to replace vectors that were made with other settings or are damaged.
+        config: settings that other processes load the model with; None to use this process only.
+        execute: runs the tasks.
 
     Raises:
         StaleStageError: the split was encoded with other settings, and `overwrite` is false.
@@ -109,7 +154,8 @@ def make_sparse_vectors(
         is_whole=_opens,
         remakes_damaged=True,
     )
-    return run_stage(SparseSplit(encoder, output), overwrite=overwrite)
+    execute = run_in_order if config is None else execute
+    return run_stage(SparseSplit(encoder, output, config), overwrite=overwrite, execute=execute)
 
 
 def _opens(path: Path, record: ShardRecord) -> bool:

@@ -173,6 +173,7 @@ class SplitStage:
     """Part that stages with the files of one split share; see `stages.base.Stage`."""
 
     output: SplitOutput
+    unit = "row"
 
     @property
     def rows(self) -> int:

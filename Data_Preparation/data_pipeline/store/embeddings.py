@@ -5,17 +5,20 @@ rows that were flushed to disk are recorded, so a killed run resumes from there;
 as that of an uninterrupted run.
 """
 
+import glob
 import json
 import os
 import struct
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShardError, NotFoundError, ShardMismatchError, StaleStageError, StoreError
@@ -23,7 +26,8 @@ from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.store.paragraphs import ParagraphShard
 from data_pipeline.store.quantization import Coding, coding_of
 from data_pipeline.types import IntArray
-from data_pipeline.utils import atomic_write_bytes, publish
+from data_pipeline.utils import publish
+from data_pipeline.utils.files import published, unique_name
 from data_pipeline.utils.system import write_at
 
 _PAGE = 4096  # the data starts at a page boundary, so that it can be mapped on its own
@@ -206,30 +210,40 @@ class EmbeddingWriter:
         coding: coding of the stored vectors.
         metadata: metadata of the file; unfinished work with other metadata is not resumed.
         overwrite: whether to discard unfinished work with other settings.
+        span: first and exclusive last row that is written, where several processes write the file at once; None for
+            all. Each has a record of its own rows.
 
     Raises:
         StaleStageError: unfinished work with other settings exists, and `overwrite` is false.
     """
 
     def __init__(
-        self, final: Path, rows: int, dim: int, coding: Coding, metadata: Mapping[str, str], overwrite: bool = False
+        self,
+        final: Path,
+        rows: int,
+        dim: int,
+        coding: Coding,
+        metadata: Mapping[str, str],
+        overwrite: bool = False,
+        span: tuple[int, int] | None = None,
     ) -> None:
         self._final, self._dim, self._coding = final, dim, coding
+        self._span = span or (0, rows)
         self._partial = _partial_path(final)
-        self._progress = final.with_name(f".{final.name}.progress")
+        ending = "" if self._span == (0, rows) else f"-{self._span[0]}-{self._span[1]}"
+        self._progress = final.with_name(f".{final.name}.progress{ending}")
         self._header = _header_bytes(rows, dim, coding, metadata)
         self._row_bytes = coding.width(dim) * coding.dtype.itemsize
         self.done: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
         """Mask of the rows that are on disk or were written since the last flush, shape (rows,)."""
-        size = len(self._header) + rows * self._row_bytes
-        resumed = self._resume(size, overwrite)
+        self._size = len(self._header) + rows * self._row_bytes
         final.parent.mkdir(parents=True, exist_ok=True)
-        if not resumed:
-            self._progress.unlink(missing_ok=True)
-        self._file = self._partial.open("r+b" if resumed else "w+b", buffering=0)
-        if not resumed:
-            self._file.truncate(size)
-            write_at(self._file.fileno(), self._header, 0)
+        with self._locked():
+            if self._is_same_work(overwrite):
+                self.done |= self._recorded()
+            else:
+                self._begin()
+            self._file = self._partial.open("r+b", buffering=0)
 
     def write(self, rows: IntArray, vectors: NDArray[Any]) -> None:
         """Write vectors to their rows.
@@ -258,19 +272,26 @@ class EmbeddingWriter:
         """Flush the vectors to disk, then record their rows."""
         os.fsync(self._file.fileno())
         bitmap = np.packbits(self.done).tobytes()
-        atomic_write_bytes(self._progress, self._checksums(bitmap) + bitmap)
+        with published(self._progress, unique_name(self._progress) if self._is_shared else None) as temporary:
+            temporary.write_bytes(self._checksums(bitmap) + bitmap)
 
     def finish(self) -> None:
-        """Publish the complete file under its final name.
+        """Publish the file under its final name, if it is complete; of several processes, the last one does.
 
         Raises:
-            StoreError: rows are missing.
+            StoreError: rows of the span are missing.
         """
-        if not self.done.all():
-            raise StoreError(f"{self._final}: {int((~self.done).sum())} of {len(self.done)} rows were not written")
+        missing = int((~self.done[slice(*self._span)]).sum())
+        if missing:
+            raise StoreError(f"{self._final}: {missing} of {self._span[1] - self._span[0]} rows were not written")
         self.close()
-        publish(self._partial, self._final)
-        self._progress.unlink(missing_ok=True)
+        with self._locked():
+            if not self._partial.exists() or not (self.done | self._recorded()).all():
+                return
+            publish(self._partial, self._final)
+            leftovers = self._final.parent.glob(f"*.{glob.escape(self._final.name)}.[lp]*") if self._is_shared else ()
+            for path in (*self._records(), *leftovers):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file; flushed rows can be resumed."""
@@ -279,24 +300,51 @@ class EmbeddingWriter:
     def _checksums(self, bitmap: bytes) -> bytes:
         return struct.pack("<II", zlib.crc32(self._header), zlib.crc32(bitmap))
 
-    def _resume(self, size: int, overwrite: bool) -> bool:
+    @property
+    def _is_shared(self) -> bool:
+        return self._span != (0, len(self.done))
+
+    def _locked(self) -> AbstractContextManager[object]:
+        """Lock what several processes must not do at once."""
+        return FileLock(self._final.with_name(f".{self._final.name}.lock")) if self._is_shared else nullcontext()
+
+    def _begin(self) -> None:
+        """Begin the file again, without vectors."""
+        for path in self._records():
+            path.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)  # another process may still write to the one that is there
+        with self._partial.open("xb", buffering=0) as file:
+            file.truncate(self._size)
+            write_at(file.fileno(), self._header, 0)
+
+    def _is_same_work(self, overwrite: bool) -> bool:
+        """Return whether there is unfinished work with the same settings."""
         try:
             with self._partial.open("rb") as file:
                 header = file.read(len(self._header))
-            progress = self._progress.read_bytes()
         except FileNotFoundError:
             return False
-        same_work = header == self._header and self._partial.stat().st_size == size
-        if not same_work and not overwrite:
+        same_work = header == self._header and self._partial.stat().st_size == self._size
+        if not same_work and not overwrite and self._records():
             raise StaleStageError(
                 f"{self._partial} is unfinished work made with other settings. "
                 "Finish it with those settings, or pass --overwrite to discard it."
             )
-        bitmap = progress[8:]
-        if not same_work or progress[:8] != self._checksums(bitmap):
-            return False
-        self.done = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=len(self.done)).astype(np.bool_)
-        return True
+        return same_work
+
+    def _records(self) -> list[Path]:
+        """Records of the rows that are on disk, one for each process that wrote some."""
+        return sorted(self._final.parent.glob(f".{glob.escape(self._final.name)}.progress*"))
+
+    def _recorded(self) -> NDArray[np.bool_]:
+        """Mask of the rows that are on disk by all records."""
+        done = np.zeros(len(self.done), np.bool_)
+        for path in self._records():
+            progress = path.read_bytes()
+            if progress[:8] == self._checksums(progress[8:]):
+                bits = np.frombuffer(progress[8:], np.uint8)
+                done |= np.unpackbits(bits, count=len(done)).astype(np.bool_)
+        return done
 
 
 def _header_bytes(rows: int, dim: int, coding: Coding, metadata: Mapping[str, str]) -> bytes:

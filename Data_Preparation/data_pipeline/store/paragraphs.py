@@ -4,11 +4,12 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os.path import basename
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from data_pipeline.store.manifest import (
 )
 from data_pipeline.types import SPLITS, IntArray, Split
 from data_pipeline.utils import converted_errors, sha256_of_file, sha256_of_json
+from data_pipeline.utils.files import publish, unique_name
 from data_pipeline.utils.system import fsync_path
 
 if TYPE_CHECKING:
@@ -110,8 +112,15 @@ class ParagraphShard(ShardEntry):
         """
         return _footer(self.path)[2]
 
-    def batches(self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], batch_rows: int = _ROW_GROUP_ROWS, groups: Sequence[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Read columns in order, in batches of rows.
+
+        Args:
+            columns: columns to read.
+            batch_rows: maximum number of rows of a batch.
+            groups: row groups to read; None for all.
 
         Raises:
             CorruptShardError: the file is damaged.
@@ -121,7 +130,7 @@ class ParagraphShard(ShardEntry):
             reading_parquet(f"{self.path} cannot be read", _ADVICE),
             pq.ParquetFile(self.path, pre_buffer=False) as file,
         ):
-            yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
+            yield from file.iter_batches(batch_size=batch_rows, columns=list(columns), row_groups=groups)
 
     def numbers(self, column: str) -> IntArray:
         """Read a column of whole numbers, shape (rows,).
@@ -166,6 +175,18 @@ def earlier_sha256(shards: Sequence[ShardEntry]) -> list[str]:
 def earlier_fingerprints(settings: Mapping[str, Any], shards: Sequence[ShardEntry]) -> list[str]:
     """Compute the fingerprints that files made from these rows may have had before shards were appended."""
     return [fingerprint(settings, upstream) for upstream in earlier_sha256(shards)]
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """A shard of a split, or some of its row groups."""
+
+    shard: int
+    """Number of the shard."""
+    first_row: int
+    """Number of its first row in the split."""
+    groups: tuple[int, ...] | None = None
+    """Numbers of the row groups; None for all."""
 
 
 class ParagraphStore:
@@ -270,15 +291,24 @@ class ParagraphStore:
         """Return the number of rows of a split that were not deleted."""
         return sum(shard.rows for shard in self.listed(split)) - len(self.deleted_rows(split))
 
-    def live_batches(self, split: Split, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, IntArray]]:
+    def live_batches(
+        self, split: Split, columns: Sequence[str], part: ShardPart | None = None
+    ) -> Iterator[tuple[pa.RecordBatch, IntArray]]:
         """Read the rows of a split that were not deleted, in order, in batches with their row numbers in the files.
+
+        Args:
+            split: the split.
+            columns: columns to read.
+            part: part to read, of `parts`; None for all.
 
         Raises:
             CorruptShardError: a file is damaged.
         """
-        deleted, start = self.deleted_rows(split), 0
-        for shard in self.shards(split):
-            for batch in shard.batches(columns):
+        deleted = self.deleted_rows(split)
+        for one in self._whole(split) if part is None else [part]:
+            shard, start = self.listed(split)[one.shard], one.first_row
+            shard.check()
+            for batch in shard.batches(columns, groups=one.groups):
                 rows = np.arange(start, start + batch.num_rows)
                 start += batch.num_rows
                 first, last = np.searchsorted(deleted, [rows[0], start]) if len(rows) else (0, 0)
@@ -286,6 +316,24 @@ class ParagraphStore:
                     rows = np.setdiff1d(rows, deleted[first:last], assume_unique=True)
                     batch = batch.take(pa.array(rows - (start - batch.num_rows)))
                 yield batch, rows
+
+    def parts(self, split: Split, rows: int) -> list[ShardPart]:
+        """Divide the rows of a split into parts of about `rows` rows, or of a row group if that has more."""
+        found = []
+        for whole in self._whole(split):
+            counts = _row_group_rows(self.listed(split)[whole.shard].path)
+            first, start, size = 0, whole.first_row, 0
+            for group, count in enumerate(counts):
+                if size and size + count > rows:
+                    found.append(ShardPart(whole.shard, start, tuple(range(first, group))))
+                    first, start, size = group, start + size, 0
+                size += count
+            found.append(ShardPart(whole.shard, start, tuple(range(first, len(counts)))))
+        return found
+
+    def _whole(self, split: Split) -> list[ShardPart]:
+        starts = np.cumsum([0, *(shard.rows for shard in self.listed(split))]).tolist()
+        return [ShardPart(number, start) for number, start in enumerate(starts[:-1])]
 
     def _read_deleted(self, split: Split) -> IntArray:
         listed = self.manifest.get("deleted") if self.manifest else None
@@ -348,13 +396,69 @@ def _read_footer(path: Path, *state: int) -> tuple[int, Mapping[bytes, bytes], p
     return metadata.num_rows, metadata.metadata or {}, metadata.schema.to_arrow_schema()
 
 
+def _row_group_rows(path: Path) -> list[int]:
+    """Numbers of rows of the row groups of a file."""
+    with reading_parquet(f"{path} is missing or damaged", _ADVICE):
+        metadata = pq.read_metadata(path)
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
 def _hash_of_column(path: Path, column: str) -> str:
     with reading_parquet(f"{path} has no readable column {column!r}"):
         return column_sha256(pq.read_table(path, columns=[column])[column].to_pylist())
 
 
+class ShardWriter:
+    """Writer of a paragraph file, and of the digests of its texts, which appear when it is closed.
+
+    The bytes depend on the rows alone, not on the tables that they come in. Several processes may write the same file.
+
+    Args:
+        path: path of the file, in a folder that is not published yet.
+        schema: schema of the rows.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._temporary = path, unique_name(path)
+        self._file = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        self._waiting = schema.empty_table()
+        self._ids, self._texts = ColumnHash(), ColumnHash()
+        self._digests_path = digests_path(path.parent, uuid4().hex)
+        self._digests_path.parent.mkdir(exist_ok=True)
+        self._digests = self._digests_path.open("wb")
+        self.rows = 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows."""
+        self._waiting = pa.concat_tables([self._waiting, rows])
+        self.rows += rows.num_rows
+        while self._waiting.num_rows >= _ROW_GROUP_ROWS:
+            self._write_group(self._waiting.slice(0, _ROW_GROUP_ROWS))
+            self._waiting = self._waiting.slice(_ROW_GROUP_ROWS)
+
+    def close(self) -> ShardEntry:
+        """Finish the file, and return its manifest entry."""
+        if self._waiting.num_rows:
+            self._write_group(self._waiting)
+        hashes = {"ids_sha256": self._ids.hexdigest(), "texts_sha256": self._texts.hexdigest()}
+        self._file.add_key_value_metadata(hashes)
+        self._file.close()
+        self._digests.close()
+        publish(self._temporary, self._path)
+        self._digests_path.replace(digests_path(self._path.parent, hashes["texts_sha256"]))
+        return entry_of(self._path, self.rows, hashes["ids_sha256"], hashes["texts_sha256"])
+
+    def _write_group(self, rows: pa.Table) -> None:
+        rows = rows.combine_chunks()
+        self._file.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
+        self._ids.update(rows["text_id"].to_pylist())
+        self._texts.update(rows["text"].to_pylist())
+        for chunk in rows["text"].chunks:
+            self._digests.write(digests_of(chunk))
+
+
 class ParagraphWriter:
-    """Writer of a split as a stream of row groups, with a new file every `shard_rows` rows.
+    """Writer of a split as a stream of rows, with a new file every `shard_rows` rows.
 
     Args:
         folder: empty folder that is not published yet (see `utils.folders`).
@@ -365,50 +469,31 @@ class ParagraphWriter:
 
     def __init__(self, folder: Path, stem: str, schema: pa.Schema, shard_rows: int) -> None:
         self._folder, self._stem, self._schema, self._shard_rows = folder, stem, schema, shard_rows
-        self._entries: list[tuple[Path, int, str, str]] = []
-        self._start_shard()
+        self._entries: list[ShardEntry] = []
+        self._file = self._next_file()
 
     def write(self, rows: pa.Table) -> None:
         """Append rows."""
         while rows.num_rows:
-            if self._rows == self._shard_rows:
-                self._finish_shard()
-                self._start_shard()
-            room = self._shard_rows - self._rows
-            fitting, rows = rows.slice(0, room), rows.slice(room)
-            self._file.write_table(fitting, row_group_size=_ROW_GROUP_ROWS)
-            self._ids.update(fitting["text_id"].to_pylist())
-            self._texts.update(fitting["text"].to_pylist())
-            for chunk in fitting["text"].chunks:
-                self._digests.write(digests_of(chunk))
-            self._rows += fitting.num_rows
+            if self._file.rows == self._shard_rows:
+                self._entries.append(self._file.close())
+                self._file = self._next_file()
+            room = self._shard_rows - self._file.rows
+            self._file.write(rows.slice(0, room))
+            rows = rows.slice(room)
 
     def close(self) -> list[ShardEntry]:
         """Finish the last file and rename all files to their final names; an empty split has one empty file."""
-        self._finish_shard()
+        self._entries.append(self._file.close())
         listed = []
-        for index, (path, rows, ids, texts) in enumerate(self._entries):
-            final = self._folder / shard_name(self._stem, ".parquet", index, len(self._entries))
-            path.replace(final)
-            listed.append(entry_of(final, rows, ids, texts))
+        for index, entry in enumerate(self._entries):
+            name = shard_name(self._stem, ".parquet", index, len(self._entries))
+            (self._folder / entry.file).replace(self._folder / name)
+            listed.append(replace(entry, file=name))
         return listed
 
-    def _start_shard(self) -> None:
-        self._path = self._folder / f"{self._stem}.{len(self._entries)}.tmp"
-        self._file = pq.ParquetWriter(self._path, self._schema, compression="zstd")
-        self._rows, self._ids, self._texts = 0, ColumnHash(), ColumnHash()
-        self._digests_path = digests_path(self._folder, self._path.name)
-        self._digests_path.parent.mkdir(exist_ok=True)
-        self._digests = self._digests_path.open("wb")
-
-    def _finish_shard(self) -> None:
-        hashes = {"ids_sha256": self._ids.hexdigest(), "texts_sha256": self._texts.hexdigest()}
-        self._file.add_key_value_metadata(hashes)
-        self._file.close()
-        fsync_path(self._path)
-        self._digests.close()
-        self._digests_path.replace(digests_path(self._folder, hashes["texts_sha256"]))
-        self._entries.append((self._path, self._rows, hashes["ids_sha256"], hashes["texts_sha256"]))
+    def _next_file(self) -> ShardWriter:
+        return ShardWriter(self._folder / f"{self._stem}.{len(self._entries)}.tmp", self._schema)
 
 
 def paragraph_schema(metadata: Mapping[str, pa.DataType]) -> pa.Schema:

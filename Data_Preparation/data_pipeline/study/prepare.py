@@ -13,8 +13,8 @@ import polars as pl
 
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import SourceError, StaleStageError
+from data_pipeline.execution.run import run_pipeline
 from data_pipeline.stages.features import Texts
-from data_pipeline.stages.pipeline import run_pipeline
 from data_pipeline.study.config import LABEL, DataConfig, StudyConfig
 from data_pipeline.types import Split
 from data_pipeline.user_files.tables import Role, read_table

@@ -11,11 +11,11 @@ from filelock import FileLock
 
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import NotFoundError
+from data_pipeline.execution.scores import compute_metric
 from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.features import Need
 from data_pipeline.selection.registry import selector_config
 from data_pipeline.selection.selecting import Selection, SelectionSettings
-from data_pipeline.stages.measure import compute_metric
 from data_pipeline.stages.select import select_subset
 from data_pipeline.store.hashing import column_sha256
 from data_pipeline.store.manifest import SelectionManifest, read_manifest

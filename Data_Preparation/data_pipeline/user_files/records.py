@@ -64,7 +64,11 @@ def read_records(
 
 
 def json_records(
-    path: InputFile, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None
+    path: InputFile,
+    on_bytes: OnBytes | None = None,
+    on_bad: OnBad | None = None,
+    span: tuple[int, int] | None = None,
+    first_number: int = 1,
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the line numbers and objects of a JSON Lines file; blank lines are left out.
 
@@ -72,6 +76,8 @@ def json_records(
         path: the file.
         on_bytes: called with the number of bytes of each read.
         on_bad: called with lines that are not JSON objects; None to raise their error.
+        span: part of the file to read; see `text.line_ranges`.
+        first_number: number of its first line.
 
     Raises:
         RecordError: a line is not a JSON object.
@@ -79,8 +85,8 @@ def json_records(
     """
     if is_parquet(path):
         raise SourceError(f"{path} is a parquet file, expected JSON Lines.")
-    first = True
-    for number, line in read_lines(path, on_bytes, on_bad):
+    first = first_number == 1
+    for number, line in read_lines(path, on_bytes, on_bad, span=span, first_number=first_number):
         text = line.strip()
         if not text:
             continue
@@ -115,8 +121,23 @@ def _parquet_file(path: InputFile) -> Iterator[pq.ParquetFile]:
         yield file
 
 
+def row_group_counts(path: InputFile) -> list[int]:
+    """Read the numbers of rows of the row groups of a parquet file.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    readable = converted_errors((OSError, pa.ArrowException), SourceError, f"{path} cannot be read as parquet")
+    with readable, _parquet_file(path) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
 def parquet_records(
-    path: InputFile, columns: Sequence[str] | None = None, on_bytes: OnBytes | None = None
+    path: InputFile,
+    columns: Sequence[str] | None = None,
+    on_bytes: OnBytes | None = None,
+    row_groups: Sequence[int] | None = None,
+    first_number: int = 1,
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the row numbers, from 1, and rows of a parquet file.
 
@@ -124,16 +145,18 @@ def parquet_records(
         path: the file.
         columns: columns to read; those that the file lacks are left out. None for all.
         on_bytes: called with the number of bytes of each read.
+        row_groups: row groups to read; None for all.
+        first_number: number of the first row of these.
 
     Raises:
         SourceError: the file cannot be read.
     """
-    number = 0
+    number = first_number - 1
     try:
         with _parquet_file(path) as file:
             names = file.schema_arrow.names
             existing = None if columns is None else [name for name in names if name in columns]
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=existing):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=existing, row_groups=row_groups):
                 for values in without_nan(batch).to_pylist():
                     number += 1
                     yield number, values

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.errors import RecordError, SourceError
-from data_pipeline.user_files.inputs import InputFile
+from data_pipeline.user_files.inputs import InputFile, first_bytes
 from data_pipeline.user_files.remote import RemoteFile
+from data_pipeline.utils import converted_errors
 
 MAX_LINE_BYTES = 1 << 26
 """Maximum size of a line: to decode a text and to count its tokens takes up to a hundred times its size in memory."""
@@ -97,8 +98,48 @@ def set_aside(number: int, error: RecordError, on_bad: OnBad | None) -> None:
     on_bad(number, error)
 
 
+def is_compressed(path: Path) -> bool:
+    """Return whether the content of a local file is compressed; see `open_stream`.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    with converted_errors(OSError, SourceError, f"{path} cannot be read"):
+        start = first_bytes(path, 6)
+    return start.startswith(_XZ) or any(start.startswith(magic) for magic, _ in _COMPRESSIONS)
+
+
+def line_ranges(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
+    """Cut a file that is not compressed into ranges of at least `size` bytes that end at line ends, the last one apart.
+
+    Yields:
+        Position of the first byte, exclusive position of the last byte, and number of the first line, from 1.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    start, position, first, lines = 0, 0, 1, 0
+    with converted_errors(OSError, SourceError, f"{path} cannot be read"), path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            read = 0
+            while (end := block.find(b"\n", max(read, start + size - position - 1))) >= 0:
+                lines += block.count(b"\n", read, end + 1)
+                read = end + 1
+                yield start, position + read, first
+                start, first, lines = position + read, first + lines, 0
+            lines += block.count(b"\n", read)
+            position += len(block)
+    if position > start:
+        yield start, position, first
+
+
 def read_lines(
-    path: InputFile, on_bytes: OnBytes | None = None, on_bad: OnBad | None = None, encoding: str = "utf-8"
+    path: InputFile,
+    on_bytes: OnBytes | None = None,
+    on_bad: OnBad | None = None,
+    encoding: str = "utf-8",
+    span: tuple[int, int] | None = None,
+    first_number: int = 1,
 ) -> Iterator[tuple[int, str]]:
     """Read line numbers, from 1, and lines without their ends; only line feeds end a line (U+2028 and U+0085 are text).
 
@@ -107,15 +148,17 @@ def read_lines(
         on_bytes: see `open_stream`.
         on_bad: called with lines that cannot be decoded or are longer than `MAX_LINE_BYTES`; None to raise their error.
         encoding: encoding of the file, other than UTF-16 and UTF-32.
+        span: first and exclusive last byte to read, of a file that is not compressed; None for all.
+        first_number: number of the first line of these.
 
     Raises:
         RecordError: a line cannot be decoded, or is longer than `MAX_LINE_BYTES`.
         SourceError: the file cannot be read, or is UTF-16 or UTF-32.
     """
-    number = 0
+    number = first_number - 1
     try:
         with open_stream(path, on_bytes) as stream:
-            for number, line in enumerate(_lines(stream, path), start=1):
+            for number, line in enumerate(_lines(stream, path, span), start=first_number):
                 try:
                     text = _decoded(line, f"{path}, line {number}", encoding)
                 except RecordError as error:
@@ -144,12 +187,17 @@ def _decoded(line: bytes | None, where: str, encoding: str) -> str:
         ) from error
 
 
-def _lines(stream: Any, path: InputFile) -> Iterator[bytes | None]:
+def _lines(stream: Any, path: InputFile, span: tuple[int, int] | None) -> Iterator[bytes | None]:
     """Iterate over lines; None for a line of more than `MAX_LINE_BYTES`, which is not kept in memory."""
     parts: list[bytes] = []  # parts of a line that continues in the next block
     size = 0
-    is_first = True
-    while block := stream.read(_BLOCK_BYTES):
+    is_first = span is None or span[0] == 0
+    left = None
+    if span is not None:
+        stream.seek(span[0])
+        left = span[1] - span[0]
+    while block := stream.read(_BLOCK_BYTES if left is None else min(left, _BLOCK_BYTES)):
+        left = None if left is None else left - len(block)
         if is_first:
             block = _strip_mark(block, path)
             is_first = False

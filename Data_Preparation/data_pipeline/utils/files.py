@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -51,6 +52,11 @@ def published(final: Path, temporary: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     publish(temporary, final)
+
+
+def unique_name(final: Path) -> Path:
+    """Return a temporary path for a file that several processes, also on other machines, may be writing at once."""
+    return final.with_name(f".{final.name}.{uuid4().hex}.tmp")
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

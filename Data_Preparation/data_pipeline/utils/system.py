@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 # Errors of systems that cannot fsync folders: network and FUSE mounts, Windows.
 _NO_FOLDER_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS}
 # Processors on which Linux has the call numbers and flags of `linux_calls` and its callers; not MIPS, Alpha, SPARC.
@@ -32,6 +34,16 @@ def usable_cores() -> int:
     with suppress(AttributeError, OSError):  # macOS and Windows do not have it, and sandboxes may forbid it
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine runs; one that ended and was not waited for does not."""
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def fsync_path(path: Path) -> None:

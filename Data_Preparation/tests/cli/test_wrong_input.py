@@ -171,6 +171,7 @@ PATHS = {
     "append source": ["append", *OFFLINE, "--output-dir", "DATA", "--source", "jsonl", "--corpus.path", "gone"],
     "verify": ["verify", "--output-dir", "gone"],
     "info": ["info", "--output-dir", "gone"],
+    "status": ["status", "--output-dir", "gone"],
     "heads train": ["heads", "train", "h", "--output-dir", "gone", "--label", "subject"],
     "heads train labels": ["heads", "train", "h", "--labels", "gone"],
     "heads evaluate": ["heads", "evaluate", "gone", "--output-dir", "DATA", "--label", "subject"],

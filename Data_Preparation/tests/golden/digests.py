@@ -22,8 +22,9 @@ DIGITS = 4
 _FLOAT = re.compile(rb"-?\d+\.\d+(?:[eE][-+]?\d+)?")
 _PORT = re.compile(rb"127\.0\.0\.1:\d+")
 _FINGERPRINT = re.compile(rb'"(fingerprint|upstream)": "[0-9a-f]{64}"')
-# Small differences of large sums.
-_DISTANCES = re.compile(rb'"(kcenter_radius|mean_distance|mean_deviation|mmd2)": [^,\s]+')
+DISTANCES = re.compile(rb'"(kcenter_radius|mean_distance|mean_deviation|mmd2)": [^,\s]+')
+"""Small differences of large sums in a selection's manifest, whose last digits are those of a processor."""
+
 _PACKAGE_VERSION = re.compile(rb'"package_version":\s*"[^"]*"')
 
 
@@ -82,7 +83,7 @@ def _content(path, root, rounded, ids, aliases):
         content = content.replace(raw.encode(), digest.encode())
     if not rounded:
         return content
-    content = _DISTANCES.sub(rb'"\1": "<number>"', content)
+    content = DISTANCES.sub(rb'"\1": "<number>"', content)
     return _FLOAT.sub(lambda match: _rounded(match[0]), content)
 
 

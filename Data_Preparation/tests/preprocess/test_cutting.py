@@ -4,22 +4,15 @@ import json
 
 import polars as pl
 import pytest
+from support.paragraphs import corpus_of, write
 from support.shared_data import SHARED
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer
 
-from data_pipeline.config import CorpusConfig, PreprocessConfig, SplitConfig
+from data_pipeline.config import CorpusConfig, PreprocessConfig
 from data_pipeline.download import Corpus, open_corpus
 from data_pipeline.errors import SourceError
-from data_pipeline.preprocess import TokenCounter
-from data_pipeline.stages.preprocess import ParagraphOutput, write_paragraphs
 from data_pipeline.store import ParagraphStore
 from data_pipeline.types import SPLITS, Document
-
-
-def counter_of_words():
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return TokenCounter(tokenizer)
 
 
 def sentences(document, count):
@@ -33,13 +26,11 @@ LONG = [Document(f"d{number}", "  " + sentences(number, 20 + number), title=f"T{
 
 
 def prepare(documents, folder, **settings):
-    corpus = documents if isinstance(documents, Corpus) else Corpus("a test", {}, lambda: iter(documents))
-    config = PreprocessConfig(**{"min_chars": 0, "min_tokens": 1} | settings)
-    output = ParagraphOutput(folder / "x_processed", {})
-    manifest = write_paragraphs([corpus], counter_of_words(), config, SplitConfig(), 1000, output)
-    store = ParagraphStore(output.folder)
+    corpus, folder = documents if isinstance(documents, Corpus) else corpus_of(documents), folder / "x_processed"
+    manifest = write(corpus, folder, preprocess=settings)
+    store = ParagraphStore(folder)
     rows = pl.concat([store.read(split).with_columns(split=pl.lit(split)) for split in SPLITS])
-    return manifest, rows, pl.read_parquet(output.folder / "dropped.parquet")
+    return manifest, rows, pl.read_parquet(folder / "dropped.parquet")
 
 
 def test_the_unit_document_keeps_paragraphs_apart(tmp_path):
@@ -139,17 +130,16 @@ def test_wikitext_2_by_chunks_of_256_tokens(tmp_path):
             pytest.skip(f"real data is not at {SHARED / folder} (set ELM_SHARED_DATA)")
     path = next(path for path in (SHARED / "wikitext-2").rglob("*") if "valid" in path.name and path.is_file())
     corpus = open_corpus(CorpusConfig(source="wikitext", path=path))
-    counter = TokenCounter(Tokenizer.from_file(str(SHARED / "qwen3-tokenizer" / "tokenizer.json")))
-    config = PreprocessConfig(unit="chunk", chunk_tokens=256, chunk_overlap=32, min_tokens=1, exact_dedup=False)
-    output = ParagraphOutput(tmp_path / "x_processed", {})
-    write_paragraphs([corpus], counter, config, SplitConfig(), 10**6, output)
-    sections = PreprocessConfig(unit="section", min_tokens=1, max_tokens=10**6, exact_dedup=False, min_chars=0,
-                                max_punctuation_share=1, max_digit_share=1, max_unknown_share=1)  # fmt: skip
-    whole = ParagraphOutput(tmp_path / "whole_processed", {})
-    write_paragraphs([corpus], counter, sections, SplitConfig(), 10**6, whole)
+    tokenizer = Tokenizer.from_file(str(SHARED / "qwen3-tokenizer" / "tokenizer.json"))
+    chunks = {"unit": "chunk", "chunk_tokens": 256, "chunk_overlap": 32, "exact_dedup": False}
+    chunked, whole = tmp_path / "x_processed", tmp_path / "whole_processed"
+    write(corpus, chunked, tokenizer, 10**6, preprocess=chunks | {"min_chars": PreprocessConfig().min_chars})
+    shares = dict.fromkeys(("max_punctuation_share", "max_digit_share", "max_unknown_share"), 1)
+    sections = {"unit": "section", "max_tokens": 10**6, "exact_dedup": False, **shares}
+    write(corpus, whole, tokenizer, 10**6, preprocess=sections)
     cleaned: dict[str, list[tuple[int, str]]] = {}
     for split in SPLITS:
-        for text_id, text in ParagraphStore(whole.folder).read(split).select("text_id", "text").iter_rows():
+        for text_id, text in ParagraphStore(whole).read(split).select("text_id", "text").iter_rows():
             document, _, number = text_id.rpartition("#s")
             cleaned.setdefault(document, []).append((int(number), text))
     documents = {
@@ -159,7 +149,7 @@ def test_wikitext_2_by_chunks_of_256_tokens(tmp_path):
     }
     checked = 0
     for split in SPLITS:
-        for row in ParagraphStore(output.folder).read(split).iter_rows(named=True):
+        for row in ParagraphStore(chunked).read(split).iter_rows(named=True):
             assert row["token_count"] <= 256
             if row["document_id"] in documents:
                 text = documents[row["document_id"]]

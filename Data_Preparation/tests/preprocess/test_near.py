@@ -1,7 +1,6 @@
 import random
 
 import pytest
-from support.unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess.near import NearIndex, _rows_per_band, jaccard, shingles
 
@@ -64,43 +63,6 @@ def test_matches_are_those_of_comparing_every_pair(threshold):
     assert len(expected - found) <= 0.02 * len(expected)  # MinHash finds 99 % or more
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.8])
-def test_deduplication_drops_what_comparing_with_all_kept_ones_drops(threshold):
-    texts = corpus_with_copies(1)
-    kept, expected = [], []
-    for key, text in enumerate(texts):
-        best = max(((similarity(text, texts[other]), -other) for other in kept), default=(0, 0))
-        if best[0] >= threshold:
-            expected.append((key, -best[1]))
-        else:
-            kept.append(key)
-    index = NearIndex(threshold, texts.__getitem__)
-    assert list(index.find_and_add(enumerate(texts))) == expected
-    assert len(expected) > 10
-
-
-def test_a_threshold_of_one_finds_the_same_shingles_only():
-    texts = ["a b c d e f g", "a b c d e f h", "A b C d e f g"]
-    index = NearIndex(1.0, texts.__getitem__)
-    assert list(index.find_and_add(enumerate(texts))) == [(2, 0)]
-
-
-def test_the_threshold_itself_counts_as_near():
-    # 12 shingles each, 8 of them shared: 8 / 16.
-    left, right = " ".join(WORDS[:16]), " ".join(WORDS[4:20])
-    assert similarity(left, right) == 0.5
-    for threshold, expected in ((0.5, [(1, 0)]), (0.51, [])):
-        index = NearIndex(threshold, [left, right].__getitem__)
-        assert list(index.find_and_add(enumerate([left, right]))) == expected
-
-
-def test_a_near_copy_of_a_dropped_text_names_a_kept_one_or_stays():
-    texts = [" ".join(WORDS[start : start + 100]) for start in (0, 8, 16)]
-    index = NearIndex(0.8, texts.__getitem__)
-    # 96 shingles; 8 words on: 88 / 104 = 0.85; 16 words on: 80 / 112 = 0.71.
-    assert list(index.find_and_add(enumerate(texts))) == [(1, 0)]
-
-
 @pytest.mark.parametrize("threshold", [0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
 def test_bands_are_the_longest_that_find_99_percent_at_the_threshold(threshold):
     def recall(rows):
@@ -109,21 +71,6 @@ def test_bands_are_the_longest_that_find_99_percent_at_the_threshold(threshold):
     rows = _rows_per_band(threshold)
     assert rows == 1 or recall(rows) >= 0.99
     assert rows == 16 or recall(rows * 2) < 0.99
-
-
-def test_the_same_texts_give_the_same_pairs_every_time():
-    texts = corpus_with_copies(2)
-    first, second = (list(NearIndex(0.5, texts.__getitem__).find_and_add(enumerate(texts))) for _ in range(2))
-    assert first == second
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_copies_are_found_in_scripts_without_spaces_too(script):
-    texts = [text_of(script, 120, seed) for seed in range(10)]
-    copies = [text[:50] + "\u4e00" + text[51:] for text in texts]
-    together = [text for pair in zip(texts, copies, strict=True) for text in pair]
-    found = list(NearIndex(0.8, together.__getitem__).find_and_add(enumerate(together)))
-    assert found == [(row + 1, row) for row in range(0, 20, 2)]
 
 
 def test_shingles_of_characters_by_hand():

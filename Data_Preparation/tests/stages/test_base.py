@@ -24,6 +24,7 @@ class FakeStage:
     outputs: list
     name: str = "Counting"
     rows: int = 0
+    unit: str = "row"
     done: list = field(default_factory=list)
 
     def fingerprint(self):

@@ -2,17 +2,17 @@ import json
 
 import polars as pl
 import pytest
-from stages.test_preprocess_stage import all_rows, documents_of, words_counter
+from stages.test_preprocess_stage import all_rows, documents_of
+from support.paragraphs import corpus_of, write
 
-from data_pipeline.config import Config, CorpusConfig, FiltersConfig, PreprocessConfig, SplitConfig
+from data_pipeline.config import Config, CorpusConfig, FiltersConfig
 from data_pipeline.config.load import load_config
-from data_pipeline.download import Corpus, open_corpus
+from data_pipeline.download import open_corpus
 from data_pipeline.embeddings import load_tokenizer
 from data_pipeline.errors import ConfigError
-from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
-from data_pipeline.preprocess.row_filters import filters_identity, load_filters
+from data_pipeline.preprocess.row_filters import filters_identity
 from data_pipeline.stages.pipeline import run
-from data_pipeline.stages.preprocess import CorpusParagraphs, ParagraphOutput, write_paragraphs
+from data_pipeline.stages.preprocess import CorpusParagraphs
 from data_pipeline.types import Document
 
 ENGLISH = "The council met on Tuesday evening to discuss the new bridge over the river."
@@ -24,12 +24,8 @@ PROSE = (
 
 
 def prepare(documents, folder, metadata=None, preprocess=None, **filters):
-    corpus = Corpus("a test", {}, lambda: iter(documents), metadata or {})
-    config = PreprocessConfig(**{"min_chars": 0, "min_tokens": 1} | (preprocess or {}))
-    loaded = load_filters(FiltersConfig(**filters), corpus.metadata, CHUNK_COLUMNS if config.cuts else ())
-    folder = folder / "x_processed"
-    output = ParagraphOutput(folder, {})
-    manifest = write_paragraphs([corpus], words_counter(), config, SplitConfig(), 1000, output, loaded)
+    corpus, folder = corpus_of(documents, metadata), folder / "x_processed"
+    manifest = write(corpus, folder, preprocess=preprocess or {}, filters=filters)
     return manifest, all_rows(folder).sort("text_id"), pl.read_parquet(folder / "dropped.parquet").sort("text_id")
 
 

@@ -7,32 +7,22 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from support.paragraphs import corpus_of, write
 
-from data_pipeline.config import CorpusConfig, PreprocessConfig, SplitConfig
-from data_pipeline.download import Corpus, open_corpus
+from data_pipeline.config import CorpusConfig, SplitConfig
+from data_pipeline.download import open_corpus
 from data_pipeline.errors import SourceError, StoreError
-from data_pipeline.preprocess import TokenCounter, staging
+from data_pipeline.preprocess import staging
 from data_pipeline.stages.pipeline import run
-from data_pipeline.stages.preprocess import ParagraphOutput, write_paragraphs
 from data_pipeline.store import ParagraphStore
 from data_pipeline.types import SPLITS, Document
 
 COLUMNS = ["text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split"]
 
 
-def words_counter():
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return TokenCounter(tokenizer)
-
-
 def prepare(documents, folder, split=None, shard_rows=1000, metadata=None, on_duplicate_id="fail", **settings):
-    corpus = Corpus("a test", {}, lambda: iter(documents), metadata or {}, on_duplicate_id=on_duplicate_id)
-    config = PreprocessConfig(**{"min_chars": 0, "min_tokens": 1} | settings)
-    folder = folder / "x_processed"
-    output = ParagraphOutput(folder, {})
-    return write_paragraphs([corpus], words_counter(), config, split or SplitConfig(), shard_rows, output), folder
+    corpus, folder = corpus_of(documents, metadata, on_duplicate_id=on_duplicate_id), folder / "x_processed"
+    return write(corpus, folder, shard_rows=shard_rows, split=split or SplitConfig(), preprocess=settings), folder
 
 
 def documents_of(*texts):
@@ -272,7 +262,7 @@ def staged(tmp_path, values, batch_rows=7):
     table = pa.table({"text": pa.array(values, pa.large_string())})
     with pa.ipc.new_file(tmp_path / "staging", table.schema) as writer:
         writer.write_table(table, max_chunksize=batch_rows)
-    return staging.Staging(tmp_path / "staging")
+    return staging.Staging([staging.staged_file(tmp_path / "staging")])
 
 
 def first_copies(values):
@@ -331,7 +321,7 @@ def test_a_paragraph_that_got_lost_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
-    from data_pipeline.preprocess import passes as module
+    from data_pipeline.stages import base as module
 
     bars = []
     real = module.progress_bar
@@ -344,7 +334,6 @@ def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
     path = tmp_path / "in.jsonl"
     path.write_text('{"text": "one text"}\n' * 3 + '{"text": "another"}\n')
     corpus = open_corpus(CorpusConfig(source="jsonl", path=path))
-    config, output = PreprocessConfig(min_chars=0, min_tokens=1), ParagraphOutput(tmp_path / "x", {})
-    write_paragraphs([corpus], words_counter(), config, SplitConfig(), 10, output)
+    write(corpus, tmp_path / "x")
     assert bars[0][:3] == ("Reading", path.stat().st_size, "B")
     assert bars[0][3].n == path.stat().st_size

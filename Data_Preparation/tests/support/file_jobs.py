@@ -85,6 +85,7 @@ def clean_logging():
     for handler in root.handlers[:]:
         if handler not in before:
             root.removeHandler(handler)
+            handler.close()
 
 
 def embedding_job(folder, local=None, overwrite=False, slurm=None, **params):

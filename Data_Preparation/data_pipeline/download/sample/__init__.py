@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.config import CorpusConfig
-from data_pipeline.download.corpus import Corpus, OnBadRecord
+from data_pipeline.download.corpus import Corpus, OnBadRecord, Unit
 from data_pipeline.download.wikitext import wikitext_documents
 from data_pipeline.types import Document
-from data_pipeline.user_files import read_lines
+from data_pipeline.user_files import OnBytes, read_lines
 from data_pipeline.utils import sha256_of_file
 
 FOLDER = Path(__file__).parent
@@ -23,20 +23,20 @@ def open_sample(config: CorpusConfig) -> Corpus:
     """The bundled sample; its documents carry `subject` as metadata."""
     del config
     articles = FOLDER / "articles.tokens"
-
-    def documents(on_bad: OnBadRecord | None = None) -> Iterator[Document]:
-        del on_bad  # these files are known: a fault is an error
-        subjects = sample_subjects()
-        lines = (line for _, line in read_lines(articles))
-        for document in wikitext_documents(lines, "", check=False, where=str(articles)):
-            yield replace(document, metadata={"subject": subjects[document.title]})
-
     return Corpus(
         description="the bundled sample: 48 articles, 12 subjects",
         identity={articles.name: sha256_of_file(articles)},
-        documents=documents,
+        units=lambda: [Unit(_read, articles.stat().st_size)],
         metadata={"subject": "str"},
     )
+
+
+def _read(on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
+    del on_bad  # these files are known: a fault is an error
+    articles, subjects = FOLDER / "articles.tokens", sample_subjects()
+    lines = (line for _, line in read_lines(articles, on_bytes))
+    for document in wikitext_documents(lines, "", check=False, where=str(articles)):
+        yield replace(document, metadata={"subject": subjects[document.title]})
 
 
 def sample_subjects() -> dict[str, str]:

@@ -39,6 +39,7 @@ class FilesStage:
     files: tuple[File, ...]
     outputs: tuple[()] = ()  # each file has a record of its own, which its task checks
     rows: int = 0
+    unit: str = "row"
     process: Callable[[File], tuple[int, bool]] | None = None
     """Function that processes one file with the models of a worker; returns its rows and whether it was skipped."""
 

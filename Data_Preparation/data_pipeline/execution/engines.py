@@ -1,0 +1,106 @@
+"""Choice of the engine that runs the tasks of stages, by the section `execution`."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+from data_pipeline.config import Config
+from data_pipeline.config.execution import ExecutionConfig
+from data_pipeline.errors import ConfigError
+from data_pipeline.execution.local_engine import LocalEngine
+from data_pipeline.stages.base import Executor, WorkerPlace, run_in_order, run_timestamp
+from data_pipeline.utils.system import usable_cores
+
+CREWS = ".crews"
+"""Folder of the workers that run together, in the data folder."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_engine(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
+    """Give a function that takes a config and an argument `execute` the engine of the config, unless it is given one.
+
+    Raises:
+        ConfigError: see `engine_of`.
+    """
+
+    @wraps(function)
+    def run_by_engine(config: Config, *arguments: P.args, **named: P.kwargs) -> R:
+        if "execute" in named:
+            return function(config, *arguments, **named)
+        with engine_of(config) as (own, execute):
+            named["execute"] = execute
+            return function(own, *arguments, **named)
+
+    return cast(Callable[Concatenate[Config, P], R], run_by_engine)
+
+
+@contextmanager
+def engine_of(config: Config) -> Iterator[tuple[Config, Executor]]:
+    """Open the engine that a config names.
+
+    Yields:
+        The config of this process, which is the first worker, and the engine.
+
+    Raises:
+        ConfigError: there are no such devices, or not as many as workers.
+    """
+    settings = config.execution
+    if settings.engine == "slurm":
+        raise ConfigError(
+            "execution.engine is slurm, which elm run and elm embed submit jobs for. Use one of those, or another "
+            "engine here (--execution.engine local)"
+        )
+    places = worker_places(settings)
+    if settings.engine == "inline" or (settings.engine == "auto" and len(places) == 1):
+        yield _config_of(config, places[0]), run_in_order
+        return
+    folder = config.data_dir / CREWS / f"{run_timestamp()}-{os.getpid()}"
+    with LocalEngine(places, folder) as engine:
+        yield _config_of(config, places[0]), engine
+
+
+def worker_places(settings: ExecutionConfig) -> list[WorkerPlace]:
+    """Return where the workers run, one place for each.
+
+    Raises:
+        ConfigError: there are no such devices, or not as many as workers.
+    """
+    devices = _devices(settings)
+    count = settings.workers or len(devices) or 1
+    if devices and len(devices) != count:
+        raise ConfigError(
+            f"execution.workers is {count}, execution.devices names {len(devices)}: there is one worker for each "
+            "device. Leave execution.workers out"
+        )
+    if settings.engine == "inline" and count > 1:
+        raise ConfigError(f"execution.engine is inline, which is one process, and there are {count} workers. Set local")
+    threads = max(1, usable_cores() // count)
+    return [WorkerPlace(f"worker-{n}", devices[n] if devices else None, threads) for n in range(count)]
+
+
+def _devices(settings: ExecutionConfig) -> tuple[str, ...]:
+    """Names of the devices; `all` is every GPU."""
+    if settings.devices != ("all",):
+        return settings.devices
+    import torch  # which takes a second, and not every run needs
+
+    count = torch.cuda.device_count()
+    if not count:
+        raise ConfigError("execution.devices is all, which means every GPU, and torch finds none. Leave it out")
+    return tuple(f"cuda:{number}" for number in range(count))
+
+
+def _config_of(config: Config, place: WorkerPlace) -> Config:
+    """Return the config with the device and the threads of a worker."""
+    changes: dict[str, object] = {}
+    if place.device is not None:
+        changes["device"] = place.device
+    if config.execution.workers is not None and config.embedding.threads is None:
+        changes["threads"] = place.threads
+    if not changes:
+        return config
+    return config.model_copy(update={"embedding": config.embedding.model_copy(update=changes)})

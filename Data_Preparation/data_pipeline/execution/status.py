@@ -1,0 +1,100 @@
+"""What the crews of a data folder are doing; see `crew`."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.config import Config
+from data_pipeline.execution.crew import CrewFolder, StageAbout
+from data_pipeline.execution.engines import CREWS
+from data_pipeline.execution.leases import Holder, Leases
+from data_pipeline.execution.worker import Receipts
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """State of one stage of a crew."""
+
+    about: StageAbout
+    done: int
+    """Number of tasks that are done."""
+    rows: int
+    """Rows that are finished, those of running tasks included."""
+    running: dict[str, Holder]
+    """Workers by the names of their tasks."""
+    failure: str | None
+    """Message of the task that failed."""
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return the expected time until its end, at the rate so far; None if that is not known."""
+        share = self.rows / self.about.rows if self.about.rows else self.done / max(1, self.about.tasks)
+        elapsed = now - self.about.started
+        return elapsed * (1 - share) / share if 0 < share <= 1 else None
+
+
+@dataclass(frozen=True)
+class CrewStatus:
+    """State of one crew."""
+
+    name: str
+    is_over: bool
+    leader: Holder | None
+    """Worker that leads; None if none does, or did in the last minute."""
+    stages: list[StageStatus]
+    """Stages so far; the last one is the present one."""
+
+
+def crews_of(config: Config) -> list[CrewStatus]:
+    """Return the crews of a data folder, the oldest first."""
+    return [_status(folder) for folder in sorted((config.data_dir / CREWS).glob("*")) if folder.is_dir()]
+
+
+def _status(folder: Path) -> CrewStatus:
+    crew = CrewFolder(folder)
+    leader = Leases(folder / "leader").holders().get("leader")
+    if leader is not None and leader.is_gone:
+        leader = None
+    return CrewStatus(folder.name, crew.is_over, leader, list(_stages(crew)))
+
+
+def _stages(crew: CrewFolder) -> Iterator[StageStatus]:
+    for folder in crew.stages:
+        try:
+            about = StageAbout(**json.loads((folder / "about.json").read_bytes()))
+        except FileNotFoundError:
+            continue  # it has just begun
+        receipts = Receipts(folder / "receipts")
+        done = receipts.rows()
+        holders = {name: holder for name, holder in Leases(folder / "leases").holders().items() if name not in done}
+        rows = sum(done.values()) + sum(holder.rows for holder in holders.values())
+        yield StageStatus(about, len(done), rows, holders, receipts.failure())
+
+
+def describe_time(seconds: float) -> str:
+    """Describe a time in words."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:
+    """Describe a crew in rows of a table."""
+    state = "over" if crew.is_over else "running" if crew.leader else "waiting for a worker to lead"
+    where = f", led by process {crew.leader.process} on {crew.leader.machine}" if crew.leader else ""
+    lines = [(crew.name, state + where)]
+    for number, stage in enumerate(crew.stages):
+        about, is_last = stage.about, number == len(crew.stages) - 1
+        text = f"{stage.done:,} of {about.tasks:,} tasks done"
+        if about.rows:
+            text += f", {stage.rows:,} of {about.rows:,} {about.unit}s"
+        if is_last and not crew.is_over:
+            text += f", {len(stage.running)} running"
+            left = stage.seconds_left(time.time())
+            text += f", about {describe_time(left)} left" if left is not None else ""
+        if stage.failure:
+            text += f"; FAILED: {stage.failure}"
+        lines.append((about.name, text))
+    return lines

@@ -1,0 +1,124 @@
+"""Embedding of a split by several processes: what each of them needs to know, and the sum of what they did."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from data_pipeline.config import EmbeddingConfig
+from data_pipeline.embeddings import Embedder, EncodeStats, Identity, load_embedder
+from data_pipeline.errors import ModelError
+from data_pipeline.stages.base import Stage, Task, TaskResult, WorkerPlace
+from data_pipeline.stages.reuse import Reuse
+from data_pipeline.stages.split_output import SplitOutput, SplitStage
+from data_pipeline.store import Coding, ParagraphStore
+
+_BLOCK_ROWS = 32_768
+_LEAST_ROWS = 256  # whose vectors end at the end of a page, if a vector has a multiple of 16 bytes
+_BLOCKS_OF_WORKER = 8
+
+
+def block_rows(rows: int, workers: int) -> int:
+    """Return the number of rows of a task, where several workers share the files of a split.
+
+    Args:
+        rows: number of rows of the split.
+        workers: number of workers.
+    """
+    share = -(-rows // (_BLOCKS_OF_WORKER * workers))
+    return min(_BLOCK_ROWS, max(1, -(-share // _LEAST_ROWS)) * _LEAST_ROWS)
+
+
+@dataclass(frozen=True)
+class EmbeddingRecipe(SplitStage):
+    """The stage `SplitEmbeddings` as other processes get it."""
+
+    store: ParagraphStore
+    identity: Identity
+    config: EmbeddingConfig
+    output: SplitOutput
+    overwrite: bool
+    coding: Coding
+    attention: str
+    """Attention that the header of a file names."""
+    reuse_roots: Sequence[Path] | None
+    """Data folders with vectors that can be copied; None to compute all."""
+    make: Callable[..., Any]
+    """The class of the stage."""
+
+    name = "Embedding"
+
+    def run(self, task: Task, advance: Callable[[int], object] = lambda rows: None) -> TaskResult:
+        """Refuse: a worker runs the stage that `for_worker` makes."""
+        raise NotImplementedError
+
+    def finish(self, results: Sequence[TaskResult]) -> None:
+        """Leave the manifest to the process that waits for the workers."""
+
+    def portable(self) -> Self:
+        """Return the recipe."""
+        return self
+
+    def for_worker(self, place: WorkerPlace) -> Stage[Any]:
+        """Load the model on the device of a worker, once for all splits.
+
+        Raises:
+            ModelError: it is not the model of the process that waits for the workers.
+        """
+        config = self.config.model_copy(update={"device": place.device}) if place.device else self.config
+        embedder = _embedder(config.model_copy(update={"threads": config.threads or place.threads}))
+        own, other = (replace(identity, probes="").to_metadata() for identity in (embedder.identity, self.identity))
+        if own != other:
+            changed = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
+            raise ModelError(f"{place.name} loaded another model than the first worker: {', '.join(changed)} differ")
+        reuse = None
+        if self.reuse_roots is not None:
+            reuse = Reuse(self.reuse_roots, self.output.folder, embedder, self.coding.precision)
+        stage: Any = self.make(self.store, embedder, self.identity, config, self.output, self.overwrite, reuse)
+        stage.take_over(self.coding, self.attention)
+        worker: Stage[Any] = stage
+        return worker
+
+
+_loaded: list[tuple[EmbeddingConfig, Embedder]] = []
+"""The latest model of this process."""
+
+
+def _embedder(config: EmbeddingConfig) -> Embedder:
+    if not _loaded or _loaded[0][0] != config:
+        _loaded[:] = [(config, load_embedder(config))]
+    return _loaded[0][1]
+
+
+def tally_since(before: EncodeStats, now: EncodeStats) -> dict[str, Any]:
+    """Return the difference of two tallies of this process, as JSON values."""
+    changed = {
+        field.name: getattr(now, field.name) - getattr(before, field.name)
+        for field in fields(EncodeStats)
+        if field.name not in {"recomputed", "usage"}
+    }
+    recomputed = {name: count - before.recomputed.get(name, 0) for name, count in now.recomputed.items()}
+    return {"process": os.getpid(), **changed, "recomputed": recomputed}
+
+
+def with_workers(own: EncodeStats, facts: Iterable[dict[str, Any]]) -> EncodeStats:
+    """Add what other processes did to the tally of this one; the time is that of the process that took longest.
+
+    Args:
+        own: tally of this process.
+        facts: see `tally_since`, of each task.
+    """
+    total = replace(own, recomputed=dict(own.recomputed))
+    seconds: dict[int, float] = {}
+    for values in facts:
+        for name, value in values.items():
+            if name == "recomputed":
+                for dtype, count in value.items():
+                    total.recomputed[dtype] = total.recomputed.get(dtype, 0) + count
+            elif name == "seconds":
+                seconds[values["process"]] = seconds.get(values["process"], 0.0) + value
+            elif name != "process":
+                setattr(total, name, getattr(total, name) + value)
+    total.seconds = max([own.seconds, *seconds.values()])
+    return total

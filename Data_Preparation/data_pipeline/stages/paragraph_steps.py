@@ -1,0 +1,440 @@
+"""Steps that make the paragraphs of a corpus. Each is a stage whose tasks any process can run, in any order.
+
+    ReadUnits       unit of the corpus  -> rows that pass the filters
+    FindRepeats     all rows            -> rows with the text of an earlier one
+    SignRows        rows of a unit      -> buckets of each row                  (these four with near_dedup only)
+    SortBuckets     range of buckets    -> rows that share a bucket
+    ConnectRows     all of those        -> parts that can be compared on their own
+    CompareRows     part of rows        -> near duplicates
+    DecideRows      all rows            -> which are kept, and in which split
+    WriteShards     shard               -> paragraph file
+
+The steps share a work folder, and nothing but names goes from one to another. What a task writes appears when it is
+complete, so that a run that was interrupted goes on where it was. What units and shards there are does not depend on
+who runs the tasks, so neither do the bytes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_pipeline.config import Config
+from data_pipeline.preprocess import TokenCounter, load_fast_library
+from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
+from data_pipeline.preprocess.decontamination import Decontamination
+from data_pipeline.preprocess.ledger import DropLedger
+from data_pipeline.preprocess.near_pairs import (
+    bucket,
+    bucket_parts,
+    compare,
+    connect,
+    in_row_order,
+    kept_texts,
+    sign,
+)
+from data_pipeline.preprocess.number_files import load_numbers, save_numbers
+from data_pipeline.preprocess.passes import (
+    Assignment,
+    Repeats,
+    ShardRows,
+    decide_rows,
+    exact_repeats,
+    schema_of_rows,
+    shards_of_split,
+    write_shard,
+)
+from data_pipeline.preprocess.row_filters import Filters, load_filters
+from data_pipeline.preprocess.staging import Staging
+from data_pipeline.preprocess.units import UnitCounts, UnitSource, read_counts, stage_unit, staged_rows
+from data_pipeline.stages.base import Advance, Output, Task, TaskResult, WorkerPlace
+from data_pipeline.store.manifest import ShardEntry
+from data_pipeline.types import SPLITS, IntArray
+from data_pipeline.utils.files import atomic_write_json
+
+
+@dataclass(frozen=True)
+class Written:
+    """Output of a step: a file or folder that appears when it is complete."""
+
+    path: Path
+
+    def is_finished(self, overwrite: bool) -> bool:
+        """Return whether it is there; a work folder holds nothing that was made with other settings."""
+        del overwrite
+        return self.path.exists()
+
+
+@dataclass(frozen=True)
+class ParagraphJob:
+    """Work of making paragraphs, as any process needs to know it."""
+
+    config: Config
+    tokenizer: Any
+    units: tuple[UnitSource, ...]
+    on_duplicate_id: str
+    work: Path
+    """Folder that the steps share."""
+
+    @property
+    def unit_folders(self) -> list[Path]:
+        """Folders of the units, in order."""
+        return [self.work / "units" / f"{number:06d}" for number in range(len(self.units))]
+
+    def files(self, folder: str, count: int) -> list[Path]:
+        """Paths of numbered files of a step."""
+        return [self.work / folder / f"{number:06d}.arrow" for number in range(count)]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Part that all steps share; see `stages.base.Stage`."""
+
+    job: ParagraphJob
+
+    name = ""
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows of all tasks; see `Stage`."""
+        return 0
+
+    @property
+    def unit(self) -> str:
+        """What progress counts."""
+        return "row"
+
+    def fingerprint(self) -> str:
+        """Return nothing: the work folder is that of one fingerprint."""
+        return ""
+
+    @property
+    def outputs(self) -> Sequence[Output]:
+        """Return one output for each task."""
+        return [Written(path) for path in self.paths()]
+
+    def paths(self) -> list[Path]:
+        """Return the file or folder that each task writes."""
+        raise NotImplementedError
+
+    def tasks(self) -> list[Task]:
+        """Return one task for each file or folder."""
+        return [Task(path.name, index) for index, path in enumerate(self.paths())]
+
+    def finish(self, results: Sequence[TaskResult]) -> None:
+        """Leave the files as they are."""
+
+    def portable(self) -> Self:
+        """Return the stage, without what this process has opened."""
+        return self
+
+    def for_worker(self, place: WorkerPlace) -> Self:
+        """Return the step, which opens files and loads filters when they are needed."""
+        del place
+        return self
+
+    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
+        """Run one task, unless its file is there."""
+        path = self.paths()[task.index]
+        if path.exists():
+            return TaskResult(task.name, skipped=True)
+        self.write(task.index, path, advance)
+        return TaskResult(task.name)
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the file of a task."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what a process has opened or loaded."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def counts(self) -> list[UnitCounts]:
+        """Counts of the units, in order."""
+        return [read_counts(folder) for folder in self.job.unit_folders]
+
+    @cached_property
+    def staging(self) -> Staging:
+        """Rows of all units."""
+        return staged_rows(self.job.unit_folders, self.counts)
+
+    @cached_property
+    def unit_starts(self) -> IntArray:
+        """First row of each unit, and the number of all rows."""
+        return np.cumsum([0, *(unit.read.rows for unit in self.counts)])
+
+
+@dataclass(frozen=True)
+class ReadUnits(_Step):
+    """Read, cut, clean and filter the documents of a unit, and count their tokens."""
+
+    name = "Reading"
+
+    @property
+    def unit(self) -> str:
+        """What progress counts: bytes if their number is known, else documents."""
+        return "B" if self.rows else "doc"
+
+    @property
+    def rows(self) -> int | None:
+        """Bytes of all units; None if they are unknown."""
+        sizes = [source.unit.bytes for source in self.job.units]
+        return None if None in sizes else sum(filter(None, sizes))
+
+    def paths(self) -> list[Path]:
+        """Return the folders of the units."""
+        return self.job.unit_folders
+
+    @cached_property
+    def _counter(self) -> TokenCounter:
+        is_fast = self.job.config.preprocess.fast_tokens == "auto"
+        return TokenCounter(self.job.tokenizer, load_fast_library(self.job.tokenizer) if is_fast else None)
+
+    @cached_property
+    def _filters(self) -> Filters:
+        config = self.job.config
+        columns = CHUNK_COLUMNS if config.preprocess.cuts else ()
+        return load_filters(config.filters, self.job.units[0].metadata, columns)
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the files of a unit."""
+        config, counts_bytes = self.job.config, bool(self.rows)
+        counts = stage_unit(
+            self.job.units[index],
+            self._counter,
+            config.preprocess,
+            self._filters,
+            config.decontamination.is_on,
+            path,
+            advance if counts_bytes else lambda count: None,
+        )
+        if not counts_bytes:
+            advance(counts.read.documents)
+
+
+@dataclass(frozen=True)
+class FindRepeats(_Step):
+    """Find the rows with the text of an earlier one."""
+
+    name = "Looking for duplicates"
+
+    def paths(self) -> list[Path]:
+        """Return the file of the pairs."""
+        return [self.job.work / "exact.arrow"]
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the pairs."""
+        pairs = exact_repeats(self.staging, self.job.config.preprocess)
+        save_numbers(path, row=pairs[:, 0], first=pairs[:, 1])
+
+
+class _NearStep(_Step):
+    @property
+    def threshold(self) -> float:
+        """Minimum similarity of near duplicates."""
+        return self.job.config.preprocess.near_threshold
+
+    @property
+    def signed(self) -> list[Path]:
+        """Files of `SignRows`."""
+        return self.job.files("signed", len(self.job.units))
+
+    @cached_property
+    def bucketed(self) -> list[Path]:
+        """Files of `SortBuckets`."""
+        return self.job.files("buckets", bucket_parts(self.signed))
+
+    @property
+    def connected(self) -> list[Path]:
+        """Files of `ConnectRows`."""
+        return [self.job.work / "connected" / path.name for path in self.bucketed]
+
+    @property
+    def connection(self) -> Path:
+        """File of the number of parts."""
+        return self.job.work / "connected.json"
+
+
+@dataclass(frozen=True)
+class SignRows(_NearStep):
+    """Compute the buckets of the rows of a unit."""
+
+    name = "Looking for near duplicates"
+
+    @property
+    def rows(self) -> int:
+        """Number of all rows."""
+        return len(self.staging)
+
+    def paths(self) -> list[Path]:
+        """Return one file for each unit."""
+        return self.signed
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the buckets."""
+        start, end = self.unit_starts[index : index + 2].tolist()
+        sign(kept_texts(self.staging, self._keep, start, end, advance), self.threshold, path)
+
+    @cached_property
+    def _keep(self) -> NDArray[np.bool_]:
+        return read_repeats(self.job).kept(len(self.staging))
+
+
+@dataclass(frozen=True)
+class SortBuckets(_NearStep):
+    """Find the rows that share a bucket, for a range of buckets."""
+
+    name = "Sorting buckets of near duplicates"
+
+    def paths(self) -> list[Path]:
+        """Return one file for each range."""
+        return self.bucketed
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the rows."""
+        bucket(self.signed, index, len(self.bucketed), path)
+
+
+@dataclass(frozen=True)
+class ConnectRows(_NearStep):
+    """Divide the rows that share buckets into parts."""
+
+    name = "Dividing near duplicates"
+
+    def paths(self) -> list[Path]:
+        """Return the file that is written last."""
+        return [self.connection]
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the parts, and their number."""
+        atomic_write_json(path, connect(self.bucketed, len(self.staging), self.connected[0].parent))
+
+
+@dataclass(frozen=True)
+class CompareRows(_NearStep):
+    """Compare the rows of a part that share buckets."""
+
+    name = "Comparing near duplicates"
+
+    def paths(self) -> list[Path]:
+        """Return one file for each part."""
+        return self.job.files("near", json.loads(self.connection.read_bytes()))
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the pairs."""
+        pairs = compare(self.connected, index, self.threshold, partial(self.staging.value, "text"))
+        save_numbers(path, row=pairs[:, 0], first=pairs[:, 1])
+
+
+@dataclass(frozen=True)
+class DecideRows(_Step):
+    """Decide which rows are kept, and in which split."""
+
+    decontamination: Decontamination
+
+    name = "Deciding"
+
+    def paths(self) -> list[Path]:
+        """Return the file that is written last."""
+        return [self.job.work / "assigned.arrow"]
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the split of each row, new ids, and what is left out because of other rows."""
+        config, work = self.job.config, self.job.work
+        dropped = DropLedger(work / "dropped.parquet", config.decontamination.is_on)
+        repeats, on_duplicate_id = read_repeats(self.job), self.job.on_duplicate_id
+        assigned = decide_rows(
+            self.staging, config.preprocess, config.split, on_duplicate_id, self.decontamination, dropped, repeats
+        )
+        dropped.close()
+        atomic_write_json(work / "new_ids.json", {str(number): name for number, name in assigned.new_ids.items()})
+        save_numbers(path, keep=assigned.keep.astype(np.int8), position=assigned.positions)
+
+
+@dataclass(frozen=True)
+class WriteShards(_Step):
+    """Write the rows of a shard to its file."""
+
+    name = "Writing"
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that are kept."""
+        return int(self.assigned.keep.sum())
+
+    @cached_property
+    def assigned(self) -> Assignment:
+        """What was decided."""
+        return read_assignment(self.job)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Schema of the files."""
+        return schema_of_rows(self.staging, self.job.units[0].metadata)
+
+    @cached_property
+    def shards(self) -> list[ShardRows]:
+        """Shards of all splits, in order."""
+        keep, shard_rows = self.assigned.keep, self.job.config.storage.shard_rows
+        return [shard for name in SPLITS for shard in shards_of_split(name, name, keep, self.assigned, shard_rows)]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the files."""
+        return self.job.work / "shards"
+
+    def paths(self) -> list[Path]:
+        """Return the manifest entry of each file, which is written after it."""
+        return [self.folder / f"{shard.name}.json" for shard in self.shards]
+
+    def write(self, index: int, path: Path, advance: Advance) -> None:
+        """Write the file and its manifest entry."""
+        path.parent.mkdir(exist_ok=True)
+        entry = write_shard(self.staging, self.shards[index], self.assigned, self.schema, path.parent)
+        atomic_write_json(path, entry.to_json())
+        advance(entry.rows)
+
+    def entries(self) -> dict[str, list[ShardEntry]]:
+        """Return the manifest entries of all files, by split."""
+        entries: dict[str, list[ShardEntry]] = {name: [] for name in SPLITS}
+        for shard, path in zip(self.shards, self.paths(), strict=True):
+            entries[shard.split].append(ShardEntry(**json.loads(path.read_bytes())))
+        return entries
+
+
+def read_repeats(job: ParagraphJob) -> Repeats:
+    """Read which rows repeat an earlier one, as far as it is known."""
+    near = in_row_order([_pairs(path) for path in sorted((job.work / "near").glob("*.arrow"))])
+    return Repeats(_pairs(job.work / "exact.arrow"), near)
+
+
+def read_assignment(job: ParagraphJob) -> Assignment:
+    """Read what was decided."""
+    columns = load_numbers(job.work / "assigned.arrow")
+    new_ids = json.loads((job.work / "new_ids.json").read_bytes())
+    keep = columns["keep"].astype(np.bool_)
+    return Assignment(keep, columns["position"], {int(number): name for number, name in new_ids.items()})
+
+
+def reading_steps(job: ParagraphJob) -> list[_Step]:
+    """Return the steps that find the candidates."""
+    return [ReadUnits(job)]
+
+
+def deciding_steps(job: ParagraphJob, decontamination: Decontamination) -> list[_Step]:
+    """Return the steps from the candidates to the files, in order."""
+    near = [SignRows(job), SortBuckets(job), ConnectRows(job), CompareRows(job)]
+    is_near = job.config.preprocess.near_dedup
+    return [FindRepeats(job), *(near if is_near else []), DecideRows(job, decontamination), WriteShards(job)]
+
+
+def _pairs(path: Path) -> IntArray:
+    columns = load_numbers(path)
+    return np.stack([columns["row"], columns["first"]], axis=1).astype(np.int64)
