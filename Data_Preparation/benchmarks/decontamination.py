@@ -106,10 +106,8 @@ def _near(quick: bool) -> dict[str, Any]:
     from data_pipeline.preprocess.near import NearIndex
 
     texts, items = _texts(quick)
-    index = NearIndex(0.8, items.__getitem__)
-    for key, item in enumerate(items):
-        index.add(key, item)
-    return _timed(texts, lambda: [row for row, text in enumerate(texts) if index.nearest(text) is not None])
+    index = NearIndex(0.8, items)
+    return _timed(texts, lambda: sorted(index.nearest(texts)))
 
 
 def _datatrove(quick: bool, split: bool) -> dict[str, Any]:

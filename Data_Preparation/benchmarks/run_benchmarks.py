@@ -24,6 +24,7 @@ import main_job
 import memory
 import quality
 import resume
+import scale
 import selection
 import selection_study
 import torch
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "models": embedding_models.measure,
     "quality": quality.measure,
     "resume": resume.measure,
+    "scale": scale.measure,
     "selection": selection.measure,
     "selection_study": selection_study.measure,
     "user_files": user_files.measure,

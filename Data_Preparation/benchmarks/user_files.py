@@ -79,14 +79,12 @@ def _near(count: int) -> dict[str, Any]:
 
     rng = random.Random(0)
     vocabulary = [f"word{number}" for number in range(5000)]
+    texts = [" ".join(rng.choices(vocabulary, k=100)) for _ in range(count)]
+    NearIndex(0.8, texts[:1000])
     process = psutil.Process()
-    index = NearIndex(0.8, lambda _: "")
-    before = 0
-    for key in range(count):
-        if key == count // 2:
-            before = process.memory_info().rss
-        index.add(key, " ".join(rng.choices(vocabulary, k=100)))
-    return {"kb_per_text": (process.memory_info().rss - before) / (count - count // 2) / 1000}
+    before = process.memory_info().rss
+    index = NearIndex(0.8, texts)
+    return {"kb_per_text": (process.memory_info().rss - before) / count / 1000, "of": type(index).__name__}
 
 
 if __name__ == "__main__":

@@ -49,9 +49,7 @@ class TestRows:
         self._documents, self._first_rows, self._document_of_row = np.unique(
             np.concatenate(documents), return_index=True, return_inverse=True
         )
-        self._index = NearIndex(threshold, texts.__getitem__)
-        for key, text in enumerate(texts):
-            self._index.add(key, text)
+        self._index = NearIndex(threshold, texts)
 
     def leaks(self, part: ShardPart, advance: Callable[[int], object]) -> Leaks:
         """Compare a part of train, which is read once as a stream."""
@@ -63,8 +61,7 @@ class TestRows:
                 found = np.searchsorted(self._documents, in_train).clip(max=len(self._documents) - 1)
                 is_shared[found[self._documents[found] == in_train]] = True
             if self.texts:
-                for text in batch["text"].to_pylist():
-                    duplicates.update(self._index.matches(text))
+                duplicates.update(row for _, row, _ in self._index.matches(batch["text"].to_pylist()))
             advance(batch.num_rows)
         return Leaks(self._first_rows[is_shared].tolist(), sorted(duplicates))
 

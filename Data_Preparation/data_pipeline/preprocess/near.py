@@ -3,11 +3,14 @@
 In scripts without spaces between words, the 5-grams are of characters (see `utils.words`).
 """
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
-from rensa import RMinHash, RMinHashLSH
+from rensa import RMinHash
 
 from data_pipeline.utils.words import split_words
 
@@ -15,15 +18,22 @@ _SHINGLE_WORDS = 5
 _PERMUTATIONS = 128
 _SEED = 1
 _RECALL = 0.99
+_BATCH_TEXTS = 8192
+_PREFIX_BITS = 24
+_PREFIX_SHIFT = np.uint64(64 - _PREFIX_BITS)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shingles(text: str) -> set[str]:
     """Set of all sequences of 5 words of a text in lower case; a shorter text is one sequence."""
+    return set(_shingles(text))
+
+
+def _shingles(text: str) -> list[str]:
     words = split_words(text.lower())
     if len(words) <= _SHINGLE_WORDS:
-        return {" ".join(words)}
-    return set(map(" ".join, zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)))
+        return [" ".join(words)]
+    return list(map(" ".join, zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)))
 
 
 def jaccard(left: set[str], right: set[str]) -> float:
@@ -44,8 +54,10 @@ def bucket_keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint64]:
     bands = _PERMUTATIONS // rows
     if not texts:
         return np.zeros((0, bands), np.uint64)
-    sketches = RMinHash.digest_matrix_from_token_sets([list(shingles(text)) for text in texts], _PERMUTATIONS, _SEED)
-    digests = np.array(sketches.to_rows(), np.uint64).reshape(len(texts), bands, rows)
+    # A MinHash does not change if tokens repeat.
+    sketches = RMinHash.digest_matrix_from_token_sets([_shingles(text) for text in texts], _PERMUTATIONS, _SEED)
+    values = b"".join([array("I", row).tobytes() for row in sketches.to_rows()])
+    digests = np.frombuffer(values, np.uint32).astype(np.uint64).reshape(len(texts), bands, rows)
     keys = np.tile(np.arange(1, bands + 1, dtype=np.uint64), (len(texts), 1))
     for position in range(rows):
         keys = (keys ^ digests[:, :, position]) * _MIX
@@ -54,46 +66,48 @@ def bucket_keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint64]:
 
 
 class NearIndex:
-    """Index of texts that finds near duplicates.
-
-    It needs about 3.4 kB of memory for each text (measured on 975,000); the texts themselves are not stored.
+    """Index of texts that finds near duplicates; about 400 bytes for each text, beside the text, and 16 MB.
 
     Args:
         threshold: minimum Jaccard similarity of the 5-word shingles of near duplicates, above 0, up to 1.
-        text_of: returns the text that was added with a key.
+        texts: the texts.
     """
 
-    def __init__(self, threshold: float, text_of: Callable[[int], str]) -> None:
-        self._threshold, self._text_of = threshold, text_of
-        self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, _PERMUTATIONS // _rows_per_band(threshold))
+    def __init__(self, threshold: float, texts: Sequence[str]) -> None:
+        self._threshold, self._texts = threshold, texts
+        starts = range(0, max(1, len(texts)), _BATCH_TEXTS)
+        keys = np.concatenate([bucket_keys(texts[start : start + _BATCH_TEXTS], threshold) for start in starts])
+        order = np.argsort(keys.ravel(), kind="stable")
+        self._keys, self._owners = keys.ravel()[order], order // keys.shape[1]
+        self._has_prefix = np.zeros(1 << _PREFIX_BITS, np.bool_)  # most keys of other texts have a prefix of their own
+        self._has_prefix[self._keys >> _PREFIX_SHIFT] = True
 
-    def add(self, key: int, text: str) -> None:
-        """Add a text."""
-        self._lsh.insert(key, _sketch(shingles(text)))
+    def matches(self, texts: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+        """Yield all pairs of a text and one of the index that are near duplicates: positions, and similarity."""
+        keys = bucket_keys(texts, self._threshold)
+        positions, bands = np.nonzero(self._has_prefix[keys >> _PREFIX_SHIFT])
+        first, last = (np.searchsorted(self._keys, keys[positions, bands], side) for side in ("left", "right"))
+        is_shared = first < last
+        spans = zip(positions[is_shared].tolist(), first[is_shared].tolist(), last[is_shared].tolist(), strict=True)
+        for position, group in groupby(spans, key=itemgetter(0)):
+            candidates = np.unique(np.concatenate([self._owners[start:end] for _, start, end in group]))
+            own = shingles(texts[position])
+            for candidate in candidates.tolist():
+                similarity = jaccard(own, shingles(self._texts[candidate]))
+                if similarity >= self._threshold:
+                    yield position, candidate, similarity
 
-    def matches(self, text: str) -> list[int]:
-        """Keys of all near duplicates of a text."""
-        own = shingles(text)
-        return [key for key in self._lsh.query(_sketch(own)) if self._similarity(own, key) >= self._threshold]
+    def nearest(self, texts: Sequence[str]) -> dict[int, tuple[int, float]]:
+        """Find the most similar near duplicate in the index of each text that has one, the first of equals.
 
-    def nearest(self, text: str) -> tuple[int, float] | None:
-        """Key of the most similar near duplicate of a text, the lowest of equals, and their similarity."""
-        own = shingles(text)
-        return self._find_nearest(own, _sketch(own))
-
-    def _find_nearest(self, own: set[str], sketch: RMinHash) -> tuple[int, float] | None:
-        scored = [(self._similarity(own, key), -key) for key in self._lsh.query(sketch)]
-        similarity, negative_key = max(scored, default=(0.0, 0))
-        return (-negative_key, similarity) if similarity >= self._threshold else None
-
-    def _similarity(self, own: set[str], key: int) -> float:
-        return jaccard(own, shingles(self._text_of(key)))
-
-
-def _sketch(tokens: set[str]) -> RMinHash:
-    sketch = RMinHash(_PERMUTATIONS, _SEED)
-    sketch.update(list(tokens))
-    return sketch
+        Returns:
+            Position in the index, and similarity, by the position of the text.
+        """
+        best: dict[int, tuple[int, float]] = {}
+        for position, candidate, similarity in self.matches(texts):
+            if position not in best or similarity > best[position][1]:
+                best[position] = (candidate, similarity)
+        return best
 
 
 def _rows_per_band(threshold: float) -> int:

@@ -27,8 +27,9 @@ from data_pipeline.preprocess.staging import Staging
 from data_pipeline.types import IntArray
 from data_pipeline.utils import progress_bar
 
+_SIGNED_ROWS = 262_144  # in one file, whose keys are sorted
 _PART_KEYS = 4_000_000  # sorted at a time
-_PART_MEMBERS = 500_000  # compared by one task
+_PART_MEMBERS = 50_000  # compared by one task
 _KEYS = (1 << 64) - 1  # the largest key, which no bucket has
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # puts neighbouring numbers into different parts
 _REMEMBERED = 65_536  # sets of shingles of rows that others are compared with
@@ -49,7 +50,10 @@ def sign(texts: Iterable[tuple[IntArray, Sequence[str]]], threshold: float, path
         rows.append(np.repeat(numbers, found.shape[1]))
     all_keys = np.concatenate(keys)
     order = np.argsort(all_keys, kind="stable")
-    save_numbers(path, key=all_keys[order], row=np.concatenate(rows)[order])
+    all_rows = np.concatenate(rows)[order]
+    save_numbers(
+        path, key=all_keys[order], row=all_rows.astype(np.uint32 if all_rows.max(initial=0) < 2**32 else np.int64)
+    )
 
 
 def bucket_parts(signed: Sequence[Path]) -> int:
@@ -72,7 +76,7 @@ def bucket(signed: Sequence[Path], part: int, parts: int, path: Path) -> None:
     for columns in map(load_numbers, signed):
         start, end = np.searchsorted(columns["key"], np.array([first, last]))
         keys.append(columns["key"][start:end].copy())  # so that not all files stay open
-        rows.append(columns["row"][start:end].copy())
+        rows.append(columns["row"][start:end].astype(np.int64))
     all_keys, all_rows = np.concatenate(keys), np.concatenate(rows)
     order = np.lexsort((all_rows, all_keys))
     all_keys, all_rows = all_keys[order], all_rows[order]
@@ -183,9 +187,12 @@ def near_repeats(staging: Staging, keep: NDArray[np.bool_], threshold: float, fo
     Returns:
         See `compare`.
     """
+    signed = []
     with progress_bar(len(staging), "Looking for near duplicates", "row") as bar:
-        sign(kept_texts(staging, keep, 0, len(staging), bar.update), threshold, folder / "signed")
-    signed = [folder / "signed"]
+        for start in range(0, len(staging), _SIGNED_ROWS):
+            signed.append(folder / f"signed-{start}")
+            end = min(start + _SIGNED_ROWS, len(staging))
+            sign(kept_texts(staging, keep, start, end, bar.update), threshold, signed[-1])
     parts = bucket_parts(signed)
     bucketed = [folder / f"bucket-{part:05d}" for part in range(parts)]
     for part, path in enumerate(bucketed):
@@ -203,9 +210,10 @@ def kept_texts(
 ) -> Iterator[tuple[IntArray, list[str]]]:
     """Read the numbers and texts of the rows from `start` to `end` that are kept, in batches."""
     for first, table in staging.batches(start, end):
-        rows = np.flatnonzero(keep[first : first + table.num_rows])
+        left, right = max(0, start - first), min(table.num_rows, end - first)
+        rows = left + np.flatnonzero(keep[first + left : first + right])
         yield first + rows, table["text"].take(pa.array(rows)).to_pylist()
-        advance(table.num_rows)
+        advance(right - left)
 
 
 def in_row_order(pairs: Sequence[IntArray]) -> IntArray:

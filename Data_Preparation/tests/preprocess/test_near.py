@@ -51,13 +51,11 @@ def corpus_with_copies(seed, texts=40, copies=60):
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
 def test_matches_are_those_of_comparing_every_pair(threshold):
     texts = corpus_with_copies(0)
-    index = NearIndex(threshold, texts.__getitem__)
-    for key, text in enumerate(texts):
-        index.add(key, text)
+    index = NearIndex(threshold, texts)
     expected = {
         (a, b) for a in range(len(texts)) for b in range(len(texts)) if similarity(texts[a], texts[b]) >= threshold
     }
-    found = {(a, b) for a, text in enumerate(texts) for b in index.matches(text)}
+    found = {(a, b) for a, b, _ in index.matches(texts)}
     assert len(expected) > 100
     assert found - expected == set()  # never a false one: candidates are compared for real
     assert len(expected - found) <= 0.02 * len(expected)  # MinHash finds 99 % or more

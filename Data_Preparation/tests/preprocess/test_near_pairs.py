@@ -51,6 +51,8 @@ def test_parts_and_files_do_not_matter(tmp_path, monkeypatch, seed):
     assert len(whole) > 50
     monkeypatch.setattr(near_pairs, "_PART_KEYS", 700)
     monkeypatch.setattr(near_pairs, "_PART_MEMBERS", 40)
+    monkeypatch.setattr(near_pairs, "_SIGNED_ROWS", 37)
+    assert repeats_of(texts, 0.5, tmp_path) == whole
     signed = []
     for start in range(0, len(texts), 70):
         rows = np.arange(start, min(start + 70, len(texts)))
