@@ -18,6 +18,7 @@ from data_pipeline.cli.command import (
 )
 from data_pipeline.cli.embedding import check_ready, embedding_arguments, embedding_rows
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.plan import plan_of_run
 from data_pipeline.cli.slurm import submit_and_say
 from data_pipeline.cli.sparse import sparse_rows
 from data_pipeline.config import Config
@@ -138,6 +139,8 @@ def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int
         ("splits", f"by {config.split.method}, seed {config.split.seed}"),
         ("embeddings to", "none" if skip_embeddings else str(config.embeddings_dir)),
     ]
+    if not skip_download:
+        rows += plan_of_run(config, skip_embeddings)
     say("dry run: everything is there, nothing was written. This would be made:\n" + format_table(rows))
     return 0
 

@@ -122,16 +122,30 @@ class SlurmSettings(Section):
     """Address that Slurm sends mail to."""
 
 
+class RaySettings(Section):
+    """Ray cluster whose nodes see the data folder."""
+
+    address: str | None = setting(None, decides=False)
+    """Address of the cluster, such as auto or ray://host:10001; none: that of RAY_ADDRESS, or a new one on this
+    machine."""
+    cpus_per_worker: float = setting(1.0, decides=False, gt=0)
+    """CPUs of a worker."""
+    gpus_per_worker: float = setting(0.0, decides=False, ge=0)
+    """GPUs of a worker that runs a model; a part of one is possible."""
+
+
 class ExecutionConfig(Section):
     """Engine that runs the tasks of stages, and how many workers there are; it changes no byte of any output."""
 
-    engine: Literal["auto", "inline", "local", "slurm"] = setting("auto", decides=False)
+    engine: Literal["auto", "inline", "local", "slurm", "ray"] = setting("auto", decides=False)
     """Engine. inline: one process; local: several on this machine; auto: local if there are several workers; slurm: job
-    arrays on a Slurm cluster, which `elm run` and `elm embed` submit."""
+    arrays on a Slurm cluster, which `elm run` and `elm embed` submit; ray: a Ray cluster."""
     workers: int | None = setting(None, decides=False, ge=1)
     """Number of worker processes; none: one for each device, or one."""
     devices: tuple[str, ...] = setting((), decides=False)
     """Torch devices, one for each worker (cuda:0 cuda:2), or all for every GPU; none: embedding.device."""
+    ray: RaySettings = setting(RaySettings(), decides=False)
+    """Cluster of the engine ray."""
     slurm: SlurmSettings = setting(SlurmSettings(), decides=False)
     """Job array of the engine slurm, whose tasks are the workers."""
     slurm_vectors: SlurmSettings | None = setting(None, decides=False)

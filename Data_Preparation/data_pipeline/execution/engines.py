@@ -54,11 +54,17 @@ def engine_of(config: Config) -> Iterator[tuple[Config, Executor]]:
             "execution.engine is slurm, which elm run and elm embed submit jobs for. Use one of those, or another "
             "engine here (--execution.engine local)"
         )
+    folder = config.data_dir / CREWS / f"{run_timestamp()}-{os.getpid()}"
+    if settings.engine == "ray":
+        from data_pipeline.execution.ray_engine import RayEngine  # needs ray
+
+        with RayEngine(settings.ray, settings.workers, folder) as cluster:
+            yield config, cluster
+        return
     places = worker_places(settings)
     if settings.engine == "inline" or (settings.engine == "auto" and len(places) == 1):
         yield _config_of(config, places[0]), run_in_order
         return
-    folder = config.data_dir / CREWS / f"{run_timestamp()}-{os.getpid()}"
     with LocalEngine(places, folder) as engine:
         yield _config_of(config, places[0]), engine
 

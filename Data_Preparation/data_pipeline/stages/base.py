@@ -128,6 +128,11 @@ def is_portable(stage: Stage[Any]) -> TypeGuard[PortableStage]:
     return hasattr(stage, "for_worker")
 
 
+def uses_device(stage: Stage[Any]) -> bool:
+    """Return whether the tasks of a stage run a model, which is loaded once for each worker."""
+    return bool(getattr(stage, "on_device", False))
+
+
 class Executor(Protocol):
     """Function that runs tasks of a stage, here or elsewhere, and returns their results in order."""
 

@@ -167,6 +167,7 @@ class SplitEmbeddings(SplitStage):
     is_worker: bool = field(default=False, init=False)
     """Whether it is that of a worker, whose tallies are added up elsewhere."""
     attention: str = field(init=False)
+    on_device = True
     engine: Engine = field(init=False)
     coding: Coding = field(init=False)
     _shard_planner: ShardPlanner = field(init=False)

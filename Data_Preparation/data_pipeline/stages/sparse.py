@@ -42,6 +42,7 @@ class SparseSplit(SplitStage):
     output: SplitOutput
     config: SparseConfig | None = None
     """Settings that the model is loaded with; None if other processes cannot load it."""
+    on_device = True
 
     @property
     def name(self) -> str:

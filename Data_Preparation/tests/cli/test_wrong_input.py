@@ -172,6 +172,7 @@ PATHS = {
     "verify": ["verify", "--output-dir", "gone"],
     "info": ["info", "--output-dir", "gone"],
     "status": ["status", "--output-dir", "gone"],
+    "plan": ["plan", "--preset", "offline", "--model-name", "hashing", "--source", "jsonl", "--corpus.path", "gone"],
     "heads train": ["heads", "train", "h", "--output-dir", "gone", "--label", "subject"],
     "heads train labels": ["heads", "train", "h", "--labels", "gone"],
     "heads evaluate": ["heads", "evaluate", "gone", "--output-dir", "DATA", "--label", "subject"],
