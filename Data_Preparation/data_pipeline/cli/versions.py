@@ -51,20 +51,21 @@ def _rollback(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _gc(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.versions import find_garbage, remove_garbage
+    from data_pipeline.stages.versions import bytes_in, find_garbage, find_leftovers, remove_garbage
     from data_pipeline.store.versions import own_bytes, version_folder
 
     if parsed.keep < 0:
         raise ConfigError(f"--keep must be 0 or more, found {parsed.keep}")
     config = configure_existing(parsed, given)
-    garbage = find_garbage(config, parsed.keep)
-    if not garbage:
+    garbage, leftovers = find_garbage(config, parsed.keep), find_leftovers(config)
+    if not (garbage or leftovers):
         say(f"{config.data_dir}: nothing to remove; earlier versions to keep: {parsed.keep}")
         return 0
     folders = [version_folder(folder, number) for folder, number in garbage]
-    say(format_table([("remove", str(folder)) for folder in folders]))
+    say(format_table([("remove", str(folder)) for folder in [*folders, *leftovers]]))
     if not parsed.yes:
-        say(f"this would free {human_bytes(own_bytes(folders))}; add --yes to do it")
+        size = own_bytes(folders) + sum(bytes_in(folder) for folder in leftovers)
+        say(f"this would free {human_bytes(size)}; add --yes to do it")
         return 0
     say(f"freed {human_bytes(remove_garbage(config, parsed.keep))}")
     return 0

@@ -94,6 +94,11 @@ class Config(Section):
         return folder / self.sparse.variant if self.sparse.variant else folder
 
     @property
+    def crews_dir(self) -> Path:
+        """Folder of the workers that run together, with a subfolder for each run."""
+        return self.data_dir / ".crews"
+
+    @property
     def scores_dir(self) -> Path:
         """Folder of the scores, with a subfolder for each head."""
         return self.data_dir / "scores"

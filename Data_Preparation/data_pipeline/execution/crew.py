@@ -58,9 +58,17 @@ class CrewFolder:
         """Whether the leader is through with all stages, or gave up."""
         return (self.path / _OVER).exists()
 
-    def end(self) -> None:
-        """Tell the others that it is over."""
-        atomic_write_bytes(self.path / _OVER, b"")
+    @property
+    def failure(self) -> str | None:
+        """Message of the error that the leader gave up with; None if it did not."""
+        try:
+            return (self.path / _OVER).read_text() or None
+        except FileNotFoundError:
+            return None
+
+    def end(self, failure: str = "") -> None:
+        """Tell the others that it is over, because of a failure if one is given."""
+        atomic_write_bytes(self.path / _OVER, failure.encode(errors="backslashreplace"))
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -179,8 +187,10 @@ def lead_or_follow(
                 return folder.is_over
             try:
                 lead(Leader(folder, place, workers))
-            finally:
-                folder.end()
+            except Exception as error:  # and not if this process alone was told to end: another one leads then
+                folder.end(str(error) or type(error).__name__)
+                raise
+            folder.end()
             return True
 
     if not try_to_lead():

@@ -13,9 +13,6 @@ from data_pipeline.execution.local_engine import LocalEngine
 from data_pipeline.stages.base import Executor, WorkerPlace, run_in_order, run_timestamp
 from data_pipeline.utils.system import usable_cores
 
-CREWS = ".crews"
-"""Folder of the workers that run together, in the data folder."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -54,7 +51,7 @@ def engine_of(config: Config) -> Iterator[tuple[Config, Executor]]:
             "execution.engine is slurm, which elm run and elm embed submit jobs for. Use one of those, or another "
             "engine here (--execution.engine local)"
         )
-    folder = config.data_dir / CREWS / f"{run_timestamp()}-{os.getpid()}"
+    folder = config.crews_dir / f"{run_timestamp()}-{os.getpid()}"
     if settings.engine == "ray":
         from data_pipeline.execution.ray_engine import RayEngine  # needs ray
 

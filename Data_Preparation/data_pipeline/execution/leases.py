@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -69,7 +69,7 @@ class Leases:
         finally:
             stop.set()
             beat.join()
-            if _read(path) is not None and _read(path) == own:
+            if _token(path) == own.token:
                 path.unlink(missing_ok=True)
 
     def holders(self) -> dict[str, Holder]:
@@ -96,22 +96,27 @@ class Leases:
         return True
 
     def _free(self, path: Path) -> bool:
-        """Remove a lease whose worker is dead; returns whether it was removed."""
-        holder = _read(path)
-        if holder is None or not (holder.is_gone or self._age(path) > self._stale_s):
+        """Remove a lease whose worker is dead, or that cannot be read; returns whether it was removed."""
+        if not self._is_dead(path):
             return False
-        dead = path.with_name(f".{path.name}.{uuid4().hex}.dead")
+        guard = path.with_name(f".{path.name}.guard")
         try:
-            path.rename(dead)  # of several workers that try, one succeeds
-        except FileNotFoundError:
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:  # another worker is at it, or died at it
+            if self._age(guard) > self._stale_s:
+                guard.unlink(missing_ok=True)
             return False
-        if (taken := _read(dead)) is not None and taken != holder and not path.exists():
-            with suppress(OSError):  # it was given to another worker meanwhile
-                os.link(dead, path)
-            dead.unlink()
-            return False
-        dead.unlink()
-        return True
+        try:
+            if not self._is_dead(path):  # another worker has it already
+                return False
+            path.unlink(missing_ok=True)
+            return True
+        finally:
+            guard.unlink(missing_ok=True)
+
+    def _is_dead(self, path: Path) -> bool:
+        holder = _read(path)
+        return (holder is not None and holder.is_gone) or self._age(path) > self._stale_s
 
     def _age(self, path: Path) -> float:
         """Seconds since the last sign of life, by the clock of the file system."""
@@ -127,16 +132,20 @@ class Leases:
     def _beat(self, path: Path, own: Holder, stop: threading.Event) -> None:
         shown = own.rows
         last = time.monotonic()
-        while not stop.wait(min(0.5, self._beat_s)):
+        while not stop.wait(self._beat_s / 5):
             if time.monotonic() - last < self._beat_s and own.rows == shown:
                 continue
             last, shown = time.monotonic(), own.rows
-            held = _read(path)
-            if held is None or held.token != own.token:
+            if _token(path) != own.token:
                 return  # it was taken for dead; the task goes on, which does no harm
             content = path.with_name(f".{path.name}.{own.token}")
             content.write_text(json.dumps(asdict(own)))
             content.replace(path)
+
+
+def _token(path: Path) -> str | None:
+    holder = _read(path)
+    return holder.token if holder else None
 
 
 def _read(path: Path) -> Holder | None:

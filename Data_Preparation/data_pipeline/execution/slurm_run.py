@@ -18,7 +18,6 @@ from data_pipeline.config import Config
 from data_pipeline.config.execution import SlurmSettings
 from data_pipeline.errors import ConfigError
 from data_pipeline.execution.crew import CrewFolder, Leader, lead_or_follow
-from data_pipeline.execution.engines import CREWS
 from data_pipeline.execution.leases import STALE_S
 from data_pipeline.execution.slurm import submit_step
 from data_pipeline.stages import pipeline
@@ -109,7 +108,7 @@ def submit_run(config: Config, arguments: RunArguments, parts: Sequence[Part]) -
         settings = _settings_of(config, part)
         if jobs:
             settings = settings.model_copy(update={"depends_job_id": jobs[-1].job_id})
-        folder = config.data_dir.resolve() / CREWS / f"{name}-{part}"
+        folder = config.crews_dir.resolve() / f"{name}-{part}"
         own = config.model_copy(update={"data_dir": config.data_dir.resolve(), "logs_dir": config.logs_dir.resolve()})
         step = CrewStep(own, part, arguments, folder, settings.cpus_per_task)
         logs = (settings.logging_dir or config.logs_dir).resolve() / f"slurm-{name}-{part}"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from data_pipeline.config import Config
 from data_pipeline.execution.crew import CrewFolder, StageAbout
-from data_pipeline.execution.engines import CREWS
 from data_pipeline.execution.leases import Holder, Leases
 from data_pipeline.execution.worker import Receipts
 
@@ -40,6 +39,8 @@ class CrewStatus:
 
     name: str
     is_over: bool
+    failure: str | None
+    """Message of the error that it ended with."""
     leader: Holder | None
     """Worker that leads; None if none does, or did in the last minute."""
     stages: list[StageStatus]
@@ -48,7 +49,7 @@ class CrewStatus:
 
 def crews_of(config: Config) -> list[CrewStatus]:
     """Return the crews of a data folder, the oldest first."""
-    return [_status(folder) for folder in sorted((config.data_dir / CREWS).glob("*")) if folder.is_dir()]
+    return [_status(folder) for folder in sorted(config.crews_dir.glob("*")) if folder.is_dir()]
 
 
 def _status(folder: Path) -> CrewStatus:
@@ -56,7 +57,7 @@ def _status(folder: Path) -> CrewStatus:
     leader = Leases(folder / "leader").holders().get("leader")
     if leader is not None and leader.is_gone:
         leader = None
-    return CrewStatus(folder.name, crew.is_over, leader, list(_stages(crew)))
+    return CrewStatus(folder.name, crew.is_over, crew.failure, leader, list(_stages(crew)))
 
 
 def _stages(crew: CrewFolder) -> Iterator[StageStatus]:
@@ -84,6 +85,7 @@ def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:
     """Describe a crew in rows of a table."""
     state = "over" if crew.is_over else "running" if crew.leader else "waiting for a worker to lead"
     where = f", led by process {crew.leader.process} on {crew.leader.machine}" if crew.leader else ""
+    state = f"FAILED: {crew.failure}" if crew.failure else state
     lines = [(crew.name, state + where)]
     for number, stage in enumerate(crew.stages):
         about, is_last = stage.about, number == len(crew.stages) - 1

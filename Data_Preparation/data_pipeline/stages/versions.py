@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import math
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ import numpy as np
 
 from data_pipeline.config import Config
 from data_pipeline.errors import SourceError
-from data_pipeline.stages.preprocess import is_processed_file
+from data_pipeline.stages.preprocess import is_processed_file, work_folder
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.manifest import EmbeddingManifest, read_manifest, setting_changes
 from data_pipeline.store.text_digests import text_digests
@@ -36,6 +38,8 @@ from data_pipeline.utils import exclusive
 from data_pipeline.utils.files import link_or_copy
 from data_pipeline.utils.folders import new_folder, recover_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
+
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -158,15 +162,42 @@ def find_garbage(config: Config, keep: int) -> list[tuple[Path, int]]:
     return [(folder, number) for folder in folders for number in list_versions(folder) if number < present - keep]
 
 
+def find_leftovers(config: Config) -> list[Path]:
+    """Find what interrupted runs left: unfinished paragraphs, and folders of workers that no one touched for a day."""
+    work = work_folder(config.processed_dir)
+    old = time.time() - _DAY_S
+    crews = [crew for crew in sorted(config.crews_dir.glob("*")) if all(_mtime(path) < old for path in crew.rglob("*"))]
+    return [*([work] if work.is_dir() else []), *crews]
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # the workers are there
+        return math.inf
+
+
 def remove_garbage(config: Config, keep: int) -> int:
-    """Remove what `find_garbage` finds; returns the number of bytes that are free now."""
+    """Remove what `find_garbage` and `find_leftovers` find; returns the number of bytes that are free now.
+
+    Raises:
+        StoreError: another process is making the paragraphs.
+    """
     with exclusive(config.processed_dir):
-        garbage = find_garbage(config, keep)
+        garbage, leftovers = find_garbage(config, keep), find_leftovers(config)
         size = own_bytes(version_folder(folder, number) for folder, number in garbage)
+        size += sum(bytes_in(folder) for folder in leftovers)
+        for folder in leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
         for folder, number in garbage:
             remove_version(folder, number)
         _sweep(config)
     return size
+
+
+def bytes_in(folder: Path) -> int:
+    """Return the size of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _sweep(config: Config) -> None:

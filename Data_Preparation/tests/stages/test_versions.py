@@ -1,6 +1,7 @@
 """Versions of a dataset: opened, compared, rolled back and removed."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from support.forks import ENVIRONMENT
 
 from data_pipeline import verify
 from data_pipeline.cli import main
+from data_pipeline.config.load import load_config
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import NotFoundError, SourceError, StoreError
 from data_pipeline.stages.pipeline import embed, prepare_paragraphs, run
@@ -252,3 +254,22 @@ def test_versions_without_vectors_are_versions_too(two):
     assert [version.model for version in describe_versions(two)] == ["", ""]
     assert roll_back(two, 1) == 3
     assert np.array_equal(list_versions(two.processed_dir), [1, 2])
+
+
+def test_gc_removes_what_interrupted_runs_left(tmp_path, capsys):
+    config = load_config(None, {"corpus.source": "sample", "corpus.name": "sample", "data_dir": str(tmp_path),
+                                "embedding.model_name": "hashing", "preprocess.min_tokens": 5})  # fmt: skip
+    run(config, skip_embeddings=True)
+    work, old, new = tmp_path / ".sample_processed.work", config.crews_dir / "old", config.crews_dir / "new"
+    for folder in (work, old, new):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"x" * 1000)
+    os.utime(old / "file", (1_000_000_000, 1_000_000_000))
+    assert main(["gc", "--output-dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert str(work) in shown
+    assert str(old) in shown
+    assert str(new) not in shown
+    assert "this would free 2.0 kB" in shown
+    assert main(["gc", "--output-dir", str(tmp_path), "--yes"]) == 0
+    assert [folder.exists() for folder in (work, old, new)] == [False, False, True]
