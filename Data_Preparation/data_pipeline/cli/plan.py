@@ -3,7 +3,6 @@
 import argparse
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 from data_pipeline.cli.command import Command, common_arguments, configure, say
 from data_pipeline.cli.flags import Given
@@ -15,6 +14,7 @@ from data_pipeline.utils import format_table
 def _plan(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.execution.engines import worker_places
     from data_pipeline.execution.plan import Devices, Rows, devices_of, limits_of, plan_rows, sample_rows, this_machine
+    from data_pipeline.machine import existing_parent
 
     config = configure(parsed, given)
     for name in ("rows", "tokens_per_row", "rate", "parameters", "price"):
@@ -37,7 +37,7 @@ def _plan(parsed: argparse.Namespace, given: Given) -> int:
     say(format_table(plan_rows(config, rows, dim, workers, devices)))
     import psutil
 
-    free, memory = shutil.disk_usage(_existing(config.data_dir)).free, psutil.virtual_memory().total
+    free, memory = shutil.disk_usage(existing_parent(config.data_dir)).free, psutil.virtual_memory().total
     lines = []
     for times, what in limits_of(config, rows, dim, free, memory, devices):
         lines.append((f"x {times:,.2g}" if times < 1000 else "x 1000+", what))
@@ -84,10 +84,6 @@ def width_of(config: Config) -> int:
     if match is None or match.card.dim is None:
         raise ConfigError(f"the width of vectors of {config.embedding.model_name!r} is not known; give it: --dim N")
     return int(match.card.dim)
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

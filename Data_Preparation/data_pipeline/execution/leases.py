@@ -52,11 +52,11 @@ class Leases:
 
     def __init__(self, folder: Path, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> None:
         self._folder, self._beat_s, self._stale_s = folder, beat_s, stale_s
-        folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def taken(self, name: str) -> Iterator["Holder | None"]:
         """Take the lease of a task for the duration of a block; gives None if another worker holds it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         path, own = self._folder / f"{name}.lease", Holder(socket.gethostname(), os.getpid(), token=uuid4().hex)
         if not (self._create(path, own) or (self._free(path) and self._create(path, own))):
             yield None

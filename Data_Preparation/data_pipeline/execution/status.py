@@ -9,7 +9,8 @@ from pathlib import Path
 from data_pipeline.config import Config
 from data_pipeline.execution.crew import CrewFolder, StageAbout
 from data_pipeline.execution.leases import Holder, Leases
-from data_pipeline.execution.worker import Receipts
+from data_pipeline.execution.worker import SharedWork
+from data_pipeline.utils import human_bytes, human_time
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,14 @@ def _stages(crew: CrewFolder) -> Iterator[StageStatus]:
             about = StageAbout(**json.loads((folder / "about.json").read_bytes()))
         except FileNotFoundError:
             continue  # it has just begun
-        receipts = Receipts(folder / "receipts")
-        done = receipts.rows()
-        holders = {name: holder for name, holder in Leases(folder / "leases").holders().items() if name not in done}
-        rows = sum(done.values()) + sum(holder.rows for holder in holders.values())
-        yield StageStatus(about, len(done), rows, holders, receipts.failure())
+        shared = SharedWork([], folder)
+        done = shared.receipts.rows()
+        holders = {name: holder for name, holder in shared.leases.holders().items() if name not in done}
+        yield StageStatus(about, len(done), shared.progress(), holders, shared.receipts.failure())
 
 
-def describe_time(seconds: float) -> str:
-    """Describe a time in words."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+def _counted(number: int, unit: str) -> str:
+    return human_bytes(number) if unit == "B" else f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:
@@ -91,11 +87,11 @@ def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:
         about, is_last = stage.about, number == len(crew.stages) - 1
         text = f"{stage.done:,} of {about.tasks:,} tasks done"
         if about.rows:
-            text += f", {stage.rows:,} of {about.rows:,} {about.unit}s"
+            text += f", {_counted(stage.rows, about.unit)} of {_counted(about.rows, about.unit)}"
         if is_last and not crew.is_over:
             text += f", {len(stage.running)} running"
             left = stage.seconds_left(time.time())
-            text += f", about {describe_time(left)} left" if left is not None else ""
+            text += f", about {human_time(left)} left" if left is not None else ""
         if stage.failure:
             text += f"; FAILED: {stage.failure}"
         lines.append((about.name, text))

@@ -45,7 +45,6 @@ class Receipts:
         self._folder = folder
         self._failure = folder / "failed.json"
         self._rows: dict[str, int] = {}
-        folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, receipt: Receipt) -> None:
         """Write the receipt of a task."""
@@ -113,6 +112,7 @@ class Receipts:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with published(path, unique_name(path)) as temporary:
         temporary.write_bytes(json.dumps(values).encode(errors="backslashreplace"))
 
@@ -142,11 +142,7 @@ class SharedWork:
         return sum(done.values()) + sum(running.values())
 
 
-def work(
-    stage: Stage[Any],
-    shared: SharedWork,
-    worker: str,
-) -> None:
+def work(stage: Stage[Any], shared: SharedWork, worker: str) -> None:
     """Run tasks until all are done or one failed, here or by other workers.
 
     Args:

@@ -46,6 +46,7 @@ from data_pipeline.stages.split_output import SplitOutput, SplitStage
 from data_pipeline.store import Coding, ParagraphShard, ParagraphStore, open_embedding_shard, paragraphs_sha256
 from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
 from data_pipeline.types import Split
+from data_pipeline.utils import human_time
 
 logger = logging.getLogger(__name__)
 
@@ -379,18 +380,11 @@ class SplitEmbeddings(SplitStage):
                 tuned = tune(self.embedder, plan, self.config.batch_tokens, self.config.threads)
                 engine.batch_tokens, engine.flops_per_s = tuned.batch_tokens, tuned.flops_per_s
         summary = plan.summary(self.embedder.runtime, engine.batch_tokens, engine.batch_size)
-        expected = f", about {_duration(summary.flops / engine.flops_per_s)}" if engine.flops_per_s else ""
+        expected = f", about {human_time(summary.flops / engine.flops_per_s)}" if engine.flops_per_s else ""
         logger.info(
             "%s: %s%s", path.name, summary.line(), expected + cost_of(self.embedder.runtime.remote, summary.tokens)
         )
         return plan
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def row_id(shard: ParagraphShard, row: int) -> str:

@@ -37,6 +37,14 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def human_time(seconds: float) -> str:
+    """Format a time: `5400` gives `90.0 min`."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def format_table(rows: Sequence[tuple[str, str]]) -> str:
     """Format rows as two aligned columns."""
     width = max(len(name) for name, _ in rows)

@@ -76,6 +76,16 @@ def test_an_error_ends_the_crew_and_status_tells_it(tmp_path, capsys):
     assert "Counting" in shown
 
 
+def test_looking_on_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / ".crews" / "run" / "stages" / "000001"
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_text('{"name": "Reading", "unit": "B", "rows": 5, "tasks": 2, "started": 0.0}')
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["status", "--output-dir", str(tmp_path)]) == 0
+    assert "0 of 2 tasks done, 0 B of 5 B" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 class Interrupted(Counting):
     """The process that runs a task first is told to end, as Slurm tells one whose job is preempted."""
 
