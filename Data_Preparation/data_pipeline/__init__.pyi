@@ -54,6 +54,7 @@ from .execution.run import run_pipeline as run_pipeline
 from .execution.scores import annotate as annotate
 from .execution.scores import compute_metric as compute_metric
 from .execution.scores import measure as measure
+from .execution.upkeep import select_subset as select_subset
 from .heads import Evaluation as Evaluation
 from .heads import Head as Head
 from .heads import Labelled as Labelled
@@ -85,7 +86,6 @@ from .stages.pipeline import Report as Report
 from .stages.score import ScoredSplit as ScoredSplit
 from .stages.select import StoredSelection as StoredSelection
 from .stages.select import select_from as select_from
-from .stages.select import select_subset as select_subset
 from .stages.verify import verify as verify
 from .stages.verify import verify_corpus as verify_corpus
 from .types import Document as Document

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, local_path, say
 from data_pipeline.cli.flags import Given, add_model_flags
 from data_pipeline.config import EmbeddingConfig, explain
 from data_pipeline.errors import ConfigError
@@ -39,7 +39,7 @@ def _convert(parsed: argparse.Namespace, given: Given) -> int:
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", help="a .ckpt or .pt file, the folder of a head, or the name of a published head")
-    parser.add_argument("folder", type=Path, help="output folder of the head")
+    parser.add_argument("folder", type=local_path, help="output folder of the head")
     parser.add_argument("--embedder", help="embedding model of the head; it is loaded, and identified in the head")
     _overwrite_argument(parser)
 
@@ -77,7 +77,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     from data_pipeline.config.training import TrainingConfig
 
     common_arguments(parser)
-    parser.add_argument("folder", type=Path, help="output folder of the head")
+    parser.add_argument("folder", type=local_path, help="output folder of the head")
     _label_arguments(parser, default_split="train")
     parser.add_argument(
         "--without-probes", action="store_true",
@@ -149,11 +149,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--positive-from", type=float, help="lowest label that counts as positive, for thresholds")
     parser.add_argument("--thresholds-from", choices=SPLITS, default="val", help="split to choose thresholds on (val)")
     parser.add_argument(
-        "--thresholds-labels", type=Path, nargs="+", help="files to choose thresholds on, like --labels"
+        "--thresholds-labels", type=local_path, nargs="+", help="files to choose thresholds on, like --labels"
     )
     parser.add_argument("--bootstrap", type=int, default=1000, help="rounds for the intervals; 0 for none (1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--json", type=local_path, help="also write the result to this file")
 
 
 def _annotate(parsed: argparse.Namespace, given: Given) -> int:
@@ -184,7 +184,7 @@ def _annotate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to score (default: all)")
     parser.add_argument("--device", default="cpu", help="scoring device: cpu (default), cuda, cuda:1")
-    parser.add_argument("--log-file", type=Path, help="path of the log file")
+    parser.add_argument("--log-file", type=local_path, help="path of the log file")
     _overwrite_argument(parser)
 
 
@@ -231,7 +231,7 @@ def _pipeline(parsed: argparse.Namespace, run: "Callable[..., JobReport]") -> in
 
 
 def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config_file_path", type=Path, required=True, help="YAML file of the job")
+    parser.add_argument("--config_file_path", type=local_path, required=True, help="YAML file of the job")
     _overwrite_argument(parser)
 
 
@@ -242,7 +242,7 @@ def _overwrite_argument(parser: argparse.ArgumentParser) -> None:
 def _label_arguments(parser: argparse.ArgumentParser, default_split: str) -> None:
     parser.add_argument("--label", default="label", help="column with the labels (label)")
     parser.add_argument(
-        "--labels", type=Path, nargs="+",
+        "--labels", type=local_path, nargs="+",
         help="label files: tables with text_id or document_id for the corpus, or HDF5, parquet, JSON Lines with "
         "vectors; default: metadata of the corpus",
     )  # fmt: skip

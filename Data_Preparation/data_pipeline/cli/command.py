@@ -13,6 +13,7 @@ from data_pipeline.config import Config, preset_names, preset_path, read_config_
 from data_pipeline.config.load import load_config
 from data_pipeline.errors import ConfigError
 from data_pipeline.utils import configure_logging
+from data_pipeline.utils.urls import is_url, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +88,15 @@ def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = N
 
 
 def configure_existing(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
-    """Build the config of a command for existing data; without a corpus name, the only corpus on disk is used."""
+    """Build the config of a command for existing data; without a corpus name, the only corpus on disk is used.
+
+    Data at a URL is brought up to date first.
+    """
     from data_pipeline.stages.pipeline import find_corpus
+    from data_pipeline.working_copy.opened import refresh
 
     config = configure(parsed, given, log_name)
+    refresh(config)
     in_file = read_config_file(parsed.config).get("corpus", {}) if parsed.config else {}
     named = "name" in given(parsed).get("corpus", {}) or "name" in in_file or "ELM_CORPUS__NAME" in os.environ
     return find_corpus(config, named)
@@ -114,6 +120,13 @@ def _set(flags: dict[str, Any], name: str, value: Any) -> None:
     target[field] = value
 
 
+def local_path(text: str) -> Path:
+    """Read a path of this machine from the command line."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{without_secrets(text)} is a URL; expected a path on this machine")
+    return Path(text)
+
+
 def say(text: str) -> None:
     """Print to standard output."""
     print(text)
@@ -121,10 +134,10 @@ def say(text: str) -> None:
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all commands that work on a data folder."""
-    parser.add_argument("--output-dir", type=Path, metavar="FOLDER", help="folder of all outputs (data_dir)")
+    parser.add_argument("--output-dir", metavar="FOLDER", help="folder of all outputs, or its URL (data_dir)")
     parser.add_argument(
         "--logs-dir",
-        type=Path,
+        type=local_path,
         metavar="FOLDER",
         dest="logs_folder",
         help="folder of logs (logs_dir; default: logs in --output-dir)",

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
 def _run(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.execution.run import run_pipeline
+    from data_pipeline.working_copy.opened import refresh
 
     started = time.monotonic()
     config = configure(parsed, given, "pipeline.log")
+    if parsed.append:
+        refresh(config)
     if parsed.append and config.processed_dir.is_dir():
         if parsed.overwrite or parsed.skip_download or parsed.dry_run:
             raise ConfigError("--append goes without --overwrite, --skip-download and --dry-run; leave them out")
@@ -200,13 +203,17 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
     opening = (
         "Open them:\n"
         "  from data_pipeline import ELMDataset\n"
-        f'  dataset = ELMDataset({str(_shown(config.data_dir))!r}, split="train"'
+        f'  dataset = ELMDataset({_place(config)!r}, split="train"'
         + ("" if report.embeddings else ", load_embeddings=False")
         + (f", variant={config.embedding.variant!r}" if config.embedding.variant else "")
         + ")\n"
         '  dataset[0]["text"]' + (', dataset[0]["embedding"].shape' if report.embeddings else "")
     )
     return f"\nDone in {seconds:.1f} s\n{format_table(rows)}\n{opening}"
+
+
+def _place(config: Config) -> str:
+    return config.shown_location if config.data_url else str(_shown(config.data_dir))
 
 
 def _shown(path: Path) -> Path:

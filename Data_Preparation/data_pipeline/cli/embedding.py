@@ -1,9 +1,9 @@
 """What the commands share that embed paragraphs: the checks before, the flags, and the summary after."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.cli.command import local_path
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
 
@@ -39,7 +39,7 @@ def embedding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", metavar="NAMES", help="a worker for each of these devices, or all GPUs (execution.devices)"
     )
-    parser.add_argument("--log-file", type=Path, help="path of the log file")
+    parser.add_argument("--log-file", type=local_path, help="path of the log file")
 
 
 def embedding_rows(report: "Report") -> list[tuple[str, str]]:

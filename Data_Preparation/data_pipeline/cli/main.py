@@ -8,7 +8,6 @@ import re
 import select
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from data_pipeline.cli import (
@@ -26,7 +25,7 @@ from data_pipeline.cli import (
     versions,
     weak_labels,
 )
-from data_pipeline.cli.command import FAILED, Command
+from data_pipeline.cli.command import FAILED, Command, local_path
 from data_pipeline.cli.flags import Given, add_setting_flags, spell_out_switches
 from data_pipeline.errors import (
     ConfigError,
@@ -164,7 +163,8 @@ def _parsers() -> tuple[dict[str, _Parser], dict[str, Given]]:
         )
         sub.set_defaults(command=name)
         if command.settings:
-            sub.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings, instead of a preset")
+            about = "YAML file with settings, instead of a preset"
+            sub.add_argument("--config", type=local_path, metavar="FILE", help=about)
         command.add_arguments(sub)
         given[name] = _no_settings
         if command.settings:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def _select(parsed: argparse.Namespace, given: Given) -> int:
+    from data_pipeline.execution.upkeep import select_subset
     from data_pipeline.selection import Budget, StrataConfig
-    from data_pipeline.stages.select import select_subset
 
     config = configure_existing(parsed, given)
     selection = select_subset(

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -12,6 +11,7 @@ from data_pipeline.cli.command import (
     common_arguments,
     configure_existing,
     decontamination_arguments,
+    local_path,
     say,
 )
 from data_pipeline.cli.flags import Given, add_model_flags
@@ -52,7 +52,7 @@ def _summary(result: "SemanticDedupResult") -> str:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("--to-dir", type=Path, required=True, metavar="FOLDER", help="data folder of the result")
+    parser.add_argument("--to-dir", type=local_path, required=True, metavar="FOLDER", help="data folder of the result")
     decontamination_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a result that was made with other settings")
     parser.set_defaults(dedup=add_model_flags(parser, SemanticDedupConfig, "semantic deduplication"))

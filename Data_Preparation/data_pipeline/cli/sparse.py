@@ -3,10 +3,9 @@
 import argparse
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, local_path, say
 from data_pipeline.cli.flags import Given
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
@@ -47,7 +46,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to encode (default: all)")
     parser.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
-    parser.add_argument("--log-file", type=Path, help="path of the log file")
+    parser.add_argument("--log-file", type=local_path, help="path of the log file")
 
 
 COMMANDS: Mapping[str, Command] = {

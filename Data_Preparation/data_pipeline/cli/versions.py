@@ -42,16 +42,17 @@ def _diff(parsed: argparse.Namespace, given: Given) -> int:
 
 
 def _rollback(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.versions import roll_back
+    from data_pipeline.execution.upkeep import roll_back
 
     config = configure_existing(parsed, given)
     number = roll_back(config, parsed.number)
-    say(f"{config.data_dir}: version {number} is version {parsed.number} again; version {number - 1} is kept")
+    say(f"{config.shown_location}: version {number} is version {parsed.number} again; version {number - 1} is kept")
     return 0
 
 
 def _gc(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.versions import bytes_in, find_garbage, find_leftovers, remove_garbage
+    from data_pipeline.execution.upkeep import remove_garbage
+    from data_pipeline.stages.versions import bytes_in, find_garbage, find_leftovers
     from data_pipeline.store.versions import own_bytes, version_folder
 
     if parsed.keep < 0:
@@ -59,7 +60,7 @@ def _gc(parsed: argparse.Namespace, given: Given) -> int:
     config = configure_existing(parsed, given)
     garbage, leftovers = find_garbage(config, parsed.keep), find_leftovers(config)
     if not (garbage or leftovers):
-        say(f"{config.data_dir}: nothing to remove; earlier versions to keep: {parsed.keep}")
+        say(f"{config.shown_location}: nothing to remove; earlier versions to keep: {parsed.keep}")
         return 0
     folders = [version_folder(folder, number) for folder, number in garbage]
     say(format_table([("remove", str(folder)) for folder in [*folders, *leftovers]]))
@@ -89,12 +90,13 @@ def _gc_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compact(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.compact import compact, plan_compaction
+    from data_pipeline.execution.upkeep import compact
+    from data_pipeline.stages.compact import plan_compaction
 
     config = configure_existing(parsed, given)
     plan = plan_compaction(config)
     if plan is None and not parsed.yes:
-        say(f"{config.data_dir}: nothing to compact: no deleted rows, and no more files than needed")
+        say(f"{config.shown_location}: nothing to compact: no deleted rows, and no more files than needed")
         return 0
     if plan is not None:
         rows = [("deleted rows", f"{plan.deleted:,} (about {human_bytes(plan.deleted_bytes)})")]
@@ -104,7 +106,7 @@ def _compact(parsed: argparse.Namespace, given: Given) -> int:
     if not parsed.yes:
         say("rows would move; the version before is kept until elm gc removes it. Add --yes to do it")
         return 0
-    say(f"{config.data_dir}: version {compact(config)}; elm gc --keep 0 frees the space of the ones before")
+    say(f"{config.shown_location}: version {compact(config)}; elm gc --keep 0 frees the space of the ones before")
     return 0
 
 

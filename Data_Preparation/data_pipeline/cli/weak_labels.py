@@ -3,12 +3,11 @@
 import argparse
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from data_pipeline.cli.command import Command, say
+from data_pipeline.cli.command import Command, local_path, say
 from data_pipeline.cli.flags import Given
 from data_pipeline.config import explain, read_config_file
 from data_pipeline.errors import ConfigError
@@ -87,7 +86,7 @@ def _account(account: Mapping[str, Any], came_in: int) -> str:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
+    parser.add_argument("--config", type=local_path, required=True, help="YAML file of the run")
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -1,13 +1,23 @@
 """Base class of all settings sections, and the types of folder and column names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from data_pipeline.utils import shown
-from data_pipeline.utils.urls import without_secrets
+from data_pipeline.utils.urls import is_url, without_secrets
 
 _RESERVED_NAMES = {
     "CON",
@@ -34,6 +44,14 @@ FolderName = Annotated[str, AfterValidator(_plain_name)]
 
 PathText = Annotated[str, PlainSerializer(without_secrets, when_used="json")]
 """Path or URL; saved configs leave out the parts of a URL that may hold secrets."""
+
+DataLocation = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
+    AfterValidator(lambda value: value if is_url(value) else str(Path(value))),
+    PlainSerializer(without_secrets, when_used="json"),
+]
+"""Path of a data folder or its URL; saved configs leave out the parts of a URL that may hold secrets."""
 
 _OWN_COLUMNS = {
     "text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split", "raw",
@@ -74,6 +92,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_are_local(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if field is not None and isinstance(value, str) and is_url(value) and _is_path(field.annotation):
+                raise ValueError(f"{name}: {without_secrets(value)} is a URL; expected a path on this machine")
+        return values
+
     def deciding(self, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the settings that decide the bytes of an output, as JSON values for a fingerprint.
 
@@ -81,6 +108,10 @@ class Section(BaseModel):
             exclude_defaults: whether to leave out settings that have their default value.
         """
         return _keep_deciding(self, self.model_dump(mode="json", exclude_defaults=exclude_defaults))
+
+
+def _is_path(annotation: Any) -> bool:
+    return annotation is Path or annotation == Path | None
 
 
 def _keep_deciding(value: object, dumped: Any) -> Any:

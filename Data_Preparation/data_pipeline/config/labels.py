@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_pipeline.config.base import FolderName, Section
+from data_pipeline.config.base import DataLocation, FolderName, Section
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.config.retrieval import CandidateConfig, HubConfig, PassagesConfig, RerankConfig
 from data_pipeline.types import Split
@@ -111,8 +111,8 @@ class SourceConfig(PassagesConfig):
     """Dataset of the hub (hub, documents)."""
     path: Path | None = None
     """File, or folder of files (file, documents)."""
-    data_dir: Path = Path("data")
-    """Data folder (store)."""
+    data_dir: DataLocation = "data"
+    """Data folder, or its URL (store)."""
     corpus: str | None = None
     """Name of the corpus (store); none: the only one, or the embedded one."""
     split: Split = "train"

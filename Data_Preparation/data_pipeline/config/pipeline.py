@@ -1,11 +1,12 @@
 """Configuration of the main pipeline: all sections, and the folders derived from them."""
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from data_pipeline.config.base import Section
+from data_pipeline.config.base import PathText, Section
 from data_pipeline.config.corpus import CorpusConfig
 from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.config.embedding import EmbeddingConfig
@@ -14,12 +15,33 @@ from data_pipeline.config.filters import FiltersConfig
 from data_pipeline.config.preprocess import PreprocessConfig, SplitConfig, StorageConfig
 from data_pipeline.config.sparse import SparseConfig
 from data_pipeline.types import Split
+from data_pipeline.utils import sha256_of_json
+from data_pipeline.utils.system import default_cache_dir
+from data_pipeline.utils.urls import is_url, without_secrets
+
+_URL_OF_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
 
 
 def project_root() -> Path:
     """Return the checkout this package runs from, or the current folder for an installed copy."""
     checkout = Path(__file__).resolve().parents[3]
     return checkout if (checkout / "Data_Preparation").is_dir() else Path.cwd()
+
+
+def _with_working_copy(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace a URL of the data folder by the folder of its working copy."""
+    url = str(values["data_dir"])
+    if isinstance(values["data_dir"], Path) and _URL_OF_PATH.match(url):
+        raise ValueError(f"data_dir: {without_secrets(url)} is a URL as a Path, which loses a slash. Give it as text")
+    if not is_url(url):
+        return values
+    url = url.rstrip("/")
+    if values.get("data_url") not in (None, url):
+        raise ValueError("data_dir and data_url are different URLs. Leave one of them out")
+    cache = Path(values.get("cache_dir") or default_cache_dir())
+    name = re.sub(r"[^\w.-]", "_", without_secrets(url).rpartition("/")[2])
+    folder = cache / "working_copies" / f"{name}-{sha256_of_json(without_secrets(url))[:12]}"
+    return {**values, "data_dir": folder, "data_url": url}
 
 
 class Config(Section):
@@ -30,7 +52,11 @@ class Config(Section):
     """
 
     data_dir: Path = Field(default_factory=lambda: project_root() / "data")
-    """Folder of all outputs."""
+    """Folder of all outputs, or its URL (s3://bucket/folder, gs://, hf://, any protocol of fsspec), which sets data_url
+    and stands for a folder in cache_dir."""
+    data_url: PathText | None = None
+    """URL that data_dir is a working copy of: commands fetch from it what is missing or new, and publish to it what
+    they make. none: data_dir is the only one."""
     logs_dir: Path = Field(default_factory=lambda: project_root() / "logs")
     """Folder of logs and reports; `logs` in data_dir if data_dir is set and this setting is not."""
     cache_dir: Path | None = None
@@ -61,8 +87,11 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _logs_beside_the_data(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("data_dir") is not None and values.get("logs_dir") is None:
+    def _folders(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("data_dir") is None:
+            return values
+        values = _with_working_copy(values)
+        if values.get("logs_dir") is None:
             return {**values, "logs_dir": Path(values["data_dir"]) / "logs"}
         return values
 
@@ -75,6 +104,24 @@ class Config(Section):
                 "field another name in your records, or leave the language filters out"
             )
         return self
+
+    @property
+    def data_location(self) -> str | Path:
+        """URL of the data folder, or its path where there is none; see `ELMDataset`."""
+        return self.data_url or self.data_dir
+
+    @property
+    def sources_root(self) -> Path | None:
+        """Folder that the paths of sources are recorded relative to; None for absolute paths.
+
+        A working copy is at another place on each machine, and a data folder may be moved with its sources.
+        """
+        return None if self.data_url else self.data_dir
+
+    @property
+    def shown_location(self) -> str:
+        """URL of the data folder without secrets, or its path where there is none."""
+        return without_secrets(str(self.data_location))
 
     @property
     def processed_dir(self) -> Path:

@@ -21,6 +21,7 @@ from data_pipeline.errors import NotFoundError
 from data_pipeline.store.corpus_files import open_source
 from data_pipeline.store.reader import Rows
 from data_pipeline.types import SPLITS, IntArray, Split
+from data_pipeline.working_copy.opened import refresh
 
 if TYPE_CHECKING:
     import datasets
@@ -67,7 +68,7 @@ class ELMDataset(BatchedDataset):
         cache_dir: folder for copies; None for that of the config, see `Config.cache_dir`.
         version: number of an earlier version (see `elm versions`); None for the present one.
         config: gives `data_dir`, `corpus.name`, `embedding.variant` and `cache_dir`, where those
-            are not given.
+            are not given. A working copy of a URL (see `Config.data_url`) is brought up to date first.
 
     Raises:
         StoreError: something is missing; the message says what to run.
@@ -103,6 +104,8 @@ class ELMDataset(BatchedDataset):
         self.split: Split = split
         self.dtype = dtype
         self.columns = _checked_columns(columns, load_embeddings)
+        if data_dir is None:
+            refresh(settings)
         source = open_source(
             data_dir if data_dir is not None else settings.data_dir,
             split, corpus, variant, "embedding" in self.columns,

@@ -7,7 +7,6 @@ import pyarrow as pa
 import torch
 
 from data_pipeline.dataset.dtypes import numpy_dtype
-from data_pipeline.errors import StoreError
 from data_pipeline.store.reader import Rows
 
 if TYPE_CHECKING:
@@ -30,10 +29,7 @@ def to_hf(rows: Rows, vector_dtype: torch.dtype | None) -> "datasets.Dataset":
 
 
 def _vector_column(rows: Rows, dtype: torch.dtype) -> pa.Array:
-    try:
-        vectors = rows.mapped_vectors() if rows.dim == rows.first_shard.dim else rows.all_vectors(numpy_dtype(dtype))
-    except StoreError:  # they cannot be mapped as one array
-        vectors = rows.all_vectors(numpy_dtype(dtype))
+    vectors = rows.one_array(numpy_dtype(dtype))
     if vectors.dtype == np.dtype("bfloat16"):  # which Arrow does not have
         vectors = vectors.astype(np.float32)
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))

@@ -1,17 +1,28 @@
 """Choice of the engine that runs the tasks of stages, by the section `execution`."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from data_pipeline.config import Config
 from data_pipeline.config.execution import ExecutionConfig
 from data_pipeline.errors import ConfigError
 from data_pipeline.execution.local_engine import LocalEngine
-from data_pipeline.stages.base import Executor, WorkerPlace, run_in_order, run_timestamp
+from data_pipeline.stages.base import (
+    Advance,
+    Executor,
+    Stage,
+    Task,
+    TaskResult,
+    WorkerPlace,
+    run_in_order,
+    run_timestamp,
+    workers_of,
+)
 from data_pipeline.utils.system import usable_cores
+from data_pipeline.working_copy.opened import Publisher, published
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,19 +31,38 @@ R = TypeVar("R")
 def with_engine(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
     """Give a function that takes a config and an argument `execute` the engine of the config, unless it is given one.
 
+    What the function makes is published, if the data folder of the config is at a URL.
+
     Raises:
         ConfigError: see `engine_of`.
+        DataPipelineError: see `working_copy.opened.published`.
     """
 
     @wraps(function)
     def run_by_engine(config: Config, *arguments: P.args, **named: P.kwargs) -> R:
         if "execute" in named:
             return function(config, *arguments, **named)
-        with engine_of(config) as (own, execute):
-            named["execute"] = execute
+        with published(config) as publisher, engine_of(config) as (own, execute):
+            named["execute"] = publishing(execute, publisher)
             return function(own, *arguments, **named)
 
     return cast(Callable[Concatenate[Config, P], R], run_by_engine)
+
+
+def publishing(execute: Executor, publisher: Publisher | None) -> Executor:
+    """Return an executor that publishes what is finished before each stage, where there is a publisher."""
+    return execute if publisher is None else _Publishing(execute, publisher)
+
+
+class _Publishing:
+    def __init__(self, execute: Executor, publisher: Publisher) -> None:
+        self._execute, self._publisher = execute, publisher
+        self.workers = workers_of(execute)
+
+    def __call__(self, stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
+        """Publish what is finished, and run all tasks."""
+        self._publisher.publish()
+        return self._execute(stage, tasks, advance)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from data_pipeline.config import Config
 from data_pipeline.config.execution import SlurmSettings
 from data_pipeline.errors import ConfigError
 from data_pipeline.execution.crew import CrewFolder, Leader, lead_or_follow
+from data_pipeline.execution.engines import publishing
 from data_pipeline.execution.leases import STALE_S
 from data_pipeline.execution.slurm import submit_step
 from data_pipeline.stages import pipeline
@@ -25,6 +26,7 @@ from data_pipeline.stages.base import WorkerPlace, run_timestamp
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import configure_logging, require
 from data_pipeline.utils.urls import without_secrets
+from data_pipeline.working_copy.opened import published
 
 require("datatrove", "annotation", "running on Slurm")
 from datatrove.pipeline.base import PipelineStep  # noqa: E402
@@ -74,12 +76,14 @@ class CrewStep(PipelineStep):
         yield from ()
 
     def _lead(self, leader: Leader) -> None:
-        arguments = self._arguments
-        if self._part == "paragraphs":
-            report = pipeline.prepare_paragraphs(self._config, arguments.skip_download, arguments.overwrite, leader)
-        else:
-            report = pipeline.embed_and_encode(self._config, arguments.splits, arguments.overwrite, leader)
-        pipeline.save_run(self._config, report)
+        config, arguments = self._config, self._arguments
+        with published(config, self._folder.name) as publisher:
+            execute = publishing(leader, publisher)
+            if self._part == "paragraphs":
+                report = pipeline.prepare_paragraphs(config, arguments.skip_download, arguments.overwrite, execute)
+            else:
+                report = pipeline.embed_and_encode(config, arguments.splits, arguments.overwrite, execute)
+            pipeline.save_run(config, report)
 
 
 def submit_run(config: Config, arguments: RunArguments, parts: Sequence[Part]) -> list[SubmittedJob]:
@@ -94,13 +98,14 @@ def submit_run(config: Config, arguments: RunArguments, parts: Sequence[Part]) -
         The jobs, in order.
 
     Raises:
-        ConfigError: a path of the corpus holds a secret, which would be stored with the job.
+        ConfigError: a URL holds a secret, which would be stored with the job.
         DataPipelineError: Slurm is not installed or rejects a job.
     """
-    for path in config.corpus.path:
-        if without_secrets(path) != path:
+    urls = [("corpus.path", path) for path in config.corpus.path] + [("data_url", config.data_url or "")]
+    for setting, url in urls:
+        if without_secrets(url) != url:
             raise ConfigError(
-                f"corpus.path: {without_secrets(path)} was given with a secret in it, which a job would store in a "
+                f"{setting}: {without_secrets(url)} was given with a secret in it, which a job would store in a "
                 "file. Give it to the nodes by environment variables of its protocol instead"
             )
     name, jobs = run_timestamp(), list[SubmittedJob]()

@@ -102,7 +102,7 @@ class Appended:
         config, folder = self.config, self.config.processed_dir
         store, manifest = self._open()
         documents = Documents(folder)
-        number = source_number(documents.sources, self.source.record(folder.parent))
+        number = source_number(documents.sources, self.source.record(config.sources_root))
         new = new_folder(folder)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
@@ -115,7 +115,7 @@ class Appended:
         assigned = self._decide(candidates, manifest, dropped)
         stays = candidates.stays(assigned)
         gone, shards = _rows_that_went(store, candidates, stays), self._write_rows(candidates, assigned, stays, schema)
-        sources = _with_source(documents.sources, number, self.source.record(folder.parent))
+        sources = _with_source(documents.sources, number, self.source.record(config.sources_root))
         records = order.tables(documents.table, read_documents(new / "documents"))
         write_growth(new, candidates.staging, assigned, schema, records, len(order.origins), sources)
         for name in ("staging", "staging new", "documents"):
@@ -315,12 +315,13 @@ class Appended:
         return Growth(grown, found, rows, is_written=True)
 
 
-def open_appended(folder: Path, source: Source) -> list[Source]:
+def open_appended(folder: Path, source: Source, root: Path | None) -> list[Source]:
     """Open the sources that were appended to the paragraphs in a folder, to make these again.
 
     Args:
         folder: processed folder.
         source: first source of the new paragraphs; those that were appended to another one are left out.
+        root: see `Config.sources_root`.
 
     Raises:
         StoreError: the paragraphs do not record their sources.
@@ -330,7 +331,7 @@ def open_appended(folder: Path, source: Source) -> list[Source]:
     if manifest is None or not manifest.get("appended"):
         return []
     recorded = Documents(folder).sources
-    if source_number(recorded[:1], source.record(folder.parent)) != 0:
+    if source_number(recorded[:1], source.record(root)) != 0:
         logger.warning("the sources that were appended to %s are left out, since it gets another source", folder)
         return []
     opened = []

@@ -68,7 +68,7 @@ def features_from_rows(rows: Rows, needs: Iterable[Need], label: str | None = No
     table = read_frame(rows, list(dict.fromkeys(["text_id", "token_count", *wanted])))
     return Features(
         table["text_id"].to_list(),
-        _vectors(rows) if "embeddings" in needs else None,
+        rows.one_array() if "embeddings" in needs else None,
         Texts(rows) if "texts" in needs else None,
         _classes(table[label]) if "labels" in needs and label else None,
         table["token_count"].to_numpy().astype(np.int64) if "token_counts" in needs else None,
@@ -89,12 +89,6 @@ def _label_column(rows: Rows, label: str | None) -> str:
     if label not in rows.metadata_names:
         raise SelectionError(f"no column {label!r} to be the label; expected one of {columns}")
     return label
-
-
-def _vectors(rows: Rows) -> NDArray[np.generic]:
-    if rows.selection is None and rows.first_shard.coding.is_float:
-        return rows.mapped_vectors()
-    return rows.all_vectors()
 
 
 def _classes(column: pl.Series) -> IntArray:

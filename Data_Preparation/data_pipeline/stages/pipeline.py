@@ -130,7 +130,7 @@ def prepare_paragraphs(
         started = time.monotonic()
         evaluation_sets = open_evaluation_sets(config.decontamination)
         tokenizer, source = load_tokenizer(config.embedding), Source(open_corpus(config.corpus), config.corpus)
-        appended = partial(open_appended, folder, source)
+        appended = partial(open_appended, folder, source, config.sources_root)
         stage = CorpusParagraphs(config, source.corpus, tokenizer, evaluation_sets, appended, execute)
         prepared = run_stage(stage, overwrite=overwrite)
         seconds = 0.0 if prepared.skipped else time.monotonic() - started

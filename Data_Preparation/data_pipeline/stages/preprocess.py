@@ -134,20 +134,26 @@ class Source:
         """Return the entry in the manifest of paragraphs that the source was appended to."""
         return {"corpus": self.corpus.description, "settings": self.settings}
 
-    def record(self, data_dir: Path) -> dict[str, Any]:
-        """Return the settings that the source can be opened with again; see `Documents.sources`."""
+    def record(self, root: Path | None) -> dict[str, Any]:
+        """Return the settings that the source can be opened with again; see `Documents.sources`.
+
+        Args:
+            root: folder that paths are recorded relative to; None for absolute paths.
+        """
         config = self.config.model_dump(mode="json", exclude_defaults=True, exclude={"name", "on_changed"})
         if "path" in config:
-            config["path"] = [_relative(path, data_dir) for path in self.config.path]
+            config["path"] = [_recorded(path, root) for path in self.config.path]
         return config
 
 
-def _relative(path: str, folder: Path) -> str:
-    """Path relative to a folder, or a URL without its secrets."""
+def _recorded(path: str, root: Path | None) -> str:
+    """Path relative to a folder or absolute, or a URL without its secrets."""
     if "://" in path:
         return without_secrets(path)
+    if root is None:
+        return Path(os.path.abspath(path)).as_posix()
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return Path(os.path.relpath(path, root)).as_posix()
     except ValueError:  # on another drive of Windows
         return str(Path(path).resolve())
 
@@ -340,7 +346,7 @@ def _write_manifest(
                 link_or_copy(digests, copied)
         splits[split] = described_split(new, entries)
     assigned, listed = files.assigned, (document_tables(folder / "documents.arrow") for folder in job.unit_folders)
-    recorded = [source.record(output.folder.parent) for source in sources]
+    recorded = [source.record(job.config.sources_root) for source in sources]
     documents = totals.read.documents
     write_growth(new, files.staging, assigned, files.schema, chain.from_iterable(listed), documents, recorded)
     dropped = DropLedger(new / "dropped.parquet", job.config.decontamination.is_on)

@@ -36,6 +36,7 @@ from data_pipeline.store.scores import ScoreFolder, open_scores, score_faults
 from data_pipeline.store.versions import open_version, version_folder
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
+from data_pipeline.utils.system import default_cache_dir
 
 logger = logging.getLogger(__name__)
 
@@ -398,9 +399,3 @@ def _corpus_folder(where: str, named: str | None, embedded: str | None, list_fol
 
 def _folders(root: Path) -> list[str]:
     return [path.name for path in visible(root.glob("*_processed"), root) if path.is_dir()]
-
-
-def default_cache_dir() -> Path:
-    """Return `elm-data-preparation` in the cache folder of the user (XDG base directories)."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "elm-data-preparation"

@@ -189,6 +189,15 @@ class Rows:
             raise StoreError(f"the vectors are stored as {coding.precision}; use to_numpy(), which decodes them")
         return self.stored.whole()
 
+    def one_array(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """Return all vectors as one array, shape (rows, dim): the files themselves if they can be mapped, else a copy.
+
+        Args:
+            dtype: dtype of a copy.
+        """
+        is_whole = self.selection is None and self.dim == self.first_shard.dim and self.first_shard.coding.is_float
+        return self.mapped_vectors() if is_whole and self.stored.is_one_array else self.all_vectors(dtype)
+
     def table(self, names: Sequence[str]) -> pa.Table:
         """Read columns of all rows, with null for NaN; without a selection, only columns of floats are copied."""
         if self.selection is not None:

@@ -6,30 +6,19 @@ the end of a file. Credentials and endpoints are those of the protocol's own lib
 
 import hashlib
 import io
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
-
-from data_pipeline.errors import MissingExtraError, SourceError
+from data_pipeline.errors import SourceError
 from data_pipeline.utils import converted_errors
+from data_pipeline.utils.remote import ATTEMPTS, identity_of, is_permanent, open_file_system, reason, with_retries
 from data_pipeline.utils.urls import without_secrets
-
-T = TypeVar("T")
 
 BLOCK_BYTES = 8 << 20
 """Size of a request; larger ones need more memory, smaller ones wait more often."""
-
-_ATTEMPTS = 4
-_FIRST_PAUSE_S = 0.5
-# What identifies the content of a file, in the order of preference, by the names of the file systems.
-_CONTENT_KEYS = ("sha256", "ETag", "etag", "blob_id", "md5Hash", "Content-MD5", "content_md5", "generation", "checksum")
-_TIME_KEYS = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ class RemoteFile:
         system, path = self.opened
         system.invalidate_cache()
         info = _info(system, path, self.url)
-        if (_identity(info), info.get("size")) != (self.identity, self.size):
+        if (identity_of(info), info.get("size")) != (self.identity, self.size):
             raise SourceError(f"{self} was changed while it was read. Run again, once it stays as it is.")
 
     def open(self, on_bytes: Callable[[int], object] | None = None) -> io.BufferedReader:
@@ -162,11 +151,11 @@ class _Blocks(io.RawIOBase):
             return block
 
         try:
-            return _with_retries(read)
-        except Exception as error:  # noqa: BLE001  # see _is_permanent
-            attempts = "" if _is_permanent(error) else f", after {_ATTEMPTS} attempts"
+            return with_retries(read)
+        except Exception as error:  # noqa: BLE001  # see is_permanent
+            attempts = "" if is_permanent(error) else f", after {ATTEMPTS} attempts"
             advice = ". Download the file first" if "range requests" in str(error) else ""
-            raise OSError(f"{_reason(error)}{attempts}{advice}") from None
+            raise OSError(f"{reason(error)}{attempts}{advice}") from None
 
     def _read(self, start: int, count: int) -> bytes:
         if self._handle is None:
@@ -204,8 +193,8 @@ def list_remote(url: str, setting: str) -> tuple[list[RemoteFile], bool]:
         return [_remote_file(url, _info(system, path, url))], True
     try:
         found = system.glob(path, detail=True) if "*" in path else system.find(path, detail=True)
-    except Exception as error:  # noqa: BLE001  # see _is_permanent
-        raise SourceError(f"{setting}: {shown} cannot be listed: {_reason(error)}") from None
+    except Exception as error:  # noqa: BLE001  # see is_permanent
+        raise SourceError(f"{setting}: {shown} cannot be listed: {reason(error)}") from None
     root = path.split("*")[0].rpartition("/")[0] if "*" in path else path
     names = [name for name, info in found.items() if info["type"] == "file" and not _is_hidden(name, root)]
     if not names:
@@ -213,88 +202,31 @@ def list_remote(url: str, setting: str) -> tuple[list[RemoteFile], bool]:
     return [_remote_file(system.unstrip_protocol(name), found[name]) for name in sorted(names)], False
 
 
-def open_file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL, and the path in it.
-
-    Raises:
-        SourceError: there is no such protocol.
-        MissingExtraError: the library of the protocol is not installed.
-    """
-    shown, protocol = without_secrets(url), url.partition(":")[0]
-    try:
-        system, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        advice = f'pip install "elm-data-preparation[{extra}]"' if extra else f"{error}"
-        raise MissingExtraError(f"{shown} needs a library that is not installed. Install it with: {advice}") from None
-    except ValueError as error:
-        raise SourceError(
-            f"{shown}: {without_secrets(str(error))}. Expected s3://, gs://, hf:// or https://."
-        ) from None
-    return system, str(path)
-
-
 def _remote_file(url: str, info: Mapping[str, Any]) -> RemoteFile:
     size = info.get("size")
     if size is None:
         raise SourceError(f"{without_secrets(url)}: the server does not say how long the file is. Download it first.")
-    return RemoteFile(url, int(size), _identity(info))
-
-
-def _identity(info: Mapping[str, Any]) -> str:
-    """Return what changes with the content of a file; empty if the server gives nothing but the size."""
-    lfs = info.get("lfs")
-    if lfs:
-        return f"sha256 {lfs['sha256']}"
-    tags = [f"{key.lower()} {str(info[key]).strip(chr(34))}" for key in _CONTENT_KEYS if info.get(key)]
-    times = [f"changed {info[key]}" for key in _TIME_KEYS if info.get(key)]
-    first = next(iter([*tags, *times]), "")
-    return f"{first}, {info['size']} bytes" if first else ""
+    return RemoteFile(url, int(size), identity_of(info))
 
 
 def _info(system: Any, path: str, url: str) -> Mapping[str, Any]:
     shown = without_secrets(url)
     try:
-        info: Mapping[str, Any] = _with_retries(lambda: system.info(path))
+        info: Mapping[str, Any] = with_retries(lambda: system.info(path))
     except FileNotFoundError as error:
-        cause = f" ({_reason(error.__cause__)})" if error.__cause__ else ""
+        cause = f" ({reason(error.__cause__)})" if error.__cause__ else ""
         raise SourceError(f"nothing can be read at {shown}{cause}. Check the address.") from None
-    except Exception as error:  # noqa: BLE001  # see _is_permanent
-        raise SourceError(f"{shown} cannot be read: {_reason(error)}") from None
+    except Exception as error:  # noqa: BLE001  # see is_permanent
+        raise SourceError(f"{shown} cannot be read: {reason(error)}") from None
     return info
 
 
 def _is_folder(system: Any, path: str, url: str) -> bool:
     try:
         return bool(system.isdir(path))
-    except Exception as error:  # noqa: BLE001  # see _is_permanent
-        raise SourceError(f"{without_secrets(url)} cannot be read: {_reason(error)}") from None
+    except Exception as error:  # noqa: BLE001  # see is_permanent
+        raise SourceError(f"{without_secrets(url)} cannot be read: {reason(error)}") from None
 
 
 def _is_hidden(name: str, root: str) -> bool:
     return any(part.startswith(".") for part in name.removeprefix(root).split("/"))
-
-
-def _with_retries(action: Callable[[], T]) -> T:
-    """Call a function up to four times, until it succeeds or its error is permanent."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return action()
-        except Exception as error:  # see _is_permanent
-            if _is_permanent(error):
-                raise
-        time.sleep(_FIRST_PAUSE_S * 2**attempt)
-    return action()
-
-
-def _is_permanent(error: Exception) -> bool:
-    """Return whether an error will not go away; file systems raise errors without a common base class."""
-    status = getattr(error.__cause__, "status", None)  # of an answer by HTTP, which fsspec takes for a missing file
-    if isinstance(status, int):
-        return status < 500 and status != 429
-    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
-
-
-def _reason(error: BaseException) -> str:
-    """Text of an error without secrets; the class where it has none."""
-    return without_secrets(str(error)).partition("\n")[0] or type(error).__name__

@@ -83,6 +83,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         fsync_path(target)
 
 
+def lock_of(folder: Path) -> FileLock:
+    """Return the lock that a process holds while it writes to a folder or file; see `exclusive`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.lock")
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Lock a folder or file for one writing process; the kernel releases the lock when the process dies.
@@ -90,10 +96,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: another process holds the lock.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
-        acquired = lock.acquire(timeout=0)
+        acquired = lock_of(folder).acquire(timeout=0)
     except Timeout:
         raise StoreError(f"another process is writing to {folder}; wait for it, or use another folder") from None
     with acquired:

@@ -51,5 +51,5 @@ def configure_logging(log_file: Path | None, verbose: bool = False) -> None:
     file_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=file_format, handlers=handlers, force=True)
     # These log every HTTP request.
-    for noisy in ("httpx", "httpx2", "httpcore", "urllib3", "filelock", "fsspec"):
+    for noisy in ("httpx", "httpx2", "httpcore", "urllib3", "filelock", "fsspec", "aiobotocore", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

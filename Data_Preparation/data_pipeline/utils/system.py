@@ -36,6 +36,12 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def default_cache_dir() -> Path:
+    """Return `elm-data-preparation` in the cache folder of the user (XDG base directories)."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "elm-data-preparation"
+
+
 def is_running(process: int) -> bool:
     """Return whether a process of this machine runs; one that ended and was not waited for does not."""
     try:

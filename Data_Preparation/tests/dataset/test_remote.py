@@ -11,8 +11,14 @@ from support.builders import JOINED, ROWS, files, flat, make, rows_of, same
 from data_pipeline import ELMDataset
 from data_pipeline.errors import CorruptShardError, StoreError
 from data_pipeline.store.access.remote import RemoteFolder
+from data_pipeline.utils import remote as remote_systems
 
 COLUMNS = ["text", "metadata", "embedding", "index"]
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(remote_systems, "_FIRST_PAUSE_S", 0.001)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,11 @@
 import gzip
 import hashlib
 import json
-import os
 from pathlib import Path
 
-import fsspec
 import polars as pl
 import pytest
-from support.object_store import KEYS, FileServer, file_server, s3_server
+from support.object_store import FileServer, file_server, s3_at, s3_server
 
 from data_pipeline.config import Config, CorpusConfig, EmbeddingConfig, PreprocessConfig
 from data_pipeline.download import open_corpus
@@ -17,6 +15,7 @@ from data_pipeline.errors import MissingExtraError, SourceError, StaleStageError
 from data_pipeline.stages.pipeline import prepare_paragraphs
 from data_pipeline.user_files import remote, text
 from data_pipeline.user_files.inputs import list_inputs
+from data_pipeline.utils import remote as remote_systems
 
 
 def lines(*texts: str) -> bytes:
@@ -30,7 +29,7 @@ def texts_of(source: str, *paths: str | Path, **settings: object) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(remote, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(remote_systems, "_FIRST_PAUSE_S", 0.001)
 
 
 @pytest.fixture
@@ -42,15 +41,9 @@ def server():
 @pytest.fixture(scope="module")
 def bucket():
     """An S3 bucket on this machine, as a file system; the environment names its server."""
-    before = dict(os.environ)
-    with s3_server() as url:
-        os.environ.update(KEYS, AWS_ENDPOINT_URL=url)
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
+    with s3_server() as url, s3_at(url) as system:
         system.mkdir("corpus")
         yield system
-    os.environ.clear()
-    os.environ.update(before)
-    fsspec.filesystem("s3").clear_instance_cache()
 
 
 def test_a_corpus_on_s3_is_read_like_local_files(bucket, tmp_path):

@@ -18,7 +18,7 @@ pytest.importorskip("datatrove", reason='needs the extra "annotation"')
 from data_pipeline.cli import main
 from data_pipeline.config.load import load_config
 from data_pipeline.errors import ConfigError
-from data_pipeline.execution.slurm_run import RunArguments, submit_run
+from data_pipeline.execution.slurm_run import CrewStep, RunArguments, submit_run
 from data_pipeline.stages.pipeline import run
 
 SETTINGS = {"time": "00:05:00", "partition": "main", "cpus_per_task": 1, "mem_per_cpu_gb": 1}
@@ -138,6 +138,16 @@ def test_tasks_that_are_killed_requeued_and_cancelled_change_no_byte(tmp_path, c
     jobs = submit_run(with_slurm(own, 1), RunArguments(), ["paragraphs", "vectors"])
     wait_for(jobs, tmp_path / "slurm")
     assert tree(tmp_path / "slurm") == tree(tmp_path / "inline"), logs(tmp_path / "slurm")
+
+
+def test_the_leader_of_a_job_publishes_what_it_made(tmp_path, corpus):
+    run(load_config(None, settings(corpus, tmp_path / "inline")))
+    config = load_config(None, settings(corpus, tmp_path / "own") | {"data_url": f"file://{tmp_path}/there"})
+    for part in ("paragraphs", "vectors"):
+        list(CrewStep(config, part, RunArguments(), config.crews_dir / f"job-{part}", 1).run())
+    found, expected = tree(tmp_path / "there"), tree(tmp_path / "inline")
+    sources = "x_processed/.documents.arrow"  # which names the source, by a path relative to the folder
+    assert found | {sources: expected[sources]} == expected
 
 
 def test_a_secret_in_a_path_is_not_stored_with_a_job(tmp_path):

@@ -136,6 +136,21 @@ def test_a_selection_of_earlier_rows_is_read_without_the_deleted_ones(grown):
     assert verify_corpus(config)[1] == []
 
 
+def test_a_split_whose_files_cannot_be_mapped_as_one_is_selected_from(tmp_path):
+    files = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write(files[0], A)
+    write(files[1], [("b1", [5, 6])])
+    run(settings(tmp_path / "data", files[:1], **ONE_SPLIT))
+    config = settings(tmp_path / "data", files[1:], **ONE_SPLIT)
+    append_documents(config)
+    with pytest.raises(StoreError, match="cannot be mapped as one array"):
+        _ = ELMDataset(config=config).embeddings
+    chosen = select_subset(config, "kcenter", Budget(rows=7), seed=0)
+    assert sorted(sample["text"] for sample in ELMDataset(config=config, subset=chosen.selection.subset)) == sorted(
+        PARAGRAPHS[:7]
+    )
+
+
 def test_sparse_vectors_are_made_for_new_rows_only(grown, monkeypatch):
     config, grow = grown
     config = config.model_copy(update={"sparse": config.sparse.model_copy(update={"model_name": "table"})})

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
+
+import fsspec
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -38,6 +41,20 @@ def s3_server() -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def s3_at(url: str) -> Iterator[Any]:
+    """Let s3:// mean the server at an address; gives its file system."""
+    before = dict(os.environ)
+    os.environ.update(KEYS, AWS_ENDPOINT_URL=url)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    try:
+        yield fsspec.filesystem("s3", skip_instance_cache=True)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 class FileServer(ThreadingHTTPServer):

@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
 from filelock import FileLock
 
-from data_pipeline.errors import CorruptShardError, StoreError
+from data_pipeline.errors import CorruptShardError, MissingExtraError, StoreError
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.utils import atomic_write_bytes, human_bytes, published, sha256_of_file
+from data_pipeline.utils.remote import open_file_system, reason, with_retries
 from data_pipeline.utils.urls import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RemoteFolder:
         system, root = self._opened
         manifest: bytes | None = None
         with self._converted_errors("cannot be read", f"{name}/manifest.json"), suppress(FileNotFoundError):
-            manifest = system.cat_file(f"{root}/{name}/manifest.json")
+            manifest = with_retries(lambda: system.cat_file(f"{root}/{name}/manifest.json"))
         with self._lock(folder.parent):
             if manifest is None:
                 (folder / "manifest.json").unlink(missing_ok=True)
@@ -68,7 +68,8 @@ class RemoteFolder:
             "cannot be read; if it can only not be listed, name the corpus: ELMDataset(..., corpus=NAME)"
         ):
             system, root = self._opened
-            entries = system.ls(root, detail=True)
+            system.invalidate_cache()  # a corpus that was added since the last listing counts
+            entries = with_retries(lambda: system.ls(root, detail=True))
         return [Path(entry["name"].rstrip("/")).name for entry in entries if entry["type"] == "directory"]
 
     def local_path(self, entry: ShardEntry) -> Path:
@@ -102,7 +103,8 @@ class RemoteFolder:
             with published(path, path.with_name(f"{path.name}.tmp")) as temporary:
                 with self._converted_errors("cannot be fetched", remote):
                     system, root = self._opened
-                    system.get_file(f"{root}/{remote}", str(temporary))
+                    with suppress(_CutError):  # then the hash says it
+                        with_retries(lambda: _get(system, f"{root}/{remote}", temporary, entry.bytes))
                 if (actual := sha256_of_file(temporary)) != entry.sha256:
                     raise CorruptShardError(
                         f"{self.shown}/{remote} has SHA-256 {actual[:12]}, manifest.json expects "
@@ -119,20 +121,20 @@ class RemoteFolder:
     def _opened(self) -> tuple[Any, str]:
         """File system, and path of the folder in it."""
         with self._converted_errors("cannot be opened"):
-            system, root = fsspec.core.url_to_fs(self.url)
-        return system, str(root).rstrip("/")
+            system, root = open_file_system(self.url)
+        return system, root.rstrip("/")
 
     @contextmanager
     def _converted_errors(self, failure: str, name: str = "") -> Iterator[None]:
         """Convert any error of a file system to a `StoreError` without secrets."""
         try:
             yield
-        except StoreError:
+        except (StoreError, MissingExtraError):
             raise
         except Exception as error:  # noqa: BLE001  # file systems raise errors without a common base class
             where = f"{self.shown}/{name}" if name else self.shown
             # The traceback of `from error` would show the URL.
-            raise StoreError(f"{where} {failure}: {without_secrets(str(error)) or type(error).__name__}") from None
+            raise StoreError(f"{where} {failure}: {reason(error)}") from None
 
     def _lock(self, folder: Path) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,3 +143,13 @@ class RemoteFolder:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the connection, which each process opens for itself."""
         return {"url": self.url, "cache": self.cache}
+
+
+class _CutError(OSError):
+    """Fewer bytes arrived than the manifest says."""
+
+
+def _get(system: Any, name: str, path: Path, size: int | None) -> None:
+    system.get_file(name, str(path))
+    if size is not None and path.stat().st_size < size:
+        raise _CutError

@@ -100,13 +100,18 @@ class Vectors:
         self._open_for(rows)
         self._ahead.prepare(rows, count)
 
+    @property
+    def is_one_array(self) -> bool:
+        """Whether `whole` can map the files."""
+        return len(self._arrays) == 1
+
     def whole(self) -> NDArray[Any]:
         """Return all stored rows as a read-only memory map of the files, shape (rows, width).
 
         Raises:
             StoreError: the shards cannot be mapped as one array.
         """
-        if len(self._arrays) > 1:
+        if not self.is_one_array:
             raise StoreError(
                 f"{self.first.path.parent} has {self._count} shards that cannot be mapped as one array: "
                 f"the bytes of each must be a multiple of {PAGESIZE}, and those of {self.first.path.name} are "
