@@ -103,7 +103,7 @@ def _ours(quick: bool) -> dict[str, Any]:
 
 
 def _near(quick: bool) -> dict[str, Any]:
-    from data_pipeline.preprocess.near import NearIndex
+    from data_pipeline.preprocess.near_index import NearIndex
 
     texts, items = _texts(quick)
     index = NearIndex(0.8, items)

@@ -13,6 +13,8 @@ paragraphs, vectors and scores alone.
 Near duplicates: 5,000,000 rows of 60 words, of which one in ten is a changed copy of an earlier one, and 500,000 of
 them by an index in memory (rensa's MinHash LSH, with the same comparison of candidates). The pairs of the common part
 must be the same.
+
+Kills: see `scale_kills`.
 """
 
 import hashlib
@@ -58,6 +60,7 @@ def measure(quick: bool) -> Figures:
     peaks = [in_fresh_process(_HERE, "peak", size, str(count)) for count in rows]
     near, memory = (in_fresh_process(_HERE, what, size) for what in ("near", "memory"))
     _check_equal([near["common"], memory["common"]])
+    killed = in_fresh_process(_HERE.with_name("scale_kills.py"), size)
     return {
         "local_overhead": Figure(whole["local"]["seconds"] / whole["inline"]["seconds"] - 1, "", "<= 0.05",
                                  f"{whole['local']['seconds']:.0f} s, in one process {whole['inline']['seconds']:.0f}"),
@@ -75,6 +78,9 @@ def measure(quick: bool) -> Figures:
         ),
         "near_dedup_peak_gb": Figure(near["peak_mb"] / 1000, "GB", "", f"{near['rows']:,} rows"),
         "near_dedup_peak_gb_in_memory": Figure(memory["peak_mb"] / 1000, "GB", "", f"{memory['rows']:,} rows"),
+        "kills": Figure(sum(killed["kills"].values()), "kills", "" if quick else ">= 300",
+                        ", ".join(f"{engine} {count}" for engine, count in killed["kills"].items())),
+        "byte_identical": Figure(1 - killed["wrong"] / killed["jobs"], "of the jobs", "1", f"{killed['jobs']} jobs"),
         "near_dedup_pairs": Figure(near["pairs"], "pairs", "", "those of the common part are the same"),
     }  # fmt: skip
 
@@ -177,7 +183,7 @@ def _embed(quick: bool, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = shared_data("wikitext-2") / ("wiki.test.tokens" if quick else "wiki.train.tokens")
-        corpus = {"corpus.source": "wikitext", "corpus.path": str(source), "corpus.limit": 10 if quick else 200}
+        corpus = {"corpus.source": "wikitext", "corpus.path": str(source), "corpus.limit": 10 if quick else 600}
         config = _config(folder, **{**corpus, "embedding.threads": 1})
         run(config, skip_embeddings=True)
         started = time.monotonic()

@@ -75,7 +75,7 @@ def _digest(records: Iterable[Any], digest: Any) -> str:
 
 
 def _near(count: int) -> dict[str, Any]:
-    from data_pipeline.preprocess.near import NearIndex
+    from data_pipeline.preprocess.near_index import NearIndex
 
     rng = random.Random(0)
     vocabulary = [f"word{number}" for number in range(5000)]

@@ -1,7 +1,7 @@
 """Engine that runs the tasks of a stage in several processes on this machine.
 
-This process leads (see `crew`); the others are started at the first stage with more than one task, and stay. One that
-dies is replaced, and its task is taken over by another one.
+This process leads (see `crew`); the others are started at once, while it reads and loads what it needs, and stay. One
+that dies is replaced, and its task is taken over by another one.
 """
 
 import json
@@ -54,6 +54,7 @@ class LocalEngine:
         return len(self._places)
 
     def __enter__(self) -> "LocalEngine":
+        self._start_others()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -68,13 +69,16 @@ class LocalEngine:
         """Run all tasks; an error of a task is raised."""
         for follower in self._followers:
             follower.deaths = 0
-        for place in self._places[1 + len(self._followers) : len(tasks)]:
-            self._followers.append(self._started(place))
+        self._start_others()
         try:
             return self._leader(stage, tasks, advance)
         except BaseException:
             self._end_followers()  # which may be at a task of the stage that failed
             raise
+
+    def _start_others(self) -> None:
+        for place in self._places[1 + len(self._followers) :]:
+            self._followers.append(self._started(place))
 
     def _end_followers(self) -> None:
         for follower in self._followers:

@@ -190,7 +190,7 @@ def plan_rows(config: Config, rows: Rows, dim: int, workers: int, devices: Devic
         devices: devices that embed; None if their rate is not known.
     """
     coding = _coding(config, devices)
-    vectors = rows.count * coding.width(dim) * coding.dtype.itemsize
+    vectors = rows.count * coding.row_bytes(dim)
     paragraphs = rows.count * (rows.text_bytes * _PARQUET_SHARE + _ROW_BYTES)
     near = config.preprocess.near_dedup
     work = rows.count * (rows.text_bytes + (_NEAR_BYTES if near else 0))
@@ -232,10 +232,8 @@ def limits_of(
         memory: memory of this machine, in bytes.
         devices: devices that embed.
     """
-    coding = Coding("float16" if config.embedding.precision == "auto" else config.embedding.precision)
-    disk = rows.count * (
-        rows.text_bytes * (1 + _PARQUET_SHARE) + _ROW_BYTES + coding.width(dim) * coding.dtype.itemsize
-    )
+    vector_bytes = _coding(config, devices).row_bytes(dim)
+    disk = rows.count * (rows.text_bytes * (1 + _PARQUET_SHARE) + _ROW_BYTES + vector_bytes)
     if config.preprocess.near_dedup:
         disk += rows.count * _NEAR_BYTES
     alone = rows.count * _ALONE_S
@@ -247,7 +245,7 @@ def limits_of(
         (86_400 / alone, f"steps that one worker takes alone: {describe_seconds(alone)}, a day is a lot"),
     ]  # fmt: skip
     if devices is not None:
-        blocks = math.ceil(rows.count / block_rows(rows.count, devices.count))
+        blocks = math.ceil(rows.count / block_rows(rows.count, devices.count, vector_bytes))
         limits.append((blocks / devices.count, f"blocks of rows: {blocks:,} for {devices.count:,} devices"))
     return sorted(limits)
 

@@ -1,12 +1,10 @@
 """Preprocessing of documents into paragraphs: cut, clean, filter, count tokens, find duplicates, split."""
 
-from data_pipeline.preprocess.leakage import leakage
 from data_pipeline.preprocess.paragraphs import extract_paragraphs
 from data_pipeline.preprocess.tokens import TokenCounter, load_fast_library
 
 __all__ = [
     "TokenCounter",
     "extract_paragraphs",
-    "leakage",
     "load_fast_library",
 ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_pipeline.config.decontamination import DecontaminationConfig
 from data_pipeline.errors import SourceError
 from data_pipeline.preprocess.ledger import DropLedger
-from data_pipeline.preprocess.near import NearIndex
+from data_pipeline.preprocess.near_index import NearIndex
 from data_pipeline.preprocess.ngrams import NgramIndex
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.types import SPLITS, EvaluationItem, EvaluationSet, IntArray
@@ -23,8 +23,9 @@ from data_pipeline.utils import progress_bar
 
 logger = logging.getLogger(__name__)
 
-_PART_CHARS = 16_000_000  # of the items of one index of n-grams, which takes 250 MB, and 450 MB while it is built
-_PART_TEXTS = 65_536  # of one index of near duplicates, which takes about 26 MB and the texts
+# Of the items of one index: of n-grams it takes 250 MB, and 450 MB while it is built; of near duplicates a third.
+_PART_CHARS = 16_000_000
+_PART_TEXTS = 65_536  # of an index of near duplicates
 _TRAIN = SPLITS.index("train")
 
 
@@ -140,13 +141,13 @@ def near_items(
         staging: candidate rows.
         among: whether a row is looked at, shape (N,).
         items: evaluation items.
-        threshold: minimum Jaccard similarity (see `near.NearIndex`).
+        threshold: minimum Jaccard similarity (see `near_index.NearIndex`).
 
     Returns:
         For each such row the most similar item, the first of equals, and the similarity.
     """
     matches: dict[int, Match] = {}
-    for part in _parts(items, max_texts=_PART_TEXTS):
+    for part in _parts(items, _PART_CHARS, _PART_TEXTS):
         index = NearIndex(threshold, part.texts)
         for numbers, texts in _batches(staging, among, "Looking for near duplicates of evaluation items"):
             for position, (text, similarity) in index.nearest(texts.to_pylist()).items():

@@ -9,13 +9,13 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_pipeline.preprocess.near import NearIndex
+from data_pipeline.preprocess.near_index import NearIndex
 from data_pipeline.preprocess.staging import hashes_of
 from data_pipeline.store import ParagraphStore
 from data_pipeline.store.paragraphs import ShardPart
-from data_pipeline.utils import progress_bar
 
-_SAMPLE_ROWS = 20_000  # each takes about 4 kB for text and index
+_SAMPLE_ROWS = 20_000
+_SAMPLE_CHARACTERS = 32_000_000  # each takes about 5 bytes for text and index
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Leaks:
 class TestRows:
     """Documents and texts of the test split that train is compared with.
 
-    Near duplicates are searched among the first 20,000 test paragraphs, so that memory stays bounded.
+    Near duplicates are searched among the first 20,000 test paragraphs, and among fewer if these have more than 32
+    million characters, so that memory stays bounded.
 
     Args:
         store: the paragraphs.
@@ -39,12 +40,10 @@ class TestRows:
     """
 
     def __init__(self, store: ParagraphStore, threshold: float) -> None:
-        self._store = store
+        self._store, self._threshold = store, threshold
         documents: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]  # hashes, 8 bytes for every row of test
-        texts: list[str] = []
-        for batch, _ in store.live_batches("test", ["document_id", "text"]):
-            documents.append(_hashes(batch["document_id"]))
-            texts.extend(batch["text"].to_pylist()[: max(0, _SAMPLE_ROWS - len(texts))])
+        documents += [_hashes(batch["document_id"]) for batch, _ in store.live_batches("test", ["document_id"])]
+        texts = _first_texts(store)
         self.rows, self.texts = sum(map(len, documents)), len(texts)
         self._documents, self._first_rows, self._document_of_row = np.unique(
             np.concatenate(documents), return_index=True, return_inverse=True
@@ -65,45 +64,38 @@ class TestRows:
             advance(batch.num_rows)
         return Leaks(self._first_rows[is_shared].tolist(), sorted(duplicates))
 
-    def share(self, leaks: Iterable[Leaks]) -> tuple[float, float]:
-        """Return the shares of test rows whose document is in train, and of those that are near duplicates."""
+    def figures(self, leaks: Iterable[Leaks]) -> dict[str, Any]:
+        """Return the shares of test paragraphs that leak from train, given what all parts of train have in common.
+
+        Returns:
+            `test_paragraphs` and `test_paragraphs_compared`, numbers of paragraphs; `article_in_train` and
+            `near_duplicate_in_train`, shares from 0 to 1, None where train or test is empty; `near_threshold`.
+        """
         found = list(leaks)
-        articles = sorted({row for one in found for row in one.articles})
-        texts = {row for one in found for row in one.texts}
-        is_shared = np.isin(self._first_rows, articles)
-        return float(is_shared[self._document_of_row].sum()) / self.rows, len(texts) / self.texts
+        figures: dict[str, Any] = {"test_paragraphs": self.rows, "test_paragraphs_compared": self.texts}
+        articles = near = None
+        if self.rows and self._store.live_count("train"):
+            shared = np.isin(self._first_rows, sorted({row for one in found for row in one.articles}))
+            articles = float(shared[self._document_of_row].sum()) / self.rows
+            near = len({row for one in found for row in one.texts}) / self.texts
+        return figures | {
+            "article_in_train": articles,
+            "near_duplicate_in_train": near,
+            "near_threshold": self._threshold,
+        }
 
 
-def leakage(
-    store: ParagraphStore,
-    threshold: float,
-    find: Callable[[], list[Leaks]] | None = None,
-) -> dict[str, Any]:
-    """Measure the shares of test paragraphs that leak from train.
-
-    Args:
-        store: the paragraphs.
-        threshold: see `TestRows`.
-        find: returns what the parts of train have in common with test; None to compare them here.
-
-    Returns:
-        `test_paragraphs` and `test_paragraphs_compared`, numbers of paragraphs; `article_in_train` and
-        `near_duplicate_in_train`, shares from 0 to 1, None where train or test is empty; `near_threshold`.
-    """
-    test, train_rows = TestRows(store, threshold), store.live_count("train")
-    if find is not None:
-        leaks = find()
-    else:
-        with progress_bar(train_rows, "Measuring leakage of test from train", "row") as bar:
-            leaks = [test.leaks(part, bar.update) for part in store.parts("train", store.live_count("train"))]
-    articles, texts = test.share(leaks) if test.rows and train_rows else (None, None)
-    return {
-        "test_paragraphs": test.rows,
-        "test_paragraphs_compared": test.texts,
-        "article_in_train": articles,
-        "near_duplicate_in_train": texts,
-        "near_threshold": threshold,
-    }
+def _first_texts(store: ParagraphStore) -> list[str]:
+    """Texts of test that train is compared with."""
+    texts: list[str] = []
+    characters = 0
+    for batch, _ in store.live_batches("test", ["text"]):
+        for text in batch["text"].to_pylist():
+            if len(texts) == _SAMPLE_ROWS or characters >= _SAMPLE_CHARACTERS:
+                return texts
+            texts.append(text)
+            characters += len(text)
+    return texts
 
 
 def _hashes(document_ids: pa.Array) -> NDArray[np.uint64]:

@@ -4,9 +4,7 @@ In scripts without spaces between words, the 5-grams are of characters (see `uti
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +12,12 @@ from rensa import RMinHash
 
 from data_pipeline.utils.words import split_words
 
-_SHINGLE_WORDS = 5
+SHINGLE_WORDS = 5
+"""Words of a shingle."""
+
 _PERMUTATIONS = 128
 _SEED = 1
 _RECALL = 0.99
-_BATCH_TEXTS = 8192
-_PREFIX_BITS = 24
-_PREFIX_SHIFT = np.uint64(64 - _PREFIX_BITS)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -31,9 +28,9 @@ def shingles(text: str) -> set[str]:
 
 def _shingles(text: str) -> list[str]:
     words = split_words(text.lower())
-    if len(words) <= _SHINGLE_WORDS:
+    if len(words) <= SHINGLE_WORDS:
         return [" ".join(words)]
-    return list(map(" ".join, zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)))
+    return list(map(" ".join, zip(*(words[start:] for start in range(SHINGLE_WORDS)), strict=False)))
 
 
 def jaccard(left: set[str], right: set[str]) -> float:
@@ -48,7 +45,7 @@ def bucket_keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint64]:
 
     Args:
         texts: texts.
-        threshold: see `NearIndex`.
+        threshold: minimum Jaccard similarity of near duplicates, above 0, up to 1.
     """
     rows = _rows_per_band(threshold)
     bands = _PERMUTATIONS // rows
@@ -63,51 +60,6 @@ def bucket_keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint64]:
         keys = (keys ^ digests[:, :, position]) * _MIX
         keys ^= keys >> np.uint64(32)
     return np.minimum(keys, np.uint64((1 << 64) - 2))
-
-
-class NearIndex:
-    """Index of texts that finds near duplicates; about 400 bytes for each text, beside the text, and 16 MB.
-
-    Args:
-        threshold: minimum Jaccard similarity of the 5-word shingles of near duplicates, above 0, up to 1.
-        texts: the texts.
-    """
-
-    def __init__(self, threshold: float, texts: Sequence[str]) -> None:
-        self._threshold, self._texts = threshold, texts
-        starts = range(0, max(1, len(texts)), _BATCH_TEXTS)
-        keys = np.concatenate([bucket_keys(texts[start : start + _BATCH_TEXTS], threshold) for start in starts])
-        order = np.argsort(keys.ravel(), kind="stable")
-        self._keys, self._owners = keys.ravel()[order], order // keys.shape[1]
-        self._has_prefix = np.zeros(1 << _PREFIX_BITS, np.bool_)  # most keys of other texts have a prefix of their own
-        self._has_prefix[self._keys >> _PREFIX_SHIFT] = True
-
-    def matches(self, texts: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-        """Yield all pairs of a text and one of the index that are near duplicates: positions, and similarity."""
-        keys = bucket_keys(texts, self._threshold)
-        positions, bands = np.nonzero(self._has_prefix[keys >> _PREFIX_SHIFT])
-        first, last = (np.searchsorted(self._keys, keys[positions, bands], side) for side in ("left", "right"))
-        is_shared = first < last
-        spans = zip(positions[is_shared].tolist(), first[is_shared].tolist(), last[is_shared].tolist(), strict=True)
-        for position, group in groupby(spans, key=itemgetter(0)):
-            candidates = np.unique(np.concatenate([self._owners[start:end] for _, start, end in group]))
-            own = shingles(texts[position])
-            for candidate in candidates.tolist():
-                similarity = jaccard(own, shingles(self._texts[candidate]))
-                if similarity >= self._threshold:
-                    yield position, candidate, similarity
-
-    def nearest(self, texts: Sequence[str]) -> dict[int, tuple[int, float]]:
-        """Find the most similar near duplicate in the index of each text that has one, the first of equals.
-
-        Returns:
-            Position in the index, and similarity, by the position of the text.
-        """
-        best: dict[int, tuple[int, float]] = {}
-        for position, candidate, similarity in self.matches(texts):
-            if position not in best or similarity > best[position][1]:
-                best[position] = (candidate, similarity)
-        return best
 
 
 def _rows_per_band(threshold: float) -> int:

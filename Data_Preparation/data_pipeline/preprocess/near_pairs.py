@@ -40,7 +40,7 @@ def sign(texts: Iterable[tuple[IntArray, Sequence[str]]], threshold: float, path
 
     Args:
         texts: row numbers and texts, in batches.
-        threshold: see `near.NearIndex`.
+        threshold: see `near.bucket_keys`.
         path: path of the file.
     """
     keys, rows = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
@@ -126,7 +126,7 @@ def compare(connected: Sequence[Path], part: int, threshold: float, text_of: Cal
     Args:
         connected: files of `connect`.
         part: number of the part.
-        threshold: see `near.NearIndex`.
+        threshold: see `near.bucket_keys`.
         text_of: returns the text of a row.
 
     Returns:
@@ -181,7 +181,7 @@ def near_repeats(staging: Staging, keep: NDArray[np.bool_], threshold: float, fo
     Args:
         staging: the rows.
         keep: whether a row is compared, shape (N,).
-        threshold: see `near.NearIndex`.
+        threshold: see `near.bucket_keys`.
         folder: folder for files, which is removed.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Staging of candidate paragraphs between two passes: a memory-mapped Arrow file, so that memory stays flat.
+"""Staging of candidate paragraphs between two passes: Arrow files on disk, so that memory stays flat.
 
 Only after all rows have been read is it known which are duplicates, and how many there are for a shuffle;
 so the candidates are written once and read again.
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_pipeline.preprocess.staged_texts import StagedTexts
 from data_pipeline.types import IntArray
 
 _PART_ROWS = 1_000_000  # rows compared at a time, which takes 50 bytes for each
@@ -41,7 +42,7 @@ def staged_file(path: Path) -> StagedFile:
 
 
 class Staging:
-    """Staged rows of one or more files, mapped into memory and numbered from 0.
+    """Staged rows of one or more files, numbered from 0.
 
     Args:
         files: the files, in order.
@@ -50,7 +51,7 @@ class Staging:
     def __init__(self, files: Sequence[StagedFile]) -> None:
         self._files = files
         self._starts = np.cumsum([0, *(file.rows for file in files)])
-        self._mapped = lru_cache(_OPEN_FILES)(lambda path: pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        self._texts = lru_cache(_OPEN_FILES)(StagedTexts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -58,7 +59,8 @@ class Staging:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the staged rows."""
-        return self._mapped(self._files[0].path).schema
+        with pa.OSFile(str(self._files[0].path)) as source, pa.ipc.open_file(source) as reader:
+            return reader.schema
 
     def batches(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, pa.Table]]:
         """Rows in batches, each with the number of its first row.
@@ -75,8 +77,6 @@ class Staging:
             yield from self._batches_of(number, start, end)
 
     def _batches_of(self, number: int, start: int, end: int) -> Iterator[tuple[int, pa.Table]]:
-        # All rows are read through a file and single rows through a memory map, because reading a whole
-        # map would keep the whole file resident.
         file, row = self._files[number], int(self._starts[number])
         with pa.OSFile(str(file.path)) as source, pa.ipc.open_file(source) as reader:
             for index in range(reader.num_record_batches):
@@ -88,8 +88,7 @@ class Staging:
     def value(self, column: str, row: int) -> str:
         """Value of a column of texts in one row."""
         number = int(np.searchsorted(self._starts, row, "right")) - 1
-        table = self._mapped(self._files[number].path)
-        return str(table[column][row - int(self._starts[number])].as_py())
+        return self._texts(self._files[number].path, column)[row - int(self._starts[number])]
 
     def numbers(self, column: str) -> IntArray:
         """Values of a column of integers, shape (N,)."""

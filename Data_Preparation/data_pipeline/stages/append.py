@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from data_pipeline.config import Config, CorpusConfig
 from data_pipeline.download import open_corpus
 from data_pipeline.errors import ConfigError, NotFoundError, SourceError, StaleStageError
-from data_pipeline.preprocess import TokenCounter, leakage, load_fast_library
+from data_pipeline.preprocess import TokenCounter, load_fast_library
 from data_pipeline.preprocess.bad_records import RecordCounts, usable_documents
 from data_pipeline.preprocess.changes import Changes, NewOrder
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
@@ -33,6 +33,8 @@ from data_pipeline.preprocess.growth import Candidates, stage_again, write_growt
 from data_pipeline.preprocess.ledger import STAGES_OF_OTHER_ROWS, DropLedger
 from data_pipeline.preprocess.passes import Assignment, decide_rows, find_repeats, stage_candidates, write_splits
 from data_pipeline.preprocess.row_filters import load_filters
+from data_pipeline.stages.base import Executor, run_in_order
+from data_pipeline.stages.leakage import measure_leakage
 from data_pipeline.stages.preprocess import Source, described_split, paragraph_settings
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.documents import Documents, DocumentWriter, read_documents
@@ -79,6 +81,7 @@ class Appended:
         source: the source; one that the paragraphs were made of is compared with what they have of it.
         tokenizer: tokenizer that counts tokens.
         evaluation_sets: evaluation sets of decontamination.
+        execute: runs the tasks of stages.
 
     Raises:
         NotFoundError: there are no paragraphs.
@@ -91,6 +94,7 @@ class Appended:
     source: Source
     tokenizer: Any
     evaluation_sets: Sequence[EvaluationSet] = ()
+    execute: Executor = run_in_order
 
     def write(self) -> Growth:
         """Write the grown paragraphs to a new folder beside the present one.
@@ -197,7 +201,7 @@ class Appended:
         if any(len(numbers) for numbers in gone.values()):
             grown["deleted"] = write_deleted(new, gone)
         write_manifest(new, grown)
-        grown["leakage"] = leakage(ParagraphStore(new), config.preprocess.near_threshold)
+        grown["leakage"] = measure_leakage(new, config.preprocess.near_threshold, self.execute)
         count = config.storage.versions
         keep_embeddings(config.data_dir / "embeddings", store, count)
         carry_versions(folder, new, count - 1)

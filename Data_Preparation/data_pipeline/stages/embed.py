@@ -109,7 +109,8 @@ def embed_split(
     if remote:
         execute = run_at_once(_SHARDS_AT_ONCE, remote.interrupt)
     elif (workers := workers_of(execute)) > 1:
-        stage.block_rows = block_rows(stage.rows, workers)
+        row_bytes = Coding(stored_precision(embedder, config)).row_bytes(embedder.identity.dim)
+        stage.block_rows = block_rows(stage.rows, workers, row_bytes)
     return run_stage(stage, overwrite=overwrite, execute=execute)
 
 

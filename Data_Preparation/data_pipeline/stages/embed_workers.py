@@ -1,5 +1,6 @@
 """Embedding of a split by several processes: what each of them needs to know, and the sum of what they did."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,19 +16,25 @@ from data_pipeline.stages.split_output import SplitOutput, SplitStage
 from data_pipeline.store import Coding, ParagraphStore
 
 _BLOCK_ROWS = 32_768
-_LEAST_ROWS = 256  # whose vectors end at the end of a page, if a vector has a multiple of 16 bytes
+_LEAST_ROWS = 64
+_PAGE_BYTES = 4096
 _BLOCKS_OF_WORKER = 8
 
 
-def block_rows(rows: int, workers: int) -> int:
+def block_rows(rows: int, workers: int, row_bytes: int) -> int:
     """Return the number of rows of a task, where several workers share the files of a split.
+
+    The vectors of each task fill whole pages, so that no two workers write to the same one.
 
     Args:
         rows: number of rows of the split.
         workers: number of workers.
+        row_bytes: size of a stored vector in bytes.
     """
+    page_rows = _PAGE_BYTES // math.gcd(_PAGE_BYTES, row_bytes)
+    least = -(-_LEAST_ROWS // page_rows) * page_rows
     share = -(-rows // (_BLOCKS_OF_WORKER * workers))
-    return min(_BLOCK_ROWS, max(1, -(-share // _LEAST_ROWS)) * _LEAST_ROWS)
+    return min(_BLOCK_ROWS, max(1, -(-share // least)) * least)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from data_pipeline.preprocess import leakage
 from data_pipeline.preprocess.leakage import Leaks, TestRows
 from data_pipeline.stages.base import (
     Advance,
@@ -21,7 +20,7 @@ from data_pipeline.stages.base import (
 from data_pipeline.store import ParagraphStore
 from data_pipeline.store.paragraphs import ShardPart
 
-_PART_ROWS = 65_536
+_PART_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,16 @@ class FindLeaks:
 
     @cached_property
     def _test(self) -> TestRows:
+        """What a process has loaded of test."""
         return TestRows(ParagraphStore(self.folder), self.threshold)
 
     def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
         """Compare one part."""
         return TaskResult(task.name, facts=asdict(self._test.leaks(self._parts[task.index], advance)))
 
-    def finish(self, results: Sequence[TaskResult]) -> list[Leaks]:
-        """Return what was found in each part."""
-        return [Leaks(**result.facts) for result in results]
+    def finish(self, results: Sequence[TaskResult]) -> dict[str, Any]:
+        """Return the figures; see `TestRows.figures`."""
+        return self._test.figures(Leaks(**result.facts) for result in results)
 
     def portable(self) -> Self:
         """Return the stage, without what this process has opened."""
@@ -80,12 +80,11 @@ class FindLeaks:
 
 
 def measure_leakage(folder: Path, threshold: float, execute: Executor = run_in_order) -> dict[str, Any]:
-    """Measure the leakage of the paragraphs in a folder; see `preprocess.leakage`.
+    """Measure the leakage of the paragraphs in a folder; see `TestRows.figures`.
 
     Args:
         folder: processed folder.
         threshold: see `TestRows`.
         execute: runs the tasks.
     """
-    stage = FindLeaks(folder, threshold)
-    return leakage(ParagraphStore(folder), threshold, lambda: run_stage(stage, execute=execute))
+    return run_stage(FindLeaks(folder, threshold), execute=execute)

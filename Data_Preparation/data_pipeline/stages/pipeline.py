@@ -161,7 +161,7 @@ def append_documents(
         started = time.monotonic()
         evaluation_sets = open_evaluation_sets(config.decontamination)
         source = Source(open_corpus(config.corpus), config.corpus)
-        growth = Appended(config, source, load_tokenizer(config.embedding), evaluation_sets).write()
+        growth = Appended(config, source, load_tokenizer(config.embedding), evaluation_sets, execute).write()
         report = Report(folder, growth.manifest, not growth.is_written, time.monotonic() - started)
         store = ParagraphStore(new_folder(folder) if growth.is_written else folder)
         if not skip_embeddings:

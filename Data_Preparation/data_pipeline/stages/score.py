@@ -17,6 +17,7 @@ from data_pipeline.heads.model import Head
 from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, WorkerPlace, run_in_order, run_stages
 from data_pipeline.stages.score_output import ScoreOutput
 from data_pipeline.store import ScoreWriter, open_scores
+from data_pipeline.store.access.mapped_files import release
 from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
 from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import SPLITS, Split
@@ -154,6 +155,7 @@ class HeadScores:
                 raise ModelError(f"{vectors.path}, counted from row {start}: {error}") from error
             for output, writer in zip(waiting, writers, strict=True):
                 writer.write({"text_id": batch["text_id"], **{column: scores[column] for column in output.types}})
+            release(vectors.stored[start : start + batch.num_rows])
             start += batch.num_rows
             advance(batch.num_rows)
 

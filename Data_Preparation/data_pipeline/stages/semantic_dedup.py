@@ -22,10 +22,10 @@ from data_pipeline.config import Config
 from data_pipeline.config.semantic_dedup import SemanticDedupConfig
 from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.errors import ConfigError, NotFoundError, StoreError
-from data_pipeline.preprocess import leakage
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
 from data_pipeline.stages.copied_embeddings import CopiedEmbeddings
+from data_pipeline.stages.leakage import measure_leakage
 from data_pipeline.stages.preprocess import ParagraphOutput, PreparedParagraphs, is_processed_file
 from data_pipeline.stages.semantic_marks import find_marks, read_marks
 from data_pipeline.store import ParagraphStore, paragraphs_sha256, write_manifest
@@ -184,7 +184,7 @@ class DedupedParagraphs:
             "splits": splits,
         }
         write_manifest(new, manifest)
-        manifest["leakage"] = leakage(ParagraphStore(new), self.manifest["settings"]["preprocess"]["near_threshold"])
+        manifest["leakage"] = measure_leakage(new, self.manifest["settings"]["preprocess"]["near_threshold"])
         write_manifest(new, manifest)
         fsync_path(new)
         replace_folder(self.folder, is_processed_file)

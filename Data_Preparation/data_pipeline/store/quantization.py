@@ -76,6 +76,10 @@ class Coding:
             )
         return dim // 8
 
+    def row_bytes(self, dim: int) -> int:
+        """Return the bytes of a stored vector of `dim` dimensions; see `width`."""
+        return self.width(dim) * self.dtype.itemsize
+
     def dim(self, width: int) -> int:
         """Return the number of dimensions of a vector of `width` stored values."""
         return width * 8 if self.precision == "ubinary" else width

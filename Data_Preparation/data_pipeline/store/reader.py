@@ -163,6 +163,8 @@ class Rows:
             index = np.arange(start, min(start + block_rows, len(self)))
             self.prepare(index, 1, texts=False, vectors=True)
             yield self.vectors(index)
+            if self.selection is None:
+                self.stored.release(start, start + len(index))
 
     def all_vectors(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """All vectors, shape (rows, dim), in memory."""

@@ -16,6 +16,7 @@ from data_pipeline.errors import ModelError
 from data_pipeline.execution.local_engine import LocalEngine
 from data_pipeline.stages import embed as embed_module
 from data_pipeline.stages.base import WorkerPlace
+from data_pipeline.stages.embed_workers import block_rows
 from data_pipeline.stages.pipeline import embed, run
 from data_pipeline.types import SPLITS
 
@@ -86,7 +87,7 @@ hashing.HashingEmbedder.__init__ = other
 @pytest.fixture
 def processes(tmp_path, monkeypatch):
     """A model so slow that all workers have something to do; gives the function that returns their processes."""
-    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers: 100)
+    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers, row_bytes: 100)
     (tmp_path / "site").mkdir()
     # Every process that is started imports this module, and this one runs it.
     (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
@@ -114,7 +115,7 @@ def test_vectors_have_the_bytes_of_one_process(tmp_path, corpus, request, precis
 
 
 def test_vectors_that_exist_are_copied_by_every_worker(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers: 100)
+    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers, row_bytes: 100)
     run(configured(corpus, tmp_path / "local"))
     expected = tree(tmp_path / "local")
     other = configured(corpus, tmp_path / "local", **{"embedding.variant": "again"})
@@ -156,7 +157,7 @@ def test_killed_workers_are_replaced_and_the_bytes_are_the_same(tmp_path, corpus
 
 
 def test_another_engine_goes_on_where_one_was_killed(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers: 100)
+    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers, row_bytes: 100)
     run(configured(corpus, tmp_path / "inline"))
     local = configured(corpus, tmp_path / "local", **{"embedding.flush_s": 1e-6, "embedding.batch_size": 8})
     run(local, skip_embeddings=True)
@@ -195,8 +196,18 @@ def test_a_worker_with_another_model_is_refused(tmp_path, corpus, processes):
 
 
 def test_the_folder_has_no_other_files(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers: 100)
+    monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers, row_bytes: 100)
     with LocalEngine(places(2), tmp_path / "crew") as engine:
         run(configured(corpus, tmp_path / "local"), execute=engine)
     names = {path.name for path in Path(tmp_path / "local" / "embeddings").iterdir()}
     assert all(name == "manifest.json" or (name.endswith(".safetensors") and name[0] != ".") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers", "row_bytes", "expected"),
+    [(1600, 2, 1536, 128), (117, 2, 1536, 64), (10**7, 2, 1536, 32_768), (117, 2, 200, 512), (1600, 2, 3, 4096)],
+)
+def test_blocks_fill_whole_pages_and_there_are_several_for_each_worker(rows, workers, row_bytes, expected):
+    size = block_rows(rows, workers, row_bytes)
+    assert size == expected
+    assert size * row_bytes % 4096 == 0

@@ -2,7 +2,9 @@ import errno
 import gc
 import mmap
 import os
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,32 @@ def test_a_part_of_a_file_can_be_mapped(written):
     found.map_file(0, paths[0], 2 * PAGE, PAGE)
     found.map_file(PAGE, paths[0], 0, PAGE)
     assert np.asarray(found).tobytes() == contents[0][2 * PAGE :] + contents[0][:PAGE]
+
+
+def resident(array):
+    """Bytes of a mapped array that are in the memory of the process."""
+    first, last = array.ctypes.data, array.ctypes.data + array.nbytes
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) < last and int(match[2], 16) > first
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@needs_linux
+def test_a_part_that_was_released_is_not_in_memory_and_is_read_again(tmp_path):
+    content = np.random.default_rng(0).bytes(64 * PAGE + 100)
+    (tmp_path / "x").write_bytes(content)
+    array = pages.map_bytes(tmp_path / "x", 10, 64 * PAGE)
+    assert array.tobytes() == content[10 : 10 + 64 * PAGE]
+    assert resident(array) >= 64 * PAGE
+    pages.release(array)
+    assert resident(array) <= 2 * PAGE  # at its ends, which it shares with others
+    assert array.tobytes() == content[10 : 10 + 64 * PAGE]
+    pages.release(array[:10])
+    pages.release(array[:0])
 
 
 @needs_linux

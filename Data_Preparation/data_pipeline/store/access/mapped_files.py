@@ -22,7 +22,7 @@ from data_pipeline.utils.system import linux_calls, own_process_handle
 
 _PROT_NONE, _PROT_READ = 0, 1
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
-_MADV_WILLNEED, _MADV_POPULATE_READ = 3, 22
+_MADV_WILLNEED, _MADV_DONTNEED, _MADV_POPULATE_READ = 3, 4, 22
 _PROCESS_MADVISE = 440  # called by number, since glibc has no wrapper before 2.36
 _MAX_RANGES = 1024  # limit of the kernel for one call
 
@@ -104,6 +104,19 @@ def populate(address: int, size: int) -> None:
     """Enter cached pages into the page table of the process at once, instead of by one page fault for every few."""
     if (libc := linux_calls()) is not None:
         libc.madvise(address, size, _MADV_POPULATE_READ)  # older kernels reject this, and page faults do the work
+
+
+def release(array: NDArray[Any]) -> None:
+    """Take the pages of a part of a mapped file out of the memory of the process; the system may still cache them.
+
+    Args:
+        array: contiguous part, which is read from the file again when it is needed.
+    """
+    libc = linux_calls()
+    first = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if libc is not None and size > 0:
+        libc.madvise(first, size, _MADV_DONTNEED)
 
 
 def _join_ranges(addresses: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import CorruptShardError, ShardMismatchError, StoreError
-from data_pipeline.store.access.mapped_files import Range, map_bytes
+from data_pipeline.store.access.mapped_files import Range, map_bytes, release
 from data_pipeline.store.access.read_ahead import FilePosition, ReadAhead
 from data_pipeline.store.embeddings import EmbeddingShard
 from data_pipeline.types import IntArray
@@ -99,6 +99,13 @@ class Vectors:
         """Read ahead runs of `count` rows, given their first rows."""
         self._open_for(rows)
         self._ahead.prepare(rows, count)
+
+    def release(self, first: int, last: int) -> None:
+        """Take the rows from `first` to `last`, exclusive, out of the memory of the process, after they were read."""
+        for start, array in zip(self._array_starts.tolist(), self._arrays, strict=True):
+            part = array[max(0, first - start) : max(0, last - start)]
+            if len(part):
+                release(part)
 
     @property
     def is_one_array(self) -> bool:
