@@ -47,6 +47,8 @@ from .errors import StaleStageError as StaleStageError
 from .errors import StoreError as StoreError
 from .errors import WrongEmbedder as WrongEmbedder
 from .errors import WrongEmbedderError as WrongEmbedderError
+from .execution.labels import label as label
+from .execution.labels import make_weak_labels as make_weak_labels
 from .execution.run import embed as embed
 from .execution.run import embed_corpus as embed_corpus
 from .execution.run import run as run
@@ -79,8 +81,6 @@ from .selection import StrataConfig as StrataConfig
 from .stages.embed import SplitResult as SplitResult
 from .stages.features import features_from_dataset as features_from_dataset
 from .stages.label import LabelReport as LabelReport
-from .stages.label import label as label
-from .stages.label import make_weak_labels as make_weak_labels
 from .stages.measure import Measured as Measured
 from .stages.pipeline import Report as Report
 from .stages.score import ScoredSplit as ScoredSplit

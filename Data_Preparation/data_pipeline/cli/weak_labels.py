@@ -22,8 +22,8 @@ _ROWS_OF = ("training.parquet", "margins.parquet")
 
 def _label(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.config.labels import LabelConfig
+    from data_pipeline.execution.labels import make_weak_labels
     from data_pipeline.integrations.auto_qrels_config import from_older, is_older
-    from data_pipeline.stages.label import make_weak_labels
 
     content = read_config_file(parsed.config)
     try:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from data_pipeline.config.base import DataLocation, FolderName, Section
+from data_pipeline.config.execution import ExecutionConfig
 from data_pipeline.config.judge import JudgeConfig
 from data_pipeline.config.retrieval import CandidateConfig, HubConfig, PassagesConfig, RerankConfig
 from data_pipeline.types import Split
@@ -233,6 +234,8 @@ class LabelConfig(Section):
     """Upload of the outputs to the hub; off by default."""
     logging: LoggingConfig = LoggingConfig()
     """Log messages of the run."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Workers that embed the passages, if these have no vectors; as in a main job, but for slurm."""
 
     @property
     def records_dir(self) -> Path:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from data_pipeline.config import Config
@@ -75,25 +76,46 @@ def engine_of(config: Config) -> Iterator[tuple[Config, Executor]]:
     Raises:
         ConfigError: there are no such devices, or not as many as workers.
     """
-    settings = config.execution
+    with open_engine(config.execution, config.crews_dir / new_crew()) as (place, execute):
+        yield (config if place is None else _config_of(config, place)), execute
+
+
+def new_crew() -> str:
+    """Return a name for the folder of the workers of a run, which no other run has."""
+    return f"{run_timestamp()}-{os.getpid()}"
+
+
+@contextmanager
+def open_engine(settings: ExecutionConfig, folder: Path) -> Iterator[tuple[WorkerPlace | None, Executor]]:
+    """Open an engine.
+
+    Args:
+        settings: the engine.
+        folder: new folder of the workers that run together.
+
+    Yields:
+        Where this process runs as the first worker, None if it runs no tasks; and the engine.
+
+    Raises:
+        ConfigError: there are no such devices, or not as many as workers.
+    """
     if settings.engine == "slurm":
         raise ConfigError(
             "execution.engine is slurm, which elm run and elm embed submit jobs for. Use one of those, or another "
             "engine here (--execution.engine local)"
         )
-    folder = config.crews_dir / f"{run_timestamp()}-{os.getpid()}"
     if settings.engine == "ray":
         from data_pipeline.execution.ray_engine import RayEngine  # needs ray
 
         with RayEngine(settings.ray, settings.workers, folder) as cluster:
-            yield config, cluster
+            yield None, cluster
         return
     places = worker_places(settings)
     if settings.engine == "inline" or (settings.engine == "auto" and len(places) == 1):
-        yield _config_of(config, places[0]), run_in_order
+        yield places[0], run_in_order
         return
     with LocalEngine(places, folder) as engine:
-        yield _config_of(config, places[0]), engine
+        yield places[0], engine
 
 
 def worker_places(settings: ExecutionConfig) -> list[WorkerPlace]:

@@ -34,6 +34,8 @@ class Holder:
     """Rows that are finished of the task."""
     token: str = ""
     """What tells two leases of one process apart."""
+    attempt: int = 1
+    """Number of workers that have taken the task, all but this one dead."""
 
     @property
     def is_gone(self) -> bool:
@@ -58,9 +60,11 @@ class Leases:
         """Take the lease of a task for the duration of a block; gives None if another worker holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path, own = self._folder / f"{name}.lease", Holder(socket.gethostname(), os.getpid(), token=uuid4().hex)
-        if not (self._create(path, own) or (self._free(path) and self._create(path, own))):
-            yield None
-            return
+        if not self._create(path, own):
+            own.attempt += self._free(path)
+            if own.attempt == 1 or not self._create(path, own):
+                yield None
+                return
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(path, own, stop), daemon=True)
         beat.start()
@@ -95,22 +99,27 @@ class Leases:
             content.unlink()
         return True
 
-    def _free(self, path: Path) -> bool:
-        """Remove a lease whose worker is dead, or that cannot be read; returns whether it was removed."""
+    def _free(self, path: Path) -> int:
+        """Remove a lease whose worker is dead, or that cannot be read.
+
+        Returns:
+            Number of workers that died at the task; 0 if the lease was not removed.
+        """
         if not self._is_dead(path):
-            return False
+            return 0
         guard = path.with_name(f".{path.name}.guard")
         try:
             os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
         except FileExistsError:  # another worker is at it, or died at it
             if self._age(guard) > self._stale_s:
                 guard.unlink(missing_ok=True)
-            return False
+            return 0
         try:
             if not self._is_dead(path):  # another worker has it already
-                return False
+                return 0
+            holder = _read(path)
             path.unlink(missing_ok=True)
-            return True
+            return holder.attempt if holder else 1
         finally:
             guard.unlink(missing_ok=True)
 

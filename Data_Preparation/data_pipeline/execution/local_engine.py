@@ -21,8 +21,8 @@ from data_pipeline.stages.base import Advance, Stage, Task, TaskResult, WorkerPl
 
 logger = logging.getLogger(__name__)
 
-_MAX_DEATHS = 3
-"""Deaths of each worker in a stage, after which the stage fails."""
+_MAX_DEATHS = 10
+"""Deaths of each worker in a stage, after which the stage fails; a task has failed after fewer, see `worker`."""
 # Libraries read them when they are imported.
 _THREAD_SETTINGS = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 

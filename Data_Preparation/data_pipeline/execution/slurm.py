@@ -1,4 +1,4 @@
-"""Executor that runs the parts of a stage as a Slurm job array, submitted by datatrove."""
+"""Slurm job arrays, submitted by datatrove, and the step of them that runs the files of a stage."""
 
 import logging
 import os
@@ -13,8 +13,10 @@ from typing import Any
 
 from data_pipeline.config.execution import SlurmSettings
 from data_pipeline.errors import ConfigError, DataPipelineError
-from data_pipeline.execution.parts import FilesStage, run_part
-from data_pipeline.stages.base import run_timestamp
+from data_pipeline.execution.crew import CrewFolder, Leader, lead_or_follow
+from data_pipeline.execution.files import FilesStage
+from data_pipeline.execution.leases import STALE_S
+from data_pipeline.stages.base import WorkerPlace, run_timestamp
 from data_pipeline.utils import configure_logging, require
 
 require("datatrove", "annotation", "running on Slurm")
@@ -25,25 +27,31 @@ logger = logging.getLogger(__name__)
 
 
 class StageStep(PipelineStep):
-    """Pipeline step of datatrove that runs a part of a stage, which reads and writes its own files."""
+    """Step of datatrove's pipeline whose ranks are the workers of a crew, which runs the files of a stage."""
 
     type = "files"
 
-    def __init__(self, stage: FilesStage, logging_dir: Path) -> None:
+    def __init__(self, stage: FilesStage, folder: Path, threads: int) -> None:
         super().__init__()
         self.name = stage.name
-        self._stage, self._logging_dir = stage, logging_dir
+        self._stage, self._folder, self._threads = stage, folder, threads
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Run the part of a rank; datatrove marks it as failed if this raises an error."""
+        """Work until nothing is left; datatrove marks the rank as failed if this raises an error."""
+        from data_pipeline.utils.devices import device_of_worker  # needs torch
+
         del data
         configure_logging(None)
+        place = WorkerPlace(f"worker-{rank}", device_of_worker(self._stage.device, rank), self._threads)
+        lead_or_follow(CrewFolder(self._folder / "crew"), place, world_size, self._lead, STALE_S)
+        yield from ()
+
+    def _lead(self, leader: Leader) -> None:
         started = time.monotonic()
-        results = run_part(self._stage, rank, world_size)
-        self._stage.write_report(results, self._logging_dir, time.monotonic() - started, f"-{rank:05d}")
+        results = leader(self._stage, self._stage.tasks(), lambda rows: None)
+        self._stage.write_report(results, self._folder, time.monotonic() - started)
         self._stage.check(results)
         self.stat_update("rows", value=sum(result.rows for result in results))
-        yield from ()
 
 
 class _Executor(SlurmPipelineExecutor):
@@ -66,9 +74,9 @@ def submit(stage: FilesStage, settings: SlurmSettings, logging_dir: Path) -> str
         ConfigError: the path of the log folder has white space.
         DataPipelineError: Slurm is not installed or rejects the job.
     """
-    # A new folder for each submission, since parts that finished with other inputs must not count.
+    # A new folder for each submission, since receipts of other inputs must not count.
     folder = logging_dir.resolve() / f"{stage.name}-slurm-{run_timestamp()}"
-    return submit_step(StageStep(stage, folder), settings, folder, f"{stage.name}_pipeline")
+    return submit_step(StageStep(stage, folder, settings.cpus_per_task), settings, folder, f"{stage.name}_pipeline")
 
 
 def submit_step(step: PipelineStep, settings: SlurmSettings, folder: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ from data_pipeline.execution.leases import Holder, Leases
 from data_pipeline.execution.worker import SharedWork
 from data_pipeline.utils import human_bytes, human_time
 
+_SHOWN_WORKERS = 8
+
 
 @dataclass(frozen=True)
 class StageStatus:
     """State of one stage of a crew."""
 
     about: StageAbout
-    done: int
-    """Number of tasks that are done."""
+    done: Counter[str]
+    """Number of tasks that each worker has done."""
     rows: int
     """Rows that are finished, those of running tasks included."""
     running: dict[str, Holder]
@@ -29,7 +32,7 @@ class StageStatus:
 
     def seconds_left(self, now: float) -> float | None:
         """Return the expected time until its end, at the rate so far; None if that is not known."""
-        share = self.rows / self.about.rows if self.about.rows else self.done / max(1, self.about.tasks)
+        share = self.rows / self.about.rows if self.about.rows else self.done.total() / max(1, self.about.tasks)
         elapsed = now - self.about.started
         return elapsed * (1 - share) / share if 0 < share <= 1 else None
 
@@ -68,13 +71,20 @@ def _stages(crew: CrewFolder) -> Iterator[StageStatus]:
         except FileNotFoundError:
             continue  # it has just begun
         shared = SharedWork([], folder)
-        done = shared.receipts.rows()
+        done = shared.receipts.all()
         holders = {name: holder for name, holder in shared.leases.holders().items() if name not in done}
-        yield StageStatus(about, len(done), shared.progress(), holders, shared.receipts.failure())
+        workers = Counter(receipt.worker for receipt in done.values())
+        yield StageStatus(about, workers, shared.progress(), holders, shared.receipts.failure())
 
 
 def _counted(number: int, unit: str) -> str:
     return human_bytes(number) if unit == "B" else f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
+def _by_worker(done: Counter[str]) -> str:
+    shown = ", ".join(f"{worker} {count:,}" for worker, count in sorted(done.items())[:_SHOWN_WORKERS])
+    more = f" and {len(done) - _SHOWN_WORKERS:,} more workers" if len(done) > _SHOWN_WORKERS else ""
+    return f" ({shown}{more})" if done else ""
 
 
 def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:
@@ -85,11 +95,11 @@ def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:
     lines = [(crew.name, state + where)]
     for number, stage in enumerate(crew.stages):
         about, is_last = stage.about, number == len(crew.stages) - 1
-        text = f"{stage.done:,} of {about.tasks:,} tasks done"
+        text = f"{stage.done.total():,} of {about.tasks:,} tasks done"
         if about.rows:
             text += f", {_counted(stage.rows, about.unit)} of {_counted(about.rows, about.unit)}"
         if is_last and not crew.is_over:
-            text += f", {len(stage.running)} running"
+            text += _by_worker(stage.done) + f", {len(stage.running)} running"
             left = stage.seconds_left(time.time())
             text += f", about {human_time(left)} left" if left is not None else ""
         if stage.failure:

@@ -16,10 +16,12 @@ from typing import Any
 from data_pipeline import errors
 from data_pipeline.errors import DataPipelineError
 from data_pipeline.execution.leases import Leases
-from data_pipeline.stages.base import Stage, Task, TaskResult
+from data_pipeline.stages.base import Stage, Task, TaskResult, fails_alone
 from data_pipeline.utils.files import published, unique_name
 
 _POLL_S = 0.1
+_ATTEMPTS = 3
+"""Workers that may die at a task, after which it has failed."""
 _DONE = ".done"
 
 
@@ -44,7 +46,7 @@ class Receipts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._failure = folder / "failed.json"
-        self._rows: dict[str, int] = {}
+        self._known: dict[str, Receipt] = {}
 
     def write(self, receipt: Receipt) -> None:
         """Write the receipt of a task."""
@@ -58,13 +60,13 @@ class Receipts:
             return None
         return Receipt(TaskResult(**values["result"]), values["rows"], values["worker"])
 
-    def rows(self) -> dict[str, int]:
-        """Return the rows of each task that is done, by its name."""
+    def all(self) -> dict[str, Receipt]:
+        """Return the receipts of all tasks that are done, by name; each file is read once."""
         for path in self._folder.glob(f"*{_DONE}"):
             name = path.name.removesuffix(_DONE)
-            if name not in self._rows and (receipt := self.read(name)) is not None:
-                self._rows[name] = receipt.rows
-        return self._rows
+            if name not in self._known and (receipt := self.read(name)) is not None:
+                self._known[name] = receipt
+        return self._known
 
     def is_done(self, name: str) -> bool:
         """Return whether a task is done."""
@@ -137,9 +139,9 @@ class SharedWork:
 
     def progress(self) -> int:
         """Return the number of rows that all workers have finished, in the unit of the stage."""
-        done = self.receipts.rows()
+        done = self.receipts.all()
         running = {name: holder.rows for name, holder in self.leases.holders().items() if name not in done}
-        return sum(done.values()) + sum(running.values())
+        return sum(receipt.rows for receipt in done.values()) + sum(running.values())
 
 
 def work(stage: Stage[Any], shared: SharedWork, worker: str) -> None:
@@ -162,6 +164,17 @@ def work(stage: Stage[Any], shared: SharedWork, worker: str) -> None:
             time.sleep(_POLL_S)
 
 
+def _given_up(stage: Stage[Any], task: Task) -> TaskResult:
+    """Return the result of a task that workers died at, or raise its error."""
+    reason = (
+        f"{_ATTEMPTS} processes were killed while they worked on it, one after another, mostly for too little memory. "
+        "Set execution.workers (local_settings.workers) to a smaller number"
+    )
+    if fails_alone(stage):
+        return TaskResult(task.name, error=reason)
+    raise DataPipelineError(f"{stage.name}, {task.name}: {reason}")
+
+
 def _run_one(stage: Stage[Any], task: Task, worker: str, leases: Leases, receipts: Receipts) -> bool:
     """Run a task, unless another worker does or did; returns whether it ran."""
     if receipts.is_done(task.name):
@@ -174,7 +187,7 @@ def _run_one(stage: Stage[Any], task: Task, worker: str, leases: Leases, receipt
             lease.rows += rows
 
         try:
-            result = stage.run(task, count)
+            result = stage.run(task, count) if lease.attempt <= _ATTEMPTS else _given_up(stage, task)
         except Exception as error:  # noqa: BLE001  every error goes to the process that waits for the stage
             receipts.write_failure(task.name, error)
         else:

@@ -1,6 +1,7 @@
 """Decontamination: rows that repeat items of evaluation sets, or rows of val and test, are dropped with the item named.
 
-Items are compared in parts, so that memory does not grow with them; each part is one more pass over the rows.
+Items are compared in parts, so that memory does not grow with them; each part is one more pass over the rows. Parts and
+spans of rows are compared independently (`match_part`), and what was found is put together (`Matches.add`).
 """
 
 import logging
@@ -19,7 +20,6 @@ from data_pipeline.preprocess.near_index import NearIndex
 from data_pipeline.preprocess.ngrams import NgramIndex
 from data_pipeline.preprocess.staging import Staging
 from data_pipeline.types import SPLITS, EvaluationItem, EvaluationSet, IntArray
-from data_pipeline.utils import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _PART_CHARS = 16_000_000
 _PART_TEXTS = 65_536  # of an index of near duplicates
 _TRAIN = SPLITS.index("train")
+KINDS = ("contaminated", "leaked")
+"""Kinds of rows that are dropped, in order: those that repeat evaluation sets, and our own val and test."""
 
 
 @dataclass(frozen=True)
@@ -45,127 +47,185 @@ class Match(NamedTuple):
     """Share of the words of the row in common n-grams, or Jaccard similarity, 0 to 1."""
 
 
-def decontaminate(
+@dataclass(frozen=True)
+class SharedNgrams:
+    """N-grams that a row has in common with the items of one or more parts."""
+
+    item: str
+    shared: int
+    """Places of the row at which an n-gram of the item begins."""
+    covered: bytes
+    """Packed mask of the words in common n-grams."""
+    words: int
+
+    @property
+    def overlap(self) -> float:
+        """Share of the words in common n-grams, 0 to 1."""
+        return int(np.unpackbits(np.frombuffer(self.covered, np.uint8)).sum()) / self.words
+
+    def joined(self, earlier: "SharedNgrams") -> "SharedNgrams":
+        """Add what the row has in common with the items of earlier parts."""
+        best = self if self.shared > earlier.shared else earlier
+        masks = (np.frombuffer(mask, np.uint8) for mask in (self.covered, earlier.covered))
+        return SharedNgrams(best.item, best.shared, np.bitwise_or(*masks).tobytes(), self.words)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Rows that repeat items of one or more parts, by row."""
+
+    ngrams: dict[int, SharedNgrams] = field(default_factory=dict)
+    near: dict[int, Match] = field(default_factory=dict)
+
+    def add(self, later: "Matches") -> None:
+        """Add the matches with items of a later part, or those of other rows."""
+        for row, shared in later.ngrams.items():
+            self.ngrams[row] = shared.joined(self.ngrams[row]) if row in self.ngrams else shared
+        for row, match in later.near.items():
+            if row not in self.near or match.overlap > self.near[row].overlap:
+                self.near[row] = match
+
+
+@dataclass
+class ItemPart:
+    """Texts of evaluation items that are indexed together."""
+
+    names: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    """Position in `names` of the item of each text."""
+
+
+def kinds_of(decontamination: Decontamination) -> list[str]:
+    """Return those of `KINDS` that are looked for, in order."""
+    is_on = (bool(decontamination.sets), decontamination.config.own_splits)
+    return [kind for kind, wanted in zip(KINDS, is_on, strict=True) if wanted]
+
+
+def rows_compared(
+    kind: str, keep: NDArray[np.bool_], positions: NDArray[np.int8], config: DecontaminationConfig
+) -> NDArray[np.bool_]:
+    """Return whether each row is compared with the items of a kind, shape (N,)."""
+    everything = kind == "contaminated" and config.remove_from != "train"
+    return keep.copy() if everything else keep & (positions == _TRAIN)
+
+
+def items_of(
+    kind: str,
     staging: Staging,
     keep: NDArray[np.bool_],
     positions: NDArray[np.int8],
-    config: DecontaminationConfig,
-    sets: Iterable[EvaluationSet],
-    near_threshold: float,
-    dropped: DropLedger,
-) -> None:
-    """Drop rows that repeat items of evaluation sets or of our own val and test, and write them down.
-
-    Memory (measured): 92 bytes for every word of the items, 167 while the index is built, for at most 16 million
-    characters of items at a time; 0.4 kB and the text for every item that near duplicates are searched of, for at most
-    65,536 at a time; about 400 bytes for every row that matches.
-
-    Args:
-        staging: candidate rows.
-        keep: whether each row is kept, shape (N,); changed in place.
-        positions: split of each row, as an index into `SPLITS`, shape (N,).
-        config: comparisons and thresholds.
-        sets: evaluation sets.
-        near_threshold: minimum Jaccard similarity of near duplicates.
-        dropped: ledger.
+    decontamination: Decontamination,
+) -> Iterator[EvaluationItem]:
+    """Iterate over the items of a kind.
 
     Raises:
         SourceError: an evaluation set cannot be read, or has no texts.
     """
-    sets = list(sets)
-    is_train = positions == _TRAIN
-
-    def drop(items: Callable[[], Iterator[EvaluationItem]], among: NDArray[np.bool_], kind: str) -> None:
-        if "ngram" in config.methods:
-            _drop(staging, keep, shared_ngrams(staging, keep & among, items(), config), f"{kind}_ngram", dropped)
-        if "near" in config.methods:
-            _drop(staging, keep, near_items(staging, keep & among, items(), near_threshold), f"{kind}_near", dropped)
-
-    if sets:
-        everything = np.ones(len(keep), np.bool_)
-        drop(lambda: _items_of(sets), is_train if config.remove_from == "train" else everything, "contaminated")
-    if config.own_splits:
-        held_out = keep & ~is_train
-        drop(lambda: _own_items(staging, held_out), is_train, "leaked")
+    if kind == "contaminated":
+        return _items_of(decontamination.sets)
+    return _own_items(staging, keep & (positions != _TRAIN))
 
 
-def shared_ngrams(
-    staging: Staging, among: NDArray[np.bool_], items: Iterator[EvaluationItem], config: DecontaminationConfig
-) -> dict[int, Match]:
-    """Find rows that have n-grams in common with evaluation items.
-
-    Args:
-        staging: candidate rows.
-        among: whether a row is looked at, shape (N,).
-        items: evaluation items.
-        config: length of the n-grams, and thresholds.
-
-    Returns:
-        For each row with enough overlap, the item with most of its n-grams and the overlap with all items.
-    """
-    matches: dict[int, _Shared] = {}
-    n_texts = n_short = 0
-    for part in _parts(items, max_chars=_PART_CHARS):
-        index = NgramIndex(part.texts, part.items, config.ngram_words, config.min_words)
-        n_texts += len(part.texts)
-        n_short += index.too_short
-        if not index:
-            continue
-        for numbers, texts in _batches(staging, among, "Looking for n-grams of evaluation items"):
-            shared_rows = index.find(texts)
-            for row, item, shared, covered in zip(
-                numbers[shared_rows.rows].tolist(),
-                shared_rows.items.tolist(),
-                shared_rows.shared.tolist(),
-                shared_rows.covered,
-                strict=True,
-            ):
-                match = _Shared(part.names[item], shared, np.packbits(covered), len(covered))
-                matches[row] = match.joined(matches[row]) if row in matches else match
-    if n_short:
-        logger.warning(
-            "%d of %d evaluation texts have fewer than %d words and are not compared by n-grams "
-            "(decontamination.min_words)",
-            n_short, n_texts, config.min_words,
-        )  # fmt: skip
-    overlaps = {row: Match(match.item, match.overlap) for row, match in sorted(matches.items())}
-    return {row: match for row, match in overlaps.items() if match.overlap >= config.min_overlap}
+def parts_of_items(items: Iterator[EvaluationItem]) -> Iterator[ItemPart]:
+    """Divide items into parts whose index fits into memory."""
+    part, chars = ItemPart(), 0
+    for item in items:
+        part.items += [len(part.names)] * len(item.texts)
+        part.names.append(item.name)
+        part.texts += item.texts
+        chars += sum(map(len, item.texts))
+        if chars >= _PART_CHARS or len(part.texts) >= _PART_TEXTS:
+            yield part
+            part, chars = ItemPart(), 0
+    if part.texts:
+        yield part
 
 
-def near_items(
-    staging: Staging, among: NDArray[np.bool_], items: Iterator[EvaluationItem], threshold: float
-) -> dict[int, Match]:
-    """Find rows that are near duplicates of evaluation items.
+def match_part(
+    staging: Staging,
+    among: NDArray[np.bool_],
+    part: ItemPart,
+    config: DecontaminationConfig,
+    near_threshold: float,
+    span: tuple[int, int],
+    advance: Callable[[int], object],
+) -> Matches:
+    """Find rows that repeat items of a part.
+
+    Memory (measured): 92 bytes for every word of the items, 167 while the index is built; about 400 bytes for every row
+    that matches.
 
     Args:
         staging: candidate rows.
-        among: whether a row is looked at, shape (N,).
-        items: evaluation items.
-        threshold: minimum Jaccard similarity (see `near_index.NearIndex`).
-
-    Returns:
-        For each such row the most similar item, the first of equals, and the similarity.
+        among: whether a row is compared, shape (N,).
+        part: the items.
+        config: comparisons, and length of the n-grams.
+        near_threshold: minimum Jaccard similarity of near duplicates (see `near_index.NearIndex`).
+        span: first and exclusive last row that is looked at.
+        advance: called with numbers of rows that were looked at.
     """
-    matches: dict[int, Match] = {}
-    for part in _parts(items, _PART_CHARS, _PART_TEXTS):
-        index = NearIndex(threshold, part.texts)
-        for numbers, texts in _batches(staging, among, "Looking for near duplicates of evaluation items"):
-            for position, (text, similarity) in index.nearest(texts.to_pylist()).items():
-                row = int(numbers[position])
-                if row not in matches or similarity > matches[row].overlap:
-                    matches[row] = Match(part.names[part.items[text]], similarity)
-    return dict(sorted(matches.items()))
+    matches = Matches()
+    ngrams = near = None
+    if "ngram" in config.methods:
+        ngrams = NgramIndex(part.texts, part.items, config.ngram_words, config.min_words)
+        if ngrams.too_short and span[0] == 0:
+            logger.warning(
+                "%d of %d evaluation texts have fewer than %d words and are not compared by n-grams "
+                "(decontamination.min_words)",
+                ngrams.too_short, len(part.texts), config.min_words,
+            )  # fmt: skip
+    if "near" in config.methods:
+        near = NearIndex(near_threshold, part.texts)
+    for numbers, texts in _batches(staging, among, span, advance):
+        if ngrams:
+            matches.ngrams.update(_shared_ngrams(ngrams, part, numbers, texts))
+        if near is not None:
+            for position, (text, similarity) in near.nearest(texts.to_pylist()).items():
+                matches.near[int(numbers[position])] = Match(part.names[part.items[text]], similarity)
+    return matches
 
 
-def _drop(
-    staging: Staging, keep: NDArray[np.bool_], matches: dict[int, Match], reason: str, dropped: DropLedger
+def drop_matches(
+    staging: Staging,
+    keep: NDArray[np.bool_],
+    matches: Matches,
+    kind: str,
+    config: DecontaminationConfig,
+    dropped: DropLedger,
 ) -> None:
-    for row, match in matches.items():
-        keep[row] = False
-        text_id, document_id = staging.value("text_id", row), staging.value("document_id", row)
-        dropped.add(text_id, document_id, "decontamination", reason, match.item, match.overlap)
-    if matches:
-        logger.info("Decontamination: %s rows dropped as %s", f"{len(matches):,}", reason)
+    """Drop the rows that match enough: those with n-grams of an item, then near duplicates among the others.
+
+    Args:
+        staging: candidate rows.
+        keep: whether each row is kept, shape (N,); changed in place.
+        matches: matches with all items.
+        kind: `contaminated` or `leaked`, which begins the reason.
+        config: minimum overlap.
+        dropped: ledger.
+    """
+    ngrams = {row: Match(shared.item, shared.overlap) for row, shared in sorted(matches.ngrams.items())}
+    ngrams = {row: match for row, match in ngrams.items() if match.overlap >= config.min_overlap}
+    near = {row: match for row, match in sorted(matches.near.items()) if row not in ngrams}
+    for found, method in ((ngrams, "ngram"), (near, "near")):
+        reason = f"{kind}_{method}"
+        for row, match in found.items():
+            keep[row] = False
+            text_id, document_id = staging.value("text_id", row), staging.value("document_id", row)
+            dropped.add(text_id, document_id, "decontamination", reason, match.item, match.overlap)
+        if found:
+            logger.info("Decontamination: %s rows dropped as %s", f"{len(found):,}", reason)
+
+
+def _shared_ngrams(
+    index: NgramIndex, part: ItemPart, numbers: IntArray, texts: pa.LargeStringArray
+) -> dict[int, SharedNgrams]:
+    found = index.find(texts)
+    columns = (numbers[found.rows].tolist(), found.items.tolist(), found.shared.tolist(), found.covered)
+    return {
+        row: SharedNgrams(part.names[item], shared, np.packbits(covered).tobytes(), len(covered))
+        for row, item, shared, covered in zip(*columns, strict=True)
+    }
 
 
 def _items_of(sets: Iterable[EvaluationSet]) -> Iterator[EvaluationItem]:
@@ -188,59 +248,13 @@ def _own_items(staging: Staging, held_out: NDArray[np.bool_]) -> Iterator[Evalua
             yield EvaluationItem(text_id, (text,))
 
 
-@dataclass
-class _Part:
-    """Texts of evaluation items that are indexed together."""
-
-    names: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    items: list[int] = field(default_factory=list)
-    """Position in `names` of the item of each text."""
-
-
-def _parts(
-    items: Iterator[EvaluationItem], max_chars: int | None = None, max_texts: int | None = None
-) -> Iterator[_Part]:
-    part, chars = _Part(), 0
-    for item in items:
-        part.items += [len(part.names)] * len(item.texts)
-        part.names.append(item.name)
-        part.texts += item.texts
-        chars += sum(map(len, item.texts))
-        if (max_chars and chars >= max_chars) or (max_texts and len(part.texts) >= max_texts):
-            yield part
-            part, chars = _Part(), 0
-    if part.texts:
-        yield part
-
-
 def _batches(
-    staging: Staging, among: NDArray[np.bool_], activity: str
+    staging: Staging, among: NDArray[np.bool_], span: tuple[int, int], advance: Callable[[int], object]
 ) -> Iterator[tuple[IntArray, pa.LargeStringArray]]:
     """Read the texts of some rows in batches, with their numbers."""
-    with progress_bar(len(staging), activity, "row") as bar:
-        for start, table in staging.batches():
-            mask = among[start : start + table.num_rows]
-            if mask.any():
-                yield start + np.flatnonzero(mask), table["text"].filter(pa.array(mask)).combine_chunks()
-            bar.update(table.num_rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """N-grams that a row has in common with the items of one or more parts."""
-
-    item: str
-    shared: int
-    """Places of the row at which an n-gram of the item begins."""
-    covered: NDArray[np.uint8]
-    """Packed mask of the words in common n-grams."""
-    words: int
-
-    @property
-    def overlap(self) -> float:
-        return int(np.unpackbits(self.covered).sum()) / self.words
-
-    def joined(self, earlier: "_Shared") -> "_Shared":
-        best = self if self.shared > earlier.shared else earlier
-        return _Shared(best.item, best.shared, self.covered | earlier.covered, self.words)
+    for start, table in staging.batches(*span):
+        left, right = max(0, span[0] - start), min(table.num_rows, span[1] - start)
+        rows = left + np.flatnonzero(among[start + left : start + right])
+        if len(rows):
+            yield start + rows, table["text"].take(pa.array(rows)).combine_chunks()
+        advance(right - left)

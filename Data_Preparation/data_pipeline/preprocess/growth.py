@@ -6,6 +6,7 @@ kept are those of a run on the whole corpus. Nothing is cleaned, filtered or cou
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import StoreError
 from data_pipeline.preprocess.passes import Assignment
-from data_pipeline.preprocess.staging import Staging, in_order, staged_file
+from data_pipeline.preprocess.staging import StagedFile, Staging, in_order, staged_file
 from data_pipeline.store.documents import (
     Documents,
     id_keys,
@@ -70,13 +71,18 @@ def candidate_schema(schema: pa.Schema) -> pa.Schema:
 class Candidates:
     """All candidates of a dataset that grows, staged in the order of their documents."""
 
-    staging: Staging
+    file: StagedFile
     splits: NDArray[np.int8]
     """Split that has a candidate already, as an index into `SPLITS`, shape (N,); -1 for none."""
     rows: IntArray
     """Its row number in that split, shape (N,)."""
     stored_ids: Mapping[int, str]
     """Ids that documents had been renamed to, by number of the document."""
+
+    @cached_property
+    def staging(self) -> Staging:
+        """The candidates."""
+        return Staging([self.file])
 
     def stays(self, assigned: Assignment) -> NDArray[np.bool_]:
         """Whether a candidate stays the row that it is, shape (N,)."""
@@ -129,7 +135,7 @@ def stage_again(
     stored = documents.table["stored_id"].take(pa.array(renamed)).to_pylist()
     stored_ids = dict(zip(renumbered[renamed].tolist(), stored, strict=True))
     stored_ids.pop(_NEW, None)
-    return Candidates(Staging([staged_file(work / "staging")]), splits, rows_of_split, stored_ids)
+    return Candidates(staged_file(work / "staging"), splits, rows_of_split, stored_ids)
 
 
 def _all_rows(

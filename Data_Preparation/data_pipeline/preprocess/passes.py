@@ -5,7 +5,7 @@ between the passes, and memory does not grow with the corpus.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import PreprocessConfig, SplitConfig
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS, cut_into_chunks, fit_long_rows
-from data_pipeline.preprocess.decontamination import Decontamination, decontaminate
 from data_pipeline.preprocess.document_ids import (
     drop_duplicate_ids,
     new_ids,
@@ -24,7 +23,6 @@ from data_pipeline.preprocess.document_ids import (
 )
 from data_pipeline.preprocess.filters import count_reason, quality_reason
 from data_pipeline.preprocess.ledger import DropLedger
-from data_pipeline.preprocess.near_pairs import near_repeats
 from data_pipeline.preprocess.paragraphs import document_batches, extract_paragraphs
 from data_pipeline.preprocess.row_filters import Filters, filter_columns
 from data_pipeline.preprocess.split import split_by_document, split_by_shuffle, split_by_source
@@ -174,23 +172,23 @@ def decide_rows(
     config: PreprocessConfig,
     split: SplitConfig,
     on_duplicate_id: str,
-    decontamination: Decontamination,
     dropped: DropLedger,
     repeats: Repeats,
 ) -> Assignment:
     """Decide which staged rows are kept and in which split; those left out because of other rows go into the ledger.
+
+    Decontamination comes after it.
 
     Args:
         staging: candidate rows, in the order of their documents.
         config: settings of deduplication.
         split: settings of the split.
         on_duplicate_id: handling of documents with the id of an earlier one; see `CorpusConfig`.
-        decontamination: settings of decontamination, and the evaluation sets.
         dropped: ledger.
         repeats: rows that repeat an earlier one.
 
     Raises:
-        SourceError: two documents have the same id, or an evaluation set cannot be read.
+        SourceError: two documents have the same id.
     """
     keep = mark_duplicates(staging, repeats, dropped)
     if on_duplicate_id == "fail":
@@ -198,25 +196,7 @@ def decide_rows(
     if on_duplicate_id == "drop":
         drop_duplicate_ids(staging, keep, dropped)
     ids = new_ids(staging, keep) if on_duplicate_id == "suffix" else {}
-    positions = assign_splits(staging, keep, ids, split)
-    decontaminate(
-        staging, keep, positions, decontamination.config, decontamination.sets, config.near_threshold, dropped
-    )
-    return Assignment(keep, positions, ids)
-
-
-def find_repeats(staging: Staging, config: PreprocessConfig, folder: Path) -> Repeats:
-    """Find the rows that repeat an earlier one, in this process.
-
-    Args:
-        staging: staged rows.
-        config: settings of deduplication.
-        folder: folder for files, which does not exist yet and is removed.
-    """
-    repeats = Repeats(exact_repeats(staging, config), np.zeros((0, 2), np.int64))
-    if not config.near_dedup:
-        return repeats
-    return replace(repeats, near=near_repeats(staging, repeats.kept(len(staging)), config.near_threshold, folder))
+    return Assignment(keep, assign_splits(staging, keep, ids, split), ids)
 
 
 def exact_repeats(staging: Staging, config: PreprocessConfig) -> IntArray:

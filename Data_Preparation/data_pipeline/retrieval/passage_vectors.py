@@ -90,18 +90,41 @@ def _stored_vectors(rows: Rows, embedding: EmbeddingConfig | None, embedder: Emb
     return PassageVectors(len(rows), rows.dim, str(first.path.parent), read, embedder)
 
 
+@dataclass(frozen=True)
+class VectorFile:
+    """File with the vectors of passages that a dataset does not have."""
+
+    path: Path
+    metadata: dict[str, str]
+    """Identity of the embedder, and the fingerprint of the passages."""
+
+
+def vector_file(passages: Passages, work_dir: Path, embedder: Embedder) -> VectorFile:
+    """Return the file of the vectors of passages, which need not be there.
+
+    Args:
+        passages: what is searched.
+        work_dir: folder of the file.
+        embedder: makes the vectors.
+    """
+    metadata = embedder.identity.to_metadata() | {"passages": passages.fingerprint}
+    # The vectors of the probe texts differ by rounding; they are compared when the file is opened.
+    named_by = {name: value for name, value in metadata.items() if name != "probes"}
+    path = work_dir / f"vectors-{sha256_of_json(named_by)[:20]}.safetensors"
+    return VectorFile(path, with_recorded_probes(metadata, unfinished_metadata(path)))
+
+
 def _made_once(passages: Passages, work_dir: Path, engine: Engine, flush_s: float) -> PassageVectors:
     identity = engine.embedder.identity
     metadata = identity.to_metadata() | {"passages": passages.fingerprint}
-    # The vectors of the probe texts differ by rounding; they are compared below.
-    named_by = {name: value for name, value in metadata.items() if name != "probes"}
-    path = work_dir / f"vectors-{sha256_of_json(named_by)[:20]}.safetensors"
+    path = vector_file(passages, work_dir, engine.embedder).path
     if not path.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
             if not path.exists():
-                metadata = with_recorded_probes(metadata, unfinished_metadata(path))
-                _embed(passages, path, metadata, engine, flush_s)
+                with progress_bar(len(passages), "Embedding passages", "row") as bar:
+                    file = vector_file(passages, work_dir, engine.embedder)
+                    embed_passages(passages, file, engine, flush_s, bar.update)
     try:
         shard = open_embedding_shard(path)
         if (shard.rows, shard.dim) != (len(passages), identity.dim):
@@ -126,22 +149,39 @@ def _slice(rows: IntArray) -> IntArray | slice:
     return rows
 
 
-def _embed(passages: Passages, path: Path, metadata: dict[str, str], engine: Engine, flush_s: float) -> None:
+def embed_passages(
+    passages: Passages,
+    file: VectorFile,
+    engine: Engine,
+    flush_s: float,
+    advance: Callable[[int], object],
+    span: tuple[int, int] | None = None,
+) -> None:
+    """Embed passages into a file, resuming where an earlier run stopped.
+
+    Args:
+        passages: what is searched.
+        file: the file.
+        engine: runs the embedder.
+        flush_s: time after which finished work is flushed to disk, in seconds.
+        advance: called with numbers of rows that are finished.
+        span: first and exclusive last row; None for all. Several processes may fill a file at once.
+    """
+    first, last = span or (0, len(passages))
+    is_empty = passages.is_empty[first:last]
     # An empty passage says nothing, and some models give no vector for it.
-    file = FilePlan(
-        path, len(passages), Coding("float32"), metadata, row_name=lambda row: passages.ids([row])[0],
-        zero_rows=np.flatnonzero(passages.is_empty),
+    plan = FilePlan(
+        file.path, len(passages), Coding("float32"), file.metadata, row_name=lambda row: passages.ids([row])[0],
+        span=span, zero_rows=first + np.flatnonzero(is_empty),
     )  # fmt: skip
-    windows = _windows(passages, path.parent, engine.embedder)
-    with progress_bar(len(passages), "Embedding passages", "row") as bar:
-        embed_to_file(file, windows, engine, advance=bar.update, flush_s=flush_s, overwrite=True)
+    windows = _windows(passages, first + np.flatnonzero(~is_empty), file.path.parent, engine.embedder)
+    embed_to_file(plan, windows, engine, advance=advance, flush_s=flush_s, overwrite=True)
 
 
-def _windows(passages: Passages, folder: Path, embedder: Embedder) -> Iterator[Window]:
-    def plan(rows: IntArray) -> Plan:
-        return make_plan(spill(_tokenized(passages, rows, embedder), folder))
+def _windows(passages: Passages, rows: IntArray, folder: Path, embedder: Embedder) -> Iterator[Window]:
+    def plan(window_rows: IntArray) -> Plan:
+        return make_plan(spill(_tokenized(passages, window_rows, embedder), folder))
 
-    rows = np.flatnonzero(~passages.is_empty)
     for start in range(0, len(rows), PLANNED_ROWS):
         window_rows = rows[start : start + PLANNED_ROWS]
         yield Window(window_rows, partial(plan, window_rows))

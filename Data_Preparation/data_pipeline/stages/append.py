@@ -31,11 +31,13 @@ from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
 from data_pipeline.preprocess.decontamination import Decontamination
 from data_pipeline.preprocess.growth import Candidates, stage_again, write_growth
 from data_pipeline.preprocess.ledger import STAGES_OF_OTHER_ROWS, DropLedger
-from data_pipeline.preprocess.passes import Assignment, decide_rows, find_repeats, stage_candidates, write_splits
+from data_pipeline.preprocess.passes import Assignment, stage_candidates, write_splits
 from data_pipeline.preprocess.row_filters import load_filters
-from data_pipeline.stages.base import Executor, run_in_order
+from data_pipeline.stages.base import Executor, run_in_order, run_stage
 from data_pipeline.stages.leakage import measure_leakage
-from data_pipeline.stages.preprocess import Source, described_split, paragraph_settings
+from data_pipeline.stages.paragraph_job import ParagraphJob, ledgers_of, read_assignment
+from data_pipeline.stages.paragraph_steps import deciding_steps
+from data_pipeline.stages.preprocess import Source, described_split, paragraph_settings, work_folder
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.documents import Documents, DocumentWriter, read_documents
 from data_pipeline.store.manifest import (
@@ -161,11 +163,17 @@ class Appended:
         config = self.config
         decontamination = Decontamination(config.decontamination, self.evaluation_sets)
         on_duplicate_id = str(manifest["settings"]["corpus"].get("on_duplicate_id", "fail"))
-        repeats = find_repeats(candidates.staging, config.preprocess, new_folder(config.processed_dir) / "near")
-        assigned = decide_rows(
-            candidates.staging, config.preprocess, config.split, on_duplicate_id, decontamination, dropped, repeats
-        )
+        work = work_folder(config.processed_dir)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        job = ParagraphJob(config, self.tokenizer, (), on_duplicate_id, work, candidates.file)
+        for step in deciding_steps(job, decontamination):
+            run_stage(step, execute=self.execute)
+        assigned = read_assignment(job)
+        for path in ledgers_of(job):
+            dropped.copy(pq.read_table(path))
         dropped.close()
+        shutil.rmtree(work)
         if not assigned.keep.any():
             raise SourceError("no row would be left in the dataset; nothing was changed")
         return assigned

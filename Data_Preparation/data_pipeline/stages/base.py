@@ -133,6 +133,11 @@ def uses_device(stage: Stage[Any]) -> bool:
     return bool(getattr(stage, "on_device", False))
 
 
+def fails_alone(stage: Stage[Any]) -> bool:
+    """Return whether a task of a stage that fails leaves the others running, and its result names the error."""
+    return bool(getattr(stage, "fails_alone", False))
+
+
 class Executor(Protocol):
     """Function that runs tasks of a stage, here or elsewhere, and returns their results in order."""
 

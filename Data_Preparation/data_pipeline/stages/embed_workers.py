@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -75,10 +75,7 @@ class EmbeddingRecipe(SplitStage):
         """
         config = self.config.model_copy(update={"device": place.device}) if place.device else self.config
         embedder = _embedder(config.model_copy(update={"threads": config.threads or place.threads}))
-        own, other = (replace(identity, probes="").to_metadata() for identity in (embedder.identity, self.identity))
-        if own != other:
-            changed = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
-            raise ModelError(f"{place.name} loaded another model than the first worker: {', '.join(changed)} differ")
+        check_same_model(embedder.identity.to_metadata(), self.identity.to_metadata(), place.name)
         reuse = None
         if self.reuse_roots is not None:
             reuse = Reuse(self.reuse_roots, self.output.folder, embedder, self.coding.precision)
@@ -86,6 +83,22 @@ class EmbeddingRecipe(SplitStage):
         stage.take_over(self.coding, self.attention)
         worker: Stage[Any] = stage
         return worker
+
+
+def check_same_model(own: Mapping[str, str], first: Mapping[str, str], worker: str) -> None:
+    """Check that a worker loaded the model of the first one, whose vectors of probe texts may differ by rounding.
+
+    Args:
+        own: identity of the model of the worker, as metadata.
+        first: metadata with the identity of the first one, and maybe more.
+        worker: name of the worker.
+
+    Raises:
+        ModelError: it is another model.
+    """
+    changed = sorted(name for name, value in own.items() if name != "probes" and first.get(name) != value)
+    if changed:
+        raise ModelError(f"{worker} loaded another model than the first worker: {', '.join(changed)} differ")
 
 
 _loaded: list[tuple[EmbeddingConfig, Embedder]] = []

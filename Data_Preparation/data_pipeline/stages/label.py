@@ -20,7 +20,7 @@ from data_pipeline.judge.pool import run_judge
 from data_pipeline.judge.summary import JudgeSummary, no_label_error
 from data_pipeline.retrieval.candidates import Candidate, Finder, open_finder
 from data_pipeline.retrieval.rerank import Reranker, reordered
-from data_pipeline.stages.base import Advance, Task, TaskResult, run_stage
+from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, run_in_order, run_stage
 from data_pipeline.stages.label_inputs import (
     gold_of_run,
     open_embedder,
@@ -30,6 +30,7 @@ from data_pipeline.stages.label_inputs import (
     thresholds_of,
 )
 from data_pipeline.stages.label_outputs import render
+from data_pipeline.stages.passage_vectors import write_passage_vectors
 from data_pipeline.types import IntArray
 from data_pipeline.utils import sha256_of_json
 from data_pipeline.weak_labels.accounts import describe
@@ -59,7 +60,11 @@ class LabelReport:
 
 
 def make_weak_labels(
-    config: LabelConfig, *, judge: Judge | None = None, embedder: Embedder | None = None
+    config: LabelConfig,
+    *,
+    judge: Judge | None = None,
+    embedder: Embedder | None = None,
+    execute: Executor = run_in_order,
 ) -> LabelReport:
     """Make weak labels; resumes an earlier run of the same name.
 
@@ -69,12 +74,16 @@ def make_weak_labels(
         config: settings of the run.
         judge: judge to use instead of the one in the config.
         embedder: embedder to use instead of the one in the config or the store.
+        execute: runs the tasks that embed the passages, if the config names the embedder.
 
     Raises:
         SourceError, ConfigError, StoreError, ModelError, MissingExtraError: an input, a setting or a file is unusable.
         JudgeError: the judge cannot be used, failed too often, or gave no label at all; finished judgements are saved.
     """
-    return run_stage(_open_stage(config, judge, embedder))
+    stage = _open_stage(config, judge, embedder)
+    if stage.embedder is not None and embedder is None:
+        write_passage_vectors(config, stage.inputs.passages, stage.embedder, execute)
+    return run_stage(stage)
 
 
 label = make_weak_labels

@@ -7,6 +7,9 @@
     ConnectRows     all of those        -> parts that can be compared on their own
     CompareRows     part of rows        -> near duplicates
     DecideRows      all rows            -> which are kept, and in which split
+    ListItems       evaluation items    -> parts of them                 (these three with decontamination only, and
+    FindMatches     part, span of rows  -> rows that repeat items         again with our own val and test as items)
+    DropMatches     all of those        -> which rows are kept
     WriteShards     shard               -> paragraph file
 
 The steps share a work folder, and nothing but names goes from one to another. What a task writes appears when it is
@@ -15,17 +18,14 @@ who runs the tasks, so neither do the bytes.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_pipeline.config import Config
 from data_pipeline.preprocess import TokenCounter, load_fast_library
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
 from data_pipeline.preprocess.decontamination import Decontamination
@@ -35,14 +35,12 @@ from data_pipeline.preprocess.near_pairs import (
     bucket_parts,
     compare,
     connect,
-    in_row_order,
     kept_texts,
     sign,
 )
-from data_pipeline.preprocess.number_files import load_numbers, save_numbers
+from data_pipeline.preprocess.number_files import save_numbers
 from data_pipeline.preprocess.passes import (
     Assignment,
-    Repeats,
     ShardRows,
     decide_rows,
     exact_repeats,
@@ -51,128 +49,17 @@ from data_pipeline.preprocess.passes import (
     write_shard,
 )
 from data_pipeline.preprocess.row_filters import Filters, load_filters
-from data_pipeline.preprocess.staging import Staging
-from data_pipeline.preprocess.units import UnitCounts, UnitSource, read_counts, stage_unit, staged_rows
-from data_pipeline.stages.base import Advance, Output, Task, TaskResult, WorkerPlace
+from data_pipeline.preprocess.units import stage_unit
+from data_pipeline.stages.base import Advance
+from data_pipeline.stages.decontamination_steps import decontamination_steps
+from data_pipeline.stages.paragraph_job import ParagraphJob, ParagraphStep, read_assignment, read_repeats
 from data_pipeline.store.manifest import ShardEntry
-from data_pipeline.types import SPLITS, IntArray
+from data_pipeline.types import SPLITS
 from data_pipeline.utils.files import atomic_write_json
 
 
 @dataclass(frozen=True)
-class Written:
-    """Output of a step: a file or folder that appears when it is complete."""
-
-    path: Path
-
-    def is_finished(self, overwrite: bool) -> bool:
-        """Return whether it is there; a work folder holds nothing that was made with other settings."""
-        del overwrite
-        return self.path.exists()
-
-
-@dataclass(frozen=True)
-class ParagraphJob:
-    """Work of making paragraphs, as any process needs to know it."""
-
-    config: Config
-    tokenizer: Any
-    units: tuple[UnitSource, ...]
-    on_duplicate_id: str
-    work: Path
-    """Folder that the steps share."""
-
-    @property
-    def unit_folders(self) -> list[Path]:
-        """Folders of the units, in order."""
-        return [self.work / "units" / f"{number:06d}" for number in range(len(self.units))]
-
-    def files(self, folder: str, count: int) -> list[Path]:
-        """Paths of numbered files of a step."""
-        return [self.work / folder / f"{number:06d}.arrow" for number in range(count)]
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Part that all steps share; see `stages.base.Stage`."""
-
-    job: ParagraphJob
-
-    name = ""
-
-    @property
-    def rows(self) -> int | None:
-        """Number of rows of all tasks; see `Stage`."""
-        return 0
-
-    @property
-    def unit(self) -> str:
-        """What progress counts."""
-        return "row"
-
-    def fingerprint(self) -> str:
-        """Return nothing: the work folder is that of one fingerprint."""
-        return ""
-
-    @property
-    def outputs(self) -> Sequence[Output]:
-        """Return one output for each task."""
-        return [Written(path) for path in self.paths()]
-
-    def paths(self) -> list[Path]:
-        """Return the file or folder that each task writes."""
-        raise NotImplementedError
-
-    def tasks(self) -> list[Task]:
-        """Return one task for each file or folder."""
-        return [Task(path.name, index) for index, path in enumerate(self.paths())]
-
-    def finish(self, results: Sequence[TaskResult]) -> None:
-        """Leave the files as they are."""
-
-    def portable(self) -> Self:
-        """Return the stage, without what this process has opened."""
-        return self
-
-    def for_worker(self, place: WorkerPlace) -> Self:
-        """Return the step, which opens files and loads filters when they are needed."""
-        del place
-        return self
-
-    def run(self, task: Task, advance: Advance = lambda rows: None) -> TaskResult:
-        """Run one task, unless its file is there."""
-        path = self.paths()[task.index]
-        if path.exists():
-            return TaskResult(task.name, skipped=True)
-        self.write(task.index, path, advance)
-        return TaskResult(task.name)
-
-    def write(self, index: int, path: Path, advance: Advance) -> None:
-        """Write the file of a task."""
-        raise NotImplementedError
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what a process has opened or loaded."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @cached_property
-    def counts(self) -> list[UnitCounts]:
-        """Counts of the units, in order."""
-        return [read_counts(folder) for folder in self.job.unit_folders]
-
-    @cached_property
-    def staging(self) -> Staging:
-        """Rows of all units."""
-        return staged_rows(self.job.unit_folders, self.counts)
-
-    @cached_property
-    def unit_starts(self) -> IntArray:
-        """First row of each unit, and the number of all rows."""
-        return np.cumsum([0, *(unit.read.rows for unit in self.counts)])
-
-
-@dataclass(frozen=True)
-class ReadUnits(_Step):
+class ReadUnits(ParagraphStep):
     """Read, cut, clean and filter the documents of a unit, and count their tokens."""
 
     name = "Reading"
@@ -220,7 +107,7 @@ class ReadUnits(_Step):
 
 
 @dataclass(frozen=True)
-class FindRepeats(_Step):
+class FindRepeats(ParagraphStep):
     """Find the rows with the text of an earlier one."""
 
     name = "Looking for duplicates"
@@ -235,7 +122,7 @@ class FindRepeats(_Step):
         save_numbers(path, row=pairs[:, 0], first=pairs[:, 1])
 
 
-class _NearStep(_Step):
+class _NearStep(ParagraphStep):
     @property
     def threshold(self) -> float:
         """Minimum similarity of near duplicates."""
@@ -244,7 +131,7 @@ class _NearStep(_Step):
     @property
     def signed(self) -> list[Path]:
         """Files of `SignRows`."""
-        return self.job.files("signed", len(self.job.units))
+        return self.job.files("signed", len(self.part_starts) - 1)
 
     @cached_property
     def bucketed(self) -> list[Path]:
@@ -279,7 +166,7 @@ class SignRows(_NearStep):
 
     def write(self, index: int, path: Path, advance: Advance) -> None:
         """Write the buckets."""
-        start, end = self.unit_starts[index : index + 2].tolist()
+        start, end = self.part_starts[index : index + 2].tolist()
         sign(kept_texts(self.staging, self._keep, start, end, advance), self.threshold, path)
 
     @cached_property
@@ -334,10 +221,8 @@ class CompareRows(_NearStep):
 
 
 @dataclass(frozen=True)
-class DecideRows(_Step):
-    """Decide which rows are kept, and in which split."""
-
-    decontamination: Decontamination
+class DecideRows(ParagraphStep):
+    """Decide which rows are kept before decontamination, and in which split."""
 
     name = "Deciding"
 
@@ -350,16 +235,14 @@ class DecideRows(_Step):
         config, work = self.job.config, self.job.work
         dropped = DropLedger(work / "dropped.parquet", config.decontamination.is_on)
         repeats, on_duplicate_id = read_repeats(self.job), self.job.on_duplicate_id
-        assigned = decide_rows(
-            self.staging, config.preprocess, config.split, on_duplicate_id, self.decontamination, dropped, repeats
-        )
+        assigned = decide_rows(self.staging, config.preprocess, config.split, on_duplicate_id, dropped, repeats)
         dropped.close()
         atomic_write_json(work / "new_ids.json", {str(number): name for number, name in assigned.new_ids.items()})
         save_numbers(path, keep=assigned.keep.astype(np.int8), position=assigned.positions)
 
 
 @dataclass(frozen=True)
-class WriteShards(_Step):
+class WriteShards(ParagraphStep):
     """Write the rows of a shard to its file."""
 
     name = "Writing"
@@ -409,32 +292,14 @@ class WriteShards(_Step):
         return entries
 
 
-def read_repeats(job: ParagraphJob) -> Repeats:
-    """Read which rows repeat an earlier one, as far as it is known."""
-    near = in_row_order([_pairs(path) for path in sorted((job.work / "near").glob("*.arrow"))])
-    return Repeats(_pairs(job.work / "exact.arrow"), near)
-
-
-def read_assignment(job: ParagraphJob) -> Assignment:
-    """Read what was decided."""
-    columns = load_numbers(job.work / "assigned.arrow")
-    new_ids = json.loads((job.work / "new_ids.json").read_bytes())
-    keep = columns["keep"].astype(np.bool_)
-    return Assignment(keep, columns["position"], {int(number): name for number, name in new_ids.items()})
-
-
-def reading_steps(job: ParagraphJob) -> list[_Step]:
+def reading_steps(job: ParagraphJob) -> list[ParagraphStep]:
     """Return the steps that find the candidates."""
     return [ReadUnits(job)]
 
 
-def deciding_steps(job: ParagraphJob, decontamination: Decontamination) -> list[_Step]:
-    """Return the steps from the candidates to the files, in order."""
+def deciding_steps(job: ParagraphJob, decontamination: Decontamination) -> list[ParagraphStep]:
+    """Return the steps from the candidates to what is decided of them, in order."""
     near = [SignRows(job), SortBuckets(job), ConnectRows(job), CompareRows(job)]
     is_near = job.config.preprocess.near_dedup
-    return [FindRepeats(job), *(near if is_near else []), DecideRows(job, decontamination), WriteShards(job)]
-
-
-def _pairs(path: Path) -> IntArray:
-    columns = load_numbers(path)
-    return np.stack([columns["row"], columns["first"]], axis=1).astype(np.int64)
+    cleared = decontamination_steps(job, decontamination)
+    return [FindRepeats(job), *(near if is_near else []), DecideRows(job), *cleared]

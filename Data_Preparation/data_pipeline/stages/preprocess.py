@@ -32,7 +32,8 @@ from data_pipeline.preprocess.row_filters import filters_identity
 from data_pipeline.preprocess.units import Totals, UnitSource, read_counts
 from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, run_in_order, run_stage
 from data_pipeline.stages.leakage import measure_leakage
-from data_pipeline.stages.paragraph_steps import ParagraphJob, WriteShards, deciding_steps, reading_steps
+from data_pipeline.stages.paragraph_job import ParagraphJob, ledgers_of
+from data_pipeline.stages.paragraph_steps import WriteShards, deciding_steps, reading_steps
 from data_pipeline.store import ParagraphShard, ParagraphStore, write_manifest
 from data_pipeline.store.documents import DOCUMENTS, document_tables
 from data_pipeline.store.hashing import digests_path
@@ -232,7 +233,7 @@ def write_paragraphs(
     """Write the paragraphs of a corpus, or of several as one, to the parquet files of a processed folder.
 
     Memory grows with the corpus only by 12 bytes per row for duplicates, ids and the split, 8 bytes per row for near
-    deduplication, and 8 bytes per row of the test split; for decontamination see `decontaminate`.
+    deduplication, and 8 bytes per row of the test split; for decontamination see `match_part`.
 
     Args:
         config: settings of the paragraphs.
@@ -256,7 +257,7 @@ def write_paragraphs(
         for step in reading_steps(job):
             run_stage(step, execute=execute)
         totals = _check_units(job, sources)
-        for step in deciding_steps(job, decontamination or Decontamination()):
+        for step in [*deciding_steps(job, decontamination or Decontamination()), WriteShards(job)]:
             run_stage(step, execute=execute)
     except SourceError:
         shutil.rmtree(work, ignore_errors=True)
@@ -350,7 +351,7 @@ def _write_manifest(
     documents = totals.read.documents
     write_growth(new, files.staging, assigned, files.schema, chain.from_iterable(listed), documents, recorded)
     dropped = DropLedger(new / "dropped.parquet", job.config.decontamination.is_on)
-    for path in [*(folder / "dropped.parquet" for folder in job.unit_folders), job.work / "dropped.parquet"]:
+    for path in [*(folder / "dropped.parquet" for folder in job.unit_folders), *ledgers_of(job)]:
         dropped.copy(pq.read_table(path))
     dropped.close()
     kept = int(assigned.keep.sum())

@@ -289,7 +289,7 @@ class EmbeddingWriter:
             if not self._partial.exists() or not (self.done | self._recorded()).all():
                 return
             publish(self._partial, self._final)
-            leftovers = self._final.parent.glob(f"*.{glob.escape(self._final.name)}.[lp]*") if self._is_shared else ()
+            leftovers = self._final.parent.glob(f"*.{glob.escape(self._final.name)}.p*") if self._is_shared else ()
             for path in (*self._records(), *leftovers):
                 path.unlink(missing_ok=True)
 
@@ -306,7 +306,7 @@ class EmbeddingWriter:
 
     def _locked(self) -> AbstractContextManager[object]:
         """Lock what several processes must not do at once."""
-        return FileLock(self._final.with_name(f".{self._final.name}.lock")) if self._is_shared else nullcontext()
+        return FileLock(self._final.with_name(f".{self._final.name}.parts.lock")) if self._is_shared else nullcontext()
 
     def _begin(self) -> None:
         """Begin the file again, without vectors."""

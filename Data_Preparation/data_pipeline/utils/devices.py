@@ -43,3 +43,15 @@ def half_or_float32(device: torch.device | str, dtype: str = "bfloat16") -> str:
     except (RuntimeError, TypeError):
         return "float32"
     return dtype
+
+
+def device_of_worker(asked: str, number: int) -> str | None:
+    """Return the device of one of several workers: one of the GPUs for `auto`, None for the device that was asked for.
+
+    Args:
+        asked: device that the settings name.
+        number: number of the worker.
+    """
+    if asked != "auto" or not torch.cuda.is_available():
+        return None
+    return f"cuda:{number % torch.cuda.device_count()}"

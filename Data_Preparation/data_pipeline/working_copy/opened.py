@@ -12,8 +12,10 @@ from data_pipeline.config import Config
 from data_pipeline.errors import StoreError
 from data_pipeline.utils import exclusive
 from data_pipeline.utils.files import lock_of
-from data_pipeline.working_copy.copy import WorkingCopy
+from data_pipeline.working_copy.fetch import fetch
 from data_pipeline.working_copy.objects import RemoteObjects
+from data_pipeline.working_copy.publish import publish, publish_new
+from data_pipeline.working_copy.working_copy import WorkingCopy
 from data_pipeline.working_copy.writer_lock import HeldLock, held
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Publisher:
         Raises:
             StoreError: a file cannot be written, or another process took the lock.
         """
-        self._copy.publish(self._lock.check, is_end=False)
+        publish(self._copy, self._lock.check, is_end=False)
 
     def end(self) -> None:
         """Publish everything, and remove at the URL what is gone.
@@ -42,13 +44,13 @@ class Publisher:
         Raises:
             StoreError: see `publish`.
         """
-        self._copy.publish(self._lock.check)
+        publish(self._copy, self._lock.check)
 
     def publish_new_files(self, stop: threading.Event) -> None:
         """Publish finished files of the running stage now and then, until it is told to stop."""
         while not stop.wait(_EVERY_S):
             try:
-                self._copy.publish_new(self._lock.check)
+                publish_new(self._copy, self._lock.check)
             except StoreError as error:  # they are published at the end, where an error ends the run
                 logger.warning("%s", error)
 
@@ -67,7 +69,7 @@ def refresh(config: Config) -> None:
         logger.info("another process works in %s, which is read as it is", config.data_dir)
         return
     with lock:
-        WorkingCopy(config.data_dir, RemoteObjects(config.data_url)).fetch()
+        fetch(WorkingCopy(config.data_dir, RemoteObjects(config.data_url)))
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def published(config: Config, owner: str = "") -> Iterator[Publisher | None]:
     objects = RemoteObjects(config.data_url)
     with exclusive(config.data_dir), held(objects, owner) as lock:
         copy = WorkingCopy(config.data_dir, objects)
-        copy.fetch()
+        fetch(copy)
         publisher, stop = Publisher(copy, lock), threading.Event()
         thread = threading.Thread(target=partial(publisher.publish_new_files, stop), daemon=True)
         thread.start()

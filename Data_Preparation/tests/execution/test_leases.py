@@ -50,6 +50,20 @@ def test_a_dead_process_of_this_machine_holds_nothing(tmp_path):
         assert own is not None
 
 
+def test_a_lease_counts_the_workers_that_died_at_its_task(tmp_path):
+    for attempt in range(1, 4):
+        with Leases(tmp_path).taken("t") as own:
+            assert own is not None
+            assert own.attempt == attempt
+            left = (tmp_path / "t.lease").read_text()
+        (tmp_path / "t.lease").write_text(left)
+        os.utime(tmp_path / "t.lease", (0, 0))
+    (tmp_path / "t.lease").unlink()
+    with Leases(tmp_path).taken("t") as own:
+        assert own is not None
+        assert own.attempt == 1
+
+
 @pytest.mark.parametrize(("age_s", "free"), [(1.0, False), (59.0, False), (61.0, True)])
 def test_a_worker_elsewhere_is_dead_after_a_minute_of_silence(tmp_path, age_s, free):
     write(tmp_path, age_s=age_s)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
+from execution.test_embed_workers import SLOW
 from support.file_jobs import (
     DIM,
     EMBEDDING_EXAMPLE,
@@ -27,12 +27,9 @@ from support.file_jobs import (
 
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import encode, load_embedder
+from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
 from data_pipeline.errors import ConfigError, FilesFailedError, ModelError, SourceError
-from data_pipeline.execution.local import run_local
 from data_pipeline.integrations.ml_filter import run_embedding_pipeline
-from data_pipeline.integrations.ml_filter.inputs import File
-from data_pipeline.integrations.ml_filter.stage import FilesStage, device_of
 from data_pipeline.store.hdf5 import EmbeddingFile
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -526,7 +523,7 @@ def test_parts_in_several_processes_and_over_several_calls(tmp_path):
     run_embedding_pipeline(embedding_job(tmp_path, output_dir=one))
     first = {"tasks": 3, "local_tasks": 2, "workers": 2}
     report = run_embedding_pipeline(embedding_job(tmp_path, local=first))
-    assert [Path(file.file).stem for file in report.files] == ["0", "3", "6", "1", "4"]
+    assert [Path(file.file).stem for file in report.files] == ["0", "1", "3", "4", "6"]
     report = run_embedding_pipeline(embedding_job(tmp_path, local=first | {"local_tasks": 1, "local_rank_offset": 2}))
     assert [Path(file.file).stem for file in report.files] == ["2", "5"]
     assert not any(file.skipped for file in report.files)
@@ -536,44 +533,45 @@ def test_parts_in_several_processes_and_over_several_calls(tmp_path):
     assert all(file.skipped for file in again.files)
 
 
-@pytest.mark.posix
-def test_a_process_that_is_killed_fails_its_files_and_spoils_none(tmp_path):
-    for number in range(4):
+def test_any_engine_of_a_main_job_gives_the_same_bytes(tmp_path):
+    for number in range(5):
         write_lines(tmp_path / "in" / f"{number}.jsonl", [{"text": text} for text in texts(5, number)])
-    one = tmp_path / "one"
-    run_embedding_pipeline(embedding_job(tmp_path, output_dir=one))
-    fifo = tmp_path / "in" / "1.jsonl"  # holds its process up until it is killed
-    content = fifo.read_bytes()
-    fifo.unlink()
-    os.mkfifo(fifo)
-    job = embedding_job(tmp_path, local={"tasks": 2, "workers": 2})
-    files = [
-        File(tmp_path / "in" / f"{n}.jsonl", str(n), tmp_path / "out" / "embeddings" / f"{n}.h5") for n in range(4)
-    ]
-    done = [files[number].final for number in (0, 2)]
+    run_embedding_pipeline(embedding_job(tmp_path, output_dir=tmp_path / "one"))
+    report = run_embedding_pipeline(embedding_job(tmp_path, execution={"workers": 2}))
+    assert [Path(file.file).stem for file in report.files] == ["0", "1", "2", "3", "4"]
+    assert not any(file.skipped for file in report.files)
+    assert tree(tmp_path / "out") == tree(tmp_path / "one")
+    again = run_embedding_pipeline(embedding_job(tmp_path, execution={"engine": "inline"}))
+    assert all(file.skipped for file in again.files)
+
+
+@pytest.mark.posix
+def test_the_files_of_a_process_that_is_killed_are_done_by_another(tmp_path, monkeypatch):
+    for number in range(4):
+        write_lines(tmp_path / "in" / f"{number}.jsonl", [{"text": text} for text in texts(400, number)])
+    run_embedding_pipeline(embedding_job(tmp_path, output_dir=tmp_path / "one"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TEST_PROCESSES", str(tmp_path / "processes"))
+    monkeypatch.setattr(HashingEmbedder, "forward", HashingEmbedder.forward)
+    exec(SLOW, {})  # noqa: S102
+    killed = []
 
     def kill():
-        while not all(path.exists() for path in done):
-            time.sleep(0.05)
-        time.sleep(0.3)
-        for child in psutil.Process().children(recursive=True):
-            if child.is_running() and "spawn_main" in " ".join(child.cmdline()):
-                child.send_signal(signal.SIGKILL)
+        while len(killed) < 2:
+            time.sleep(0.2)
+            seen = (tmp_path / "processes").read_text().split() if (tmp_path / "processes").exists() else []
+            for process in {int(process) for process in seen} - {os.getpid(), *killed}:
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    stage = FilesStage(job, tuple(files))
-    reports = stage.finish(run_local(stage, job.local_settings))
-    killer.join()
-    by_name = {Path(report.file).stem: report.error for report in reports}
-    assert "was killed" in by_name["1"]
-    assert "was killed" in by_name["3"]
-    for number in (0, 2):
-        assert tree(tmp_path / "out")[f"embeddings/{number}.h5"] == tree(one)[f"embeddings/{number}.h5"]
-    fifo.unlink()
-    fifo.write_bytes(content)
-    run_embedding_pipeline(job)
-    assert tree(tmp_path / "out") == tree(one)
+    report = run_embedding_pipeline(embedding_job(tmp_path, execution={"workers": 2}))
+    assert killed
+    assert [file.error for file in report.files] == [None] * 4
+    assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
 
 def test_the_command_says_what_was_done_and_exits_with_1_where_a_file_failed(tmp_path, capsys):
@@ -612,15 +610,6 @@ def test_a_real_model_from_its_package(tmp_path):
     # No vector depends on its neighbours: ML-Filter's averages counted the padding.
     alone = np.concatenate([encode(model, [text]) for text in some])
     np.testing.assert_allclose(found["embeddings"], alone, atol=1e-6)
-
-
-def test_a_gpu_by_rank(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [device_of("auto", rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert [device_of(asked, 1) for asked in ("cpu", "cuda", "cuda:0")] == ["cpu", "cuda", "cuda:0"]
 
 
 def test_a_file_name_that_is_no_utf8_is_refused_at_once(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import data_pipeline.weak_labels as package
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
+from data_pipeline.config.execution import ExecutionConfig
 from data_pipeline.config.labels import LabelConfig, PrefilterConfig, QueriesConfig
 from data_pipeline.errors import ConfigError, JudgeError, SourceError, StoreError
 from data_pipeline.judge import CallFailedError, Judgement, ScriptedJudge
@@ -319,7 +320,7 @@ def test_a_cross_encoder_puts_its_best_first_and_is_kept_with_the_pairs(settings
 def test_every_knob_of_a_run_is_read():
     """The older config had ten that nothing read."""
     root = Path(package.__path__[0]).parent
-    rooms = ("stages", "weak_labels", "retrieval", "judge", "config", "embeddings/sparse")
+    rooms = ("stages", "weak_labels", "retrieval", "judge", "config", "embeddings/sparse", "execution")
     paths = [path for room in rooms for path in (root / room).glob("*.py")]
     source = "".join(path.read_text() for path in [*paths, root / "cli" / "weak_labels.py"])
 
@@ -329,7 +330,7 @@ def test_every_knob_of_a_run_is_read():
             inner = [part for part in parts if hasattr(part, "model_fields")]
             assert re.search(rf"\w\.{name}\b", source), f"{section.__name__}.{name}"
             for part in inner:
-                if part is not EmbeddingConfig:  # its knobs have a test of their own
+                if part not in (EmbeddingConfig, ExecutionConfig):  # their knobs have tests of their own
                     check(part)
 
     check(LabelConfig)

@@ -88,9 +88,11 @@ def clean_logging():
             handler.close()
 
 
-def embedding_job(folder, local=None, overwrite=False, slurm=None, **params):
+def embedding_job(folder, local=None, overwrite=False, slurm=None, execution=None, **params):
     """A job on `folder`/in, with the fake embedder."""
-    settings = {"local_settings": local} if slurm is None else {"slurm_settings": slurm, "running_on_slurm": True}
+    settings = {"local_settings": local, "execution": execution}
+    if slurm is not None:
+        settings = {"slurm_settings": slurm, "running_on_slurm": True}
     given = {
         "input_dir": folder / "in", "glob_pattern": "**/*.jsonl", "keys_to_index": ["text"],
         "output_dir": folder / "out", "embedding_dir": "embeddings", "embedding_model": "hashing", "batch_size": 8,
@@ -98,9 +100,11 @@ def embedding_job(folder, local=None, overwrite=False, slurm=None, **params):
     return EmbeddingJob(params=given | params, overwrite=overwrite, **settings)
 
 
-def annotation_job(folder, heads, local=None, overwrite=False, slurm=None, **params):
+def annotation_job(folder, heads, local=None, overwrite=False, slurm=None, execution=None, **params):
     """A job on what `embedding_job` makes."""
-    settings = {"local_settings": local} if slurm is None else {"slurm_settings": slurm, "running_on_slurm": True}
+    settings = {"local_settings": local, "execution": execution}
+    if slurm is not None:
+        settings = {"slurm_settings": slurm, "running_on_slurm": True}
     given = {
         "embeddings_directory": folder / "out" / "embeddings", "output_keys": ["document_id"],
         "output_dir": folder / "out", "batch_size": 8,

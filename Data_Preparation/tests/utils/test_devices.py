@@ -106,3 +106,11 @@ def test_a_half_precision_dtype_that_a_device_lacks_is_float32(error, monkeypatc
 
     monkeypatch.setattr(devices, "torch", SimpleNamespace(zeros=refuse, bfloat16=None))
     assert devices.half_or_float32("mps") == "float32"
+
+
+def test_workers_get_the_gpus_in_turn_unless_a_device_was_asked_for(monkeypatch):
+    assert devices.device_of_worker("auto", 1) is None or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [devices.device_of_worker("auto", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [devices.device_of_worker(asked, 1) for asked in ("cpu", "cuda", "cuda:0")] == [None] * 3

@@ -170,6 +170,35 @@ def test_a_publication_that_ended_before_its_manifests_is_finished(s3, bucket, c
     assert remote_files(s3, f"{bucket}/data") == local_files(config.data_dir) == before
 
 
+def test_files_that_an_unpublished_run_removed_do_not_come_back(s3, bucket, corpus, tmp_path):
+    url, fewer = f"s3://{bucket}/data", write_corpus(tmp_path, 30, 500)
+    config = config_at(url, corpus, tmp_path / "here")
+    data_pipeline.run(config)
+    other = config_at(url, fewer, tmp_path / "here")
+
+    def fail(self, name, content):
+        raise StoreError("the network ends")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opened.RemoteObjects, "write", fail)
+        with pytest.raises(StoreError, match="the network ends"):
+            data_pipeline.run(other, overwrite=True)
+    data_pipeline.run(other, overwrite=True)
+    found = remote_files(s3, f"{bucket}/data")
+    assert found == local_files(config.data_dir)
+    assert len([name for name in found if name.startswith("grown_processed/train")]) == 2
+
+
+def test_a_file_that_a_user_lost_is_fetched_again_and_not_removed_there(s3, bucket, corpus, tmp_path):
+    config = config_at(f"s3://{bucket}/data", corpus, tmp_path / "here")
+    data_pipeline.run(config)
+    before = remote_files(s3, f"{bucket}/data")
+    for path in config.embeddings_dir.glob("train*"):
+        path.unlink()
+    data_pipeline.run(config)
+    assert remote_files(s3, f"{bucket}/data") == local_files(config.data_dir) == before
+
+
 def test_finished_files_are_published_while_a_stage_is_at_work(s3, bucket, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(opened, "_EVERY_S", 0.01)
     config = config_at(f"s3://{bucket}/data", corpus, tmp_path / "here")

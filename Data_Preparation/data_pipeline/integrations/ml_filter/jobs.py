@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from data_pipeline.config import EmbeddingConfig, Section, explain
 from data_pipeline.config.base import setting
-from data_pipeline.config.execution import LocalSettings, SlurmSettings
+from data_pipeline.config.execution import ExecutionConfig, LocalSettings, SlurmSettings
 from data_pipeline.errors import ConfigError
 from data_pipeline.utils import require
 
@@ -148,11 +148,15 @@ class _Job(Section):
     """Processes on this machine, if running_on_slurm is false; none: the defaults."""
     slurm_settings: SlurmSettings | None = None
     """Job array on a Slurm cluster, required if running_on_slurm is true."""
+    execution: ExecutionConfig | None = None
+    """Any engine, as in a main job, instead of running_on_slurm, local_settings and slurm_settings."""
     overwrite: bool = False
     """Whether to replace files that were made with other settings or from another input."""
 
     @model_validator(mode="after")
     def _one_block(self) -> Self:
+        if self.execution is not None and (self.running_on_slurm or self.local_settings or self.slurm_settings):
+            raise ValueError("execution names the engine, so leave out running_on_slurm and both other blocks")
         if self.running_on_slurm and self.local_settings is not None:
             raise ValueError("running_on_slurm is true, so local_settings must be left out")
         if not self.running_on_slurm and self.slurm_settings is not None:

@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.config.execution import LocalSettings, SlurmSettings
-from data_pipeline.execution.local import run_local
+from data_pipeline.config.execution import LocalSettings
+from data_pipeline.execution.engines import new_crew
+from data_pipeline.execution.files import run_by_engine, run_on_this_machine
 from data_pipeline.integrations.ml_filter.inputs import File, annotation_files, embedding_files
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob, read_job
 from data_pipeline.integrations.ml_filter.stage import FileReport, FilesStage, Job
@@ -67,15 +68,22 @@ def _run(job: Job, files: list[File], overwrite: bool) -> JobReport:
     started = time.monotonic()
     if overwrite:
         job = job.model_copy(update={"overwrite": True})
-    settings = job.slurm_settings or job.local_settings or LocalSettings()
-    logging_dir = settings.logging_dir or job.params.output_dir / "logs"
     stage = FilesStage(job, tuple(files))
-    if isinstance(settings, SlurmSettings):
+    slurm_settings, execution = job.slurm_settings, job.execution
+    if execution is not None and execution.engine == "slurm":
+        slurm_settings = execution.slurm
+    settings = slurm_settings or job.local_settings or LocalSettings()
+    logging_dir = settings.logging_dir or job.params.output_dir / "logs"
+    if slurm_settings is not None:
         from data_pipeline.execution import slurm  # needs datatrove
 
-        job_id = slurm.submit(stage, settings, logging_dir)
+        job_id = slurm.submit(stage, slurm_settings, logging_dir)
         return JobReport([], time.monotonic() - started, job_id, logging_dir)
-    results = run_local(stage, settings)
+    folder = job.params.output_dir / ".crews" / new_crew()
+    if execution is not None:
+        results = run_by_engine(stage, execution, folder)
+    else:
+        results = run_on_this_machine(stage, job.local_settings or LocalSettings(), folder)
     stage.write_report(results, logging_dir, time.monotonic() - started)
     stage.check(results)
     return JobReport(stage.finish(results), time.monotonic() - started, None, logging_dir)
