@@ -191,7 +191,7 @@ class _Slurm(_Inline):
             jobs = re.findall(r"job (\d+), logs in", self.log.read_text())[-2:]
             while _queued(jobs):
                 time.sleep(chance.uniform(0.2, self.took) if self.kills < count else 0.5)
-                if self.kills < count and (victims := _matching(psutil.process_iter(), _TASK)):
+                if self.kills < count and (victims := _matching(psutil.process_iter(), f"{_TASK} {self.folder}")):
                     self.kills += _kill(chance.choice(victims))
 
     def is_through(self) -> bool:

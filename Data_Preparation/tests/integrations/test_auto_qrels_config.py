@@ -153,7 +153,7 @@ def test_the_command_takes_it(tmp_path, monkeypatch, clean_logging):
         seen.append(config)
         raise ConfigError("far enough")
 
-    monkeypatch.setattr("data_pipeline.stages.label.make_weak_labels", stop)
+    monkeypatch.setattr("data_pipeline.execution.labels.make_weak_labels", stop)
     content = changed("logging.log_dir", str(tmp_path / "logs"))
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(content))
     assert main(["label", "--config", str(tmp_path / "base.yaml")]) == 2
