@@ -197,13 +197,13 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
     files += [path for result in report.embeddings.values() for path in result.files]
     rows += sparse_rows(report)
     rows += [
-        ("files" if n == 0 else "", f"{_shown(path)} ({human_bytes(path.stat().st_size)})")
+        ("files" if n == 0 else "", f"{_place(config, path)} ({human_bytes(path.stat().st_size)})")
         for n, path in enumerate(files)
     ]
     opening = (
         "Open them:\n"
         "  from data_pipeline import ELMDataset\n"
-        f'  dataset = ELMDataset({_place(config)!r}, split="train"'
+        f'  dataset = ELMDataset({_place(config, config.data_dir)!r}, split="train"'
         + ("" if report.embeddings else ", load_embeddings=False")
         + (f", variant={config.embedding.variant!r}" if config.embedding.variant else "")
         + ")\n"
@@ -212,8 +212,11 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
     return f"\nDone in {seconds:.1f} s\n{format_table(rows)}\n{opening}"
 
 
-def _place(config: Config) -> str:
-    return config.shown_location if config.data_url else str(_shown(config.data_dir))
+def _place(config: Config, path: Path) -> str:
+    """Return the URL of a path in the data folder, if that has one, else the path as it is shown."""
+    if config.data_url is None:
+        return str(_shown(path))
+    return "/".join([config.shown_location, *path.relative_to(config.data_dir).parts])
 
 
 def _shown(path: Path) -> Path:
