@@ -22,6 +22,7 @@ BEAT_S = 5.0
 """Time between two signs of life of a worker."""
 STALE_S = 60.0
 """Time without a sign of life after which a task is free again."""
+_SOON_S = 600.0
 
 
 @dataclass
@@ -35,7 +36,9 @@ class Holder:
     token: str = ""
     """What tells two leases of one process apart."""
     attempt: int = 1
-    """Number of workers that have taken the task, all but this one dead."""
+    """Number of workers in a row that have taken the task; all but this one died soon after."""
+    since: float = 0.0
+    """Time when it was taken, in seconds since 1970."""
 
     @property
     def is_gone(self) -> bool:
@@ -59,10 +62,14 @@ class Leases:
     def taken(self, name: str) -> Iterator["Holder | None"]:
         """Take the lease of a task for the duration of a block; gives None if another worker holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, own = self._folder / f"{name}.lease", Holder(socket.gethostname(), os.getpid(), token=uuid4().hex)
+        path, own = (
+            self._folder / f"{name}.lease",
+            Holder(socket.gethostname(), os.getpid(), token=uuid4().hex, since=time.time()),
+        )
         if not self._create(path, own):
-            own.attempt += self._free(path)
-            if own.attempt == 1 or not self._create(path, own):
+            died = self._free(path)
+            own.attempt += died or 0
+            if died is None or not self._create(path, own):
                 yield None
                 return
         stop = threading.Event()
@@ -99,27 +106,28 @@ class Leases:
             content.unlink()
         return True
 
-    def _free(self, path: Path) -> int:
+    def _free(self, path: Path) -> int | None:
         """Remove a lease whose worker is dead, or that cannot be read.
 
         Returns:
-            Number of workers that died at the task; 0 if the lease was not removed.
+            Number of workers in a row that died soon after they took the task; None if the lease was not removed.
         """
         if not self._is_dead(path):
-            return 0
+            return None
         guard = path.with_name(f".{path.name}.guard")
         try:
             os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
         except FileExistsError:  # another worker is at it, or died at it
             if self._age(guard) > self._stale_s:
                 guard.unlink(missing_ok=True)
-            return 0
+            return None
         try:
             if not self._is_dead(path):  # another worker has it already
-                return 0
-            holder = _read(path)
+                return None
+            holder, seen = _read(path), path.stat().st_mtime
             path.unlink(missing_ok=True)
-            return holder.attempt if holder else 1
+            # One that worked for long was ended by others, such as the scheduler of a cluster.
+            return 0 if holder is None or seen - holder.since > _SOON_S else holder.attempt
         finally:
             guard.unlink(missing_ok=True)
 

@@ -7,7 +7,6 @@ counts.json       `UnitCounts`
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from data_pipeline.preprocess.tokens import TokenCounter
 from data_pipeline.store.documents import DocumentWriter
 from data_pipeline.user_files import OnBytes
 from data_pipeline.utils.files import atomic_write_json
+from data_pipeline.utils.folders import publish_folder
 from data_pipeline.utils.system import fsync_path
 
 
@@ -96,12 +96,7 @@ def stage_unit(
     personal = Counter(filters.counts()) - personal_before
     counts = UnitCounts(read, records, dict(dropped.counts), dict(personal), counter.method)
     atomic_write_json(work / "counts.json", asdict(counts))
-    try:
-        work.rename(folder)
-    except OSError:
-        shutil.rmtree(work)
-        if not folder.is_dir():  # else another process has made the same files
-            raise
+    publish_folder(work, folder)
     return counts
 
 

@@ -1,6 +1,5 @@
 """Steps of decontamination: items are listed in parts, each is compared with spans of rows, and matches are dropped."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +31,7 @@ from data_pipeline.preprocess.passes import Assignment
 from data_pipeline.stages.base import Advance
 from data_pipeline.stages.paragraph_job import ParagraphJob, ParagraphStep, read_assignment
 from data_pipeline.utils.files import published, unique_name
+from data_pipeline.utils.folders import publish_folder
 
 _TASKS = 32
 """Tasks of a comparison, if there are fewer parts and enough rows."""
@@ -87,12 +87,7 @@ class ListItems(_KindStep):
         for number, part in enumerate(parts_of_items(items)):
             with pa.ipc.new_file(work / f"{number:06d}.arrow", _ITEMS) as file:
                 file.write_table(_table_of_part(part))
-        try:
-            work.rename(path)
-        except OSError:
-            shutil.rmtree(work)
-            if not path.is_dir():  # else another process has made the same files
-                raise
+        publish_folder(work, path)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,20 @@ def replace_folder(folder: Path, is_ours: IsOurs) -> None:
     _discard(old, folder, is_ours)
 
 
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Move a finished folder to its final name, or remove it if another process has made the same one.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    try:
+        temporary.rename(final)
+    except OSError:
+        shutil.rmtree(temporary)
+        if not final.is_dir():
+            raise
+
+
 @contextmanager
 def discarded_on_error(folder: Path) -> Iterator[None]:
     """Remove what a block has written of the new content of a folder, if it ends with an error."""

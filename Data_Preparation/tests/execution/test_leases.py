@@ -64,6 +64,17 @@ def test_a_lease_counts_the_workers_that_died_at_its_task(tmp_path):
         assert own.attempt == 1
 
 
+def test_a_worker_that_was_ended_after_long_does_not_count(tmp_path):
+    path = write(tmp_path, age_s=61)
+    values = json.loads(path.read_text()) | {"attempt": 3}
+    for worked, attempt in ((30, 4), (3600, 1)):
+        path.write_text(json.dumps(values | {"since": time.time() - 61 - worked}))
+        os.utime(path, (time.time() - 61,) * 2)
+        with Leases(tmp_path).taken("t") as own:
+            assert own is not None
+            assert own.attempt == attempt
+
+
 @pytest.mark.parametrize(("age_s", "free"), [(1.0, False), (59.0, False), (61.0, True)])
 def test_a_worker_elsewhere_is_dead_after_a_minute_of_silence(tmp_path, age_s, free):
     write(tmp_path, age_s=age_s)
