@@ -160,7 +160,10 @@ class _Local(_Inline):
     execution: dict[str, Any] = field(default_factory=lambda: {"engine": "local", "workers": 2})
 
     def victims(self, process: "subprocess.Popen[bytes]") -> list[int]:
-        return [process.pid, *_children(process.pid, "data_pipeline.execution.follower")]
+        followers = [
+            other for other in _descendants(process.pid) if "data_pipeline.execution.follower" in _title(other)
+        ]
+        return [process.pid, *(other.pid for other in followers)]
 
 
 @dataclass
@@ -169,8 +172,9 @@ class _Ray(_Inline):
     execution: dict[str, Any] = field(default_factory=lambda: {"engine": "ray", "workers": 2})
 
     def victims(self, process: "subprocess.Popen[bytes]") -> list[int]:
-        workers = _children(process.pid, "ray::")
-        return [pid for pid in workers if pid not in _children(process.pid, "ray::IDLE")] or workers
+        workers = [other for other in _descendants(process.pid) if _title(other).startswith("ray::")]
+        busy = [other.pid for other in workers if not _title(other).startswith("ray::IDLE")]
+        return busy or [other.pid for other in workers]
 
 
 @dataclass
@@ -191,8 +195,13 @@ class _Slurm(_Inline):
             jobs = re.findall(r"job (\d+), logs in", self.log.read_text())[-2:]
             while _queued(jobs):
                 time.sleep(chance.uniform(0.2, self.took) if self.kills < count else 0.5)
-                if self.kills < count and (victims := _matching(psutil.process_iter(), f"{_TASK} {self.folder}")):
-                    self.kills += _kill(chance.choice(victims))
+                tasks = [other.pid for other in psutil.process_iter() if self._is_task(other)]
+                if self.kills < count and tasks:
+                    self.kills += _kill(chance.choice(tasks))
+
+    def _is_task(self, process: psutil.Process) -> bool:
+        title = _title(process)
+        return f"{_TASK} {self.folder}" in title and "python" in title.split()[0]
 
     def is_through(self) -> bool:
         """Whether the last manifest is there."""
@@ -210,24 +219,19 @@ def _write_corpus(path: Path) -> None:
     path.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
 
 
-def _children(pid: int, wanted: str) -> list[int]:
+def _descendants(pid: int) -> list[psutil.Process]:
     try:
-        return _matching(psutil.Process(pid).children(recursive=True), wanted)
+        return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
 
 
-def _matching(processes: Any, wanted: str) -> list[int]:
-    """Ids of the Python processes whose command line has a word."""
-    found = []
-    for process in processes:
-        try:
-            line = process.cmdline()
-        except psutil.Error:
-            continue
-        if wanted in " ".join(line) and ("python" in line[0] or line[0].startswith("ray::")):
-            found.append(process.pid)
-    return found
+def _title(process: psutil.Process) -> str:
+    """Command line of a process; empty if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _kill(pid: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.config.execution import RaySettings
-from data_pipeline.errors import ConfigError
+from data_pipeline.errors import ConfigError, DataPipelineError
 from data_pipeline.execution.crew import CrewFolder
 from data_pipeline.execution.worker import Receipt, Receipts
 from data_pipeline.stages.base import (
@@ -32,6 +32,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless 
 ray: Any = require("ray", "ray", "execution.engine ray")
 ray_data: Any = require("ray.data", "ray", "execution.engine ray")
 
+_START_DEATHS = 10
+"""Workers in a row that may die while they start, before the stage has failed."""
 _loaded: dict[str, Stage[Any]] = {}
 """The latest stage of this process, by the path of its file."""
 
@@ -52,8 +54,10 @@ class RayEngine:
         self._settings, self._folder = settings, CrewFolder(folder.resolve())
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
+            # Without an address, Ray would join any cluster of this machine, such as one of another user.
+            address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
             try:
-                ray.init(address=settings.address, include_dashboard=False, log_to_driver=False)
+                ray.init(address=address, include_dashboard=False, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"execution.ray.address {settings.address!r}: {error}") from error
         room = ray.cluster_resources()
@@ -76,13 +80,22 @@ class RayEngine:
             ray.shutdown()
 
     def __call__(self, stage: Stage[Any], tasks: Sequence[Task], advance: Advance) -> list[TaskResult]:
-        """Run all tasks; an error of a task is raised."""
+        """Run all tasks; an error of a task is raised.
+
+        Raises:
+            DataPipelineError: the cluster went away, or lost its workers again and again.
+        """
         if len(tasks) <= 1 or not is_portable(stage):
             return run_in_order(stage, tasks, advance)
         shared = self._folder.begin_stage(stage, tasks, pickle.dumps((stage.portable(), tasks)))
-        for name in self._run(shared.folder, len(tasks), uses_device(stage)):
-            if (receipt := shared.receipts.read(name)) is not None:
-                advance(receipt.rows)
+        try:
+            for name in self._run(shared.folder, len(tasks), uses_device(stage)):
+                if (receipt := shared.receipts.read(name)) is not None:
+                    advance(receipt.rows)
+        except ray.exceptions.RayError as error:
+            raise DataPipelineError(
+                f"Ray gave up {stage.name}: {str(error).strip()}. Run the same command again; finished work is kept"
+            ) from error
         shared.receipts.check()
         found = [shared.receipts.read(task.name) for task in tasks]
         return [receipt.result for receipt in found if receipt is not None]
@@ -91,7 +104,9 @@ class RayEngine:
         """Run the tasks of a stage, and yield their names."""
         settings, path = self._settings, str(folder)
         if on_device:
-            ray_data.DataContext.get_current().enable_progress_bars = False
+            context = ray_data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.max_consecutive_actor_init_deaths = _START_DEATHS
             numbers = ray_data.from_items(list(range(count)), override_num_blocks=count)
             done = numbers.map_batches(
                 _Worker,

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from data_pipeline.config.execution import RaySettings
 from data_pipeline.config.load import load_config
-from data_pipeline.errors import ConfigError, SourceError
+from data_pipeline.errors import ConfigError, DataPipelineError, SourceError
 from data_pipeline.execution.engines import engine_of
 from data_pipeline.execution.ray_engine import RayEngine
 from data_pipeline.stages.base import run_stage
@@ -87,3 +87,36 @@ def test_errors_and_results_of_tasks(tmp_path, cluster):
         assert sum(told) == 50
     with pytest.raises(ConfigError, match=r"2 CPUs and 0 GPUs, a worker needs 1 and 1"):
         RayEngine(RaySettings(address=cluster.address, gpus_per_worker=1), None, tmp_path / "crew")
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "used"), [(None, "", "local"), (None, "a:1", "a:1"), ("b:2", "a:1", "b:2")]
+)
+def test_a_cluster_of_others_is_not_joined_unasked(tmp_path, monkeypatch, given, variable, used):
+    seen = []
+
+    def init(address, **named):
+        seen.append(address)
+        raise ConnectionError("far enough")
+
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ConfigError, match="far enough"):
+        RayEngine(RaySettings(address=given), None, tmp_path / "crew")
+    assert seen == [used]
+
+
+def test_what_ray_gives_up_is_an_error_with_advice(tmp_path, monkeypatch):
+    def give_up(self, folder, count, on_device):
+        raise ray.exceptions.RaySystemError("the cluster went away")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(RayEngine, "_run", give_up)
+    (tmp_path / "good").mkdir()
+    with (
+        RayEngine(RaySettings(), None, tmp_path / "crew") as engine,
+        pytest.raises(DataPipelineError, match=r"Ray gave up Counting: .*the cluster went away.*Run the same command"),
+    ):
+        run_stage(Counting(tmp_path / "good", 6), execute=engine)
