@@ -547,7 +547,7 @@ def test_any_engine_of_a_main_job_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.posix
 def test_the_files_of_a_process_that_is_killed_are_done_by_another(tmp_path, monkeypatch):
-    for number in range(4):
+    for number in range(6):
         write_lines(tmp_path / "in" / f"{number}.jsonl", [{"text": text} for text in texts(400, number)])
     run_embedding_pipeline(embedding_job(tmp_path, output_dir=tmp_path / "one"))
     (tmp_path / "site").mkdir()
@@ -570,7 +570,7 @@ def test_the_files_of_a_process_that_is_killed_are_done_by_another(tmp_path, mon
     killer.start()
     report = run_embedding_pipeline(embedding_job(tmp_path, execution={"workers": 2}))
     assert killed
-    assert [file.error for file in report.files] == [None] * 4
+    assert [file.error for file in report.files] == [None] * 6
     assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
 
