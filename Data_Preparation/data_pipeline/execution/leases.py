@@ -22,7 +22,7 @@ BEAT_S = 5.0
 """Time between two signs of life of a worker."""
 STALE_S = 60.0
 """Time without a sign of life after which a task is free again."""
-_SOON_S = 600.0
+_SOON_S = 600.0  # a worker that lived longer was not killed by its task
 
 
 @dataclass
@@ -62,10 +62,8 @@ class Leases:
     def taken(self, name: str) -> Iterator["Holder | None"]:
         """Take the lease of a task for the duration of a block; gives None if another worker holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, own = (
-            self._folder / f"{name}.lease",
-            Holder(socket.gethostname(), os.getpid(), token=uuid4().hex, since=time.time()),
-        )
+        path = self._folder / f"{name}.lease"
+        own = Holder(socket.gethostname(), os.getpid(), token=uuid4().hex, since=time.time())
         if not self._create(path, own):
             died = self._free(path)
             own.attempt += died or 0

@@ -73,8 +73,8 @@ class EmbeddingRecipe(SplitStage):
         Raises:
             ModelError: it is not the model of the process that waits for the workers.
         """
-        config = self.config.model_copy(update={"device": place.device}) if place.device else self.config
-        embedder = _embedder(config.model_copy(update={"threads": config.threads or place.threads}))
+        config = embedding_at(self.config, place)
+        embedder = _embedder(config)
         check_same_model(embedder.identity.to_metadata(), self.identity.to_metadata(), place.name)
         reuse = None
         if self.reuse_roots is not None:
@@ -83,6 +83,17 @@ class EmbeddingRecipe(SplitStage):
         stage.take_over(self.coding, self.attention)
         worker: Stage[Any] = stage
         return worker
+
+
+def embedding_at(config: EmbeddingConfig, place: WorkerPlace) -> EmbeddingConfig:
+    """Return the settings with the device of a worker, and its threads unless they name a number.
+
+    Args:
+        config: settings of the embedder.
+        place: where the worker runs.
+    """
+    changes = {"device": place.device or config.device, "threads": config.threads or place.threads}
+    return config.model_copy(update=changes)
 
 
 def check_same_model(own: Mapping[str, str], first: Mapping[str, str], worker: str) -> None:

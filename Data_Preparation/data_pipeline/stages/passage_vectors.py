@@ -10,7 +10,7 @@ from data_pipeline.embeddings import Embedder, Engine, load_embedder
 from data_pipeline.retrieval.passage_vectors import VectorFile, embed_passages, vector_file
 from data_pipeline.retrieval.passages import Passages
 from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, WorkerPlace, run_stage, workers_of
-from data_pipeline.stages.embed_workers import block_rows, check_same_model
+from data_pipeline.stages.embed_workers import block_rows, check_same_model, embedding_at
 from data_pipeline.stages.label_inputs import open_passages
 from data_pipeline.utils import exclusive
 
@@ -81,8 +81,7 @@ class PassageEmbeddings:
         assert config is not None
         if self.opened is None:
             assert self.place is not None
-            changes = {"device": self.place.device or config.device, "threads": config.threads or self.place.threads}
-            passages, embedder = open_passages(self.config), load_embedder(config.model_copy(update=changes))
+            passages, embedder = open_passages(self.config), load_embedder(embedding_at(config, self.place))
             check_same_model(embedder.identity.to_metadata(), self.file.metadata, self.place.name)
         else:
             passages, embedder = self.opened

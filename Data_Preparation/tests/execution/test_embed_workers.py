@@ -8,15 +8,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.slow_model import slow_model
 
+from data_pipeline.config import EmbeddingConfig
 from data_pipeline.config.load import load_config
-from data_pipeline.embeddings import HashingEmbedder
 from data_pipeline.embeddings.engine import Engine
 from data_pipeline.errors import ModelError
 from data_pipeline.execution.local_engine import LocalEngine
 from data_pipeline.stages import embed as embed_module
 from data_pipeline.stages.base import WorkerPlace
-from data_pipeline.stages.embed_workers import block_rows
+from data_pipeline.stages.embed_workers import block_rows, embedding_at
 from data_pipeline.stages.pipeline import embed, run
 from data_pipeline.types import SPLITS
 
@@ -51,24 +52,6 @@ def tree(folder):
     }
 
 
-SLOW = """
-import os, time
-import data_pipeline.embeddings.hashing as hashing
-
-real = hashing.HashingEmbedder.forward
-
-
-def slow(self, *arguments, **named):
-    with open(os.environ["TEST_PROCESSES"], "a") as file:
-        file.write(f"{os.getpid()}\\n")
-    time.sleep(0.05)
-    return real(self, *arguments, **named)
-
-
-hashing.HashingEmbedder.forward = slow
-"""
-
-
 OTHER_MODEL = """
 from dataclasses import replace
 
@@ -88,15 +71,8 @@ hashing.HashingEmbedder.__init__ = other
 def processes(tmp_path, monkeypatch):
     """A model so slow that all workers have something to do; gives the function that returns their processes."""
     monkeypatch.setattr(embed_module, "block_rows", lambda rows, workers, row_bytes: 100)
-    (tmp_path / "site").mkdir()
-    # Every process that is started imports this module, and this one runs it.
-    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TEST_PROCESSES", str(tmp_path / "processes"))
-    monkeypatch.setattr(HashingEmbedder, "forward", HashingEmbedder.forward)
-    exec(SLOW, {})  # noqa: S102
-    (tmp_path / "processes").touch()
-    return lambda: set((tmp_path / "processes").read_text().split())
+    calls = slow_model(tmp_path, monkeypatch)
+    return lambda: set(calls())
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -124,6 +100,14 @@ def test_vectors_that_exist_are_copied_by_every_worker(tmp_path, corpus, monkeyp
     assert sum(result.tally.reused for result in report.embeddings.values()) == 1500
     copied = {path.name: path.read_bytes() for path in other.embeddings_dir.glob("*.safetensors")}
     assert copied == {name: content for name, content in expected.items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize(("named", "expected"), [(None, 3), (2, 2)])
+def test_a_worker_has_its_device_and_its_share_of_the_threads_unless_a_number_is_named(named, expected):
+    config = EmbeddingConfig(model_name="hashing", threads=named)
+    there = embedding_at(config, WorkerPlace("worker-0", "cuda:1", 3))
+    assert (there.device, there.threads) == ("cuda:1", expected)
+    assert embedding_at(config, WorkerPlace("worker-0")).device == config.device
 
 
 @pytest.mark.slow

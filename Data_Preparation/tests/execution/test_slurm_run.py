@@ -1,7 +1,6 @@
 """The main pipeline on a real one-node Slurm: the bytes of one process, whatever happens to its tasks."""
 
 import json
-import os
 import random
 import re
 import subprocess
@@ -9,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from execution.test_embed_workers import SLOW
 from execution.test_slurm import slurm
 from support.file_jobs import clean_logging  # noqa: F401 - an autouse fixture
+from support.slow_model import slow_model
 
 pytest.importorskip("datatrove", reason='needs the extra "annotation"')
 
@@ -73,16 +72,6 @@ def logs(folder):
     return "\n".join(path.read_text() for path in sorted((folder / "logs").rglob("*.out")))
 
 
-@pytest.fixture
-def slow_model(tmp_path, monkeypatch):
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
-    (tmp_path / "processes").touch()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TEST_PROCESSES", str(tmp_path / "processes"))
-    return lambda: len((tmp_path / "processes").read_text().split())
-
-
 @slurm
 @pytest.mark.slow
 def test_two_arrays_give_the_bytes_of_one_process(tmp_path, corpus, capsys):
@@ -111,7 +100,8 @@ def test_two_arrays_give_the_bytes_of_one_process(tmp_path, corpus, capsys):
 
 @slurm
 @pytest.mark.slow
-def test_tasks_that_are_killed_requeued_and_cancelled_change_no_byte(tmp_path, corpus, slow_model, monkeypatch):
+def test_tasks_that_are_killed_requeued_and_cancelled_change_no_byte(tmp_path, corpus, monkeypatch):
+    calls = slow_model(tmp_path, monkeypatch, here=False)
     config = load_config(None, settings(corpus, tmp_path / "inline"))
     run(config)
     own = load_config(None, settings(corpus, tmp_path / "slurm"))
@@ -120,20 +110,20 @@ def test_tasks_that_are_killed_requeued_and_cancelled_change_no_byte(tmp_path, c
 
     def wait_for_work(count):
         end = time.monotonic() + 90
-        while slow_model() < count:
+        while len(calls()) < count:
             assert time.monotonic() < end, logs(tmp_path / "slurm")
             time.sleep(0.1)
 
     wait_for_work(60)
-    assert len(set((tmp_path / "processes").read_text().split())) == 2
+    assert len(set(calls())) == 2
     # One task is killed, the other one goes on; then that is requeued.
     subprocess.run(["scancel", "--signal=KILL", "--full", f"{vectors}_0"], check=True)
-    wait_for_work(slow_model() + 20)
+    wait_for_work(len(calls()) + 20)
     subprocess.run(["scontrol", "requeue", f"{vectors}_1"], check=False)
     time.sleep(1)
     subprocess.run(["scancel", *(job.job_id for job in jobs)], check=True)
     wait_for(jobs, tmp_path / "slurm")
-    assert not (tmp_path / "slurm" / "embeddings" / "manifest.json").exists() or slow_model() > 200
+    assert not (tmp_path / "slurm" / "embeddings" / "manifest.json").exists() or len(calls()) > 200
     # Another number of tasks goes on with what is there.
     jobs = submit_run(with_slurm(own, 1), RunArguments(), ["paragraphs", "vectors"])
     wait_for(jobs, tmp_path / "slurm")

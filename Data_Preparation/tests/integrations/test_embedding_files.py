@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
-from execution.test_embed_workers import SLOW
 from support.file_jobs import (
     DIM,
     EMBEDDING_EXAMPLE,
@@ -24,10 +23,11 @@ from support.file_jobs import (
     tree,
     write_lines,
 )
+from support.slow_model import slow_model
 
 from data_pipeline.cli import main
 from data_pipeline.config import EmbeddingConfig
-from data_pipeline.embeddings import HashingEmbedder, encode, load_embedder
+from data_pipeline.embeddings import encode, load_embedder
 from data_pipeline.errors import ConfigError, FilesFailedError, ModelError, SourceError
 from data_pipeline.integrations.ml_filter import run_embedding_pipeline
 from data_pipeline.store.hdf5 import EmbeddingFile
@@ -550,19 +550,13 @@ def test_the_files_of_a_process_that_is_killed_are_done_by_another(tmp_path, mon
     for number in range(6):
         write_lines(tmp_path / "in" / f"{number}.jsonl", [{"text": text} for text in texts(400, number)])
     run_embedding_pipeline(embedding_job(tmp_path, output_dir=tmp_path / "one"))
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TEST_PROCESSES", str(tmp_path / "processes"))
-    monkeypatch.setattr(HashingEmbedder, "forward", HashingEmbedder.forward)
-    exec(SLOW, {})  # noqa: S102
+    calls = slow_model(tmp_path, monkeypatch)
     killed = []
 
     def kill():
         while len(killed) < 2:
             time.sleep(0.2)
-            seen = (tmp_path / "processes").read_text().split() if (tmp_path / "processes").exists() else []
-            for process in {int(process) for process in seen} - {os.getpid(), *killed}:
+            for process in {int(process) for process in calls()} - {os.getpid(), *killed}:
                 os.kill(process, signal.SIGKILL)
                 killed.append(process)
 

@@ -13,6 +13,7 @@ from data_pipeline.errors import DataPipelineError, FilesFailedError
 from data_pipeline.integrations.ml_filter.inputs import File
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob, embedding_config
 from data_pipeline.stages.base import Advance, Task, TaskResult, WorkerPlace, write_run_record
+from data_pipeline.stages.embed_workers import embedding_at
 from data_pipeline.utils import sha256_of_json
 
 logger = logging.getLogger(__name__)
@@ -146,8 +147,7 @@ def _embedding(job: EmbeddingJob, place: WorkerPlace | None) -> Callable[[File],
 
     config = embedding_config(job.params)
     if place is not None:
-        changes = {"device": place.device or config.device, "threads": config.threads or place.threads}
-        config = config.model_copy(update=changes)
+        config = embedding_at(config, place)
     if config.threads is not None:
         import torch
 
