@@ -1,0 +1,1 @@
+"""The HTML report and the explorer of a dataset."""
