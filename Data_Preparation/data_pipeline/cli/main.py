@@ -14,6 +14,7 @@ from data_pipeline.cli import (
     annotation,
     append,
     corpus,
+    explore,
     models,
     plan,
     report,
@@ -58,6 +59,7 @@ COMMANDS: Mapping[str, Command] = {
     **weak_labels.COMMANDS,
     **selection.COMMANDS,
     **semantic_dedup.COMMANDS,
+    **explore.COMMANDS,
     **study.COMMANDS,
 }
 """Commands by name; a name of two words is a command within a group."""

@@ -21,9 +21,15 @@ _OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    # WebGL by the processor, for machines without a GPU.
+    # WebGL and WebGPU by the processor, for machines without a GPU. The page must be composed by the same Vulkan, or a
+    # WebGPU canvas stays empty (https://github.com/visgl/luma.gl/issues/2874).
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
+    "--enable-unsafe-webgpu",
+    "--ignore-gpu-blocklist",
+    "--enable-gpu",
+    "--use-vulkan=swiftshader",
+    "--enable-features=Vulkan",
     # No name resolves, so that a request which is missed here fails, and is an error of the console.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
