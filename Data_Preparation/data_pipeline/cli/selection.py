@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
-from data_pipeline.utils import format_table
 
 if TYPE_CHECKING:
     from data_pipeline.stages.select import StoredSelection
@@ -34,11 +34,11 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
         against=parsed.against,
         overwrite=parsed.overwrite,
     )
-    say(_summary(selection, str(config.data_dir), parsed.on))
+    _present(selection, str(config.data_dir), parsed.on)
     return 0
 
 
-def _summary(stored: "StoredSelection", data_dir: str, split: str) -> str:
+def _present(stored: "StoredSelection", data_dir: str, split: str) -> None:
     about = {name: value for name, value in stored.about.items() if name not in {"corpus", "paragraphs", "rows", "of"}}
     rows = [
         ("subset", stored.selection.subset),
@@ -47,10 +47,13 @@ def _summary(stored: "StoredSelection", data_dir: str, split: str) -> str:
         *((name, _shown(value)) for name, value in about.items()),
     ]
     more = "" if split == "train" else f", split={split!r}"
-    return (
-        f"{stored.path}\n{format_table(rows)}\n\n  from data_pipeline import ELMDataset\n"
+    opening = (
+        "\n  from data_pipeline import ELMDataset\n"
         f"  dataset = ELMDataset({data_dir!r}{more}, subset={stored.selection.subset!r})"
     )
+    document = {"subset": stored.selection.subset, "split": split, "file": stored.path,
+                "sees": sorted(stored.selection.sees), **stored.about}  # fmt: skip
+    present(document, str(stored.path), Facts(rows), opening)
 
 
 def _shown(value: Any) -> str:
@@ -112,7 +115,9 @@ def _measure(parsed: argparse.Namespace, given: Given) -> int:
         (split, f"{done.rows:,} rows{', finished before' if done.skipped else ''}") for split, done in measured.items()
     ]
     columns = next(iter(measured.values())).columns
-    say(format_table([*rows, ("columns", ", ".join(columns)), ("files", str(config.scores_dir))]))
+    splits = {split: {"rows": done.rows, "skipped": done.skipped} for split, done in measured.items()}
+    document = {"splits": splits, "columns": columns, "folder": config.scores_dir}
+    present(document, Facts([*rows, ("columns", ", ".join(columns)), ("files", str(config.scores_dir))]))
     return 0
 
 
@@ -134,8 +139,19 @@ def _list(parsed: argparse.Namespace, given: Given) -> int:
     lines.append("\nmeasures (elm measure NAME --set PARAMETER=VALUE)")
     for name, measure in MEASURES.items():
         lines += [f"\n{name}: columns {', '.join(measure.columns)}", *_fields(measure.config)]
-    say("\n".join(lines))
+    document = {
+        "selectors": {name: _fields_to_json(selector.config) for name, selector in SELECTORS.items()},
+        "measures": {
+            name: {"columns": measure.columns, **_fields_to_json(measure.config)} for name, measure in MEASURES.items()
+        },
+    }
+    present(document, *lines)
     return 0
+
+
+def _fields_to_json(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    return {"parameters": schema.get("properties", {}), "required": schema.get("required", [])}
 
 
 def _fields(model: type[BaseModel]) -> list[str]:
@@ -158,17 +174,26 @@ def _common(parser: argparse.ArgumentParser, splits: bool) -> None:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "selectors": Command("list the selectors and measures", lambda parser: None, _list, settings=False),
+    "selectors": Command(
+        "list the selectors and measures",
+        lambda parser: None,
+        _list,
+        settings=False,
+        example="elm selectors",
+        group="enrich",
+    ),
     "measure": Command(
-        "compute a measure of texts or vectors, stored as score columns",
+        "compute a measure of texts or vectors, as score columns",
         _measure_arguments,
         _measure,
         example="elm measure text_metrics",
+        group="enrich",
     ),
     "select": Command(
         "select rows to train on, as a subset that ELMDataset opens",
         _select_arguments,
         _select,
         example="elm select --name kcenter --frac 0.1",
+        group="enrich",
     ),
 }
