@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, local_path
 from data_pipeline.cli.flags import Given
 from data_pipeline.cli.output import Facts, present
 from data_pipeline.errors import ConfigError
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 
 def _select(parsed: argparse.Namespace, given: Given) -> int:
+    if parsed.ids is not None:
+        return _select_listed(parsed, given)
+    if parsed.name is None:
+        raise ConfigError("name a selector (--name, see `elm selectors`), or a file with the ids of the rows (--ids)")
+    if parsed.frac is None and parsed.rows is None and parsed.tokens is None:
+        raise ConfigError("give the size of the subset: one of --frac, --rows and --tokens")
     from data_pipeline.execution.upkeep import select_subset
     from data_pipeline.selection import Budget, StrataConfig
 
@@ -38,12 +44,35 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
     return 0
 
 
+def _select_listed(parsed: argparse.Namespace, given: Given) -> int:
+    """Store the rows that a file lists."""
+    from data_pipeline.execution.upkeep import select_listed
+    from data_pipeline.selection.listed import read_listed_ids
+
+    others = {"--name": parsed.name, "--frac": parsed.frac, "--rows": parsed.rows, "--tokens": parsed.tokens,
+              "--set": parsed.set or None, "--strata": parsed.strata}  # fmt: skip
+    if excluded := [flag for flag, value in others.items() if value is not None]:
+        raise ConfigError(f"--ids takes the rows of the file as they are; leave {', '.join(excluded)} out")
+    config = configure_existing(parsed, given)
+    selection = select_listed(
+        config,
+        read_listed_ids(parsed.ids),
+        split=parsed.on,
+        label=parsed.label,
+        against=parsed.against,
+        overwrite=parsed.overwrite,
+    )
+    _present(selection, str(config.data_dir), parsed.on)
+    return 0
+
+
 def _present(stored: "StoredSelection", data_dir: str, split: str) -> None:
+    nothing = "nothing: a list names the rows" if stored.selection.name == "ids" else "nothing but the number of rows"
     about = {name: value for name, value in stored.about.items() if name not in {"corpus", "paragraphs", "rows", "of"}}
     rows = [
         ("subset", stored.selection.subset),
         ("rows", f"{stored.about['rows']:,} of {stored.about['of']:,}"),
-        ("looked at", ", ".join(sorted(stored.selection.sees)) or "nothing but the number of rows"),
+        ("looked at", ", ".join(sorted(stored.selection.sees)) or nothing),
         *((name, _shown(value)) for name, value in about.items()),
     ]
     more = "" if split == "train" else f", split={split!r}"
@@ -82,8 +111,13 @@ def _parameters(given: list[str]) -> dict[str, Any]:
 
 def _select_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("--name", required=True, metavar="SELECTOR", help="selector, as elm selectors lists it")
-    budget = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--name", metavar="SELECTOR", help="selector, as elm selectors lists it")
+    parser.add_argument(
+        "--ids", type=local_path, metavar="FILE",
+        help="select the rows of this file instead, in its order: one id a line, or a parquet, CSV, JSON Lines or JSON "
+        "file with a column text_id, such as an export of the explorer",
+    )  # fmt: skip
+    budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--frac", type=float, help="budget: fraction of the rows, above 0 and at most 1")
     budget.add_argument("--rows", type=int, help="budget: rows")
     budget.add_argument("--tokens", type=int, help="budget: tokens")
@@ -168,7 +202,9 @@ def _common(parser: argparse.ArgumentParser, splits: bool) -> None:
             "--splits", nargs="+", choices=SPLITS, default=["train"], help="splits to measure (default train)"
         )
     else:
-        parser.add_argument("--on", choices=SPLITS, default="train", help="split to select from (default train)")
+        parser.add_argument(
+            "--on", "--split", choices=SPLITS, default="train", dest="on", help="split to select from (default train)"
+        )
     parser.add_argument("--label", metavar="COLUMN", help="column with the class")
     parser.add_argument("--overwrite", action="store_true", help="replace what was made from other data or settings")
 

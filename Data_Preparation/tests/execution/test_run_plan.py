@@ -44,7 +44,9 @@ def test_a_billion_paragraphs_by_hand():
      ({"embedding.precision": "ubinary"}, 2560, "320.0 GB"), ({"embedding.dtype": "float32"}, 256, "1.0 TB")],
 )  # fmt: skip
 def test_bytes_of_vectors(settings, dim, size):
-    assert dict(plan_rows(estimate_work(config_of(**settings), Rows(10**9, 100, 450, 0), dim, 1, None)))["vectors"].startswith(size)
+    assert dict(plan_rows(estimate_work(config_of(**settings), Rows(10**9, 100, 450, 0), dim, 1, None)))[
+        "vectors"
+    ].startswith(size)
 
 
 def test_what_is_tight_comes_first():
