@@ -33,6 +33,7 @@ from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, P
 from data_pipeline.store.paragraphs import ParagraphWriter
 from data_pipeline.types import SPLITS, EvaluationSet, IntArray, Split
 from data_pipeline.utils import exclusive, sha256_of_file
+from data_pipeline.utils.displays import Displayed
 from data_pipeline.utils.folders import new_folder, recover_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
 
@@ -40,8 +41,8 @@ from data_pipeline.utils.system import fsync_path
 _OF_TEXTS = ("methods", "ngram_words", "min_words", "min_overlap")
 
 
-@dataclass(frozen=True)
-class SemanticDedupResult:
+@dataclass(frozen=True, repr=False)
+class SemanticDedupResult(Displayed):
     """Result of semantic deduplication."""
 
     folder: Path
@@ -51,6 +52,15 @@ class SemanticDedupResult:
     """Number of embedded rows of each split."""
     skipped: bool
     """Whether an earlier run wrote the result."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        dropped = self.manifest["counts"]["dropped"]
+        return [
+            ("folder", str(self.folder)),
+            ("dropped", ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"),
+            *((split, f"{entry['rows']:,} rows") for split, entry in self.manifest["splits"].items()),
+        ]
 
 
 def semantic_dedup(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -27,9 +28,28 @@ from data_pipeline.store.paragraphs import earlier_sha256
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils.displays import facts_html, facts_text
 
 
-def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> tuple[list[str], list[str]]:
+class Verification(NamedTuple):
+    """Result of checking a corpus."""
+
+    good: list[str]
+    """Lines about valid files."""
+    bad: list[str]
+    """Lines about faults; empty if everything is in order."""
+
+    def _repr_html_(self) -> str:
+        rows = [*(("FAULT", line) for line in self.bad), *(("ok", line) for line in self.good)]
+        title = f"{len(self.bad)} faults" if self.bad else "Everything is in order"
+        return facts_html(title, rows)
+
+    def __repr__(self) -> str:
+        rows = [*(("FAULT", line) for line in self.bad), *(("ok", line) for line in self.good)]
+        return facts_text(f"Verification: {len(self.bad)} faults", rows) if rows else "Verification of nothing"
+
+
+def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> Verification:
     """Check a corpus, its embeddings, scores and selections.
 
     Args:
@@ -57,16 +77,16 @@ def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: i
     except NotFoundError:
         raise
     except StoreError as error:
-        return good, [str(error)]
+        return Verification(good, [str(error)])
     if store.manifest is None:
         bad.append(f"{store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified")
-        return good, bad
+        return Verification(good, bad)
     if level != "size":
         checked, faults = _hash_faults(config, store)
         good += checked
         bad += faults
     if level == "hash" or bad:
-        return good, bad
+        return Verification(good, bad)
     embedder: Embedder | None = None
     for split in store.splits:
         try:
@@ -76,7 +96,7 @@ def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: i
             embedder = dataset.embedder
         except DataPipelineError as error:
             bad.append(str(error))
-    return good, bad
+    return Verification(good, bad)
 
 
 verify = verify_corpus

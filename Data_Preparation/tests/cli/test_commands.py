@@ -24,7 +24,7 @@ GB = 10**9
 SECRET = "hf_sEcReT123"  # noqa: S105, it opens nothing
 TINY = [
     "--preset", "offline", "--embedding.model_name", "hashing", "--preprocess.min_tokens", "60",
-    "--no-preprocess.near_dedup", "--split.seed", "42",
+    "--no-preprocess.near_dedup", "--split.seed", "42", "--no-report",
 ]  # fmt: skip
 
 

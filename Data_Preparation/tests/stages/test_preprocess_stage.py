@@ -326,8 +326,8 @@ def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
     bars = []
     real = module.progress_bar
 
-    def recorded(total, description, unit):
-        bars.append((description, total, unit, real(total, description, unit)))
+    def recorded(total, description, unit, tokens):
+        bars.append((description, total, unit, real(total, description, unit, tokens)))
         return bars[-1][-1]
 
     monkeypatch.setattr(module, "progress_bar", recorded)
