@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from data_pipeline.store import (
     score_faults,
     sparse_faults,
 )
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES
 from data_pipeline.store.manifest import EmbeddingManifest, SelectionManifest
 from data_pipeline.store.paragraphs import earlier_sha256
 from data_pipeline.types import Split
@@ -178,11 +180,21 @@ def _is_embedded(config: Config, split: Split) -> bool:
     return manifest is not None and split in manifest["splits"]
 
 
+def _example_faults(path: Path, sha256: str | None) -> Iterator[str]:
+    """Yield the fault of the examples of dropped rows, if a manifest lists them and they have one."""
+    if sha256 is None:
+        return
+    if not path.is_file():
+        yield f"{path}: no such file, and manifest.json lists it"
+    elif sha256_of_file(path) != sha256:
+        yield f"{path}: checksum mismatch with manifest.json"
+
+
 def _count_faults(store: ParagraphStore) -> Iterator[str]:
     assert store.manifest is not None
     manifest = store.manifest
     counts = manifest["counts"]
-    path = store.folder / "dropped.parquet"
+    path = store.folder / DROPPED
     try:
         reasons = Counter(pq.read_table(path, columns=["reason"])["reason"].to_pylist())
     except (OSError, ValueError) as error:
@@ -190,6 +202,7 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
         return
     if sha256_of_file(path) != manifest["dropped_sha256"]:
         yield f"{path}: checksum mismatch with manifest.json"
+    yield from _example_faults(store.folder / DROPPED_EXAMPLES, manifest.get("dropped_examples_sha256"))
     dropped = reasons.total()
     kept = sum(store.live_count(split) for split in store.splits)
     if kept != counts["kept"] or dropped != counts["paragraphs"] - counts["kept"]:
