@@ -39,7 +39,7 @@ def _export(parsed: argparse.Namespace, explorer: "Explorer") -> int:
     neighbors = "left out, since it takes minutes for so many rows; add --neighbors"
     if with_neighbors:
         exactly = (
-            "by exact cosine" if explorer.exports_neighbors() else "approximate: looked for in nearby clusters only"
+            "by exact cosine" if explorer.exports_neighbors() else "approximate: among the nearest clusters"
         )
         neighbors = f"the ten nearest of every row, {exactly}"
     rows = [

@@ -1,8 +1,8 @@
 """Nearest neighbours of every row of a large dataset, found within the clusters nearest to it.
 
 Rows are divided into about sqrt(N) clusters, the cells of an inverted file (Sivic & Zisserman, "Video Google", 2003).
-Time grows with N ** 1.5 instead of N ** 2, and memory is that of the result, of the clusters that each row looks in, and
-of a block of vectors.
+Time grows with N ** 1.5 instead of N ** 2. Memory is that of the result, of the clusters that each row looks in, and of
+a block of vectors.
 """
 
 from math import isqrt
