@@ -11,7 +11,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint re
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test lint types layers fast pytest benchmarks docs clean
+.PHONY: help run check test lint types layers fast pytest benchmarks docs site clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,10 @@ benchmarks: $(VENV)/.for-test ## every benchmark, small inputs
 
 docs: $(VENV)/.for-test ## write the generated parts of the documentation
 	@$(BIN) docs/generate.py
+
+site: $(VENV)/.for-test ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet --site-dir site
+	@echo "site/index.html: serve the folder with: $(BIN) -m http.server --directory site"
 
 clean: ## remove .venv and caches; data and logs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

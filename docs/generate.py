@@ -1,4 +1,4 @@
-"""Writes the generated parts of the documentation: the pages of settings, and the tree in `docs/architecture.md`.
+"""Writes the generated parts of the documentation: settings, commands, and the tree in `docs/architecture.md`.
 
 Run by `make docs`. Modules are found by reading the package's source, so that none is named here by its path.
 """
@@ -18,6 +18,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from data_pipeline.config.training import TrainingConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where this is loaded by its path
+from generate_reference import commands
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SOURCE = CHECKOUT / "Data_Preparation"
@@ -320,6 +323,7 @@ def pages() -> dict[Path, str]:
         DOCS / "configuration_weak_labels.md": configuration_of_weak_labels(),
         DOCS / "configuration_selection.md": configuration_of_selection(),
         DOCS / "configuration_file_pipelines.md": configuration_of_file_pipelines(),
+        DOCS / "commands.md": commands(),
         ARCHITECTURE: architecture(),
     }
 

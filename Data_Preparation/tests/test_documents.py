@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 DOCS = CHECKOUT / "docs"
 RESULTS = CHECKOUT / "Data_Preparation" / "benchmarks" / "results"
 README, QUICKSTART = CHECKOUT / "README.md", CHECKOUT / "QUICKSTART.md"
-PAGES = [README, QUICKSTART, CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [README, QUICKSTART, CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUN = ("bash", "python")
@@ -323,7 +323,8 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_in_the_index():
     index = (DOCS / "README.md").read_text("utf-8")
-    assert [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index] == []
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert [page for page in pages if page != "README.md" and f"({page})" not in index] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.name.startswith("configuration")], ids=name_of)

@@ -91,6 +91,10 @@ def _info(parsed: argparse.Namespace, given: Given) -> int:
     store = ParagraphStore(config.processed_dir)
     corpus = store.manifest.get("corpus") if store.manifest else None
     rows = [("corpus", corpus or store.folder.name), ("folder", str(store.folder))]
+    if store.manifest:
+        from data_pipeline.stages.licenses import licenses_of
+
+        rows.append(("licence", ", ".join(licenses_of(store.manifest))))
     rows += _paragraph_rows(store.manifest)
     manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
     embedded: Mapping[str, Any] = manifest["splits"] if manifest else {}

@@ -35,6 +35,7 @@ from data_pipeline.preprocess.passes import Assignment, stage_candidates, write_
 from data_pipeline.preprocess.row_filters import load_filters
 from data_pipeline.stages.base import Executor, run_in_order, run_stage
 from data_pipeline.stages.leakage import measure_leakage
+from data_pipeline.stages.licenses import licenses_of, record_licenses
 from data_pipeline.stages.paragraph_job import ParagraphJob, ledgers_of, read_assignment
 from data_pipeline.stages.paragraph_steps import deciding_steps
 from data_pipeline.stages.preprocess import Source, described_split, paragraph_settings, work_folder
@@ -283,6 +284,9 @@ class Appended:
             appended[number - 1] = self.source.described()
         else:
             appended.append(self.source.described())
+        is_only_source = number == 0 and not appended
+        earlier = [] if is_only_source else licenses_of(manifest)
+        record_licenses(grown, [*earlier, self.source.corpus.license])
         grown["settings"], grown["fingerprint"] = settings, fingerprint(settings, "")
         if appended:
             grown["appended"] = appended
@@ -312,7 +316,7 @@ class Appended:
         """Record what was read, where no row changes: there is no new version, only new lists of what was left out."""
         folder = self.config.processed_dir
         is_same = not (found["added"] or found["changed"] or found["gone"])
-        if is_same and grown["settings"] == manifest["settings"] and grown.get("appended") == manifest.get("appended"):
+        if is_same and all(grown.get(name) == manifest.get(name) for name in ("settings", "appended", "license")):
             shutil.rmtree(new)
             return Growth(manifest, found, rows, is_written=False)
         _link_shards(ParagraphStore(folder), new)

@@ -32,6 +32,7 @@ from data_pipeline.preprocess.row_filters import filters_identity
 from data_pipeline.preprocess.units import Totals, UnitSource, read_counts
 from data_pipeline.stages.base import Advance, Executor, Task, TaskResult, run_in_order, run_stage
 from data_pipeline.stages.leakage import measure_leakage
+from data_pipeline.stages.licenses import licenses_of, record_licenses
 from data_pipeline.stages.paragraph_job import ParagraphJob, ledgers_of
 from data_pipeline.stages.paragraph_steps import WriteShards, deciding_steps, reading_steps
 from data_pipeline.store import ParagraphShard, ParagraphStore, write_manifest
@@ -210,6 +211,11 @@ class CorpusParagraphs:
         shutil.rmtree(work_folder(self.output.folder), ignore_errors=True)
         manifest = read_manifest(self.output.folder, ParagraphManifest)
         assert manifest is not None
+        if not results and (given := self.config.corpus.license):  # it decides no bytes, so that nothing is made again
+            recorded = licenses_of(manifest)
+            record_licenses(manifest, [*recorded, given] if manifest.get("appended") else [given])
+            if licenses_of(manifest) != recorded:
+                write_manifest(self.output.folder, manifest)
         return PreparedParagraphs(manifest, skipped=not results)
 
 
@@ -372,6 +378,7 @@ def _write_manifest(
         "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
         "splits": splits,
     }
+    record_licenses(manifest, (source.corpus.license for source in sources))
     if sources[1:]:
         manifest["appended"] = [source.described() for source in sources[1:]]
     if totals.personal_data:

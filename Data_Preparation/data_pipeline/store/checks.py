@@ -1,10 +1,11 @@
 """Full verification of stores: checksums, counts, alignment, and finite vectors of unit length."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -17,6 +18,13 @@ from data_pipeline.types import Split
 from data_pipeline.utils import sha256_of_file, sha256_of_json
 
 _BLOCK_ROWS = 16_384
+
+_TYPES: Mapping[str, Callable[[pa.DataType], bool]] = {
+    **dict.fromkeys(
+        ("text_id", "text", "document_id"), lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    ),
+    **dict.fromkeys(("token_count", "char_count"), pa.types.is_integer),
+}
 
 
 def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Iterator[str]:
@@ -40,10 +48,9 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
         if sha256_of_file(shard.path) != shard.sha256:
             yield f"{shard.path}: checksum mismatch with manifest.json"
             continue  # the content of a damaged file says nothing
-        try:
-            table = pq.read_table(shard.path)
-        except (OSError, ValueError) as error:
-            yield f"{shard.path}: cannot be read: {error}"
+        table = _rows_or_fault(shard.path)
+        if isinstance(table, str):
+            yield f"{shard.path}: {table}"
             continue
         ids, texts = table["text_id"].to_pylist(), table["text"].to_pylist()
         if column_sha256(ids) != shard.ids_sha256 or column_sha256(texts) != shard.texts_sha256:
@@ -62,6 +69,17 @@ def paragraph_faults(store: ParagraphStore, split: Split, seen: set[int]) -> Ite
             if hash(text_id) in seen:
                 yield f"{shard.path}: duplicate id {text_id}"
             seen.add(hash(text_id))
+
+
+def _rows_or_fault(path: Path) -> pa.Table | str:
+    """Read a paragraph file; returns what is wrong if it cannot be read, or lacks a column."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {error}"
+    types = dict(zip(table.schema.names, table.schema.types, strict=True))
+    wrong = [name for name, is_right in _TYPES.items() if name not in types or not is_right(types[name])]
+    return f"missing columns, or columns of another type than expected: {', '.join(wrong)}" if wrong else table
 
 
 def embedding_faults(

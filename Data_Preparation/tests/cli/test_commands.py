@@ -2,6 +2,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -263,6 +264,7 @@ def test_info_and_verify_speak_of_what_is_there(tmp_path, here, capsys):
     assert elm("info", *TINY, *here) == 0
     out = capsys.readouterr().out
     assert "240 found, 222 kept" in out
+    assert re.search(r"licence +CC0-1\.0\n", out)
     assert "165 rows" in out
     assert "256 dimensions (float32), mean norm 1.0000" in out
     assert elm("verify", *TINY, *here) == 0

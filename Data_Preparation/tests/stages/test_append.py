@@ -191,6 +191,32 @@ def test_documents_that_went_and_came_back_are_in_a_file_with_the_texts_of_anoth
     assert_same(config, of_nothing(tmp_path / "whole", corpus))
 
 
+def license_of(config):
+    return ParagraphStore(config.processed_dir).manifest.get("license")
+
+
+def test_the_licences_of_all_sources_are_recorded(corpus, tmp_path):
+    config = settings(tmp_path / "data", corpus[:1])
+    assert license_of(config) is None
+    append_documents(settings(tmp_path / "data", corpus[1:], **{"corpus.license": "CC-BY-4.0"}))
+    assert license_of(config) == ["CC-BY-4.0", "unknown"]
+    roll_back(config, 1)
+    assert license_of(config) is None
+    # A licence decides no bytes: it is recorded, and nothing is made again.
+    licensed = settings(tmp_path / "data", corpus[:1], **{"corpus.license": "CC-BY-4.0"})
+    shards = {path: path.stat().st_mtime_ns for path in config.processed_dir.glob("*.parquet")}
+    assert run(licensed).preprocess_skipped
+    assert license_of(config) == "CC-BY-4.0"
+    assert {path: path.stat().st_mtime_ns for path in config.processed_dir.glob("*.parquet")} == shards
+    append_documents(settings(tmp_path / "data", corpus[1:], **{"corpus.license": "CC-BY-4.0"}))
+    assert license_of(config) == "CC-BY-4.0"
+    # Made again with its sources, each with its own licence.
+    run(settings(tmp_path / "data", corpus[:1], **{"corpus.license": "MIT", "split.seed": 5}), overwrite=True)
+    assert license_of(config) == ["CC-BY-4.0", "MIT"]
+    append_documents(settings(tmp_path / "data", corpus[1:], **{"corpus.license": "CC0-1.0", "split.seed": 5}))
+    assert license_of(config) == ["CC-BY-4.0", "CC0-1.0", "MIT"]
+
+
 def test_nothing_new_makes_no_version(corpus, tmp_path):
     config = settings(tmp_path / "data", corpus[:1])
     before = sorted((path.name, path.stat().st_mtime_ns) for path in config.processed_dir.iterdir())
