@@ -36,12 +36,17 @@ def _explore(parsed: argparse.Namespace, given: Given) -> int:
 def _export(parsed: argparse.Namespace, explorer: "Explorer") -> int:
     with_neighbors = parsed.neighbors or explorer.exports_neighbors()
     explorer.export(parsed.export, with_neighbors)
-    neighbors = "the ten nearest of every row" if with_neighbors else "left out of so many rows; add --neighbors"
+    neighbors = "left out, since it takes minutes for so many rows; add --neighbors"
+    if with_neighbors:
+        exactly = (
+            "by exact cosine" if explorer.exports_neighbors() else "approximate: among the nearest clusters"
+        )
+        neighbors = f"the ten nearest of every row, {exactly}"
     rows = [
         *_contents(explorer),
         ("neighbours", neighbors),
         ("open it", f"python -m http.server --bind 127.0.0.1 --directory {parsed.export} 8000"),
-        ("", "then http://127.0.0.1:8000, or from any static web server; it asks no other one"),
+        ("", "then http://127.0.0.1:8000. Any static web server will do, and no other server is asked for anything"),
     ]
     say(f"{parsed.export}\n{format_table(rows)}")
     return 0

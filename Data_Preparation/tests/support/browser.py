@@ -124,3 +124,18 @@ def watch(page: Any) -> Watched:
     page.context.on("request", lambda request: watched.requests.append(request.url))
     page.on("websocket", lambda socket: watched.requests.append(socket.url))
     return watched
+
+
+def painted_share(page: Any, selector: str = "canvas") -> float:
+    """Return the share of the largest canvas of a page that is not of its most frequent colour, as it is shown."""
+    import io
+
+    from PIL import Image
+
+    boxes = [box for each in page.locator(selector).all() if (box := each.bounding_box())]
+    if not boxes:
+        return 0.0
+    largest = max(boxes, key=lambda box: box["width"] * box["height"])
+    image = Image.open(io.BytesIO(page.screenshot(clip=largest))).convert("RGB")
+    counts = [count for count, _ in image.getcolors(image.width * image.height) or []]
+    return 1 - max(counts) / sum(counts)

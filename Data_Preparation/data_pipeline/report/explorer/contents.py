@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from data_pipeline.config import Config
@@ -50,6 +51,15 @@ class Contents:
     def dim(self) -> int:
         """Number of dimensions of the vectors."""
         return next(iter(self.parts.values())).dim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all vectors, (N, dim)."""
+        return len(self), self.dim
+
+    def __getitem__(self, rows: slice | IntArray) -> Float32Array:
+        """Read vectors; see `vectors`."""
+        return self.vectors(np.arange(len(self))[rows] if isinstance(rows, slice) else rows)
 
     @property
     def is_normalized(self) -> bool:
@@ -187,4 +197,5 @@ def _vector_files(rows: Rows) -> list[Any]:
 
 
 def _float32(block: NDArray[Any]) -> Float32Array:
-    return block if block.dtype == np.float32 else block.astype(np.float32)
+    # By torch, which takes half the time of numpy for float16, and has more threads.
+    return block if block.dtype == np.float32 else torch.from_numpy(block).float().numpy()

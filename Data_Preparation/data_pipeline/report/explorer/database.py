@@ -113,13 +113,17 @@ class Database:
         self._spill.cleanup()
 
 
-def open_database(contents: Contents, positions: Float32Array) -> Database:
-    """Open the rows with their positions, shape (N, 2), as a database.
+def open_database(contents: Contents, table: pa.Table, positions: Float32Array) -> Database:
+    """Open the rows with their positions as a database.
 
     The atlas adds columns to the table, so it is one of DuckDB's own and not a view. Neighbours are a generated column,
     which is computed only for rows that a query asks for.
+
+    Args:
+        contents: rows that are shown.
+        table: columns of the same rows, see `Contents.table`.
+        positions: positions on the map, shape (N, 2).
     """
-    table = contents.table()
     columns, names = tuple(table.column_names), _names(table.column_names)
     for name, column in (
         (names.row, np.arange(len(table), dtype=np.int32)),
@@ -152,7 +156,7 @@ def quoted(name: str) -> str:
 
 
 def _names(taken: list[str]) -> Names:
-    return Names(*(unused_name(name, taken) for name in ("__row_index__", "x", "y", "__neighbors")))
+    return Names(*(unused_name(name, taken) for name in ("__row_index__", "__x", "__y", "__neighbors")))
 
 
 def _cut(name: str) -> str:

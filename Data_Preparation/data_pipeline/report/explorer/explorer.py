@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.config import Config
+from data_pipeline.report.approximate_neighbors import approximate_neighbors
 from data_pipeline.report.explorer.contents import Contents, open_contents
 from data_pipeline.report.explorer.database import Database, open_database
 from data_pipeline.report.explorer.export import export_application, write_archive
@@ -46,11 +48,14 @@ class Explorer:
         return len(self.contents) <= MAX_EXPORTED_NEIGHBORS_ROWS
 
     def all_neighbors(self) -> Neighbors:
-        """Read or compute the nearest neighbours of all rows."""
+        """Read or compute the nearest neighbours of all rows: exact ones of few rows, approximate ones of many."""
 
         def make() -> np.ndarray:
             logger.info("Finding the neighbours of %d rows", len(self.contents))
-            found = nearest_neighbors(self.contents.vectors(np.arange(len(self.contents))), NEIGHBORS)
+            if self.exports_neighbors():
+                found = nearest_neighbors(self.contents[:], NEIGHBORS)
+            else:
+                found = approximate_neighbors(self.contents, NEIGHBORS)
             return np.stack([found.rows, found.cosines.view(np.int32)], axis=1)
 
         both = self.cache.get("neighbors", make)
@@ -75,5 +80,9 @@ def open_explorer(config: Config, splits: Sequence[Split] | None = None, project
     """
     contents = open_contents(config, splits)
     cache = open_cache(config, contents)
-    positions = positions_of(contents, projection, cache)
-    return Explorer(contents, open_database(contents, positions), projection, cache)
+    with ThreadPoolExecutor(1) as reader:
+        # The texts are copied for random access at the first time, which takes as long as the projection.
+        table = reader.submit(contents.table)
+        positions = positions_of(contents, projection, cache)
+        database = open_database(contents, table.result(), positions)
+    return Explorer(contents, database, projection, cache)

@@ -106,7 +106,7 @@ def _principal(contents: Contents) -> Float32Array:
 
 
 def _umap(contents: Contents) -> Float32Array:
-    return umap_projection(contents.vectors(np.arange(len(contents))))
+    return umap_projection(contents[:])
 
 
 def _read(path: Path) -> NDArray[Any] | None:
