@@ -38,9 +38,7 @@ def _export(parsed: argparse.Namespace, explorer: "Explorer") -> int:
     explorer.export(parsed.export, with_neighbors)
     neighbors = "left out, since it takes minutes for so many rows; add --neighbors"
     if with_neighbors:
-        exactly = (
-            "by exact cosine" if explorer.exports_neighbors() else "approximate: among the nearest clusters"
-        )
+        exactly = "by exact cosine" if explorer.exports_neighbors() else "approximate: among the nearest clusters"
         neighbors = f"the ten nearest of every row, {exactly}"
     rows = [
         *_contents(explorer),
