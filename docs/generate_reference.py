@@ -22,6 +22,7 @@ ROOMS: Mapping[str, str] = {
     "heads": "Heads",
     "judge": "Judges",
     "selection": "Selection",
+    "report": "Reports",
     "study": "The study",
     "integrations.ml_filter": "ML-Filter's file pipelines",
     "integrations.datatrove_steps": "Steps for datatrove",
