@@ -88,7 +88,7 @@ def test_on_colab_the_package_is_installed_from_the_source_that_is_named(noteboo
     names = {"IN_COLAB": True}
     code = "\n".join(line for line in code.splitlines() if not line.startswith("%"))
     if requirement is None:
-        with pytest.raises(ValueError, match="Set SOURCE"):
+        with pytest.raises(ValueError, match="set SOURCE"):
             exec(code, names)  # noqa: S102
         return
     exec(code, names)  # noqa: S102
