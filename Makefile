@@ -71,7 +71,7 @@ $(VENV)/.made:
 
 $(VENV)/.for-run: $(VENV)/.made pyproject.toml requirements.lock
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PIP) --editable ".[offline,fast]"
+	@$(PIP) --editable ".[offline,fast,report]"
 	@touch $@
 
 $(VENV)/.for-test: $(VENV)/.made pyproject.toml requirements.lock
