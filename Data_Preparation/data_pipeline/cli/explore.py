@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,7 @@ def _export(parsed: argparse.Namespace, explorer: "Explorer") -> int:
     explorer.export(parsed.export, with_neighbors)
     neighbors = "left out, since it takes minutes for so many rows; add --neighbors"
     if with_neighbors:
-        exactly = (
-            "by exact cosine" if explorer.exports_neighbors() else "approximate: among the nearest clusters"
-        )
+        exactly = "by exact cosine" if explorer.exports_neighbors() else "approximate: among the nearest clusters"
         neighbors = f"the ten nearest of every row, {exactly}"
     rows = [
         *_contents(explorer),
@@ -68,6 +67,7 @@ def _serve(parsed: argparse.Namespace, explorer: "Explorer") -> int:
         ("end", "Ctrl-C"),
     ]
     say(f"{url}\n{format_table(rows)}")
+    sys.stdout.flush()  # before a server that does not end, also into a pipe
     if not parsed.no_browser:
         webbrowser.open(url)
     with contextlib.suppress(KeyboardInterrupt):
