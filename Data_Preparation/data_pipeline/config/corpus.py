@@ -32,6 +32,9 @@ class CorpusConfig(Section):
     wikitext-103-raw-v1. The default is left out for other datasets."""
     revision: str | None = setting(None, decides=False)
     """Commit, tag or branch of the dataset; the resolved commit is recorded."""
+    license: str | None = setting(None, decides=False, min_length=1)
+    """Licence of the texts, as an SPDX identifier (CC-BY-SA-4.0) or in words, which the manifest records; none: what
+    the source knows of it: the card of a dataset of the hub, WikiText, the bundled sample."""
     text_field: str = "text"
     """Field with the text (records). In all names of fields, a.b is the field b of the object a."""
     id_field: str | None = None

@@ -66,6 +66,9 @@ class Config(Section):
     preset: str = ""
     """Preset that the settings start from: offline, qwen3-0.6b, qwen3-4b; on the command line also auto
     (chosen by the memory of the GPU). Recorded with each run."""
+    report: bool = True
+    """Whether `elm run` writes the report of the dataset, report.html in data_dir, if the extra of that name is
+    installed."""
     corpus: CorpusConfig = CorpusConfig()
     """Source of the text."""
     preprocess: PreprocessConfig = PreprocessConfig()

@@ -95,6 +95,8 @@ class Corpus:
     """Maximum share of records that are no documents, 0 to 1; None: the first one is an error."""
     on_duplicate_id: Literal["fail", "drop", "suffix"] = "fail"
     """Handling of documents with the id of an earlier one; see `CorpusConfig`."""
+    license: str | None = None
+    """Licence of the texts, as an SPDX identifier or in words; None if it is not known."""
 
     def read(self, on_bytes: OnBytes, on_bad: OnBadRecord | None) -> Iterator[Document]:
         """Iterate over the documents of all units; see `Read`."""

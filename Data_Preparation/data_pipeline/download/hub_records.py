@@ -14,7 +14,7 @@ from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
 from data_pipeline.user_files import OnBytes
 from data_pipeline.utils import converted_errors
-from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, HubRevision, resolve_revision
 
 _WIKITEXT_CONFIG = CorpusConfig.model_fields["hf_dataset_config"].default
 
@@ -25,7 +25,8 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
     Raises:
         SourceError: the hub cannot be reached, has no such dataset or revision, or the dataset cannot be read.
     """
-    commit, configuration = _version_of(config)
+    revision, configuration = _version_of(config)
+    commit = revision.commit
     name = f"{config.hf_dataset_name} {configuration or ''}".strip()
 
     return Corpus(
@@ -39,6 +40,7 @@ def open_hub_records(config: CorpusConfig) -> Corpus:
         metadata=config.metadata_fields,
         max_bad_share=allowed_bad_share(config),
         on_duplicate_id=config.on_duplicate_id,
+        license=revision.license,
     )
 
 
@@ -60,15 +62,15 @@ def hub_rows(config: CorpusConfig) -> Iterator[Mapping[str, Any]]:
     Raises:
         SourceError: see `open_hub_records`.
     """
-    commit, configuration = _version_of(config)
-    for split, rows in load_splits(config.hf_dataset_name, configuration, commit, config.revision).items():
+    revision, configuration = _version_of(config)
+    for split, rows in load_splits(config.hf_dataset_name, configuration, revision.commit, config.revision).items():
         yield from read_rows(rows, config.hf_dataset_name, split)
 
 
-def _version_of(config: CorpusConfig) -> tuple[str | None, str | None]:
-    """Resolve the commit of a dataset, and its configuration, of which the default is one of WikiText."""
-    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
-    return commit, None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
+def _version_of(config: CorpusConfig) -> tuple[HubRevision, str | None]:
+    """Resolve the revision of a dataset, and its configuration, of which the default is one of WikiText."""
+    revision = resolve_revision(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    return revision, None if config.hf_dataset_config == _WIKITEXT_CONFIG else config.hf_dataset_config
 
 
 def load_splits(

@@ -5,12 +5,15 @@ from functools import partial
 
 from data_pipeline.config import CorpusConfig
 from data_pipeline.download.corpus import SPLIT_NAMES, Corpus, OnBadRecord, Unit
-from data_pipeline.download.wikitext import wikitext_documents
+from data_pipeline.download.wikitext import WIKITEXT_LICENSE, wikitext_documents
 from data_pipeline.errors import SourceError
 from data_pipeline.types import Document
 from data_pipeline.user_files import OnBytes
 from data_pipeline.utils import converted_errors
-from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_commit
+from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, resolve_revision
+
+_OFFICIAL = ("Salesforce/wikitext", "wikitext")
+"""Names of WikiText on the hub, whose licence is known without its card; others may hold anything."""
 
 
 def open_hub_wikitext(config: CorpusConfig) -> Corpus:
@@ -19,7 +22,8 @@ def open_hub_wikitext(config: CorpusConfig) -> Corpus:
     Raises:
         SourceError: the hub cannot be reached, or has no such dataset or revision.
     """
-    commit = resolve_commit(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    revision = resolve_revision(config.hf_dataset_name, "dataset", config.revision, config.hub_timeout_s)
+    commit = revision.commit
     name = f"{config.hf_dataset_name} {config.hf_dataset_config}"
     is_official = config.name == "wikitext2" and "wikitext-2" in config.hf_dataset_config
 
@@ -34,6 +38,7 @@ def open_hub_wikitext(config: CorpusConfig) -> Corpus:
             Unit(partial(_read, config, commit, hub_split, is_official, f"{name} {hub_split}"))
             for hub_split in ("train", "validation", "test")
         ],
+        license=revision.license or (WIKITEXT_LICENSE if config.hf_dataset_name in _OFFICIAL else None),
     )
 
 

@@ -71,6 +71,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         SourceError: the corpus does not exist or cannot be reached.
     """
     corpus, limit = SOURCES[config.source](config), config.limit
+    corpus = replace(corpus, license=config.license or corpus.license)
     if limit is None:
         return corpus
     # The bar counts documents, since the bytes of the files are not all read.

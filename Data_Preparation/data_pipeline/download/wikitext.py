@@ -33,6 +33,15 @@ logger = logging.getLogger(__name__)
 # Numbers of lines and articles of the official WikiText-2 (Merity et al., 2016).
 OFFICIAL_COUNTS: dict[Split, tuple[int, int]] = {"train": (36_718, 600), "val": (3_760, 60), "test": (4_358, 60)}
 
+WIKITEXT_LICENSE = "CC-BY-SA-3.0"
+"""Licence of WikiText, whose texts are from Wikipedia."""
+
+_OFFICIAL_SHA256 = {
+    "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",  # wiki.valid.tokens
+    "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",  # wiki.test.tokens
+}
+"""Files of WikiText-2, which tell it from other texts in its format."""
+
 
 def articles(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     """Cut lines into articles; keeps one article in memory at a time.
@@ -149,10 +158,12 @@ def open_wikitext(config: CorpusConfig) -> Corpus:
     files = wikitext_files(config.path)
     is_official = config.name == "wikitext2"
     units = [Unit(partial(_read, path, split, is_official), path.stat().st_size) for path, split in files]
+    identity = {path.name: sha256_of_file(path) for path, _ in files}
     return Corpus(
         description=f"WikiText files in {config.path[0]}",
-        identity={path.name: sha256_of_file(path) for path, _ in files},
+        identity=identity,
         units=lambda: units,
+        license=None if _OFFICIAL_SHA256.isdisjoint(identity.values()) else WIKITEXT_LICENSE,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline.types import Float32Array
+from data_pipeline.types import Float32Array, IntArray
 
 _BLOCK_ROWS = 1024
 _EXACT_DIM = 512
@@ -45,23 +45,42 @@ def nearest_neighbors(vectors_ND: Float32Array, count: int, seed: int = 0) -> Ne
     return _nearest(_unit_length(vectors @ directions), vectors, count, candidates)
 
 
+def nearest_of(vectors_ND: Float32Array, queries: IntArray, count: int) -> Neighbors:
+    """Find the nearest neighbours of some rows among all rows, exactly.
+
+    Args:
+        vectors_ND: finite vectors, shape (N, D).
+        queries: row numbers, shape (Q,).
+        count: number of neighbours of a row; at most N - 1 are returned.
+    """
+    vectors = _unit_length(torch.from_numpy(np.ascontiguousarray(vectors_ND, dtype=np.float32)))
+    return _nearest(vectors, vectors, max(0, min(count, len(vectors) - 1)), queries=queries)
+
+
 def _unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors, dim=1)
 
 
-def _nearest(approximate: torch.Tensor, vectors: torch.Tensor, count: int, candidates: int | None = None) -> Neighbors:
+def _nearest(
+    approximate: torch.Tensor,
+    vectors: torch.Tensor,
+    count: int,
+    candidates: int | None = None,
+    queries: IntArray | None = None,
+) -> Neighbors:
     """Find the nearest rows by cosines of approximate vectors, and order candidates by those of the vectors."""
-    rows = len(vectors)
-    nearest, cosines = torch.empty(rows, count, dtype=torch.int32), torch.empty(rows, count)
-    for start in range(0, rows if count else 0, _BLOCK_ROWS):
-        block = slice(start, min(start + _BLOCK_ROWS, rows))
-        similarities = approximate[block] @ approximate.T
-        own = torch.arange(block.stop - block.start)
-        similarities[own, own + start] = -torch.inf
+    asked = torch.arange(len(vectors)) if queries is None else torch.from_numpy(queries)
+    nearest, cosines = torch.empty(len(asked), count, dtype=torch.int32), torch.empty(len(asked), count)
+    buffer = torch.empty(_BLOCK_ROWS, len(vectors))  # new memory for each block takes as long as a part of the product
+    for start in range(0, len(asked) if count else 0, _BLOCK_ROWS):
+        rows = asked[start : start + _BLOCK_ROWS]
+        similarities = torch.mm(approximate[rows], approximate.T, out=buffer[: len(rows)])
+        similarities[torch.arange(len(rows)), rows] = -torch.inf
         values, indices = similarities.topk(count if candidates is None else candidates, dim=1)
         if candidates is not None:
-            exact = torch.bmm(vectors[indices], vectors[block].unsqueeze(2)).squeeze(2)
+            exact = torch.bmm(vectors[indices], vectors[rows].unsqueeze(2)).squeeze(2)
             values, order = exact.topk(count, dim=1)
             indices = indices.gather(1, order)
+        block = slice(start, start + len(rows))
         nearest[block], cosines[block] = indices.to(torch.int32), values.clamp(-1, 1)
     return Neighbors(nearest.numpy(), cosines.numpy())

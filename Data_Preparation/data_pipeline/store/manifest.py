@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar, cast
 
@@ -112,6 +113,8 @@ class StageManifest(TypedDict):
     """Part that the manifests of all stages have."""
 
     stage: NotRequired[str]
+    package_version: NotRequired[str]
+    """Version of this package that wrote the manifest."""
 
 
 class AppendedSource(TypedDict):
@@ -138,8 +141,12 @@ class ParagraphManifest(StageManifest, Made):
     """What came and went since the parent, for a version that `elm append` made."""
     corpus: NotRequired[str]
     """Description of the source."""
+    license: NotRequired[str | list[str]]
+    """Licence of the texts; a sorted list if the sources have several, `unknown` among them if one is not known."""
     counts: ParagraphCounts
     dropped_sha256: str
+    dropped_examples_sha256: NotRequired[str]
+    """SHA-256 of the examples of dropped rows, which earlier versions of this package did not write."""
     splits: dict[str, ParagraphSplit]
     leakage: NotRequired[dict[str, Any]]
 
@@ -308,7 +315,8 @@ def read_manifest_to_replace(folder: Path, overwrite: bool, kind: type[M]) -> M 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of a folder atomically; all files that it lists must be on disk before."""
-    atomic_write_json(folder / "manifest.json", {"format_version": FORMAT_VERSION} | dict(manifest))
+    content = {"format_version": FORMAT_VERSION} | dict(manifest) | {"package_version": version("elm-data-preparation")}
+    atomic_write_json(folder / "manifest.json", content)
 
 
 def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) -> None:

@@ -4,8 +4,9 @@
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, errors
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -50,6 +51,16 @@ def local_folder(name: str, setting: str) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class HubRevision:
+    """What the hub says about a revision of a repository."""
+
+    commit: str | None
+    """Hash of the commit; None if HF_HUB_OFFLINE is set."""
+    license: str | None = None
+    """Licence on the card of the repository, several joined by commas; None if it is not known."""
+
+
 def resolve_commit(
     repo_id: str, repo_type: Literal["model", "dataset"], revision: str | None, timeout_s: float
 ) -> str | None:
@@ -67,10 +78,21 @@ def resolve_commit(
     Raises:
         SourceError: the hub cannot be reached, or has no such repository or revision.
     """
+    return resolve_revision(repo_id, repo_type, revision, timeout_s).commit
+
+
+def resolve_revision(
+    repo_id: str, repo_type: Literal["model", "dataset"], revision: str | None, timeout_s: float
+) -> HubRevision:
+    """Resolve a revision of a repository on the hub, in one request; see `resolve_commit`.
+
+    Raises:
+        SourceError: the hub cannot be reached, or has no such repository or revision.
+    """
     local_folder(repo_id, repo_type)  # raises for an invalid name, with a clearer message than the hub client
     if constants.HF_HUB_OFFLINE:
         logger.info("HF_HUB_OFFLINE is set: using %s from the local cache without a check", repo_id)
-        return None
+        return HubRevision(None)
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=timeout_s)
     except errors.GatedRepoError as error:
@@ -87,4 +109,13 @@ def resolve_commit(
         ) from error
     except TRANSPORT_ERRORS as error:
         raise SourceError(f"cannot reach the hub at {constants.ENDPOINT}: {error}. {OFFLINE_HINT}") from error
-    return info.sha
+    return HubRevision(info.sha, _license_of(getattr(info, "card_data", None)))
+
+
+def _license_of(card: Any) -> str | None:
+    """Licence that a card names, whose fields may hold anything."""
+    found = getattr(card, "license", None)
+    names = [str(name) for name in (found if isinstance(found, list) else [found]) if name and name != "unknown"]
+    if names == ["other"]:
+        names = [str(getattr(card, "license_name", None) or "other")]
+    return ", ".join(names) or None

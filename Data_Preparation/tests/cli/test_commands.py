@@ -2,6 +2,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ GB = 10**9
 SECRET = "hf_sEcReT123"  # noqa: S105, it opens nothing
 TINY = [
     "--preset", "offline", "--embedding.model_name", "hashing", "--preprocess.min_tokens", "60",
-    "--no-preprocess.near_dedup", "--split.seed", "42",
+    "--no-preprocess.near_dedup", "--split.seed", "42", "--no-report",
 ]  # fmt: skip
 
 
@@ -263,6 +264,7 @@ def test_info_and_verify_speak_of_what_is_there(tmp_path, here, capsys):
     assert elm("info", *TINY, *here) == 0
     out = capsys.readouterr().out
     assert "240 found, 222 kept" in out
+    assert re.search(r"licence +CC0-1\.0\n", out)
     assert "165 rows" in out
     assert "256 dimensions (float32), mean norm 1.0000" in out
     assert elm("verify", *TINY, *here) == 0

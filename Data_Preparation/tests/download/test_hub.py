@@ -49,7 +49,8 @@ from data_pipeline.errors import SourceError
 try:
     corpus = open_corpus(CorpusConfig(**json.loads(sys.argv[1])))
     found = [(d.title, d.source_split, d.text) for d in corpus.documents()]
-    print(json.dumps({"identity": dict(corpus.identity), "description": corpus.description, "documents": found}))
+    about = {"identity": dict(corpus.identity), "description": corpus.description, "license": corpus.license}
+    print(json.dumps(about | {"documents": found}))
 except SourceError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -109,6 +110,12 @@ def test_offline_reads_the_same_documents_from_the_cache(first_read, endpoint, h
     offline = read(endpoint, home, offline=True)
     assert offline["documents"] == first_read["documents"]
     assert offline["identity"]["revision"] == "cached"
+
+
+def test_the_licence_of_wikitext_is_known_without_its_card_and_without_the_hub(first_read, endpoint, home):
+    assert first_read["license"] == "CC-BY-SA-3.0"
+    assert read(endpoint, home, offline=True)["license"] == "CC-BY-SA-3.0"
+    assert read(endpoint, home, license="CC-BY-SA-4.0")["license"] == "CC-BY-SA-4.0"
 
 
 def test_a_missing_revision_is_named(endpoint, tmp_path):

@@ -19,7 +19,8 @@ try:
     bad = []
     found = [[d.id, d.source_split, d.text, dict(d.metadata)] for d in corpus.documents(bad.append)]
     bad = [[record.where, record.reason] for record in bad]
-    print(json.dumps({"identity": dict(corpus.identity), "documents": found, "bad": bad}))
+    about = {"identity": dict(corpus.identity), "license": corpus.license}
+    print(json.dumps(about | {"documents": found, "bad": bad}))
 except SourceError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -55,7 +56,27 @@ FIELDS = {"text_field": "body.text", "id_field": "key", "metadata_fields": {"sta
 def read(files, home, offline=False, **fields):
     settings = json.dumps({"hf_dataset_name": REPO, "name": "mine"} | fields)
     with serve_dataset(REPO, files) as hub:
-        return in_process(READ, hub.url, home, settings, offline=offline) | {"served": set(hub.served)}
+        found = in_process(READ, hub.url, home, settings, offline=offline)
+        return found | {"served": set(hub.served), "requests": list(hub.log)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", None),
+        ("license: cc-by-4.0", "cc-by-4.0"),
+        ("license: [cc-by-sa-3.0, gfdl]", "cc-by-sa-3.0, gfdl"),
+        ("license: unknown", None),
+        ("license: other\nlicense_name: my-terms", "my-terms"),
+        ("license: other", "other"),
+    ],
+)
+def test_the_licence_is_that_of_the_card_and_takes_no_further_request(tmp_path, lines, expected):
+    files = PARQUET | {"README.md": PARQUET["README.md"].replace(b"---\n", f"---\n{lines}\n".encode(), 1)}
+    found = read(files, tmp_path, **FIELDS)
+    assert found["license"] == expected
+    assert sum(line == f"GET /api/datasets/{REPO}" for line in found["requests"]) == 1
+    assert read(files, tmp_path, license="mine alone", **FIELDS)["license"] == "mine alone"
 
 
 def test_rows_of_all_splits_are_documents(tmp_path):

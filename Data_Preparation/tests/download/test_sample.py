@@ -29,6 +29,11 @@ def test_there_are_48_articles_four_of_each_of_12_subjects():
     assert set(sample_subjects()) == {document.title for document in documents()}
 
 
+def test_its_licence_is_known_and_a_given_one_counts():
+    assert open_corpus(CorpusConfig(source="sample")).license == "CC0-1.0"
+    assert open_corpus(CorpusConfig(source="sample", license="mine", limit=2)).license == "mine"
+
+
 def test_ids_and_titles_are_unique():
     assert len({document.id for document in documents()}) == 48
     assert len({document.title for document in documents()}) == 48

@@ -247,6 +247,12 @@ def test_a_file_that_vanished_is_an_error_that_names_it(tmp_path):
         list(corpus.documents())
 
 
+def test_the_licence_is_known_of_wikitext_itself_and_not_of_other_texts_in_its_format(shared, tmp_path):
+    assert opened(shared / "wikitext-2").license == "CC-BY-SA-3.0"
+    (tmp_path / "wiki.test.tokens").write_text(" \n = A = \n \n text \n")
+    assert opened(tmp_path).license is None
+
+
 def test_wikitext_that_lost_its_blank_lines_is_an_error_and_not_one_long_paragraph(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text(" = A = \n one text \n = = Part = = \n another \n = B = \n a third \n")

@@ -1,8 +1,15 @@
+from functools import partial
+from itertools import chain, pairwise
+
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.unspaced_texts import SCRIPTS, text_of
 
 from data_pipeline.preprocess import leakage
+from data_pipeline.preprocess.leakage import most_similar_pairs
+from data_pipeline.stages import leakage as stage
 from data_pipeline.stages.leakage import measure_leakage
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.paragraphs import ParagraphWriter, paragraph_schema
@@ -44,6 +51,7 @@ def test_the_figures_are_those_counted_by_hand(tmp_path, shard_rows):
         "article_in_train": 0.5,
         "near_duplicate_in_train": 0.25,
         "near_threshold": 0.8,
+        "pairs": [{"test_id": "test2", "train_id": "train0", "similarity": round(55 / 57, 6)}],
     }
 
 
@@ -73,6 +81,52 @@ def test_several_copies_in_train_count_once_and_copies_in_test_each(tmp_path):
         tmp_path / "x", train=[("a", PLANTED), ("b", NEAR)], test=[("c", PLANTED), ("d", NEAR), ("e", OTHER)]
     )
     assert measure_leakage(store.folder, 0.8)["near_duplicate_in_train"] == pytest.approx(2 / 3)
+
+
+def text(name, words=60):
+    return " ".join(f"{name}{number}" for number in range(words))
+
+
+@pytest.mark.parametrize("part_rows", [1, 2, 100])
+def test_each_test_row_is_paired_with_its_most_similar_train_row(tmp_path, monkeypatch, part_rows):
+    monkeypatch.setattr(stage, "_PART_ROWS", part_rows)
+    monkeypatch.setattr(leakage, "most_similar_pairs", partial(most_similar_pairs, count=3))
+    near_b = text("b").replace("b0 ", "x ")
+    folder = store_of(
+        tmp_path / "x",
+        1,
+        train=[("1", NEAR), ("2", PLANTED), ("3", near_b), ("4", text("c")), ("5", text("c")), ("6", near_b)],
+        test=[("7", PLANTED), ("8", text("b")), ("9", text("c")), ("10", text("b")), ("11", OTHER)],
+    ).folder
+    figures = measure_leakage(folder, 0.8)
+    assert figures["near_duplicate_in_train"] == pytest.approx(4 / 5)
+    assert figures["pairs"] == [
+        {"test_id": "test0", "train_id": "train1", "similarity": 1.0},
+        {"test_id": "test2", "train_id": "train3", "similarity": 1.0},
+        {"test_id": "test1", "train_id": "train2", "similarity": round(55 / 57, 6)},
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.8, 0.9, 1.0]), st.sampled_from("abcd"), st.sampled_from("uvwxyz")), max_size=30
+    ),
+    st.integers(1, 5),
+    st.lists(st.integers(0, 30), max_size=4),
+)
+def test_the_best_pairs_do_not_depend_on_the_parts_of_train(pairs, count, cuts):
+    bounds = [0, *sorted(cuts), len(pairs)]
+    parts = [most_similar_pairs(pairs[start:end], count) for start, end in pairwise(bounds)]
+    merged = most_similar_pairs(chain.from_iterable(reversed(parts)), count)
+    best = {test: min((pair for pair in pairs if pair[1] == test), key=lambda p: (-p[0], p[2])) for _, test, _ in pairs}
+    assert merged == sorted(best.values(), key=lambda pair: (-pair[0], pair[1]))[:count]
+
+
+def test_at_most_twenty_pairs_are_recorded(tmp_path):
+    rows = [(f"d{number}", text(f"t{number}w")) for number in range(25)]
+    figures = measure_leakage(store_of(tmp_path / "x", train=rows, test=rows).folder, 0.8)
+    assert [pair["test_id"] for pair in figures["pairs"]] == sorted(f"test{number}" for number in range(25))[:20]
+    assert all(pair["train_id"] == pair["test_id"].replace("test", "train") for pair in figures["pairs"])
 
 
 def test_without_test_paragraphs_there_is_no_share(tmp_path):

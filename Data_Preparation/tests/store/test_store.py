@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
@@ -56,9 +57,10 @@ def test_names_of_shards():
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
-    write_manifest(tmp_path, {"fingerprint": "f", "settings": {"é": [1, None]}})
+    write_manifest(tmp_path, {"package_version": "0.0.1", "fingerprint": "f", "settings": {"é": [1, None]}})
     assert read_manifest(tmp_path, ParagraphManifest) == {
         "format_version": 1,
+        "package_version": version("elm-data-preparation"),
         "fingerprint": "f",
         "settings": {"é": [1, None]},
     }

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -94,6 +96,7 @@ class _DatasetHub(Handler):
                 "private": False,
                 "tags": [],
                 "siblings": siblings,
+                "cardData": card_data(self.server.files.get("README.md", b"")),
             }
             return self.answer_json(info | {"gated": False, "disabled": False, "downloads": 0, "likes": 0})
         if kind == "tree":
@@ -125,6 +128,11 @@ class _DatasetHub(Handler):
 
     def entry(self, name):
         return {"type": "file", "path": name, "size": len(self.server.files[name]), "oid": "1" * 40}
+
+
+def card_data(readme):
+    """Metadata at the head of a card, which the hub returns with what it says about a repository."""
+    return yaml.safe_load(readme.split(b"---")[1]) if readme.startswith(b"---") else None
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def open_sample(config: CorpusConfig) -> Corpus:
         identity={articles.name: sha256_of_file(articles)},
         units=lambda: [Unit(_read, articles.stat().st_size)],
         metadata={"subject": "str"},
+        license="CC0-1.0",
     )
 
 
