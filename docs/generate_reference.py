@@ -23,6 +23,7 @@ ROOMS: Mapping[str, str] = {
     "judge": "Judges",
     "selection": "Selection",
     "study": "The study",
+    "report": "The report",
     "integrations.ml_filter": "ML-Filter's file pipelines",
     "integrations.datatrove_steps": "Steps for datatrove",
     "store": "Files on disk",

@@ -145,6 +145,12 @@ def built(tmp_path_factory):
     return folder, done.stdout + done.stderr
 
 
+def test_make_builds_the_site_as_the_tests_do():
+    # With --quiet, warnings do not reach the handler that --strict counts them with.
+    recipe = (CHECKOUT / "Makefile").read_text("utf-8").partition("\nsite:")[2].partition("\n\n")[0]
+    assert "NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --site-dir site\n" in recipe
+
+
 @pytest.fixture(scope="session")
 def pages(built):
     """The parsed pages of the site by their paths; 404.html has absolute links and is not one of them."""

@@ -11,6 +11,7 @@ from data_pipeline import ELMDataset
 from data_pipeline.cli import main
 from data_pipeline.execution.upkeep import select_subset
 from data_pipeline.selection import Budget
+from data_pipeline.store.dropped import read_dropped_examples
 
 HOSTILE = "Rivers run \x1b]0;title\x07 to the \u202esea [red]and[/red] \x9b31m the lamp was lit again every night. " * 4
 
@@ -230,7 +231,9 @@ def test_rows_of_a_reason_and_of_a_document(config, data, capsys):
     ledger = pl.read_parquet(config.processed_dir / "dropped.parquet").filter(pl.col("reason") == "too_few_tokens")
     rows = document_of(capsys, "dropped", "--reason", "too_few_tokens", "--limit", "4", "--output-dir", data)
     assert rows["count"] == len(ledger)
-    assert [row["text_id"] for row in rows["rows"]] == ledger["text_id"].to_list()[:4]
+    texts = {row["text_id"]: row["text"] for row in read_dropped_examples(config.processed_dir).to_pylist()}
+    with_texts = [name for name in ledger["text_id"].to_list() if name in texts]
+    assert [(row["text_id"], row["text"]) for row in rows["rows"]] == [(name, texts[name]) for name in with_texts[:4]]
     document_id = ledger["document_id"][0]
     rows = document_of(capsys, "dropped", "--document", document_id, "--output-dir", data)
     assert {row["document_id"] for row in rows["rows"]} == {document_id}
@@ -241,7 +244,7 @@ def test_rows_of_a_reason_and_of_a_document(config, data, capsys):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--reason", "bad"], "was dropped for 'bad'; expected one of too_few_tokens"),
+        (["--reason", "bad"], "was dropped for the reason 'bad'; expected one of too_few_tokens"),
         (["--limit", "3"], "add --reason or --document"),
         (["--reason", "too_few_tokens", "--limit", "0"], "--limit must be 1 or more, found 0"),
     ],

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from data_pipeline.report.neighbors import nearest_neighbors
-from data_pipeline.report.opened import Sample
+from data_pipeline.report.opened import ROW, SPLIT, Sample
 from data_pipeline.report.page import json_in_html
 from data_pipeline.report.sections.map import map_section, text_limit
 
@@ -19,8 +19,8 @@ def mapped(frame, **colors):
 
 
 def frame(rows, **columns):
-    base = {"text_id": [f"id{row}" for row in range(rows)], "text": ["words"] * rows, "split": ["train"] * rows}
-    return pl.DataFrame(base | {"row": range(rows)} | columns)
+    base = {"text_id": [f"id{row}" for row in range(rows)], "text": ["words"] * rows, SPLIT: ["train"] * rows}
+    return pl.DataFrame(base | {ROW: range(rows)} | columns)
 
 
 def unpacked(text, dtype):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data_pipeline.report.blocks import Map, Section
 from data_pipeline.report.figures import label
 from data_pipeline.report.neighbors import Neighbors
-from data_pipeline.report.opened import Sample
+from data_pipeline.report.opened import ROW, SPLIT, Sample
 from data_pipeline.report.page import json_in_html
 from data_pipeline.types import Float32Array
 from data_pipeline.utils import shortened
@@ -78,9 +78,9 @@ def packed(values: NDArray[Any]) -> str:
 
 def _colors(frame: pl.DataFrame, further: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Colours of the points: groups have the name of each group and its number for each row, numbers their values."""
-    colors = [_groups("split", frame["split"])]
+    colors = [_groups("split", frame[SPLIT])]
     for name in frame.columns:
-        if name in {"text_id", "text", "split", "row", "document_id"} or len(colors) >= _SHOWN_COLUMNS:
+        if name in {"text_id", "text", "document_id", SPLIT, ROW} or len(colors) >= _SHOWN_COLUMNS:
             continue
         if (color := _color_of(name, frame[name])) is not None:
             colors.append(color)
