@@ -22,6 +22,7 @@ ROOMS: Mapping[str, str] = {
     "heads": "Heads",
     "judge": "Judges",
     "selection": "Selection",
+    "report": "Reports",
     "study": "The study",
     "report": "The report",
     "integrations.ml_filter": "ML-Filter's file pipelines",
