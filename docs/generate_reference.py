@@ -24,7 +24,6 @@ ROOMS: Mapping[str, str] = {
     "selection": "Selection",
     "report": "Reports",
     "study": "The study",
-    "report": "The report",
     "integrations.ml_filter": "ML-Filter's file pipelines",
     "integrations.datatrove_steps": "Steps for datatrove",
     "store": "Files on disk",
