@@ -77,6 +77,7 @@ def public_names() -> dict[str, list[PublicName]]:
             path = f"{defined.__module__}.{defined.__qualname__}" if documented else f"{module.__name__}.{name}"
             room = _room_of(path if module.__name__ == "data_pipeline" else module.__name__)
             rooms[room].append(PublicName(module.__name__, name, value, path))
+    rooms["stages"].sort(key=lambda name: inspect.isclass(name.value))  # what is run before what it returns
     return rooms
 
 

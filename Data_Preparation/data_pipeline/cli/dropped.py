@@ -19,8 +19,9 @@ _TEXT_CHARS = 100
 
 
 def _dropped(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.dataset.inspection import check_reason
-    from data_pipeline.store.drop_ledger import read_drop_ledger
+    import polars as pl
+
+    from data_pipeline.store.dropped import read_dropped
 
     if parsed.limit is not None and parsed.limit < 1:
         raise ConfigError(f"--limit must be 1 or more, found {parsed.limit}")
@@ -28,9 +29,7 @@ def _dropped(parsed: argparse.Namespace, given: Given) -> int:
     if parsed.limit is not None and not is_listing:
         raise ConfigError("--limit is for the rows of a reason or a document: add --reason or --document")
     config = configure_existing(parsed, given)
-    if parsed.reason is not None:
-        check_reason(config.processed_dir, parsed.reason)
-    ledger = read_drop_ledger(config.processed_dir, parsed.reason, parsed.document)
+    ledger = pl.DataFrame(pl.from_arrow(read_dropped(config.processed_dir, parsed.reason, parsed.document)))
     return _list_rows(config, parsed, ledger) if is_listing else _count_reasons(config, ledger)
 
 
@@ -58,7 +57,7 @@ def _count_reasons(config: Config, ledger: "pl.DataFrame") -> int:
 
 
 def _list_rows(config: Config, parsed: argparse.Namespace, ledger: "pl.DataFrame") -> int:
-    from data_pipeline.store.drop_ledger import read_example_texts
+    from data_pipeline.store.dropped import read_example_texts
 
     limit = parsed.limit or _LIMIT
     texts = read_example_texts(config.processed_dir)

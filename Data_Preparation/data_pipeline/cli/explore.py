@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ def _serve(parsed: argparse.Namespace, explorer: "Explorer") -> int:
         ("end", "Ctrl-C"),
     ]
     say(f"{url}\n{format_table(rows)}")
+    sys.stdout.flush()  # before a server that does not end, also into a pipe
     if not parsed.no_browser:
         webbrowser.open(url)
     with contextlib.suppress(KeyboardInterrupt):

@@ -22,14 +22,15 @@ def _search(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.dataset.inspection import vector_of
     from data_pipeline.dataset.multi_search import search_splits
 
-    if (parsed.query is None) == (parsed.like is None):
+    text = " ".join(parsed.query) if parsed.query else None
+    if (text is None) == (parsed.like is None):
         raise ConfigError('give a query or --like TEXT_ID, one of the two: elm search "how do bees find flowers?"')
-    if parsed.query is not None and not parsed.query.strip():
+    if text is not None and not text.strip():
         raise ConfigError("the query is empty")
     config = configure_existing(parsed, given)
-    query = vector_of(config, parsed.like) if parsed.query is None else encodable(parsed.query)
+    query = vector_of(config, parsed.like) if text is None else encodable(text)
     hits = search_splits(config, query, parsed.k, parsed.splits, parsed.where, without=parsed.like)
-    document = {"query": parsed.query, "like": parsed.like, "k": parsed.k, "where": parsed.where, "hits": hits}
+    document = {"query": text, "like": parsed.like, "k": parsed.k, "where": parsed.where, "hits": hits}
     present(document, hits_table(hits) if hits else "no row matches")
     return 0
 
@@ -41,7 +42,7 @@ def hits_table(hits: "Sequence[Hit]") -> Grid:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", nargs="?", help="text to search for")
+    parser.add_argument("query", nargs="*", help="text to search for; quotes are needed for characters of the shell")
     parser.add_argument("--like", metavar="TEXT_ID", help="search with the vector of this row instead of a query")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="number of rows to find (default 10)")
     parser.add_argument(

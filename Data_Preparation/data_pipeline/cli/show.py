@@ -47,8 +47,9 @@ def _parts(row: "RowDescription") -> list[Part]:
         parts += ["\nrows of its document", Grid(("", "split", "row", "text_id"), marked, right={2})]
     others = [each for each in row.dropped if each.text_id != row.text_id]
     if others:
-        table = [(each.text_id, _reason(each), _example(each)) for each in others]
-        parts += ["\ndropped from its document", Grid(("text_id", "reason", "text"), table)]
+        width = 3 if any(each.text for each in others) else 2
+        table = [(each.text_id, _reason(each), _example(each))[:width] for each in others]
+        parts += ["\ndropped from its document", Grid(("text_id", "reason", "text")[:width], table)]
     if row.neighbors:
         parts += ["\nnearest rows", hits_table(row.neighbors)]
     return parts
@@ -81,6 +82,6 @@ COMMANDS: Mapping[str, Command] = {
         "show a row: text, document, neighbours, scores, selections",
         _arguments,
         _show,
-        example="elm show saturn-53a4a529b8#s0",
+        example="elm show 'saturn-53a4a529b8#s0'",
     ),
 }

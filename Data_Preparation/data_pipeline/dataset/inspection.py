@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -17,7 +16,7 @@ from data_pipeline.dataset.dataset import ELMDataset
 from data_pipeline.dataset.multi_search import Hit, embedded_splits, search_splits
 from data_pipeline.errors import NotFoundError, SourceError
 from data_pipeline.store import ParagraphStore
-from data_pipeline.store.drop_ledger import read_drop_ledger, read_example_texts
+from data_pipeline.store.dropped import read_dropped, read_example_texts
 from data_pipeline.store.manifest import SelectionManifest, read_manifest
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
@@ -159,20 +158,23 @@ def _splits_with_vectors(config: Config) -> list[Split]:
 
 def _dropped(folder: Path, text_id: str | None = None, document_id: str | None = None) -> list[DroppedText]:
     try:
-        ledger = read_drop_ledger(folder, document_id=document_id)
+        ledger = read_dropped(folder, document_id=document_id)
     except NotFoundError:
         return []
     texts = read_example_texts(folder)
     if text_id is not None:
-        ledger = ledger.filter(pl.col("text_id") == text_id)
+        ledger = ledger.filter(pc.equal(ledger["text_id"], text_id))
     return [
-        DroppedText(name, stage, reason, duplicate_of, texts.get((name, reason)))
-        for name, _, stage, reason, duplicate_of in ledger.iter_rows()
+        DroppedText(
+            row["text_id"], row["stage"], row["reason"], row["duplicate_of"], texts.get((row["text_id"], row["reason"]))
+        )
+        for row in ledger.to_pylist()
     ]
 
 
 def _document_of(folder: Path, text_id: str) -> str:
-    return str(read_drop_ledger(folder).filter(pl.col("text_id") == text_id)["document_id"][0])
+    ledger = read_dropped(folder)
+    return str(ledger["document_id"][pc.index(ledger["text_id"], text_id).as_py()])
 
 
 def _document(datasets: Sequence[ELMDataset], document_id: str | None) -> list[DocumentRow]:
@@ -223,15 +225,3 @@ def _near_ids(text_id: str, ids: Sequence[str]) -> list[str]:
         start = text_id[:3].lower()
         ids = [name for name in ids if name.lower().startswith(start)][:_COMPARED_IDS]
     return difflib.get_close_matches(text_id, ids, n=_NEAR_IDS, cutoff=0.7)
-
-
-def check_reason(folder: Path, reason: str) -> None:
-    """Check that paragraphs were dropped for a reason.
-
-    Raises:
-        SourceError: none were; the message has the reasons there are.
-    """
-    reasons = read_drop_ledger(folder)["reason"].unique().sort().to_list()
-    if reason not in reasons:
-        existing = f"expected one of {', '.join(reasons)}" if reasons else "nothing was dropped"
-        raise SourceError(f"no paragraph of {folder} was dropped for {shown(reason)}; {existing}")

@@ -18,7 +18,7 @@ _OPERATORS: Mapping[str, Callable[[pl.Expr, Any], pl.Expr]] = {
     "<": lambda column, value: column < value,
     ">": lambda column, value: column > value,
 }
-_CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*([^<>=!\s].*?)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _TRUTH = {"true": True, "false": False}
 
 

@@ -1,6 +1,7 @@
 """Progress bars, batches, and logging of commands."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,7 @@ class Progress(tqdm):  # type: ignore[type-arg]  # it is not generic at run time
     def __init__(self, total: int | None, description: str, unit: str, tokens: Callable[[], int] | None) -> None:
         terminal = sys.stderr.isatty()
         self._terminal, self._tokens, self._logged = terminal, tokens, time.monotonic()
+        self._has_written = False
         super().__init__(
             total=total,
             desc=description,
@@ -62,8 +64,17 @@ class Progress(tqdm):  # type: ignore[type-arg]  # it is not generic at run time
             # Redrawing with \r would make one endless line in a log file.
             self.fp.write(f"{self.line()}\n")
             self.fp.flush()
+            self._has_written = True
         self._logged = time.monotonic()
         _write_to_log_files(self.line())
+
+    def close(self) -> None:
+        """End the progress; a log file gets a last line, if it got one before."""
+        if not (self._terminal or self.disable):
+            if self._has_written and self.n > self.last_print_n:
+                self.display()
+            self.last_print_t = -math.inf  # so that tqdm writes nothing more
+        super().close()
 
     def line(self) -> str:
         """Return the progress in a line: what is done, the rate, tokens per second where they are known, time left."""
@@ -89,7 +100,7 @@ class Progress(tqdm):  # type: ignore[type-arg]  # it is not generic at run time
 
     def _tokens_per_s(self) -> str:
         """Return the tokens per second of this process; empty where they are not known."""
-        elapsed = time.time() - self.start_t
+        elapsed = time.time() - getattr(self, "start_t", time.time())  # which the first drawing is before
         tokens = self._tokens() if self._tokens is not None else 0
         return f"{_rounded(tokens / elapsed)} tokens/s" if tokens and elapsed > 0 else ""
 

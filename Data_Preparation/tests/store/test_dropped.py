@@ -4,9 +4,9 @@ from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.store.dropped import (
     EXAMPLES_SCHEMA,
-    dropped_of_document,
     read_dropped,
     read_dropped_examples,
+    read_example_texts,
 )
 
 
@@ -23,13 +23,14 @@ def folder(tmp_path):
 def test_the_ledger_is_read_whole_by_reason_and_by_document(folder):
     assert read_dropped(folder)["text_id"].to_pylist() == ["a#1", "a#2", "b#1"]
     assert read_dropped(folder, "too_few_tokens")["text_id"].to_pylist() == ["a#1", "b#1"]
-    assert dropped_of_document(folder, "a").to_pylist() == [
+    assert read_dropped(folder, document_id="a").to_pylist() == [
         {"text_id": "a#1", "document_id": "a", "stage": "tokens", "reason": "too_few_tokens", "duplicate_of": None,
          "overlap": None},
         {"text_id": "a#2", "document_id": "a", "stage": "duplicates", "reason": "near_duplicate",
          "duplicate_of": "b#0", "overlap": 0.9},
     ]  # fmt: skip
-    empty = dropped_of_document(folder, "nowhere")
+    empty = read_dropped(folder, document_id="nowhere")
+    assert read_dropped(folder, "near_duplicate", "b").num_rows == 0  # of another document
     assert (empty.num_rows, empty.column_names) == (0, read_dropped(folder).column_names)
 
 
@@ -47,11 +48,15 @@ def test_examples_have_texts_and_older_datasets_have_none(folder):
     examples = read_dropped_examples(folder)
     assert examples.schema == EXAMPLES_SCHEMA
     assert set(examples["text"].to_pylist()) == {"short", "long enough", "brief"}
+    assert read_example_texts(folder)["a#2", "near_duplicate"] == "long enough"
     (folder / "dropped_examples.parquet").unlink()
     assert read_dropped_examples(folder) is None
+    assert read_example_texts(folder) == {}
 
 
-@pytest.mark.parametrize("read", [read_dropped, read_dropped_examples, lambda folder: dropped_of_document(folder, "a")])
+@pytest.mark.parametrize(
+    "read", [read_dropped, read_dropped_examples, lambda folder: read_dropped(folder, document_id="a")]
+)
 def test_a_folder_without_a_ledger_and_a_damaged_file_are_errors(folder, tmp_path, read):
     with pytest.raises(NotFoundError, match=r"nowhere.dropped\.parquet"):
         read(tmp_path / "nowhere")

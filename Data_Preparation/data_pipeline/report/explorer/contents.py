@@ -185,7 +185,8 @@ def unused_name(name: str, taken: Sequence[str]) -> str:
     existing = {other.casefold() for other in taken}
     number, unused = 1, name
     while unused.casefold() in existing:
-        number, unused = number + 1, f"{name}_{number}"
+        number += 1
+        unused = f"{name}_{number}"
     return unused
 
 

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,7 @@ class Database:
             rows = self._connection.sql(sql).to_arrow_table().to_pylist()
         # JSON has no NaN, which an average of no rows is.
         finite = [{name: None if value != value else value for name, value in row.items()} for row in rows]
-        return json.dumps(finite, default=str, allow_nan=False).encode()
+        return json.dumps(finite, default=_plain, allow_nan=False).encode()
 
     def write_selection(self, predicate: str | None, form: Format, path: Path) -> None:
         """Write the rows that match a condition, with their whole texts, to a file.
@@ -185,6 +186,11 @@ class _Neighbors:
         return pa.array(values, NEIGHBORS_TYPE)
 
 
+def _plain(value: Any) -> float | str:
+    """Convert a value that JSON has no type for."""
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
 def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> None:
     with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
         for batch in reader:
@@ -201,7 +207,7 @@ def _write_csv(reader: pa.RecordBatchReader, path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+    return json.dumps(value, ensure_ascii=False, default=_plain) if isinstance(value, list | dict) else value
 
 
 def _write_json(reader: pa.RecordBatchReader, path: Path) -> None:
@@ -221,7 +227,7 @@ def _write_json_lines(reader: pa.RecordBatchReader, path: Path) -> None:
 def _json_lines(reader: pa.RecordBatchReader) -> Iterator[str]:
     for batch in reader:
         for row in batch.to_pylist():
-            yield json.dumps(row, ensure_ascii=False, default=str)
+            yield json.dumps(row, ensure_ascii=False, default=_plain)
 
 
 _WRITERS: Mapping[Format, Callable[[pa.RecordBatchReader, Path], None]] = {

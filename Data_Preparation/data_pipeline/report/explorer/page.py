@@ -31,25 +31,29 @@ POLICY = "; ".join(
 
 FULL_PRECISION = Path(__file__).with_name("full_precision.js")
 """Script that runs before the atlas's own."""
+STATIC_NOTES = Path(__file__).with_name("static_notes.js")
+"""Script that also runs before them in the static application."""
 
 _ICON = '<link rel="icon" href="data:,">'
 _HEAD = "<head>"
 _TITLE = "<title>Embedding Atlas</title>"
 
 
-def index_page(corpus: str, in_page: bool = False) -> str:
+def index_page(corpus: str, is_static: bool = False) -> str:
     """Return the atlas's page with the name of the corpus as its title.
 
     Args:
         corpus: name of the corpus.
-        in_page: whether the page itself states the content security policy, for servers that send no such header.
+        is_static: whether the page must do with a static server, which sends no content security policy, so that the
+            page states it.
 
     Raises:
         DataPipelineError: the installed version of the atlas has another kind of page.
     """
     page = (STATIC / "index.html").read_text(encoding="utf-8")
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">' if in_page else ""
-    script = f'<script src="./{FULL_PRECISION.name}"></script>'
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">' if is_static else ""
+    scripts = [FULL_PRECISION, STATIC_NOTES] if is_static else [FULL_PRECISION]
+    script = "".join(f'<script src="./{path.name}"></script>' for path in scripts)
     if _HEAD not in page:
         raise DataPipelineError(
             f"embedding-atlas {atlas.__version__} has a page of another kind than 0.26, which the explorer can change. "

@@ -1,0 +1,199 @@
+"""The explorer in a real browser: with mouse and keyboard, in the dark, exported, and with hostile texts."""
+
+import functools
+import threading
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import polars as pl
+import pytest
+from support.browser import open_page, painted_share
+from support.builders import made
+from support.hostile import SETTINGS, TEXTS, write_corpus
+
+pytest.importorskip("embedding_atlas", reason="needs the extra explore")
+
+import uvicorn
+
+from data_pipeline.config.load import load_config
+from data_pipeline.report.explorer.database import TEXT_CHARACTERS
+from data_pipeline.report.explorer.explorer import open_explorer
+from data_pipeline.report.explorer.nearest import nearest_rows
+from data_pipeline.report.explorer.server import HOST, listen
+from data_pipeline.selection import Budget
+from data_pipeline.stages.pipeline import run
+from data_pipeline.stages.select import select_subset
+
+pytestmark = pytest.mark.slow
+LEAST_PAINTED = 0.002
+
+
+@contextmanager
+def served(config):
+    """The explorer of a dataset and its address, served by a thread."""
+    explorer = open_explorer(config)
+    app, path = explorer.app()
+    opened = listen(0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    try:
+        yield explorer, f"http://{HOST}:{opened.getsockname()[1]}{path}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        opened.close()
+        explorer.database.close()
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    config = made(tmp_path_factory.mktemp("explorer"))
+    select_subset(config, "random", Budget(rows=30), seed=0)
+    with served(config) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    write_corpus(folder / "corpus.jsonl")
+    config = load_config(
+        None, {"data_dir": str(folder / "data"), "corpus.path": [str(folder / "corpus.jsonl")], **SETTINGS}
+    )
+    run(config)
+    with served(config) as opened:
+        yield opened
+
+
+def wait_for_points(page, url, rows):
+    """Open the page, and wait until all points are drawn and labelled."""
+    page.goto(url)
+    page.get_by_text(f"{rows:,} points", exact=True).first.wait_for()
+    for _ in range(100):
+        if painted_share(page) > LEAST_PAINTED and page.get_by_text("Generating labels").count() == 0:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("no points were drawn in time")
+
+
+@pytest.fixture(scope="module")
+def opened(browser, sample):
+    """The page of the sample, which the tests of this file use one after the other."""
+    explorer, url = sample
+    with open_page(browser, downloads=True) as watched:
+        wait_for_points(watched.page, url, len(explorer.contents))
+        yield watched
+
+
+def test_points_rows_and_charts_are_shown(opened, sample):
+    page = opened.page
+    assert painted_share(page) > LEAST_PAINTED
+    assert page.title() == "sample - Embedding Atlas"
+    first = sample[0].contents.table().slice(0, 1).to_pylist()[0]
+    assert page.get_by_text(first["text_id"], exact=True).count() == 1
+    assert page.get_by_text(first["text"][:60]).count() >= 1
+    for name in ("token_count", "subject", "subset random_n30_seed0"):
+        assert page.get_by_text(name, exact=True).count() >= 1
+    assert page.get_by_text("train", exact=True).count() >= 1  # the legend of colours
+    opened.check()
+
+
+def test_a_search_finds_the_texts(opened, sample):
+    page = opened.page
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("searchbox").fill("jupiter")
+    page.keyboard.press("Enter")
+    texts = sample[0].contents.table()["text"].to_pylist()
+    count = sum("jupiter" in text.lower() for text in texts)
+    page.get_by_text(f"{count} results.").wait_for()
+    page.get_by_text("saturn-").first.wait_for()
+    opened.check()
+
+
+def test_a_point_shows_our_text_and_our_neighbours(opened, sample):
+    page, contents = opened.page, sample[0].contents
+    page.get_by_role("searchbox").fill("Saturn sixth planet")
+    page.keyboard.press("Enter")
+    texts = contents.table()["text"].to_pylist()
+    row = next(number for number, text in enumerate(texts) if text.startswith("Saturn is the sixth"))
+    result = page.get_by_text(texts[row]).first
+    result.wait_for()
+    result.click()
+    button = page.get_by_text("Nearest Neighbors").first
+    button.wait_for(state="attached")
+    button.evaluate("(button) => button.click()")
+    page.get_by_text(f"Neighbors of #{row}").wait_for()
+    page.get_by_text("10 results.").wait_for()
+    nearest = nearest_rows(contents, row)
+    distance = f"{nearest.distances[0]:.5f}".rstrip("0")
+    assert page.get_by_text(distance).count() >= 1
+    assert page.get_by_text(texts[nearest.rows[0]][:80]).count() >= 1
+    opened.check()
+
+
+def test_a_selection_comes_back_as_a_file_with_ids(opened, sample, tmp_path):
+    page, table = opened.page, sample[0].contents.table()
+    page.locator("button[title=astronomy]").click()  # its bar in the chart of subjects
+    expected = [row["text_id"] for row in table.to_pylist() if row["subject"] == "astronomy"]
+    page.get_by_text(f"{len(expected)} / {len(table)} points").wait_for()
+    page.get_by_title("Export Selection").first.click()
+    with page.expect_download() as download:
+        page.get_by_title("Export the selected points").click()
+    download.value.save_as(tmp_path / "selection.parquet")
+    assert pl.read_parquet(tmp_path / "selection.parquet")["text_id"].to_list() == expected
+    opened.check()
+
+
+def test_it_is_dark_where_the_system_is(browser, sample):
+    explorer, url = sample
+    with open_page(browser, dark=True) as watched:
+        wait_for_points(watched.page, url, len(explorer.contents))
+        background = "(element) => getComputedStyle(element).backgroundColor"
+        assert watched.page.locator(".dark").count() >= 1
+        assert watched.page.locator(".dark").first.evaluate(background) != "rgb(255, 255, 255)"
+        watched.check()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_the_exported_application_needs_any_static_server_and_no_other(browser, sample, tmp_path):
+    explorer, _ = sample
+    explorer.export(tmp_path / "app", with_neighbors=True)
+    server = ThreadingHTTPServer((HOST, 0), functools.partial(Quiet, directory=tmp_path / "app"))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with open_page(browser) as watched:
+            wait_for_points(watched.page, f"http://{HOST}:{server.server_port}/", len(explorer.contents))
+            assert watched.page.get_by_text("saturn-").count() >= 1
+            watched.check()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_hostile_texts_change_nothing_but_the_text_shown(browser, hostile):
+    explorer, url = hostile
+    with open_page(browser) as watched:
+        page = watched.page
+        wait_for_points(page, url, len(explorer.contents))
+        page.get_by_role("button", name="Search").click()
+        for words in ("script", "picture", "template", "request", "long", "null", "emoji", "quotes"):
+            page.get_by_role("searchbox").fill(words)
+            page.keyboard.press("Enter")
+            page.get_by_text(" results.").wait_for()
+            page.wait_for_timeout(200)
+        page.get_by_role("searchbox").fill("fails to load")
+        page.keyboard.press("Enter")
+        page.get_by_text(TEXTS[1]).first.wait_for()
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("img[src=x], svg[onload], iframe, a[href^='javascript:']").count() == 0
+        page.get_by_role("searchbox").fill("long")
+        page.keyboard.press("Enter")
+        page.get_by_text(f"cut: {TEXT_CHARACTERS} of 1000").first.wait_for()
+        watched.check()
