@@ -54,8 +54,9 @@ benchmarks: $(VENV)/.for-test ## every benchmark, small inputs
 docs: $(VENV)/.for-test ## write the generated parts of the documentation
 	@$(BIN) docs/generate.py
 
+# Not with --quiet, which keeps warnings from --strict
 site: $(VENV)/.for-test ## build the documentation site into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet --site-dir site
+	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --site-dir site
 	@echo "site/index.html: serve the folder with: $(BIN) -m http.server --directory site"
 
 clean: ## remove .venv and caches; data and logs stay
@@ -71,7 +72,7 @@ $(VENV)/.made:
 
 $(VENV)/.for-run: $(VENV)/.made pyproject.toml requirements.lock
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PIP) --editable ".[offline,fast]"
+	@$(PIP) --editable ".[offline,fast,report]"
 	@touch $@
 
 $(VENV)/.for-test: $(VENV)/.made pyproject.toml requirements.lock

@@ -22,6 +22,7 @@ ROOMS: Mapping[str, str] = {
     "heads": "Heads",
     "judge": "Judges",
     "selection": "Selection",
+    "report": "Reports",
     "study": "The study",
     "integrations.ml_filter": "ML-Filter's file pipelines",
     "integrations.datatrove_steps": "Steps for datatrove",
@@ -76,6 +77,7 @@ def public_names() -> dict[str, list[PublicName]]:
             path = f"{defined.__module__}.{defined.__qualname__}" if documented else f"{module.__name__}.{name}"
             room = _room_of(path if module.__name__ == "data_pipeline" else module.__name__)
             rooms[room].append(PublicName(module.__name__, name, value, path))
+    rooms["stages"].sort(key=lambda name: inspect.isclass(name.value))  # what is run before what it returns
     return rooms
 
 

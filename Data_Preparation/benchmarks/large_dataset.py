@@ -37,6 +37,16 @@ def sample_sentences() -> Texts:
     return lambda start, stop: [f"{row}: {sentences[row % len(sentences)]}" for row in range(start, stop)]
 
 
+def sample_paragraphs(sentences: int = 6) -> Texts:
+    """Give the texts of the rows from `start` to `stop`: paragraphs of sentences of the bundled sample."""
+    known = [sentence for _, sentence in _sentences()]
+
+    def text(row: int) -> str:
+        return f"{row}: " + " ".join(known[(row + step) % len(known)] for step in range(sentences))
+
+    return lambda start, stop: [text(row) for row in range(start, stop)]
+
+
 def clustered_vectors(dim: int) -> Vectors:
     """Give the vectors of the rows from `start` to `stop`, shape (stop - start, dim), one cluster for each article."""
     articles = np.array([article for article, _ in _sentences()])

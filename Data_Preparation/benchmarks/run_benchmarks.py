@@ -23,6 +23,7 @@ import loader
 import main_job
 import memory
 import quality
+import report
 import resume
 import scale
 import selection
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": memory.measure,
     "models": embedding_models.measure,
     "quality": quality.measure,
+    "report": report.measure,
     "resume": resume.measure,
     "scale": scale.measure,
     "selection": selection.measure,

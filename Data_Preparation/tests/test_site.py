@@ -4,12 +4,16 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from support.browser import PHONE_HEIGHT, PHONE_WIDTH, open_browser, open_page
 
 import data_pipeline
 
@@ -141,6 +145,12 @@ def built(tmp_path_factory):
     return folder, done.stdout + done.stderr
 
 
+def test_make_builds_the_site_as_the_tests_do():
+    # With --quiet, warnings do not reach the handler that --strict counts them with.
+    recipe = (CHECKOUT / "Makefile").read_text("utf-8").partition("\nsite:")[2].partition("\n\n")[0]
+    assert "NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --site-dir site\n" in recipe
+
+
 @pytest.fixture(scope="session")
 def pages(built):
     """The parsed pages of the site by their paths; 404.html has absolute links and is not one of them."""
@@ -193,6 +203,50 @@ def test_every_page_of_the_repository_is_on_the_site(built):
     pages += [Path("project", name) for name in ("QUICKSTART", "CONTRIBUTING", "CHANGELOG")]
     missing = [page for page in pages if page.name != "README" and not (folder / page / "index.html").is_file()]
     assert missing == []
+
+
+@pytest.fixture(scope="session")
+def address(built):
+    """Address at which the site is served, on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=built[0])) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_the_site_searches_it_and_asks_no_other_machine(address, dark):
+    with open_browser() as browser, open_page(browser, dark=dark) as watched:
+        page = watched.page
+        page.goto(f"{address}/")
+        assert page.locator("body").get_attribute("data-md-color-scheme") == ("slate" if dark else "default")
+        page.keyboard.press("/")
+        page.keyboard.type("fingerprint", delay=20)
+        results = page.locator(".md-search-result__item")
+        results.first.wait_for()
+        assert "fingerprint" in results.first.inner_text().lower()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: url.rstrip("/") != address)
+        watched.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["", "commands/", "configuration/", "format_specification/", "api/dataset/"])
+def test_pages_fit_a_phone(address, path):
+    with open_browser() as browser, open_page(browser, width=PHONE_WIDTH, height=PHONE_HEIGHT) as watched:
+        watched.page.goto(f"{address}/{path}")
+        watched.page.locator("h1").wait_for()
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= PHONE_WIDTH
+        watched.check()
 
 
 def test_the_configuration_of_the_site_asks_for_no_other_machine():

@@ -4,12 +4,12 @@ import argparse
 import time
 from collections.abc import Mapping
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, decontamination_arguments, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, decontamination_arguments
 from data_pipeline.cli.embedding import check_ready, embedding_arguments, embedding_rows
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.cli.sparse import sparse_rows
 from data_pipeline.config import Config
-from data_pipeline.utils import format_table
 
 
 def append_and_say(config: Config, skip_embeddings: bool, started: float) -> int:
@@ -36,7 +36,17 @@ def append_and_say(config: Config, skip_embeddings: bool, started: float) -> int
     version, has_changed = version_of(manifest), any(sum(counts.values()) for counts in growth.rows.values())
     parent = f", made from version {manifest['parent']}" if has_changed else "; no row changed, so there is no new one"
     rows += [("version", f"{version}{parent}"), *embedding_rows(report), *sparse_rows(report)]
-    say(f"\nDone in {time.monotonic() - started:.1f} s\n{format_table(rows)}")
+    seconds = time.monotonic() - started
+    document = {
+        "folder": report.processed_dir,
+        "documents": found,
+        "rows": growth.rows,
+        "version": version,
+        "parent": manifest["parent"] if has_changed else None,
+        "seconds": round(seconds, 3),
+        **report.to_json(),
+    }
+    present(document, f"\nDone in {seconds:.1f} s", Facts(rows))
     return 0
 
 
@@ -63,9 +73,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "append": Command(
-        "add new and changed documents to a dataset, and embed only these",
+        "add new and changed documents, and embed only these",
         _arguments,
         _append,
         example="elm append --source jsonl --corpus.path more.jsonl",
+        group="make",
     ),
 }

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import say as say
 from data_pipeline.config import Config, preset_names, preset_path, read_config_file
 from data_pipeline.config.load import load_config
 from data_pipeline.errors import ConfigError
@@ -51,6 +52,8 @@ class Command:
     """Whether the command has a flag for every field of `Config`."""
     example: str = ""
     """Example of a command line."""
+    group: Literal["make", "look", "enrich", "maintain"] = "look"
+    """Group in the list of all commands."""
 
 
 def configure(parsed: argparse.Namespace, given: Given, log_name: str | None = None) -> Config:
@@ -125,11 +128,6 @@ def local_path(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{without_secrets(text)} is a URL; expected a path on this machine")
     return Path(text)
-
-
-def say(text: str) -> None:
-    """Print to standard output."""
-    print(text)
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,35 +1,35 @@
-"""Commands that make and inspect a corpus: `run`, `embed`, `verify`, `info`, `doctor`."""
+"""Commands that make a corpus: `run` and `embed`."""
 
 import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data_pipeline.cli.append import append_and_say
 from data_pipeline.cli.command import (
-    FAILED,
     Command,
     common_arguments,
     configure,
     configure_existing,
     decontamination_arguments,
-    say,
 )
 from data_pipeline.cli.embedding import check_ready, embedding_arguments, embedding_rows
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.info import paragraph_rows
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.cli.plan import plan_of_run
+from data_pipeline.cli.report import report_after_run, report_rows
 from data_pipeline.cli.slurm import submit_and_say
 from data_pipeline.cli.sparse import sparse_rows
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
-from data_pipeline.user_files import visible
-from data_pipeline.utils import format_table, human_bytes
+from data_pipeline.utils import human_bytes
 
 if TYPE_CHECKING:
+    from data_pipeline.report.make import WrittenReport
     from data_pipeline.stages.pipeline import Report
-    from data_pipeline.store.manifest import ParagraphManifest
 
 
 def _run(parsed: argparse.Namespace, given: Given) -> int:
@@ -50,7 +50,8 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
     if config.execution.engine == "slurm":
         return submit_and_say(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
     report = run_pipeline(config, parsed.skip_download, parsed.skip_embeddings, parsed.overwrite)
-    say(_summary(config, report, time.monotonic() - started))
+    seconds = time.monotonic() - started
+    _present(config, report, seconds, report_after_run(config))
     return 0
 
 
@@ -65,72 +66,7 @@ def _embed(parsed: argparse.Namespace, given: Given) -> int:
         return submit_and_say(config, True, False, parsed.overwrite, parsed.splits)
     report = embed_corpus(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
-    say(_summary(config, report, time.monotonic() - started))
-    return 0
-
-
-def _verify(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.stages.verify import verify_corpus
-
-    config = configure_existing(parsed, given)
-    good, bad = verify_corpus(config, parsed.level, parsed.rows)
-    for line in good:
-        print(f"ok     {line}")
-    for line in bad:
-        print(f"FAULT  {line}")
-    print(f"{config.processed_dir}: " + (f"{len(bad)} faults" if bad else "everything is in order"))
-    return FAILED if bad else 0
-
-
-def _info(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.dataset import ELMDataset
-    from data_pipeline.store import ParagraphStore, open_scores
-    from data_pipeline.store.manifest import EmbeddingManifest, SparseManifest, read_manifest
-
-    config = configure_existing(parsed, given)
-    store = ParagraphStore(config.processed_dir)
-    corpus = store.manifest.get("corpus") if store.manifest else None
-    rows = [("corpus", corpus or store.folder.name), ("folder", str(store.folder))]
-    if store.manifest:
-        from data_pipeline.stages.licenses import licenses_of
-
-        rows.append(("licence", ", ".join(licenses_of(store.manifest))))
-    rows += _paragraph_rows(store.manifest)
-    manifest = read_manifest(config.embeddings_dir, EmbeddingManifest)
-    embedded: Mapping[str, Any] = manifest["splits"] if manifest else {}
-    for split in store.splits:
-        dataset = ELMDataset(split=split, load_embeddings=split in embedded, config=config)
-        statistics = dataset.get_statistics()
-        tokens = statistics["token_count"]
-        text = f"{statistics['rows']:,} rows, {tokens['total']:,} tokens"
-        if "embedding" in statistics and len(dataset):
-            vector = statistics["embedding"]
-            text += f", {vector['dim']} dimensions ({vector['precision']}), mean norm {vector['norm_mean']:.4f}"
-        rows.append((split, text))
-    for split in store.splits:
-        if names := [scores.name for scores in open_scores(config.scores_dir, split)]:
-            rows.append((f"{split} scores", ", ".join(names)))
-    selections = [
-        path.parent.name for path in visible(config.selections_dir.glob("*/manifest.json"), config.selections_dir)
-    ]
-    if selections:
-        rows.append(("selections", ", ".join(selections)))
-    for name, entry in embedded.items():
-        settings = entry["settings"]
-        rows.append((f"{name} made by", f"{settings['model']} {settings['revision'][:32]}, {settings['pooling']}"))
-    sparse = read_manifest(config.sparse_dir, SparseManifest)
-    for name, entry in sparse["splits"].items() if sparse else ():
-        rows.append((f"{name} sparse", f"{entry['rows']:,} rows by {entry['settings']['model']}"))
-    say(format_table(rows))
-    return 0
-
-
-def _doctor(parsed: argparse.Namespace, given: Given) -> int:
-    from data_pipeline.machine import facts
-
-    config = configure(parsed, given)
-    marks = {True: "yes", False: "no ", None: "   "}
-    say("\n".join(f"{marks[fact.good]}  {fact.name:<18} {fact.value}" for fact in facts(config.data_dir)))
+    _present(config, report, time.monotonic() - started)
     return 0
 
 
@@ -148,53 +84,19 @@ def _say_plan(config: Config, skip_download: bool, skip_embeddings: bool) -> int
     ]
     if not skip_download:
         rows += plan_of_run(config, skip_embeddings)
-    say("dry run: everything is there, nothing was written. This would be made:\n" + format_table(rows))
+    present(
+        {"dry_run": True, "plan": dict(rows)},
+        "dry run: everything is there, nothing was written. This would be made:",
+        Facts(rows),
+    )
     return 0
 
 
-def _paragraph_rows(manifest: "ParagraphManifest | None") -> list[tuple[str, str]]:
-    """Return rows of a table about the paragraphs."""
-    if manifest is None:
-        return [("paragraphs", "made by an older pipeline, without counts")]
-    counts, leakage = manifest["counts"], manifest["leakage"]
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items()) or "none"
-    rows = [
-        ("paragraphs", f"{counts['paragraphs']:,} found, {counts['kept']:,} kept"),
-        ("dropped", dropped),
-        (
-            "splits",
-            ", ".join(f"{split} {entry['rows']:,}" for split, entry in manifest["splits"].items())
-            + f" (by {manifest['settings']['split']['method']}, seed {manifest['settings']['split']['seed']})",
-        ),
-    ]
-    from data_pipeline.store.manifest import version_of
-
-    if (version := version_of(manifest)) > 1:
-        rows.append(("version", f"{version}; `elm versions` lists the earlier ones that are kept"))
-    if personal := counts.get("personal_data"):
-        handling = "masked" if manifest["settings"]["filters"]["pii"] == "mask" else "found and dropped"
-        found = ", ".join(f"{count:,} {kind}" for kind, count in personal.items())
-        rows.append(("personal data", f"{found} ({handling})"))
-    if (share := counts.get("too_long_token_share")) is not None:
-        from data_pipeline.stages.preprocess import too_long_advice
-
-        rows.append(("too long", too_long_advice(share, manifest["settings"]["preprocess"]["max_tokens"])))
-    return [*rows, ("leakage", _leakage_text(leakage))]
-
-
-def _leakage_text(leakage: Mapping[str, Any]) -> str:
-    article, near = leakage["article_in_train"], leakage["near_duplicate_in_train"]
-    if article is None or near is None:
-        return "not measured: train or test is empty"
-    compared, rows = leakage["test_paragraphs_compared"], leakage["test_paragraphs"]
-    of = "" if compared == rows else f" (of the first {compared:,})"
-    return f"{article:.1%} of the test paragraphs have their article in train, {near:.1%} a near duplicate{of}"
-
-
-def _summary(config: Config, report: "Report", seconds: float) -> str:
+def _present(config: Config, report: "Report", seconds: float, written: "WrittenReport | None" = None) -> None:
+    """Present the result of a run, with the page about the dataset, if there is one."""
     manifest = report.manifest
     corpus = manifest.get("corpus") if manifest else None
-    rows = [("corpus", corpus or report.processed_dir.name), *_paragraph_rows(manifest)]
+    rows = [("corpus", corpus or report.processed_dir.name), *paragraph_rows(manifest)]
     splits = manifest["splits"].values() if manifest else ()
     files = [report.processed_dir / shard["file"] for split in splits for shard in split["shards"]]
     rows += embedding_rows(report)
@@ -204,6 +106,7 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
         ("files" if n == 0 else "", f"{_place(config, path)} ({human_bytes(path.stat().st_size)})")
         for n, path in enumerate(files)
     ]
+    rows += report_rows(written) if written else []
     opening = (
         "Open them:\n"
         "  from data_pipeline import ELMDataset\n"
@@ -213,7 +116,16 @@ def _summary(config: Config, report: "Report", seconds: float) -> str:
         + ")\n"
         '  dataset[0]["text"]' + (', dataset[0]["embedding"].shape' if report.embeddings else "")
     )
-    return f"\nDone in {seconds:.1f} s\n{format_table(rows)}\n{opening}"
+    document = {
+        "data_dir": config.shown_location,
+        "corpus": corpus or report.processed_dir.name,
+        "model": report.model or None,
+        "seconds": round(seconds, 3),
+        **report.to_json(),
+        "report": written.path if written else None,
+        "files": [_place(config, path) for path in files],
+    }
+    present(document, f"\nDone in {seconds:.1f} s", Facts(rows), opening)
 
 
 def _place(config: Config, path: Path) -> str:
@@ -258,34 +170,19 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    common_arguments(parser)
-    parser.add_argument(
-        "--level", choices=("size", "hash", "reembed", "canary"), metavar="{size,hash,reembed}", default="hash",
-        help="size: files, sizes and headers; hash: also every byte (default); reembed: also some rows embedded again",
-    )  # fmt: skip
-    parser.add_argument("--rows", type=int, default=64, help="rows of each split to embed again with --level reembed")
-
-
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "run the main pipeline: corpus -> paragraphs -> embeddings",
         _run_arguments,
         _run,
         example="elm run --preset offline --source jsonl --corpus.path mine.jsonl --output-dir data",
+        group="make",
     ),
     "embed": Command(
         "embed existing paragraphs",
         _embed_arguments,
         _embed,
         example="elm embed --precision int8 --embedding.variant int8",
+        group="make",
     ),
-    "verify": Command(
-        "verify checksums, counts, norms and alignment of the files on disk",
-        _verify_arguments,
-        _verify,
-        example="elm verify --level hash",
-    ),
-    "info": Command("describe the dataset on disk", common_arguments, _info, example="elm info --output-dir data"),
-    "doctor": Command("report what this machine can run", common_arguments, _doctor, example="elm doctor"),
 }

@@ -37,8 +37,9 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> Given:
             _add_flag(folders, [f"--{name}"], name, field, hidden=name in {"data_dir", "logs_dir"})
             names.append(name)
             continue
-        parser.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        names.append(name)
+        if f"--{name}" not in parser._option_string_actions:  # such as --split of `elm search`
+            parser.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            names.append(name)
         group = parser.add_argument_group(name, _first_sentence(section.__doc__))
         for dotted, inner_field in _plain_fields(section, name):
             _add_flag(group, [f"--{dotted}"], dotted, inner_field)

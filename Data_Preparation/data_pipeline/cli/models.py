@@ -1,15 +1,15 @@
 """Command that lists well-known embedding models and explains what each asks for: `models`."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipeline.cli.command import Command, say
+from data_pipeline.cli.command import Command
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, Grid, Part, present
 from data_pipeline.errors import ConfigError
-from data_pipeline.utils import configure_logging, format_table, shown
+from data_pipeline.utils import configure_logging, shown
 
 if TYPE_CHECKING:
     from data_pipeline.embeddings.recipes import CardMatch, ModelCard
@@ -41,7 +41,7 @@ def _models(parsed: argparse.Namespace, given: Given) -> int:
     if match is None and len(cards) == 1 and folder is None:
         match = CardMatch(cards[0], f"{query!r}, which is part of no other name", by_name=True)
     if match:
-        say(_as_json(_match_as_json(match)) if parsed.json else _explained(match))
+        present(_match_as_json(match), *_explained(match))
         return 0
     if folder:
         raise ConfigError(
@@ -50,7 +50,8 @@ def _models(parsed: argparse.Namespace, given: Given) -> int:
         )
     if not cards:
         raise ConfigError(_unknown(query))
-    say(_as_json([card.model_dump(mode="json") for card in cards]) if parsed.json else _listed(cards))
+    count = f"\n{len(cards)} models; `elm models NAME` explains one."
+    present([card.model_dump(mode="json") for card in cards], _listed(cards), count)
     return 0
 
 
@@ -74,10 +75,6 @@ def _folder(query: str) -> Path | None:
     return None
 
 
-def _as_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
 def _unknown(query: str) -> str:
     from data_pipeline.embeddings.recipes import nearest_names
 
@@ -93,8 +90,8 @@ def _match_as_json(match: "CardMatch") -> dict[str, Any]:
     return {"evidence": match.evidence, "by_name": match.by_name, **match.card.model_dump(mode="json")}
 
 
-def _listed(cards: "Sequence[ModelCard]") -> str:
-    rows = [("model", "dim", "tokens", "pooling", "prompts", "remote code", "licence")]
+def _listed(cards: "Sequence[ModelCard]") -> Grid:
+    rows = []
     for card in cards:
         pooling = card.pooling or "its files"
         if card.refused:
@@ -111,13 +108,8 @@ def _listed(cards: "Sequence[ModelCard]") -> str:
                 card.licence or "",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.rjust(width) if column in {1, 2} else cell.ljust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join(lines) + f"\n\n{len(cards)} models; `elm models NAME` explains one."
+    columns = ("model", "dim", "tokens", "pooling", "prompts", "remote code", "licence")
+    return Grid(columns, rows, right={1, 2})
 
 
 def _number(value: int | None) -> str:
@@ -136,7 +128,7 @@ _SPARSE = {
 }
 
 
-def _explained(match: "CardMatch") -> str:
+def _explained(match: "CardMatch") -> list[Part]:
     card = match.card
     rows = [("family", f"{card.family}: {card.about}"), ("found by", match.evidence)]
     if card.refused:
@@ -162,10 +154,10 @@ def _explained(match: "CardMatch") -> str:
     rows += [("note", note) for note in card.notes]
     rows.append(("card", card.card))
     rows.append(("checked", _CHECKED[card.checked] + ("" if card.source == card.card else f": {card.source}")))
-    text = f"{card.name}\n{format_table(rows)}"
+    parts: list[Part] = [card.name, Facts(rows)]
     if not match.by_name:
-        text += "\n\nIts own files count for more: this is the card of the model that it was made from."
-    return text
+        parts.append("\nIts own files count for more: this is the card of the model that it was made from.")
+    return parts
 
 
 def _vector_rows(card: "ModelCard") -> list[tuple[str, str]]:
@@ -182,15 +174,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="name of a model, part of a name or of a family, or a folder with a model (default: all)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 COMMANDS: Mapping[str, Command] = {
     "models": Command(
-        "list well-known embedding models, or explain what one asks for: prompts, pooling, length, known faults",
+        "list well-known embedding models, or explain what one asks for",
         _arguments,
         _models,
         settings=False,
         example="elm models intfloat/e5-base-v2",
+        group="make",
     ),
 }

@@ -4,16 +4,25 @@ import argparse
 import shutil
 from collections.abc import Mapping
 
-from data_pipeline.cli.command import Command, common_arguments, configure, say
+from data_pipeline.cli.command import Command, common_arguments, configure
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError
-from data_pipeline.utils import format_table
 
 
 def _plan(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.execution.engines import worker_places
-    from data_pipeline.execution.plan import Devices, Rows, devices_of, limits_of, plan_rows, sample_rows, this_machine
+    from data_pipeline.execution.plan import (
+        Devices,
+        Rows,
+        devices_of,
+        estimate_work,
+        limits_of,
+        plan_rows,
+        sample_rows,
+        this_machine,
+    )
     from data_pipeline.machine import existing_parent
 
     config = configure(parsed, given)
@@ -34,14 +43,15 @@ def _plan(parsed: argparse.Namespace, given: Given) -> int:
     elif config.embedding.backend != "api":
         devices = this_machine(config)
     workers = config.execution.workers or len(worker_places(config.execution))
-    say(format_table(plan_rows(config, rows, dim, workers, devices)))
+    work = estimate_work(config, rows, dim, workers, devices)
     import psutil
 
     free, memory = shutil.disk_usage(existing_parent(config.data_dir)).free, psutil.virtual_memory().total
-    lines = []
-    for times, what in limits_of(config, rows, dim, free, memory, devices):
-        lines.append((f"x {times:,.2g}" if times < 1000 else "x 1000+", what))
-    say("What is tight, by how many times the rows would fit:\n" + format_table(lines))
+    limits = limits_of(config, rows, dim, free, memory, devices)
+    lines = [(f"x {times:,.2g}" if times < 1000 else "x 1000+", what) for times, what in limits]
+    document = {"work": work, "limits": [{"times": times, "about": what} for times, what in limits]}
+    tight = "What is tight, by how many times the rows would fit:"
+    present(document, Facts(plan_rows(work)), tight, Facts(lines))
     return 0
 
 
@@ -53,7 +63,7 @@ def plan_of_run(config: Config, skip_embeddings: bool) -> list[tuple[str, str]]:
         skip_embeddings: whether it stops after the paragraphs.
     """
     from data_pipeline.execution.engines import worker_places
-    from data_pipeline.execution.plan import plan_rows, sample_rows, this_machine
+    from data_pipeline.execution.plan import estimate_work, plan_rows, sample_rows, this_machine
 
     try:
         rows = sample_rows(config)
@@ -64,7 +74,7 @@ def plan_of_run(config: Config, skip_embeddings: bool) -> list[tuple[str, str]]:
     workers = (
         len(worker_places(config.execution)) if config.execution.engine != "slurm" else config.execution.slurm.tasks
     )
-    table = plan_rows(config, rows, width_of(config), workers, devices)
+    table = plan_rows(estimate_work(config, rows, width_of(config), workers, devices))
     return [row for row in table if not (skip_embeddings and row[0] == "vectors")]
 
 
@@ -109,9 +119,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "plan": Command(
-        "say what a run would read, write, take and cost, and where it would break first",
+        "say what a run would read, write, take and cost",
         _arguments,
         _plan,
         example="elm plan --rows 1e9 --model-name Qwen/Qwen3-Embedding-4B --devices 64xH100",
+        group="make",
     ),
 }

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.cli.command import Command, common_arguments, configure, configure_existing, local_path, say
+from data_pipeline.cli.command import Command, common_arguments, configure, configure_existing, local_path
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.config import Config
 from data_pipeline.errors import ConfigError, DataPipelineError
-from data_pipeline.utils import format_table, human_bytes
+from data_pipeline.utils import human_bytes
 
 if TYPE_CHECKING:
     from data_pipeline.report.make import WrittenReport
@@ -30,7 +31,7 @@ def _report(parsed: argparse.Namespace, given: Given) -> int:
     if parsed.rows < 1:
         raise ConfigError(f"--rows must be 1 or more, found {parsed.rows}")
     written = _compare(parsed, given) if parsed.datasets else _describe(parsed, given)
-    say(format_table(report_rows(written)))
+    present({"report": written}, Facts(report_rows(written)))
     return 0
 
 
@@ -52,7 +53,7 @@ def _compare(parsed: argparse.Namespace, given: Given) -> "WrittenReport":
     configs = [_config_of(config, name) for name in parsed.datasets]
     for one in configs:
         refresh(one)
-    opened = [find_corpus(one, named) for one in configs]
+    opened = [_checked(find_corpus(one, named)) for one in configs]
     path = parsed.output or opened[0].data_dir / _COMPARISON
     return write_comparison((opened[0], opened[1]), (parsed.datasets[0], parsed.datasets[1]), path, rows=parsed.rows)
 
@@ -69,22 +70,35 @@ def _config_of(config: Config, name: str) -> Config:
     return Config(data_dir=folder, **values)
 
 
-def report_after_run(config: Config) -> "list[tuple[str, str]]":
-    """Write the report of a dataset that a run has made, unless that is off; returns rows of a table about it.
+def _checked(config: Config) -> Config:
+    """Check that a named variant exists."""
+    from data_pipeline.store.versions import embedding_folders
 
-    The run is done, so a report that cannot be made is a warning.
+    root = config.data_dir / "embeddings"
+    names = sorted(folder.name for folder in embedding_folders(root) if folder != root)
+    if (variant := config.embedding.variant) and variant not in names:
+        existing = ", ".join(names) or "none"
+        raise ConfigError(f"{config.shown_location} has no variant {variant!r}; expected one of {existing}")
+    return config
+
+
+def report_after_run(config: Config) -> "WrittenReport | None":
+    """Write the report of a dataset that a run has made, unless that is off.
+
+    The run is done, so a report that cannot be made is a warning, and no failure.
     """
     from data_pipeline.report.make import missing_extra, write_report
 
     if not config.report:
-        return []
+        return None
     if (reason := missing_extra()) is not None:
-        return [("report", f"none: {reason}")]
+        logger.warning("%s, or leave the report out with --no-report", reason)
+        return None
     try:
-        return report_rows(write_report(config))
+        return write_report(config)
     except (DataPipelineError, OSError) as error:
         logger.warning("no report was written: %s", error)
-        return []
+        return None
 
 
 def report_rows(written: "WrittenReport") -> list[tuple[str, str]]:

@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, local_path
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
-from data_pipeline.utils import format_table
 
 if TYPE_CHECKING:
     from data_pipeline.stages.select import StoredSelection
 
 
 def _select(parsed: argparse.Namespace, given: Given) -> int:
+    if parsed.ids is not None:
+        return _select_listed(parsed, given)
+    if parsed.name is None:
+        raise ConfigError("name a selector (--name, see `elm selectors`), or a file with the ids of the rows (--ids)")
+    if parsed.frac is None and parsed.rows is None and parsed.tokens is None:
+        raise ConfigError("give the size of the subset: one of --frac, --rows and --tokens")
     from data_pipeline.execution.upkeep import select_subset
     from data_pipeline.selection import Budget, StrataConfig
 
@@ -34,23 +40,49 @@ def _select(parsed: argparse.Namespace, given: Given) -> int:
         against=parsed.against,
         overwrite=parsed.overwrite,
     )
-    say(_summary(selection, str(config.data_dir), parsed.on))
+    _present(selection, str(config.data_dir), parsed.on)
     return 0
 
 
-def _summary(stored: "StoredSelection", data_dir: str, split: str) -> str:
+def _select_listed(parsed: argparse.Namespace, given: Given) -> int:
+    """Store the rows that a file lists."""
+    from data_pipeline.execution.upkeep import select_listed
+    from data_pipeline.selection.listed import read_listed_ids
+
+    others = {"--name": parsed.name, "--frac": parsed.frac, "--rows": parsed.rows, "--tokens": parsed.tokens,
+              "--set": parsed.set or None, "--strata": parsed.strata}  # fmt: skip
+    if excluded := [flag for flag, value in others.items() if value is not None]:
+        raise ConfigError(f"--ids takes the rows of the file as they are; leave {', '.join(excluded)} out")
+    config = configure_existing(parsed, given)
+    selection = select_listed(
+        config,
+        read_listed_ids(parsed.ids),
+        split=parsed.on,
+        label=parsed.label,
+        against=parsed.against,
+        overwrite=parsed.overwrite,
+    )
+    _present(selection, str(config.data_dir), parsed.on)
+    return 0
+
+
+def _present(stored: "StoredSelection", data_dir: str, split: str) -> None:
+    nothing = "nothing: a list names the rows" if stored.selection.name == "ids" else "nothing but the number of rows"
     about = {name: value for name, value in stored.about.items() if name not in {"corpus", "paragraphs", "rows", "of"}}
     rows = [
         ("subset", stored.selection.subset),
         ("rows", f"{stored.about['rows']:,} of {stored.about['of']:,}"),
-        ("looked at", ", ".join(sorted(stored.selection.sees)) or "nothing but the number of rows"),
+        ("looked at", ", ".join(sorted(stored.selection.sees)) or nothing),
         *((name, _shown(value)) for name, value in about.items()),
     ]
     more = "" if split == "train" else f", split={split!r}"
-    return (
-        f"{stored.path}\n{format_table(rows)}\n\n  from data_pipeline import ELMDataset\n"
+    opening = (
+        "\n  from data_pipeline import ELMDataset\n"
         f"  dataset = ELMDataset({data_dir!r}{more}, subset={stored.selection.subset!r})"
     )
+    document = {"subset": stored.selection.subset, "split": split, "file": stored.path,
+                "sees": sorted(stored.selection.sees), **stored.about}  # fmt: skip
+    present(document, str(stored.path), Facts(rows), opening)
 
 
 def _shown(value: Any) -> str:
@@ -79,8 +111,13 @@ def _parameters(given: list[str]) -> dict[str, Any]:
 
 def _select_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser)
-    parser.add_argument("--name", required=True, metavar="SELECTOR", help="selector, as elm selectors lists it")
-    budget = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--name", metavar="SELECTOR", help="selector, as elm selectors lists it")
+    parser.add_argument(
+        "--ids", type=local_path, metavar="FILE",
+        help="select the rows of this file instead, in its order: one id a line, or a parquet, CSV, JSON Lines or JSON "
+        "file with a column text_id, such as an export of the explorer",
+    )  # fmt: skip
+    budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--frac", type=float, help="budget: fraction of the rows, above 0 and at most 1")
     budget.add_argument("--rows", type=int, help="budget: rows")
     budget.add_argument("--tokens", type=int, help="budget: tokens")
@@ -112,7 +149,9 @@ def _measure(parsed: argparse.Namespace, given: Given) -> int:
         (split, f"{done.rows:,} rows{', finished before' if done.skipped else ''}") for split, done in measured.items()
     ]
     columns = next(iter(measured.values())).columns
-    say(format_table([*rows, ("columns", ", ".join(columns)), ("files", str(config.scores_dir))]))
+    splits = {split: {"rows": done.rows, "skipped": done.skipped} for split, done in measured.items()}
+    document = {"splits": splits, "columns": columns, "folder": config.scores_dir}
+    present(document, Facts([*rows, ("columns", ", ".join(columns)), ("files", str(config.scores_dir))]))
     return 0
 
 
@@ -134,8 +173,19 @@ def _list(parsed: argparse.Namespace, given: Given) -> int:
     lines.append("\nmeasures (elm measure NAME --set PARAMETER=VALUE)")
     for name, measure in MEASURES.items():
         lines += [f"\n{name}: columns {', '.join(measure.columns)}", *_fields(measure.config)]
-    say("\n".join(lines))
+    document = {
+        "selectors": {name: _fields_to_json(selector.config) for name, selector in SELECTORS.items()},
+        "measures": {
+            name: {"columns": measure.columns, **_fields_to_json(measure.config)} for name, measure in MEASURES.items()
+        },
+    }
+    present(document, *lines)
     return 0
+
+
+def _fields_to_json(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    return {"parameters": schema.get("properties", {}), "required": schema.get("required", [])}
 
 
 def _fields(model: type[BaseModel]) -> list[str]:
@@ -152,23 +202,34 @@ def _common(parser: argparse.ArgumentParser, splits: bool) -> None:
             "--splits", nargs="+", choices=SPLITS, default=["train"], help="splits to measure (default train)"
         )
     else:
-        parser.add_argument("--on", choices=SPLITS, default="train", help="split to select from (default train)")
+        parser.add_argument(
+            "--on", "--split", choices=SPLITS, default="train", dest="on", help="split to select from (default train)"
+        )
     parser.add_argument("--label", metavar="COLUMN", help="column with the class")
     parser.add_argument("--overwrite", action="store_true", help="replace what was made from other data or settings")
 
 
 COMMANDS: Mapping[str, Command] = {
-    "selectors": Command("list the selectors and measures", lambda parser: None, _list, settings=False),
+    "selectors": Command(
+        "list the selectors and measures",
+        lambda parser: None,
+        _list,
+        settings=False,
+        example="elm selectors",
+        group="enrich",
+    ),
     "measure": Command(
-        "compute a measure of texts or vectors, stored as score columns",
+        "compute a measure of texts or vectors, as score columns",
         _measure_arguments,
         _measure,
         example="elm measure text_metrics",
+        group="enrich",
     ),
     "select": Command(
         "select rows to train on, as a subset that ELMDataset opens",
         _select_arguments,
         _select,
         example="elm select --name kcenter --frac 0.1",
+        group="enrich",
     ),
 }

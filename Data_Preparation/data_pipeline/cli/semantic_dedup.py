@@ -12,13 +12,12 @@ from data_pipeline.cli.command import (
     configure_existing,
     decontamination_arguments,
     local_path,
-    say,
 )
 from data_pipeline.cli.flags import Given, add_model_flags
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.config import explain
 from data_pipeline.config.semantic_dedup import SemanticDedupConfig
 from data_pipeline.errors import ConfigError
-from data_pipeline.utils import format_table
 
 if TYPE_CHECKING:
     from data_pipeline.stages.semantic_dedup import SemanticDedupResult
@@ -32,11 +31,11 @@ def _semantic_dedup(parsed: argparse.Namespace, given: Given) -> int:
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
     config = configure_existing(parsed, given)
-    say(_summary(semantic_dedup(config, dedup, parsed.to_dir, parsed.overwrite)))
+    _present(semantic_dedup(config, dedup, parsed.to_dir, parsed.overwrite))
     return 0
 
 
-def _summary(result: "SemanticDedupResult") -> str:
+def _present(result: "SemanticDedupResult") -> None:
     counts = result.manifest["counts"]
     rows = [
         ("dropped", ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items()) or "none"),
@@ -44,10 +43,15 @@ def _summary(result: "SemanticDedupResult") -> str:
         ("embeddings", ", ".join(f"{split} {rows:,}" for split, rows in result.rows.items())),
     ]
     done = "finished before" if result.skipped else "written"
-    return (
-        f"{result.folder}: {done}\n{format_table(rows)}\n\n  from data_pipeline import ELMDataset\n"
-        f"  dataset = ELMDataset({str(result.folder)!r})"
-    )
+    document = {
+        "folder": result.folder,
+        "skipped": result.skipped,
+        "counts": counts,
+        "splits": {split: entry["rows"] for split, entry in result.manifest["splits"].items()},
+        "embeddings": result.rows,
+    }
+    opening = f"\n  from data_pipeline import ELMDataset\n  dataset = ELMDataset({str(result.folder)!r})"
+    present(document, f"{result.folder}: {done}", Facts(rows), opening)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +64,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "semantic-dedup": Command(
-        "write a dataset without semantic duplicates and evaluation items to another folder",
+        "write a dataset without semantic duplicates to another folder",
         _arguments,
         _semantic_dedup,
         example="elm semantic-dedup --output-dir data --to-dir data_dedup --threshold 0.95",
+        group="make",
     ),
 }

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from data_pipeline.cli.command import say
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.config import Config
 from data_pipeline.types import SPLITS, Split
-from data_pipeline.utils import format_table
 
 
 def submit_and_say(
@@ -35,5 +34,6 @@ def submit_and_say(
         ("cancel", f"scancel {' '.join(job.job_id for job in jobs)}"),
         ("go on", "the same command again; finished work is kept"),
     ]
-    say(f"Submitted to Slurm\n{format_table(rows)}")
+    document = {"jobs": [{"name": job.name, "job_id": job.job_id, "logs": job.logs} for job in jobs]}
+    present(document, "Submitted to Slurm", Facts(rows))
     return 0

@@ -4,10 +4,11 @@ import argparse
 import shlex
 from collections.abc import Mapping
 
-from data_pipeline.cli.command import Command, say
+from data_pipeline.cli.command import Command
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present, say
 from data_pipeline.config import PreprocessConfig
-from data_pipeline.utils import configure_logging, format_table, human_bytes
+from data_pipeline.utils import configure_logging, human_bytes
 
 
 def _sources(parsed: argparse.Namespace, given: Given) -> int:
@@ -24,7 +25,7 @@ def _sources(parsed: argparse.Namespace, given: Given) -> int:
         ("files", f"{files:,}{size}" + (f"; not looked at: {others}" if others else "")),
         ("read", f"{preview.records:,} records, texts of {preview.mean_chars:,.0f} characters on average"),
     ]
-    say(format_table(table))
+    say(Facts(table))
     if preview.fields:
         width = max(len(field.name) for field in preview.fields)
         kinds = max(len(field.kind) for field in preview.fields)
@@ -38,8 +39,19 @@ def _sources(parsed: argparse.Namespace, given: Given) -> int:
         words += [f"--corpus.{name}", *values]
     preprocess = PreprocessConfig()
     advice = length_advice(preview.mean_section_chars, preprocess.max_tokens, preprocess.min_tokens)
-    say("\nread it by\n  " + shlex.join(words) + (f" \\\n    {advice}" if advice else ""))
-    say("Add --limit 1000 to try it on the first documents.")
+    document = {
+        "source": preview.source,
+        "files": files,
+        "bytes": preview.bytes,
+        "other_formats": {name: count for name, count in preview.formats.items() if name != preview.source},
+        "records_read": preview.records,
+        "mean_chars": preview.mean_chars,
+        "fields": preview.fields,
+        "settings": preview.settings,
+        "command": words + (shlex.split(advice, comments=True) if advice else []),
+    }
+    command = shlex.join(words) + (f" \\\n    {advice}" if advice else "")
+    present(document, f"\nread it by\n  {command}", "Add --limit 1000 to try it on the first documents.")
     return 0
 
 
@@ -50,10 +62,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "sources": Command(
-        "show the format and the fields of a corpus, and the flags that read it",
+        "show the format and fields of a corpus, and how to read it",
         _arguments,
         _sources,
         settings=False,
         example="elm sources my_folder",
+        group="make",
     ),
 }

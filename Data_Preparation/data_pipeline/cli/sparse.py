@@ -5,11 +5,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, local_path, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing, local_path
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.errors import ConfigError
 from data_pipeline.types import SPLITS
-from data_pipeline.utils import format_table, human_bytes
+from data_pipeline.utils import human_bytes
 
 if TYPE_CHECKING:
     from data_pipeline.stages.pipeline import Report
@@ -28,7 +29,9 @@ def _sparse(parsed: argparse.Namespace, given: Given) -> int:
         )
     report = make_sparse_corpus(config, parsed.splits, parsed.overwrite)
     save_run(config, report)
-    say(f"\nDone in {time.monotonic() - started:.1f} s\n{format_table(sparse_rows(report))}")
+    seconds = time.monotonic() - started
+    document = {"model": report.sparse_model, "seconds": round(seconds, 3), **report.to_json()}
+    present(document, f"\nDone in {seconds:.1f} s", Facts(sparse_rows(report)))
     return 0
 
 
@@ -55,5 +58,6 @@ COMMANDS: Mapping[str, Command] = {
         _arguments,
         _sparse,
         example="elm sparse --sparse.model_name BAAI/bge-m3",
+        group="make",
     ),
 }

@@ -3,24 +3,25 @@
 import argparse
 from collections.abc import Mapping
 
-from data_pipeline.cli.command import Command, common_arguments, configure_existing, say
+from data_pipeline.cli.command import Command, common_arguments, configure_existing
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present, say
 from data_pipeline.errors import ConfigError
-from data_pipeline.utils import format_table, human_bytes
+from data_pipeline.utils import human_bytes
 
 
 def _versions(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.stages.versions import describe_versions
 
-    rows = []
-    for version in describe_versions(configure_existing(parsed, given)):
+    rows, versions = [], describe_versions(configure_existing(parsed, given))
+    for version in versions:
         counts = ", ".join(f"{split} {count:,}" for split, count in version.rows.items())
         model = f", vectors of {version.model}" if version.model else ", no vectors"
         size = "the present one" if version.is_present else f"{human_bytes(version.own_bytes)} of its own"
         came = f", {version.added:,} rows added and {version.removed:,} removed since version {version.parent}"
         size += came if version.added or version.removed else ""
         rows.append((f"{version.number}", f"{version.made:%Y-%m-%d %H:%M} UTC  {counts}{model} ({size})"))
-    say(format_table(rows))
+    present({"versions": versions}, Facts(rows))
     return 0
 
 
@@ -37,7 +38,16 @@ def _diff(parsed: argparse.Namespace, given: Given) -> int:
     before, after = found.leakage
     if before is not None and after is not None:
         rows.append(("leakage", f"{before:.2%} of the test rows had a near duplicate in train, now {after:.2%}"))
-    say(format_table(rows))
+    document = {
+        "before": parsed.before,
+        "after": parsed.after,
+        "rows": {split: {name: counts[name] for name in ("added", "removed", "changed")}
+                 for split, counts in found.rows.items()},
+        "settings": found.settings,
+        "vectors": found.vectors,
+        "leakage": {"before": before, "after": after},
+    }  # fmt: skip
+    present(document, Facts(rows))
     return 0
 
 
@@ -46,7 +56,10 @@ def _rollback(parsed: argparse.Namespace, given: Given) -> int:
 
     config = configure_existing(parsed, given)
     number = roll_back(config, parsed.number)
-    say(f"{config.shown_location}: version {number} is version {parsed.number} again; version {number - 1} is kept")
+    present(
+        {"folder": config.processed_dir, "version": number, "same_as": parsed.number},
+        f"{config.shown_location}: version {number} is version {parsed.number} again; version {number - 1} is kept",
+    )
     return 0
 
 
@@ -60,15 +73,18 @@ def _gc(parsed: argparse.Namespace, given: Given) -> int:
     config = configure_existing(parsed, given)
     garbage, leftovers = find_garbage(config, parsed.keep), find_leftovers(config)
     if not (garbage or leftovers):
-        say(f"{config.shown_location}: nothing to remove; earlier versions to keep: {parsed.keep}")
+        nothing = f"{config.shown_location}: nothing to remove; earlier versions to keep: {parsed.keep}"
+        present({"remove": [], "removed": False, "bytes": 0}, nothing)
         return 0
     folders = [version_folder(folder, number) for folder, number in garbage]
-    say(format_table([("remove", str(folder)) for folder in [*folders, *leftovers]]))
+    say(Facts([("remove", str(folder)) for folder in [*folders, *leftovers]]))
+    size = own_bytes(folders) + sum(bytes_in(folder) for folder in leftovers)
+    found = {"remove": [*folders, *leftovers], "removed": parsed.yes, "bytes": size}
     if not parsed.yes:
-        size = own_bytes(folders) + sum(bytes_in(folder) for folder in leftovers)
-        say(f"this would free {human_bytes(size)}; add --yes to do it")
+        present(found, f"this would free {human_bytes(size)}; add --yes to do it")
         return 0
-    say(f"freed {human_bytes(remove_garbage(config, parsed.keep))}")
+    freed = remove_garbage(config, parsed.keep)
+    present({**found, "bytes": freed}, f"freed {human_bytes(freed)}")
     return 0
 
 
@@ -96,17 +112,21 @@ def _compact(parsed: argparse.Namespace, given: Given) -> int:
     config = configure_existing(parsed, given)
     plan = plan_compaction(config)
     if plan is None and not parsed.yes:
-        say(f"{config.shown_location}: nothing to compact: no deleted rows, and no more files than needed")
+        nothing = f"{config.shown_location}: nothing to compact: no deleted rows, and no more files than needed"
+        present({"plan": None, "version": None}, nothing)
         return 0
     if plan is not None:
         rows = [("deleted rows", f"{plan.deleted:,} (about {human_bytes(plan.deleted_bytes)})")]
         rows.append(("files", f"{plan.files:,}, {plan.files_after:,} after it"))
         rows += [("make again", name) for name in plan.made_again]
-        say(format_table(rows))
+        say(Facts(rows))
     if not parsed.yes:
-        say("rows would move; the version before is kept until elm gc removes it. Add --yes to do it")
+        advice = "rows would move; the version before is kept until elm gc removes it. Add --yes to do it"
+        present({"plan": plan, "version": None}, advice)
         return 0
-    say(f"{config.shown_location}: version {compact(config)}; elm gc --keep 0 frees the space of the ones before")
+    version = compact(config)
+    done = f"{config.shown_location}: version {version}; elm gc --keep 0 frees the space of the ones before"
+    present({"plan": plan, "version": version}, done)
     return 0
 
 
@@ -121,13 +141,24 @@ COMMANDS: Mapping[str, Command] = {
         "say what differs between two versions of a dataset", _diff_arguments, _diff, example="elm diff 1 2"
     ),
     "rollback": Command(
-        "make an earlier version of a dataset the present one", _rollback_arguments, _rollback, example="elm rollback 1"
+        "make an earlier version of a dataset the present one",
+        _rollback_arguments,
+        _rollback,
+        example="elm rollback 1",
+        group="maintain",
     ),
     "compact": Command(
-        "rewrite a dataset that has grown in few files, without deleted rows",
+        "rewrite a dataset that has grown in few files",
         _compact_arguments,
         _compact,
         example="elm compact --yes",
+        group="maintain",
     ),
-    "gc": Command("remove earlier versions of a dataset", _gc_arguments, _gc, example="elm gc --keep 1 --yes"),
+    "gc": Command(
+        "remove earlier versions of a dataset",
+        _gc_arguments,
+        _gc,
+        example="elm gc --keep 1 --yes",
+        group="maintain",
+    ),
 }

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from data_pipeline.cli.command import Command, local_path, say
+from data_pipeline.cli.command import Command, local_path
 from data_pipeline.cli.flags import Given
+from data_pipeline.cli.output import Facts, present
 from data_pipeline.config import explain, read_config_file
 from data_pipeline.errors import ConfigError
-from data_pipeline.utils import configure_logging, format_table
+from data_pipeline.utils import configure_logging
 
 if TYPE_CHECKING:
     from data_pipeline.stages.label import LabelReport
@@ -32,11 +33,20 @@ def _label(parsed: argparse.Namespace, given: Given) -> int:
         raise ConfigError(f"{parsed.config}:\n{explain(error)}") from None
     configure_logging(config.logging.file)
     logging.getLogger().setLevel(config.logging.level)
-    say(_summary(make_weak_labels(config)))
+    report = make_weak_labels(config)
+    document = {
+        "folder": report.folder,
+        "queries": report.queries,
+        "pairs": report.pairs,
+        "judging": report.summary.to_json(),
+        "figures": report.figures,
+        "pushed": report.pushed,
+    }
+    present(document, str(report.folder), Facts(_rows(report)))
     return 0
 
 
-def _summary(report: "LabelReport") -> str:
+def _rows(report: "LabelReport") -> list[tuple[str, str]]:
     figures, done = report.figures, report.summary
     statuses = ", ".join(f"{count:,} {status}" for status, count in figures["statuses"].items() if count)
     positives = sum(int(number) * count for number, count in figures["queries_by_positives"].items())
@@ -74,7 +84,7 @@ def _summary(report: "LabelReport") -> str:
     if report.pushed is not None:
         rows.append(("pushed to", report.pushed))
     files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))
-    return f"{report.folder}\n{format_table([*rows, ('files', files)])}"
+    return [*rows, ("files", files)]
 
 
 def _account(account: Mapping[str, Any], came_in: int) -> str:
@@ -91,10 +101,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, Command] = {
     "label": Command(
-        "make weak labels for retrieval: passages and queries -> qrels and training triples",
+        "make weak labels for retrieval: qrels and training triples",
         _arguments,
         _label,
         settings=False,
         example="elm label --config Data_Preparation/configs/weak_labels.yaml",
+        group="enrich",
     )
 }

@@ -21,13 +21,14 @@ from data_pipeline.errors import NotFoundError
 from data_pipeline.store.corpus_files import open_source
 from data_pipeline.store.reader import Rows
 from data_pipeline.types import SPLITS, IntArray, Split
+from data_pipeline.utils.displays import facts_html, facts_text
 from data_pipeline.working_copy.opened import refresh
 
 if TYPE_CHECKING:
     import datasets
     import polars as pl
 
-    from data_pipeline.dataset.search import Query
+    from data_pipeline.dataset.search import Query, SearchHits
     from data_pipeline.dataset.spot_check import Level
     from data_pipeline.embeddings import Embedder
 
@@ -121,6 +122,22 @@ class ELMDataset(BatchedDataset):
             self.rows = self.select(rows_of_selection(self.rows, subset)).rows
         if where is not None:
             self.rows = self.filter(where).rows
+
+    # Displays
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        from data_pipeline.dataset.preview import describe
+
+        return describe(self.rows, self.split, self.columns)
+
+    def _repr_html_(self) -> str:
+        from data_pipeline.dataset.preview import first_rows_html
+
+        return facts_html("ELMDataset", self.display_facts()) + first_rows_html(self.rows)
+
+    def __repr__(self) -> str:
+        return facts_text("ELMDataset", self.display_facts())
 
     # Indexing
 
@@ -359,7 +376,7 @@ class ELMDataset(BatchedDataset):
             raise ValueError(f"rows {i} and {j}: {error}") from error
         return vectors[0] if is_single else vectors
 
-    def search(self, query: "Query", k: int = 10) -> list[dict[str, Any]]:
+    def search(self, query: "Query", k: int = 10) -> "SearchHits":
         """Find the k paragraphs whose vectors are nearest to a query by cosine.
 
         A text is embedded by the model that made the vectors, with its query prompt; the
@@ -376,13 +393,13 @@ class ELMDataset(BatchedDataset):
             ValueError: the vector has another shape or no direction, or k is below 1.
             StoreError: the file of vectors does not say what model made them.
         """
-        from data_pipeline.dataset.search import search
+        from data_pipeline.dataset.search import SearchHits, search
 
         best, scores = search(self.rows, query, k, self._load_embedder)
-        return [
+        return SearchHits(
             {"index": int(index), "score": float(score), **sample}
             for index, score, sample in zip(best, scores, self.__getitems__(best), strict=True)
-        ]
+        )
 
     # Verification
 

@@ -9,6 +9,33 @@ import torch
 from data_pipeline.embeddings import Embedder, encode
 from data_pipeline.store.reader import Rows
 from data_pipeline.types import Float32Array, IntArray
+from data_pipeline.utils.displays import table_html
+from data_pipeline.utils.terminal import one_line, printable
+
+_TEXT_CHARS, _HTML_CHARS = 80, 300
+
+
+class SearchHits(list[dict[str, Any]]):
+    """Samples that a search found, best first, each with `index` and `score`."""
+
+    def _repr_html_(self) -> str:
+        return table_html(f"{len(self)} rows", ("score", "index", "text_id", "text"), self._cells(_HTML_CHARS))
+
+    def __repr__(self) -> str:
+        lines = [f"{score}  {index:>6}  {text_id}  {text}" for score, index, text_id, text in self._cells(_TEXT_CHARS)]
+        return printable("\n".join([f"SearchHits of {len(self)} rows", *lines]))
+
+    def _cells(self, chars: int) -> list[tuple[str, str, str, str]]:
+        return [
+            (
+                f"{hit['score']:.3f}",
+                str(hit["index"]),
+                str(hit.get("metadata", {}).get("text_id", "")),
+                one_line(hit.get("text", ""), chars),
+            )
+            for hit in self
+        ]
+
 
 Query: TypeAlias = "str | Sequence[float] | np.ndarray[Any, Any] | torch.Tensor"
 

@@ -97,6 +97,8 @@ class LocalEngine:
                 "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path])),
             },
             stdin=subprocess.DEVNULL,
+            # Ctrl-C is for this process, which ends the others; they may not have begun to ignore it.
+            process_group=0,
         )
         return _Follower(place, process)
 

@@ -179,8 +179,36 @@ def sample_rows(config: Config) -> Rows:
     return Rows(int(rows / share), tokens, text_bytes / rows, len(units), seconds / rows, about)
 
 
-def plan_rows(config: Config, rows: Rows, dim: int, workers: int, devices: Devices | None) -> list[tuple[str, str]]:
-    """Describe the work in rows of a table.
+@dataclass(frozen=True)
+class Work:
+    """What a run would read, write and take."""
+
+    rows: Rows
+    units: int
+    """Units to read, estimated where their number is not known."""
+    shards: int
+    """Paragraph files to write."""
+    tokens: float
+    paragraph_bytes: int
+    vector_bytes: int
+    dim: int
+    precision: str
+    """Coding of the vectors."""
+    work_bytes: int
+    """Disk that is needed besides, while the paragraphs are made."""
+    workers: int
+    preprocessing_s: float
+    alone_s: float
+    """Part of it in steps that one worker takes alone."""
+    devices: Devices | None = None
+    embedding_s: float | None = None
+    """Time of all devices together; None if their rate is not known."""
+    price: float | None = None
+    """Price of the devices."""
+
+
+def estimate_work(config: Config, rows: Rows, dim: int, workers: int, devices: Devices | None) -> Work:
+    """Estimate the work of a run.
 
     Args:
         config: settings of the run.
@@ -189,33 +217,49 @@ def plan_rows(config: Config, rows: Rows, dim: int, workers: int, devices: Devic
         workers: number of workers that preprocess, a core each.
         devices: devices that embed; None if their rate is not known.
     """
-    coding = _coding(config, devices)
-    vectors = rows.count * coding.row_bytes(dim)
-    paragraphs = rows.count * (rows.text_bytes * _PARQUET_SHARE + _ROW_BYTES)
-    near = config.preprocess.near_dedup
-    work = rows.count * (rows.text_bytes + (_NEAR_BYTES if near else 0))
+    coding, near = _coding(config, devices), config.preprocess.near_dedup
     shared = rows.count * (rows.read_s + (_NEAR_S if near else 0) + _WRITE_S + _LEAKAGE_S)
-    alone = rows.count * _ALONE_S
-    estimated = math.ceil(rows.count * rows.text_bytes / UNIT_BYTES)
-    units = _counted(rows.units, "unit") if rows.units else "about " + _counted(estimated, "unit")
-    tokens = rows.count * rows.tokens
+    alone, tokens = rows.count * _ALONE_S, rows.count * rows.tokens
+    hours = tokens / devices.tokens_per_s / 3600 if devices is not None else None
+    return Work(
+        rows=rows,
+        units=rows.units or math.ceil(rows.count * rows.text_bytes / UNIT_BYTES),
+        shards=math.ceil(rows.count / config.storage.shard_rows),
+        tokens=tokens,
+        paragraph_bytes=int(rows.count * (rows.text_bytes * _PARQUET_SHARE + _ROW_BYTES)),
+        vector_bytes=rows.count * coding.row_bytes(dim),
+        dim=dim,
+        precision=coding.precision,
+        work_bytes=int(rows.count * (rows.text_bytes + (_NEAR_BYTES if near else 0))),
+        workers=workers,
+        preprocessing_s=shared / workers + alone,
+        alone_s=alone,
+        devices=devices,
+        embedding_s=3600 * hours / devices.count if devices is not None and hours is not None else None,
+        price=hours * devices.price if hours is not None and devices is not None and devices.price else None,
+    )
+
+
+def plan_rows(work: Work) -> list[tuple[str, str]]:
+    """Describe the work of a run in rows of a table."""
+    rows, devices = work.rows, work.devices
+    units = ("" if rows.units else "about ") + _counted(work.units, "unit")
     table = [
         ("rows", f"{rows.count:,}, {rows.tokens:,.0f} tokens each" + (f" (from {rows.about})" if rows.about else "")),
-        ("tasks", f"{units} to read, {_counted(math.ceil(rows.count / config.storage.shard_rows), 'shard')} to write"),
-        ("all tokens", f"{tokens:,.0f}"),
-        ("paragraphs", human_bytes(int(paragraphs))),
-        ("vectors", f"{human_bytes(vectors)} ({dim:,} dimensions, {coding.precision})"),
-        ("work", f"{human_bytes(int(work))} more while the paragraphs are made"),
-        ("preprocessing", f"{describe_seconds(shared / workers + alone)} by {_counted(workers, 'worker')}"
-                          + (f", of which {describe_seconds(alone)} by one alone" if workers > 1 else "")),
+        ("tasks", f"{units} to read, {_counted(work.shards, 'shard')} to write"),
+        ("all tokens", f"{work.tokens:,.0f}"),
+        ("paragraphs", human_bytes(work.paragraph_bytes)),
+        ("vectors", f"{human_bytes(work.vector_bytes)} ({work.dim:,} dimensions, {work.precision})"),
+        ("work", f"{human_bytes(work.work_bytes)} more while the paragraphs are made"),
+        ("preprocessing", f"{describe_seconds(work.preprocessing_s)} by {_counted(work.workers, 'worker')}"
+                          + (f", of which {describe_seconds(work.alone_s)} by one alone" if work.workers > 1 else "")),
     ]  # fmt: skip
-    if devices is not None:
-        hours = tokens / devices.tokens_per_s / 3600
-        text = f"{describe_seconds(3600 * hours / devices.count)} by {devices.count:,} {devices.name}, "
-        text += f"{hours:,.1f} hours of one, " if devices.count > 1 else ""
+    if devices is not None and work.embedding_s is not None:
+        text = f"{describe_seconds(work.embedding_s)} by {devices.count:,} {devices.name}, "
+        text += f"{work.embedding_s * devices.count / 3600:,.1f} hours of one, " if devices.count > 1 else ""
         table.append(("embedding", text + f"at {devices.tokens_per_s:,.0f} tokens/s ({devices.about})"))
-        if devices.price is not None:
-            table.append(("price", f"{hours * devices.price:,.2f} at {devices.price:g} for an hour of one device"))
+        if work.price is not None:
+            table.append(("price", f"{work.price:,.2f} at {devices.price:g} for an hour of one device"))
     return table
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.config import Config
 from data_pipeline.execution.crew import CrewFolder, StageAbout
@@ -85,6 +86,32 @@ def _by_worker(done: Counter[str]) -> str:
     shown = ", ".join(f"{worker} {count:,}" for worker, count in sorted(done.items())[:_SHOWN_WORKERS])
     more = f" and {len(done) - _SHOWN_WORKERS:,} more workers" if len(done) > _SHOWN_WORKERS else ""
     return f" ({shown}{more})" if done else ""
+
+
+def crew_to_json(crew: CrewStatus) -> dict[str, Any]:
+    """Return a crew as JSON values; `state` is `running`, `waiting`, `over` or `failed`."""
+    now = time.time()
+    return {
+        "name": crew.name,
+        "state": "failed" if crew.failure else "over" if crew.is_over else "running" if crew.leader else "waiting",
+        "failure": crew.failure,
+        "leader": {"machine": crew.leader.machine, "process": crew.leader.process} if crew.leader else None,
+        "stages": [
+            {
+                "name": stage.about.name,
+                "tasks": stage.about.tasks,
+                "tasks_done": stage.done.total(),
+                "tasks_running": len(stage.running),
+                "unit": stage.about.unit,
+                "rows": stage.about.rows,
+                "rows_done": stage.rows,
+                "tasks_by_worker": dict(stage.done),
+                "seconds_left": stage.seconds_left(now),
+                "failure": stage.failure,
+            }
+            for stage in crew.stages
+        ],
+    }
 
 
 def lines_of(crew: CrewStatus) -> list[tuple[str, str]]:

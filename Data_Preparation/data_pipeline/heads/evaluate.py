@@ -15,6 +15,7 @@ from data_pipeline.heads.apply import Scorer, probabilities
 from data_pipeline.heads.identity import check_identity
 from data_pipeline.heads.labelled import Labelled, label_name
 from data_pipeline.heads.model import Head
+from data_pipeline.utils.displays import Displayed
 
 _MAX_GRADES = 20
 """Number of distinct whole numbers up to which they are evaluated as labels too."""
@@ -37,8 +38,8 @@ class Estimate:
     """Upper end of the interval; NaN without bootstrap."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Displayed):
     """Quality of a head on labelled rows."""
 
     rows: int
@@ -51,6 +52,15 @@ class Evaluation:
     """Calibration of the probability of the likeliest label; binary: of the second label."""
     thresholds: list[metrics.Threshold] = field(default_factory=list)
     """Thresholds, with their precision and recall on these rows."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows: measures, with their 95 % intervals."""
+        rows = [("rows", f"{self.rows:,}")]
+        for name, measure in self.measures.items():
+            has_interval = not np.isnan(measure.low)
+            interval = f" ({measure.low:.4f} to {measure.high:.4f})" if has_interval else ""
+            rows.append((name, f"{measure.value:.4f}{interval}"))
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Evaluation as JSON; NaN becomes null, since JSON has no NaN."""

@@ -7,6 +7,7 @@ spans of rows are compared independently (`match_part`), and what was found is p
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -212,7 +213,8 @@ def drop_matches(
         for row, match in found.items():
             keep[row] = False
             text_id, document_id = staging.value("text_id", row), staging.value("document_id", row)
-            dropped.add(text_id, document_id, "decontamination", reason, match.item, match.overlap)
+            text = partial(staging.value, "text", row)
+            dropped.add(text_id, document_id, "decontamination", reason, match.item, text, match.overlap)
         if found:
             logger.info("Decontamination: %s rows dropped as %s", f"{len(found):,}", reason)
 

@@ -1,6 +1,7 @@
 """Documents with the id of an earlier one: an error, left out, or renamed."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -35,7 +36,8 @@ def drop_duplicate_ids(staging: Staging, keep: NDArray[np.bool_], dropped: DropL
         for other in (start + np.flatnonzero(keep[start:stop])).tolist():
             keep[other] = False
             text_id, document_id = staging.value("text_id", other), staging.value("document_id", other)
-            dropped.add(text_id, document_id, "duplicates", "duplicate_id", staging.value("text_id", first))
+            text, duplicate_of = partial(staging.value, "text", other), staging.value("text_id", first)
+            dropped.add(text_id, document_id, "duplicates", "duplicate_id", duplicate_of, text)
 
 
 def new_ids(staging: Staging, keep: NDArray[np.bool_]) -> dict[int, str]:

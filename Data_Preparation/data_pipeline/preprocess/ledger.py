@@ -1,4 +1,7 @@
-"""The drop ledger `dropped.parquet`: one row for every paragraph that is left out, with the stage and the reason."""
+"""The drop ledger `dropped.parquet`: one row for every paragraph that is left out, with the stage and the reason.
+
+Beside it, `dropped_examples.parquet` has a few of the rows for each reason, with their texts.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,6 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.preprocess.dropped_examples import DropExamples, Text
+from data_pipeline.store.dropped import examples_path, write_examples
 from data_pipeline.types import BadRecord, Document
 from data_pipeline.utils.system import fsync_path
 
@@ -22,7 +27,7 @@ _Row = tuple[str, str, str, str, str | None, float | None]
 
 
 class DropLedger:
-    """Writes the drop ledger, and counts the reasons.
+    """Writes the drop ledger and its examples, and counts the reasons.
 
     Args:
         path: path of the file.
@@ -36,6 +41,7 @@ class DropLedger:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[_Row] = []
         self._waiting = self._schema.empty_table()
+        self.examples = DropExamples()
         self.counts: Counter[str] = Counter()
         self.bad_records = 0
 
@@ -43,21 +49,22 @@ class DropLedger:
         """Write down the rows that have a reason, and give back the others."""
         reason = pl.Series("reason", reasons, dtype=pl.String)
         dropped = rows.filter(reason.is_not_null())
-        columns = (dropped["text_id"], dropped["document_id"], reason.drop_nulls())
-        for text_id, document_id, reason_of_row in zip(*columns, strict=True):
-            self.add(text_id, document_id, stage, reason_of_row, None)
+        columns = (dropped["text_id"], dropped["document_id"], reason.drop_nulls(), dropped["text"])
+        for text_id, document_id, reason_of_row, text in zip(*columns, strict=True):
+            self.add(text_id, document_id, stage, reason_of_row, None, text)
         return rows.filter(reason.is_null())
 
     def add_empty_documents(self, documents: Iterable[Document]) -> int:
         """Write down documents that have no paragraph, such as an empty text; returns their number."""
-        empty = [document.id for document in documents]
-        for identity in empty:
-            self.add(identity, identity, "quality", "empty_document", None)
-        return len(empty)
+        count = 0
+        for document in documents:
+            self.add(document.id, document.id, "quality", "empty_document", None, document.text)
+            count += 1
+        return count
 
     def add_bad_record(self, record: BadRecord) -> None:
         """Write down a record that is no document, by its place in the corpus."""
-        self.add(record.where, record.where, "records", record.reason, None)
+        self.add(record.where, record.where, "records", record.reason, None, text=None)
         self.bad_records += 1
 
     def add(
@@ -67,28 +74,48 @@ class DropLedger:
         stage: str,
         reason: str,
         duplicate_of: str | None,
+        text: Text,
         overlap: float | None = None,
     ) -> None:
-        """Write down one row."""
+        """Write down one row.
+
+        Args:
+            text_id: id of the row.
+            document_id: id of its document.
+            stage: stage that leaves it out.
+            reason: reason for it.
+            duplicate_of: id of the row or item that it repeats, if that is the reason.
+            text: text of the row, for the examples.
+            overlap: similarity to `duplicate_of`.
+        """
+        self.examples.add(text_id, document_id, stage, reason, duplicate_of, text)
         self._rows.append((text_id, document_id, stage, reason, duplicate_of, overlap))
         self.counts[reason] += 1
         if len(self._rows) >= _GROUP_ROWS:
             self._flush()
 
     def copy(self, rows: pa.Table) -> None:
-        """Write down rows of another ledger."""
+        """Write down rows of another ledger, without its examples."""
         self._flush()
+        if "overlap" in self._schema.names and "overlap" not in rows.column_names:
+            rows = rows.append_column("overlap", pa.nulls(rows.num_rows, pa.float64()))
         self._write(rows.select(self._schema.names).cast(self._schema))
         for entry in rows["reason"].value_counts().to_pylist():
             self.counts[entry["values"]] += entry["counts"]
 
+    def copy_file(self, path: Path) -> None:
+        """Write down the rows of another ledger, and take its examples."""
+        self.copy(pq.read_table(path))
+        self.examples.merge(pq.read_table(examples_path(path)))
+
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the files."""
         self._flush()
         if self._waiting.num_rows:
             self._writer.write_table(self._waiting)
         self._writer.close()
         fsync_path(self._path)
+        write_examples(examples_path(self._path), self.examples.table())
 
     def _flush(self) -> None:
         if self._rows:

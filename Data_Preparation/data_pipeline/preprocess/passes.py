@@ -6,6 +6,7 @@ between the passes, and memory does not grow with the corpus.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +211,8 @@ def mark_duplicates(staging: Staging, repeats: Repeats, dropped: DropLedger) -> 
     for pairs, reason in ((repeats.exact, "exact_duplicate"), (repeats.near, "near_duplicate")):
         for row, first in pairs.tolist():
             text_id, document_id = staging.value("text_id", row), staging.value("document_id", row)
-            dropped.add(text_id, document_id, "duplicates", reason, staging.value("text_id", first))
+            text, duplicate_of = partial(staging.value, "text", row), staging.value("text_id", first)
+            dropped.add(text_id, document_id, "duplicates", reason, duplicate_of, text)
     return repeats.kept(len(staging))
 
 

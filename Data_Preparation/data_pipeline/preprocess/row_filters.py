@@ -64,7 +64,7 @@ class Filters:
             return dict(enumerate(documents))
         kept, others = apply_presets(documents, self.config.presets)
         for document, reason in others:
-            dropped.add(document.id, document.id, "quality", reason, None)
+            dropped.add(document.id, document.id, "quality", reason, None, document.text)
         return kept
 
     @property

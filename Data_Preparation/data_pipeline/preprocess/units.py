@@ -2,7 +2,7 @@
 
 rows.arrow        rows that pass the filters; none if there are no such rows
 documents.arrow   the documents, in order
-dropped.parquet   what is left out
+dropped.parquet   what is left out, and dropped_examples.parquet, examples of it with their texts
 counts.json       `UnitCounts`
 """
 
@@ -23,6 +23,7 @@ from data_pipeline.preprocess.row_filters import Filters
 from data_pipeline.preprocess.staging import StagedFile, Staging
 from data_pipeline.preprocess.tokens import TokenCounter
 from data_pipeline.store.documents import DocumentWriter
+from data_pipeline.store.dropped import DROPPED
 from data_pipeline.user_files import OnBytes
 from data_pipeline.utils.files import atomic_write_json
 from data_pipeline.utils.folders import publish_folder
@@ -83,7 +84,7 @@ def stage_unit(
     """
     work = folder.with_name(f".{folder.name}.{uuid4().hex}")
     work.mkdir(parents=True)
-    dropped, listed = DropLedger(work / "dropped.parquet", with_overlap), DocumentWriter(work / "documents.arrow")
+    dropped, listed = DropLedger(work / DROPPED, with_overlap), DocumentWriter(work / "documents.arrow")
     personal_before, records = Counter(filters.counts()), RecordCounts()
     max_share = unit.max_bad_share
     early = 1.0 if max_share is not None and not unit.is_first else max_share

@@ -10,6 +10,7 @@ from data_pipeline.config import Config
 from data_pipeline.errors import MissingExtraError
 from data_pipeline.report.blocks import Block, Note, Section
 from data_pipeline.report.clusters import named_clusters
+from data_pipeline.report.inline import MAX_INLINE_BYTES, inline_frame
 from data_pipeline.report.measures import NEIGHBORS
 from data_pipeline.report.neighbors import nearest_neighbors
 from data_pipeline.report.opened import SAMPLE_ROWS, OpenedDataset, Sample, draw_sample, open_dataset
@@ -26,7 +27,8 @@ from data_pipeline.report.sections.scores import scores_section
 from data_pipeline.report.sections.subsets import read_subsets, subsets_section
 from data_pipeline.report.sections.versions import versions_section
 from data_pipeline.types import Split
-from data_pipeline.utils import atomic_write_bytes
+from data_pipeline.utils import atomic_write_bytes, human_bytes
+from data_pipeline.utils.displays import facts_html
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _MIN_MAP_ROWS = 3
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """Report that was written."""
+    """Report that was written; notebooks show the page itself."""
 
     path: Path
     rows: int
@@ -45,6 +47,21 @@ class WrittenReport:
     """Number of rows of the dataset."""
     bytes: int
     seconds: float
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("file", f"{self.path} ({human_bytes(self.bytes)})"),
+            ("rows", f"{self.rows:,} of {self.total:,}"),
+        ]
+        if self.bytes > MAX_INLINE_BYTES:
+            limit = human_bytes(MAX_INLINE_BYTES)
+            advice = f"larger than the {limit} that a notebook shows; open the file in a browser, or lower rows"
+            return facts_html(self.path.name, [*facts, ("not shown", advice)])
+        try:
+            page = self.path.read_text(encoding="utf-8")
+        except OSError as error:
+            return facts_html(self.path.name, [*facts, ("not shown", f"the file cannot be read: {error.strerror}")])
+        return inline_frame(page, self.path.name) + facts_html(self.path.name, facts)
 
 
 def write_report(

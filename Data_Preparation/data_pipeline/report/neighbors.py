@@ -71,9 +71,10 @@ def _nearest(
     """Find the nearest rows by cosines of approximate vectors, and order candidates by those of the vectors."""
     asked = torch.arange(len(vectors)) if queries is None else torch.from_numpy(queries)
     nearest, cosines = torch.empty(len(asked), count, dtype=torch.int32), torch.empty(len(asked), count)
+    buffer = torch.empty(_BLOCK_ROWS, len(vectors))  # new memory for each block takes as long as a part of the product
     for start in range(0, len(asked) if count else 0, _BLOCK_ROWS):
         rows = asked[start : start + _BLOCK_ROWS]
-        similarities = approximate[rows] @ approximate.T
+        similarities = torch.mm(approximate[rows], approximate.T, out=buffer[: len(rows)])
         similarities[torch.arange(len(rows)), rows] = -torch.inf
         values, indices = similarities.topk(count if candidates is None else candidates, dim=1)
         if candidates is not None:

@@ -23,6 +23,9 @@ SAMPLE_ROWS = 20_000
 """Maximum number of rows whose texts and vectors a report reads."""
 _MIN_OF_SPLIT = 500
 
+SPLIT, ROW = "__split__", "__row__"
+"""Columns of a sample beside those of the dataset, which may have columns of the plain names."""
+
 
 @dataclass(frozen=True)
 class OpenedDataset:
@@ -103,7 +106,7 @@ class Sample:
     """Rows of all splits, split by split in order, drawn at random where there are many."""
 
     frame: pl.DataFrame
-    """Columns of the rows, with `split` and `row`, the index in the split."""
+    """Columns of the rows, with `SPLIT`, and `ROW`, the index in the split."""
     vectors: Float32Array | None
     """Vectors, shape (N, D); None if the dataset has none. Those that are not finite are zero."""
     non_finite: int
@@ -137,7 +140,7 @@ class Sample:
     @cached_property
     def splits(self) -> list[str]:
         """Splits of the rows."""
-        return self.frame["split"].to_list()
+        return self.frame[SPLIT].to_list()
 
 
 def draw_sample(dataset: OpenedDataset, rows: int = SAMPLE_ROWS, seed: int = 0) -> Sample:
@@ -157,7 +160,7 @@ def draw_sample(dataset: OpenedDataset, rows: int = SAMPLE_ROWS, seed: int = 0) 
     ):
         index = _drawn(len(reader), count, rng)
         table = reader.records(reader.of_files(index), reader.names)
-        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(split=pl.lit(split), row=pl.Series(index))
+        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(pl.lit(split).alias(SPLIT), pl.Series(ROW, index))
         frames.append(frame)
         if dataset.has_vectors:
             vectors.append(reader.vectors(index).astype(np.float32))
@@ -170,7 +173,7 @@ def draw_sample(dataset: OpenedDataset, rows: int = SAMPLE_ROWS, seed: int = 0) 
     return Sample(frame, joined, int((~finite).sum()), dataset.count)
 
 
-_EMPTY = pl.DataFrame(schema={"text_id": pl.String, "text": pl.String, "split": pl.String, "row": pl.Int64})
+_EMPTY = pl.DataFrame(schema={"text_id": pl.String, "text": pl.String, SPLIT: pl.String, ROW: pl.Int64})
 
 
 def shares(counts: Sequence[int], rows: int) -> list[int]:

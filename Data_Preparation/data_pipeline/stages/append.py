@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -30,9 +29,10 @@ from data_pipeline.preprocess.changes import Changes, NewOrder
 from data_pipeline.preprocess.cutting import CHUNK_COLUMNS
 from data_pipeline.preprocess.decontamination import Decontamination
 from data_pipeline.preprocess.growth import Candidates, stage_again, write_growth
-from data_pipeline.preprocess.ledger import STAGES_OF_OTHER_ROWS, DropLedger
+from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.preprocess.passes import Assignment, stage_candidates, write_splits
 from data_pipeline.preprocess.row_filters import load_filters
+from data_pipeline.stages.appended_ledger import copy_ledger
 from data_pipeline.stages.base import Executor, run_in_order, run_stage
 from data_pipeline.stages.leakage import measure_leakage
 from data_pipeline.stages.licenses import licenses_of, record_licenses
@@ -41,6 +41,7 @@ from data_pipeline.stages.paragraph_steps import deciding_steps
 from data_pipeline.stages.preprocess import Source, described_split, paragraph_settings, work_folder
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.documents import Documents, DocumentWriter, read_documents
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES
 from data_pipeline.store.manifest import (
     ParagraphManifest,
     ShardEntry,
@@ -113,9 +114,9 @@ class Appended:
         new = new_folder(folder)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        dropped = DropLedger(new / "dropped.parquet", with_overlap=config.decontamination.is_on)
+        dropped = DropLedger(new / DROPPED, with_overlap=config.decontamination.is_on)
         order, found, personal = self._read_source(documents, number, dropped, new)
-        _copy_ledger(folder / "dropped.parquet", dropped, documents, order, manifest, number)
+        copy_ledger(folder, dropped, documents, order, manifest, number)
         schema = pq.read_schema(store.listed(store.splits[0])[0].path).remove_metadata()
         staged = new / "staging new" if (new / "staging new").exists() else None
         candidates = stage_again(store, documents, order.renumbered, staged, order.new_numbers, schema, new)
@@ -172,7 +173,7 @@ class Appended:
             run_stage(step, execute=self.execute)
         assigned = read_assignment(job)
         for path in ledgers_of(job):
-            dropped.copy(pq.read_table(path))
+            dropped.copy_file(path)
         dropped.close()
         shutil.rmtree(work)
         if not assigned.keep.any():
@@ -301,7 +302,9 @@ class Appended:
         # Documents that were replaced have been counted too.
         if all_personal := Counter(manifest["counts"].get("personal_data", {})) + Counter(personal):
             grown["counts"]["personal_data"] = dict(all_personal.most_common())
-        grown["dropped_sha256"] = sha256_of_file(new_folder(self.config.processed_dir) / "dropped.parquet")
+        new = new_folder(self.config.processed_dir)
+        grown["dropped_sha256"] = sha256_of_file(new / DROPPED)
+        grown["dropped_examples_sha256"] = sha256_of_file(new / DROPPED_EXAMPLES)
         grown["changes"] = {"documents": dict(found), "rows": {split: dict(counts) for split, counts in rows.items()}}
         return grown
 
@@ -403,44 +406,3 @@ def _link_shards(store: ParagraphStore, new: Path) -> None:
         (new / ".cache").mkdir(exist_ok=True)
         if not (new / ".cache" / path.name).exists():  # a new shard may have the texts of one that stays
             link_or_copy(path, new / ".cache" / path.name)
-
-
-def _copy_ledger(
-    path: Path,
-    dropped: DropLedger,
-    documents: Documents,
-    order: NewOrder,
-    manifest: ParagraphManifest,
-    number: int,
-) -> None:
-    """Write down again what was left out of documents that stay, for other reasons than other rows.
-
-    Bad records of the source that was read again are left out, since they were found again.
-    """
-    left_out = np.flatnonzero(order.renumbered < 0)
-    ids = documents.table["document_id"]
-    staying = np.flatnonzero(order.renumbered >= 0)
-    gone = pa.array(sorted(set(ids.take(pa.array(left_out)).to_pylist())), pa.string())
-    if len(gone):  # an id that another document has stays
-        others = ids.take(pa.array(staying))
-        gone = gone.filter(pc.invert(pc.is_in(gone, value_set=others.combine_chunks())))
-    files = _files_of(manifest, number)
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches():
-            table = pa.Table.from_batches([batch])
-            keep = pc.invert(pc.is_in(table["stage"], value_set=pa.array(STAGES_OF_OTHER_ROWS)))
-            is_record = pc.equal(table["stage"], "records")
-            keep = pc.and_(keep, pc.or_(is_record, pc.invert(pc.is_in(table["document_id"], value_set=gone))))
-            for name in files:
-                again = pc.and_(is_record, pc.starts_with(table["document_id"], f"{name}, "))
-                keep = pc.and_(keep, pc.invert(again))
-            dropped.copy(table.filter(keep))
-
-
-def _files_of(manifest: ParagraphManifest, number: int) -> list[str]:
-    """Names of the files or datasets of a source, as the dataset was made of it; empty for one that is new."""
-    appended = manifest.get("appended", [])
-    if number > len(appended):
-        return []
-    settings = manifest["settings"]["corpus"] if number == 0 else appended[number - 1]["settings"]
-    return list(settings["identity"])

@@ -208,9 +208,34 @@ def run_stage(stage: Stage[R], *, overwrite: bool = False, execute: Executor = r
     finished = [output.is_finished(overwrite) for output in stage.outputs]
     if finished and all(finished):
         return stage.finish([])
-    with nullcontext() if stage.rows == 0 else progress_bar(stage.rows, stage.name, stage.unit) as bar:
-        results = execute(stage, stage.tasks(), _ignore if bar is None else bar.update)
+    done, workers = 0, workers_of(execute)
+    # Only this process knows how many tokens it has computed.
+    tokens = getattr(stage, "tokens_done", None) if workers == 1 else None
+    with nullcontext() if stage.rows == 0 else progress_bar(stage.rows, stage.name, stage.unit, tokens) as bar:
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if bar is not None:
+                bar.update(rows)
+
+        try:
+            results = execute(stage, stage.tasks(), advance)
+        except KeyboardInterrupt as interrupt:
+            if not getattr(interrupt, "__notes__", None):  # of a stage within this one, which knows better
+                interrupt.add_note(_saved(stage, done, workers))
+            raise
     return stage.finish(results)
+
+
+def _saved(stage: Stage[Any], done: int, workers: int) -> str:
+    """Describe what is left of a stage that was interrupted: rows, finished tasks, or nothing."""
+    if getattr(stage, "saves_rows", False) and stage.rows:
+        seconds = ", but for those of the last seconds" if workers > 1 else ""
+        return f"{stage.name}: {done:,} of {stage.rows:,} {stage.unit}s are saved{seconds}"
+    if is_portable(stage) and stage.outputs:
+        return f"{stage.name}: its finished parts are saved"
+    return f"{stage.name}: nothing of it is written yet; what came before is saved"
 
 
 def run_stages(
@@ -241,7 +266,3 @@ def write_run_record(folder: Path, content: Mapping[str, Any], prefix: str = "")
     path = folder / f"{prefix}{run_timestamp()}-{os.getpid()}.json"
     atomic_write_json(path, content)
     return path
-
-
-def _ignore(rows: int) -> None:
-    del rows

@@ -22,6 +22,7 @@ from data_pipeline.stages.copied_embeddings import CopiedEmbeddings
 from data_pipeline.stages.preprocess import described_split, is_processed_file
 from data_pipeline.store import ParagraphStore, write_manifest
 from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE, Documents
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES
 from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, contents_of, read_manifest
 from data_pipeline.store.versions import (
     carry_versions,
@@ -121,8 +122,9 @@ def _write_paragraphs(config: Config, store: ParagraphStore) -> dict[Split, IntA
     stems: dict[Split, str] = {split: f"{split}-v{number:04d}" for split in store.splits}
     shards = write_splits(candidates.staging, keep, assigned, schema, config.storage.shard_rows, stems, new)
     (new / "staging").unlink()
-    for name in ("dropped.parquet", DOCUMENTS, SET_ASIDE):
-        link_or_copy(folder / name, new / name)
+    for name in (DROPPED, DROPPED_EXAMPLES, DOCUMENTS, SET_ASIDE):
+        if name != DROPPED_EXAMPLES or (folder / name).exists():  # earlier versions of this package wrote none
+            link_or_copy(folder / name, new / name)
     changes = {"rows": {split: {"added": 0, "removed": 0} for split in store.splits}}
     manifest: ParagraphManifest = {**store.manifest, "version": number, "parent": store.version, "changes": changes}
     manifest.pop("deleted", None)

@@ -47,6 +47,7 @@ from data_pipeline.store import Coding, ParagraphShard, ParagraphStore, open_emb
 from data_pipeline.store.manifest import EmbeddingManifest, ShardRecord, read_manifest
 from data_pipeline.types import Split
 from data_pipeline.utils import human_time
+from data_pipeline.utils.displays import Displayed
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ _SHARDS_AT_ONCE = 2
 """Shards whose requests share the slots of a server, so that none idles at the end of a shard."""
 
 
-@dataclass(frozen=True)
-class SplitResult:
+@dataclass(frozen=True, repr=False)
+class SplitResult(Displayed):
     """Result of embedding one split."""
 
     rows: int
@@ -66,6 +67,15 @@ class SplitResult:
     """Whether an earlier run finished the split."""
     new_rows: int = 0
     """Number of rows of the files that this run wrote."""
+
+    def display_text(self) -> str:
+        """Describe the result in a line."""
+        speed = f"{self.tally.tokens_per_s:,.0f} tokens/s" if self.tally.seconds else "copied"
+        return f"{self.rows:,} rows x {self.dim}, {'finished before' if self.skipped else speed}"
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        return [("embeddings", self.display_text()), *(("file", str(path)) for path in self.files)]
 
 
 def stored_precision(embedder: Embedder, config: EmbeddingConfig) -> str:
@@ -170,6 +180,7 @@ class SplitEmbeddings(SplitStage):
     """Whether it is that of a worker, whose tallies are added up elsewhere."""
     attention: str = field(init=False)
     on_device = True
+    saves_rows = True
     engine: Engine = field(init=False)
     coding: Coding = field(init=False)
     _shard_planner: ShardPlanner = field(init=False)
@@ -190,6 +201,10 @@ class SplitEmbeddings(SplitStage):
     def name(self) -> str:
         """Activity of the stage, for the progress bar."""
         return f"Embedding {self.output.split}"
+
+    def tokens_done(self) -> int:
+        """Return the number of tokens that this process has computed."""
+        return self.engine.tally.tokens
 
     def tasks(self) -> list[Task]:
         """Return one task for each file, or for each block of rows of a file."""

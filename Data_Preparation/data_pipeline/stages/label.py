@@ -33,6 +33,7 @@ from data_pipeline.stages.label_outputs import render
 from data_pipeline.stages.passage_vectors import write_passage_vectors
 from data_pipeline.types import IntArray
 from data_pipeline.utils import sha256_of_json
+from data_pipeline.utils.displays import Displayed
 from data_pipeline.weak_labels.accounts import describe
 from data_pipeline.weak_labels.label_accounts import Inputs, Searches
 from data_pipeline.weak_labels.prefilter import Prefilter
@@ -41,8 +42,8 @@ from data_pipeline.weak_labels.sampling import sample
 from data_pipeline.weak_labels.state import Pair, RunRecorder, SampledCandidate, State
 
 
-@dataclass(frozen=True)
-class LabelReport:
+@dataclass(frozen=True, repr=False)
+class LabelReport(Displayed):
     """Result of a weak label run."""
 
     folder: Path
@@ -57,6 +58,17 @@ class LabelReport:
     """Content of report.json: accounts, grades, positives and negatives, agreement with gold."""
     pushed: str | None = None
     """Address on the hub, if the outputs were pushed there."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        grades = ", ".join(f"{grade}: {count:,}" for grade, count in self.figures["grades"].items()) or "none"
+        return [
+            ("folder", str(self.folder)),
+            ("queries", f"{self.queries:,}"),
+            ("pairs", f"{self.pairs:,}"),
+            ("grades", grades),
+            ("calls", f"{self.summary.calls:,}"),
+        ]
 
 
 def make_weak_labels(

@@ -26,18 +26,24 @@ from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
 from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import IntArray, Split
 from data_pipeline.utils import atomic_write_bytes, sha256_of_json
+from data_pipeline.utils.displays import Displayed
 
 _PART_ROWS = 16_384  # rows after which finished work is stored; large, since a model is called for each part
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, repr=False)
+class Measured(Displayed):
     """Result of computing a measure of one split."""
 
     rows: int
     columns: list[str]
     skipped: bool
     """Whether an earlier run computed the measure."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        done = ", finished before" if self.skipped else ""
+        return [("rows", f"{self.rows:,}{done}"), ("columns", ", ".join(self.columns))]
 
 
 def compute_metric(

@@ -17,6 +17,7 @@ from data_pipeline.preprocess.passes import Assignment, Repeats
 from data_pipeline.preprocess.staging import StagedFile, Staging
 from data_pipeline.preprocess.units import UnitCounts, UnitSource, read_counts, staged_rows
 from data_pipeline.stages.base import Advance, Output, Task, TaskResult, WorkerPlace
+from data_pipeline.store.dropped import DROPPED
 from data_pipeline.types import IntArray
 
 _PART_ROWS = 65_536
@@ -150,7 +151,7 @@ class ParagraphStep:
 def ledgers_of(job: ParagraphJob) -> list[Path]:
     """Return the ledgers of the rows that are left out because of other rows, in order."""
     cleared = (job.ledger(kind) for kind in KINDS)
-    return [job.work / "dropped.parquet", *(path for path in cleared if path.exists())]
+    return [job.work / DROPPED, *(path for path in cleared if path.exists())]
 
 
 def read_repeats(job: ParagraphJob) -> Repeats:

@@ -53,6 +53,7 @@ from data_pipeline.preprocess.units import stage_unit
 from data_pipeline.stages.base import Advance
 from data_pipeline.stages.decontamination_steps import decontamination_steps
 from data_pipeline.stages.paragraph_job import ParagraphJob, ParagraphStep, read_assignment, read_repeats
+from data_pipeline.store.dropped import DROPPED
 from data_pipeline.store.manifest import ShardEntry
 from data_pipeline.types import SPLITS
 from data_pipeline.utils.files import atomic_write_json
@@ -233,7 +234,7 @@ class DecideRows(ParagraphStep):
     def write(self, index: int, path: Path, advance: Advance) -> None:
         """Write the split of each row, new ids, and what is left out because of other rows."""
         config, work = self.job.config, self.job.work
-        dropped = DropLedger(work / "dropped.parquet", config.decontamination.is_on)
+        dropped = DropLedger(work / DROPPED, config.decontamination.is_on)
         repeats, on_duplicate_id = read_repeats(self.job), self.job.on_duplicate_id
         assigned = decide_rows(self.staging, config.preprocess, config.split, on_duplicate_id, dropped, repeats)
         dropped.close()

@@ -24,13 +24,14 @@ from data_pipeline.store.manifest import ParagraphManifest
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import exclusive
+from data_pipeline.utils.displays import Displayed
 from data_pipeline.utils.folders import discarded_on_error, new_folder, recover_folder, replace_folder
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Report:
+@dataclass(repr=False)
+class Report(Displayed):
     """Result of a run of the main pipeline."""
 
     processed_dir: Path
@@ -44,6 +45,21 @@ class Report:
     sparse_s: float = 0.0
     sparse_model: str = ""
     sparse: dict[Split, SparseResult] = field(default_factory=dict)
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        rows = [("folder", str(self.processed_dir))]
+        if self.manifest is not None:
+            counts = self.manifest["counts"]
+            dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items()) or "none"
+            splits = ", ".join(f"{split} {entry['rows']:,}" for split, entry in self.manifest["splits"].items())
+            rows += [("paragraphs", f"{counts['paragraphs']:,} found, {counts['kept']:,} kept"),
+                     ("dropped", dropped), ("splits", splits)]  # fmt: skip
+        rows += [("model", self.model)] if self.model else []
+        rows += [(f"embeddings {split}", result.display_text()) for split, result in self.embeddings.items()]
+        rows += [(f"sparse {split}", f"{result.rows:,} rows of {result.width:,} words")
+                 for split, result in self.sparse.items()]  # fmt: skip
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values, for the record of a run."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from data_pipeline.config import Config, CorpusConfig
 from data_pipeline.download import Corpus
@@ -37,6 +36,7 @@ from data_pipeline.stages.paragraph_job import ParagraphJob, ledgers_of
 from data_pipeline.stages.paragraph_steps import WriteShards, deciding_steps, reading_steps
 from data_pipeline.store import ParagraphShard, ParagraphStore, write_manifest
 from data_pipeline.store.documents import DOCUMENTS, document_tables
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES
 from data_pipeline.store.hashing import digests_path
 from data_pipeline.store.manifest import (
     AppendedSource,
@@ -63,7 +63,7 @@ _MUCH = 0.5  # of the tokens of a corpus
 
 _SPLIT = "|".join(SPLITS)
 _PROCESSED_FILE = re.compile(
-    r"manifest\.json|\.versions|(dropped|deleted|\.set_aside)\.parquet|\.documents\.arrow|"
+    r"manifest\.json|\.versions|(dropped|dropped_examples|deleted|\.set_aside)\.parquet|\.documents\.arrow|"
     r"staging|staging new|unordered|documents|"
     rf"({_SPLIT})(-v\d+)?(-\d{{5}}-of-\d{{5}})?\.parquet|({_SPLIT})(-v\d+)?\.\d+\.tmp|\..*\.tmp|\.cache"
 )
@@ -356,9 +356,9 @@ def _write_manifest(
     recorded = [source.record(job.config.sources_root) for source in sources]
     documents = totals.read.documents
     write_growth(new, files.staging, assigned, files.schema, chain.from_iterable(listed), documents, recorded)
-    dropped = DropLedger(new / "dropped.parquet", job.config.decontamination.is_on)
-    for path in [*(folder / "dropped.parquet" for folder in job.unit_folders), *ledgers_of(job)]:
-        dropped.copy(pq.read_table(path))
+    dropped = DropLedger(new / DROPPED, job.config.decontamination.is_on)
+    for path in [*(folder / DROPPED for folder in job.unit_folders), *ledgers_of(job)]:
+        dropped.copy_file(path)
     dropped.close()
     kept = int(assigned.keep.sum())
     _check_totals(totals.read.paragraphs, kept, dropped.counts, splits)
@@ -375,7 +375,8 @@ def _write_manifest(
             "dropped": dict(dropped.counts.most_common()),
             "token_counter": totals.token_counter,
         },
-        "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
+        "dropped_sha256": sha256_of_file(new / DROPPED),
+        "dropped_examples_sha256": sha256_of_file(new / DROPPED_EXAMPLES),
         "splits": splits,
     }
     record_licenses(manifest, (source.corpus.license for source in sources))

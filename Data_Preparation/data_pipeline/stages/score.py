@@ -22,19 +22,25 @@ from data_pipeline.store.manifest import ScoreManifest, read_manifest_to_replace
 from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.types import SPLITS, Split
 from data_pipeline.utils import sha256_of_json
+from data_pipeline.utils.displays import Displayed
 from data_pipeline.utils.system import same_file_names
 
 _BLOCK_ROWS = 8192  # of vectors at a time
 
 
-@dataclass(frozen=True)
-class ScoredSplit:
+@dataclass(frozen=True, repr=False)
+class ScoredSplit(Displayed):
     """Result of scoring one split."""
 
     rows: int
     columns: list[str]
     skipped: bool
     """Whether an earlier run finished all heads."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        done = ", finished before" if self.skipped else ""
+        return [("rows", f"{self.rows:,}{done}"), ("columns", ", ".join(self.columns))]
 
 
 def annotate(

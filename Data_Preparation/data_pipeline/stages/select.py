@@ -12,6 +12,7 @@ from data_pipeline.metrics.registry import MEASURES
 from data_pipeline.selection.budget import Budget
 from data_pipeline.selection.description import describe
 from data_pipeline.selection.features import Features, Need
+from data_pipeline.selection.listed import ListedIds, choose_listed
 from data_pipeline.selection.ranking import SelectorConfig
 from data_pipeline.selection.registry import selector_config
 from data_pipeline.selection.selecting import (
@@ -29,18 +30,26 @@ from data_pipeline.store.reader import Rows, open_rows
 from data_pipeline.store.selections import read_splits_to_replace
 from data_pipeline.types import Split
 from data_pipeline.utils import exclusive, sha256_of_json
+from data_pipeline.utils.displays import Displayed
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StoredSelection:
+@dataclass(frozen=True, repr=False)
+class StoredSelection(Displayed):
     """Result of selecting a subset, and its path."""
 
     selection: Selection
     path: Path
     about: Mapping[str, Any]
     """Description of the selection; see `describe`."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        numbers = {name: value for name, value in self.about.items() if isinstance(value, int | float)}
+        rows = [("subset", self.selection.subset), ("file", str(self.path))]
+        return [*rows, *((name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
+                         for name, value in numbers.items())]  # fmt: skip
 
 
 def select_subset(
@@ -91,6 +100,47 @@ def select_subset(
     return run_stage(SubsetSelection(rows, features, held_out, settings, output), overwrite=overwrite)
 
 
+def select_listed(
+    config: Config,
+    listed: ListedIds,
+    *,
+    split: Split = "train",
+    label: str | None = None,
+    against: Split | None = None,
+    overwrite: bool = False,
+) -> StoredSelection:
+    """Store the rows of a list, in its order, as a subset that `ELMDataset(subset=...)` opens.
+
+    Args:
+        config: configuration with the folders, the corpus and the variant.
+        listed: ids of the rows.
+        split: split of all of them.
+        label: see `select_subset`.
+        against: see `select_subset`.
+        overwrite: whether to replace a subset of the same name that was made from other data.
+
+    Raises:
+        SelectionError: an id is repeated, of another split, or of no row.
+        StoreError: files are missing or damaged.
+        StaleStageError: a subset of the same name was made from other data, and `overwrite` is false.
+    """
+    rows = open_rows(config, split, with_embeddings=_has_vectors(config, split))
+    shown = {"token_counts"} | ({"labels"} if label else set())
+    shown |= {"embeddings"} if rows.source.with_embeddings else set()
+    features = features_from_rows(rows, shown, label)
+    others = {
+        other: open_rows(config, other, with_embeddings=False, scores=[]).table(["text_id"])["text_id"].to_pylist()
+        for other in rows.source.store.splits
+        if other != split
+    }
+    selection = choose_listed(listed, features.ids, split, others)
+    output = SubsetOutput(
+        config.selections_dir / selection.subset, split, selection.settings, _upstream(rows, selection.sees), overwrite
+    )
+    held_out = None if against is None else open_rows(config, against, scores=[])
+    return run_stage(SubsetSelection(rows, features, held_out, selection, output), overwrite=overwrite)
+
+
 select_from = select_subset
 """Former name of `select_subset`."""
 
@@ -132,6 +182,7 @@ class SubsetSelection:
     held_out: Rows | None
     """Rows whose near duplicates the description counts."""
     settings: SelectionSettings
+    """How rows are selected; or the rows themselves, if a list names them."""
     output: SubsetOutput
 
     rows = 0
@@ -160,8 +211,17 @@ class SubsetSelection:
         """Select the rows, and describe them."""
         del advance
         chosen, source = self.settings, self.source.source
-        selection = select(
-            chosen.name, self.features, chosen.budget, seed=chosen.seed, parameters=chosen.config, strata=chosen.strata
+        selection = (
+            chosen
+            if isinstance(chosen, Selection)
+            else select(
+                chosen.name,
+                self.features,
+                chosen.budget,
+                seed=chosen.seed,
+                parameters=chosen.config,
+                strata=chosen.strata,
+            )
         )
         others = None if self.held_out is None else features_from_rows(self.held_out, {"embeddings"})
         about = {"corpus": source.corpus, "paragraphs": source.fingerprint()}

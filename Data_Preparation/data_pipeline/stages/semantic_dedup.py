@@ -29,10 +29,12 @@ from data_pipeline.stages.leakage import measure_leakage
 from data_pipeline.stages.preprocess import ParagraphOutput, PreparedParagraphs, is_processed_file
 from data_pipeline.stages.semantic_marks import find_marks, read_marks
 from data_pipeline.store import ParagraphStore, paragraphs_sha256, write_manifest
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES, read_dropped_examples
 from data_pipeline.store.manifest import EmbeddingManifest, ParagraphManifest, ParagraphSplit, read_manifest
 from data_pipeline.store.paragraphs import ParagraphWriter
 from data_pipeline.types import SPLITS, EvaluationSet, IntArray, Split
 from data_pipeline.utils import exclusive, sha256_of_file
+from data_pipeline.utils.displays import Displayed
 from data_pipeline.utils.folders import new_folder, recover_folder, replace_folder
 from data_pipeline.utils.system import fsync_path
 
@@ -40,8 +42,8 @@ from data_pipeline.utils.system import fsync_path
 _OF_TEXTS = ("methods", "ngram_words", "min_words", "min_overlap")
 
 
-@dataclass(frozen=True)
-class SemanticDedupResult:
+@dataclass(frozen=True, repr=False)
+class SemanticDedupResult(Displayed):
     """Result of semantic deduplication."""
 
     folder: Path
@@ -51,6 +53,15 @@ class SemanticDedupResult:
     """Number of embedded rows of each split."""
     skipped: bool
     """Whether an earlier run wrote the result."""
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        dropped = self.manifest["counts"]["dropped"]
+        return [
+            ("folder", str(self.folder)),
+            ("dropped", ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"),
+            *((split, f"{entry['rows']:,} rows") for split, entry in self.manifest["splits"].items()),
+        ]
 
 
 def semantic_dedup(
@@ -162,7 +173,7 @@ class DedupedParagraphs:
         if new.exists():
             shutil.rmtree(new)
         new.mkdir(parents=True)
-        dropped = _copy_ledger(self.source.folder / "dropped.parquet", new / "dropped.parquet")
+        dropped = _copy_ledger(self.source.folder, new)
         splits: dict[str, ParagraphSplit] = {
             split: self._write_split(split, marks, new, dropped) for split in self.source.splits
         }
@@ -180,7 +191,8 @@ class DedupedParagraphs:
             "settings": dict(self.output.settings),
             "upstream": "",
             "counts": {**counts, "kept": kept, "dropped": dict(dropped.counts.most_common())},
-            "dropped_sha256": sha256_of_file(new / "dropped.parquet"),
+            "dropped_sha256": sha256_of_file(new / DROPPED),
+            "dropped_examples_sha256": sha256_of_file(new / DROPPED_EXAMPLES),
             "splits": splits,
         }
         write_manifest(new, manifest)
@@ -228,10 +240,10 @@ class DedupedParagraphs:
                 first, last = np.searchsorted(marked, [start, start + batch.num_rows])
                 rows = marked[first:last] - start
                 for row, mark in zip(rows.tolist(), marks.slice(first, last - first).to_pylist(), strict=True):
-                    text_id, document_id = (str(batch[name][row].as_py()) for name in ("text_id", "document_id"))
-                    dropped.add(
-                        text_id, document_id, "semantic_dedup", mark["reason"], mark["duplicate_of"], mark["overlap"]
-                    )
+                    of_row = [str(batch[name][row].as_py()) for name in ("text_id", "document_id", "text")]
+                    text_id, document_id, text = of_row
+                    about = mark["reason"], mark["duplicate_of"], text, mark["overlap"]
+                    dropped.add(text_id, document_id, "semantic_dedup", *about)
                 keep = np.ones(batch.num_rows, np.bool_)
                 keep[rows] = False
                 kept_rows = pa.Table.from_batches([batch.filter(pa.array(keep))], schema)
@@ -245,9 +257,10 @@ class DedupedParagraphs:
 
 
 def _copy_ledger(source: Path, target: Path) -> DropLedger:
-    ledger = DropLedger(target, with_overlap=True)
-    with pq.ParquetFile(source, pre_buffer=False) as file:
+    ledger = DropLedger(target / DROPPED, with_overlap=True)
+    with pq.ParquetFile(source / DROPPED, pre_buffer=False) as file:
         for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                ledger.add(**row)
+            ledger.copy(pa.Table.from_batches([batch]))
+    if (examples := read_dropped_examples(source)) is not None:
+        ledger.examples.merge(examples)
     return ledger

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -22,14 +24,34 @@ from data_pipeline.store import (
     score_faults,
     sparse_faults,
 )
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES
 from data_pipeline.store.manifest import EmbeddingManifest, SelectionManifest
 from data_pipeline.store.paragraphs import earlier_sha256
 from data_pipeline.types import Split
 from data_pipeline.user_files import visible
 from data_pipeline.utils import sha256_of_file
+from data_pipeline.utils.displays import facts_html, facts_text
 
 
-def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> tuple[list[str], list[str]]:
+class Verification(NamedTuple):
+    """Result of checking a corpus."""
+
+    good: list[str]
+    """Lines about valid files."""
+    bad: list[str]
+    """Lines about faults; empty if everything is in order."""
+
+    def _repr_html_(self) -> str:
+        rows = [*(("FAULT", line) for line in self.bad), *(("ok", line) for line in self.good)]
+        title = f"{len(self.bad)} faults" if self.bad else "Everything is in order"
+        return facts_html(title, rows)
+
+    def __repr__(self) -> str:
+        rows = [*(("FAULT", line) for line in self.bad), *(("ok", line) for line in self.good)]
+        return facts_text(f"Verification: {len(self.bad)} faults", rows) if rows else "Verification of nothing"
+
+
+def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: int = 0) -> Verification:
     """Check a corpus, its embeddings, scores and selections.
 
     Args:
@@ -57,16 +79,16 @@ def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: i
     except NotFoundError:
         raise
     except StoreError as error:
-        return good, [str(error)]
+        return Verification(good, [str(error)])
     if store.manifest is None:
         bad.append(f"{store.folder} has no manifest: an older pipeline wrote it, and it cannot be verified")
-        return good, bad
+        return Verification(good, bad)
     if level != "size":
         checked, faults = _hash_faults(config, store)
         good += checked
         bad += faults
     if level == "hash" or bad:
-        return good, bad
+        return Verification(good, bad)
     embedder: Embedder | None = None
     for split in store.splits:
         try:
@@ -76,7 +98,7 @@ def verify_corpus(config: Config, level: Level = "hash", rows: int = 64, seed: i
             embedder = dataset.embedder
         except DataPipelineError as error:
             bad.append(str(error))
-    return good, bad
+    return Verification(good, bad)
 
 
 verify = verify_corpus
@@ -158,11 +180,21 @@ def _is_embedded(config: Config, split: Split) -> bool:
     return manifest is not None and split in manifest["splits"]
 
 
+def _example_faults(path: Path, sha256: str | None) -> Iterator[str]:
+    """Yield the fault of the examples of dropped rows, if a manifest lists them and they have one."""
+    if sha256 is None:
+        return
+    if not path.is_file():
+        yield f"{path}: no such file, and manifest.json lists it"
+    elif sha256_of_file(path) != sha256:
+        yield f"{path}: checksum mismatch with manifest.json"
+
+
 def _count_faults(store: ParagraphStore) -> Iterator[str]:
     assert store.manifest is not None
     manifest = store.manifest
     counts = manifest["counts"]
-    path = store.folder / "dropped.parquet"
+    path = store.folder / DROPPED
     try:
         reasons = Counter(pq.read_table(path, columns=["reason"])["reason"].to_pylist())
     except (OSError, ValueError) as error:
@@ -170,6 +202,7 @@ def _count_faults(store: ParagraphStore) -> Iterator[str]:
         return
     if sha256_of_file(path) != manifest["dropped_sha256"]:
         yield f"{path}: checksum mismatch with manifest.json"
+    yield from _example_faults(store.folder / DROPPED_EXAMPLES, manifest.get("dropped_examples_sha256"))
     dropped = reasons.total()
     kept = sum(store.live_count(split) for split in store.splits)
     if kept != counts["kept"] or dropped != counts["paragraphs"] - counts["kept"]:

@@ -22,34 +22,42 @@ EXAMPLES_SCHEMA = pa.schema(
 """Columns of the examples: those of the ledger, and the beginning of the text; null where there is no text."""
 
 
-def read_dropped(folder: Path, reason: str | None = None) -> pa.Table:
-    """Read the drop ledger: a row for every paragraph that was left out.
+def read_dropped(folder: Path, reason: str | None = None, document_id: str | None = None) -> pa.Table:
+    """Read rows of the drop ledger: one for every paragraph that was left out.
 
     Args:
         folder: processed folder, or that of an earlier version.
-        reason: read only the rows that were left out for this reason; None for all.
+        reason: reason of the rows; None for all.
+        document_id: document of the rows, by its id in the source, which the ledger has also of documents that were
+            renamed (`corpus.on_duplicate_id: suffix`); None for all.
 
     Returns:
         Rows with `text_id`, `document_id`, `stage`, `reason`, `duplicate_of`, and after decontamination or semantic
         deduplication `overlap`.
 
     Raises:
-        NotFoundError: the folder has no ledger, or no row was left out for the reason; the message names those there
-            are.
+        NotFoundError: the folder has no ledger, or no row at all was left out for the reason; the message names those
+            there are.
         CorruptShardError: the ledger cannot be read.
     """
     path = folder / DROPPED
-    if reason is None:
-        return _read(path)
-    table = _read(path, filters=[("reason", "=", reason)])
-    if not table.num_rows:
-        reasons = sorted(pc.unique(_read(path, columns=["reason"])["reason"]).to_pylist())
+    wanted = [
+        (name, "=", value) for name, value in (("reason", reason), ("document_id", document_id)) if value is not None
+    ]
+    table = _read(path, filters=wanted or None)
+    if reason is not None and not table.num_rows:
+        _check_reason(path, reason)
+    return table
+
+
+def _check_reason(path: Path, reason: str) -> None:
+    reasons = sorted(pc.unique(_read(path, columns=["reason"])["reason"]).to_pylist())
+    if reason not in reasons:
         raise NotFoundError(
             f"{path}: no row was dropped for the reason {reason!r}; expected one of {', '.join(reasons)}"
             if reasons
             else f"{path}: no row was dropped for the reason {reason!r}, or for any other"
         )
-    return table
 
 
 def read_dropped_examples(folder: Path) -> pa.Table | None:
@@ -70,19 +78,18 @@ def read_dropped_examples(folder: Path) -> pa.Table | None:
     return _read(path)
 
 
-def dropped_of_document(folder: Path, document_id: str) -> pa.Table:
-    """Read the rows of the drop ledger that belong to one document; empty if none were left out.
-
-    Args:
-        folder: processed folder, or that of an earlier version.
-        document_id: id of the document in its source, which the ledger has also of documents that were renamed
-            (`corpus.on_duplicate_id: suffix`).
+def read_example_texts(folder: Path) -> dict[tuple[str, str], str]:
+    """Read the texts of the examples of dropped rows, by `text_id` and reason; empty if none are kept.
 
     Raises:
-        NotFoundError: the folder has no ledger.
-        CorruptShardError: the ledger cannot be read.
+        NotFoundError: the folder has no drop ledger.
+        CorruptShardError: the file cannot be read.
     """
-    return _read(folder / DROPPED, filters=[("document_id", "=", document_id)])
+    examples = read_dropped_examples(folder)
+    if examples is None:
+        return {}
+    rows = examples.select(["text_id", "reason", "text"]).to_pylist()
+    return {(row["text_id"], row["reason"]): row["text"] for row in rows if row["text"] is not None}
 
 
 def examples_path(ledger: Path) -> Path:

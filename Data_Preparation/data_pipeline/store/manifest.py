@@ -145,6 +145,8 @@ class ParagraphManifest(StageManifest, Made):
     """Licence of the texts; a sorted list if the sources have several, `unknown` among them if one is not known."""
     counts: ParagraphCounts
     dropped_sha256: str
+    dropped_examples_sha256: NotRequired[str]
+    """SHA-256 of the examples of dropped rows, which earlier versions of this package did not write."""
     splits: dict[str, ParagraphSplit]
     leakage: NotRequired[dict[str, Any]]
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from data_pipeline.errors import NotFoundError
 from data_pipeline.store.documents import DOCUMENTS, SET_ASIDE
+from data_pipeline.store.dropped import DROPPED, DROPPED_EXAMPLES
 from data_pipeline.store.manifest import EmbeddingManifest, contents_of, read_manifest
 from data_pipeline.store.paragraphs import DELETED, VERSIONS, ParagraphStore
 from data_pipeline.utils.files import exclusive, link_or_copy
 from data_pipeline.utils.system import fsync_path
 
-_ALWAYS = ("manifest.json", "dropped.parquet", DELETED, DOCUMENTS, SET_ASIDE)
+_ALWAYS = ("manifest.json", DROPPED, DROPPED_EXAMPLES, DELETED, DOCUMENTS, SET_ASIDE)
 
 
 def version_folder(folder: Path, number: int) -> Path:

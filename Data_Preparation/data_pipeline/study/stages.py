@@ -61,7 +61,7 @@ STAGES: Mapping[str, StudyStage] = {
 }
 
 
-def run_parsed(stage: str | None, parsed: argparse.Namespace) -> str:
+def run_parsed(stage: str | None, parsed: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Run a stage.
 
     Args:
@@ -69,7 +69,7 @@ def run_parsed(stage: str | None, parsed: argparse.Namespace) -> str:
         parsed: Arguments of `add_arguments`. The file that `record` names is written when the stage is finished.
 
     Returns:
-        The result, for people.
+        The result as JSON values, and for people.
 
     Raises:
         ConfigError: No stage is named, or two different ones.
@@ -87,9 +87,9 @@ def run_parsed(stage: str | None, parsed: argparse.Namespace) -> str:
     if parsed.record is not None:
         atomic_write_json(parsed.record, result)
     if name == "table":
-        return "\n".join([result["table"], "", *result["files"]])
+        return result, "\n".join([result["table"], "", *result["files"]])
     printed = {key: value for key, value in result.items() if key not in _NOT_PRINTED}
-    return json.dumps(printed, indent=2, ensure_ascii=False)
+    return printed, json.dumps(printed, indent=2, ensure_ascii=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(None)
     stage = parsed.overrides.pop(0) if parsed.overrides and parsed.overrides[0] in STAGES else None
     try:
-        sys.stdout.write(run_parsed(stage, parsed) + "\n")
+        sys.stdout.write(run_parsed(stage, parsed)[1] + "\n")
     except (ConfigError, SourceError, MissingExtraError, SelectionError, StaleStageError) as error:
         return _report_error(error, _BAD_INPUT)
     except (DataPipelineError, OSError) as error:

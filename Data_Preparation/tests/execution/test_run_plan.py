@@ -8,7 +8,16 @@ import pytest
 from data_pipeline.cli import main
 from data_pipeline.config.load import load_config
 from data_pipeline.errors import ConfigError
-from data_pipeline.execution.plan import Devices, Rows, describe_seconds, devices_of, limits_of, plan_rows, sample_rows
+from data_pipeline.execution.plan import (
+    Devices,
+    Rows,
+    describe_seconds,
+    devices_of,
+    estimate_work,
+    limits_of,
+    plan_rows,
+    sample_rows,
+)
 
 
 def config_of(**settings):
@@ -20,7 +29,7 @@ def test_a_billion_paragraphs_by_hand():
     devices = devices_of("64xH100", config, None, None, 2.5)
     # 40 % of 989 TFLOP/s, 2 operations for each of 4e9 parameters and token.
     assert devices.tokens_per_s == pytest.approx(0.4 * 989e12 / 8e9)
-    table = dict(plan_rows(config, rows, 2560, 100, devices))
+    table = dict(plan_rows(estimate_work(config, rows, 2560, 100, devices)))
     assert table["all tokens"] == "100,000,000,000"
     assert table["vectors"] == "5.1 TB (2,560 dimensions, float16)"
     hours = 1e11 / devices.tokens_per_s / 3600
@@ -35,7 +44,9 @@ def test_a_billion_paragraphs_by_hand():
      ({"embedding.precision": "ubinary"}, 2560, "320.0 GB"), ({"embedding.dtype": "float32"}, 256, "1.0 TB")],
 )  # fmt: skip
 def test_bytes_of_vectors(settings, dim, size):
-    assert dict(plan_rows(config_of(**settings), Rows(10**9, 100, 450, 0), dim, 1, None))["vectors"].startswith(size)
+    assert dict(plan_rows(estimate_work(config_of(**settings), Rows(10**9, 100, 450, 0), dim, 1, None)))[
+        "vectors"
+    ].startswith(size)
 
 
 def test_what_is_tight_comes_first():

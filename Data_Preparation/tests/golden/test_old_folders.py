@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from data_pipeline.cli import main
 
 FOLDERS = sorted(path for path in Path(__file__).with_name("folders").iterdir() if path.is_dir())
 ROWS = {"train": 8, "val": 4, "test": 4}
+PACKAGE_VERSION = re.compile(rb',\s*"package_version": "[^"]*"')
+"""In manifests of later versions."""
 
 
 @pytest.fixture(params=FOLDERS, ids=lambda path: path.name)
@@ -57,8 +60,8 @@ def state(folder):
 
 def _sha256(path):
     content = path.read_bytes()
-    if path.match("selections/*/manifest.json"):
-        content = DISTANCES.sub(rb'"\1": 0', content)
+    if path.match("selections/*/manifest.json"):  # which is written again
+        content = PACKAGE_VERSION.sub(b"", DISTANCES.sub(rb'"\1": 0', content))
     return hashlib.sha256(content).hexdigest()
 
 

@@ -78,6 +78,10 @@ def test_each_is_dropped_with_its_place_and_reason_and_nothing_else_changes(tmp_
         *expected,
         (f"b{ending}, line 1", "missing_field"),
     ]
+    examples = pl.read_parquet(with_bad.processed_dir / "dropped_examples.parquet")
+    of_records = examples.filter(pl.col("stage") == "records")
+    assert sorted(of_records["text_id"]) == sorted(dropped["text_id"])
+    assert of_records["text"].null_count() == len(of_records)  # there is no text in what is no document
     without = config(tmp_path, tmp_path / "clean", "y")
     clean = prepare(without)
     assert manifest["counts"]["documents"] == clean["counts"]["documents"] == 600

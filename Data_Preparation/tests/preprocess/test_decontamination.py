@@ -166,6 +166,7 @@ def test_a_row_with_an_ngram_of_an_item_is_dropped_from_train_and_names_it(tmp_p
     report, folder = run(tmp_path, documents, paths=[str(items)])
     row = ledger(folder).row(0, named=True)
     assert row.pop("overlap") == pytest.approx(20 / 31)
+    assert pl.read_parquet(folder / "dropped_examples.parquet").row(0, named=True) == row | {"text": inside}
     assert row == {
         "text_id": "t1#s0", "document_id": "t1", "stage": "decontamination", "reason": "contaminated_ngram",
         "duplicate_of": "queries.jsonl:q7",

@@ -13,7 +13,7 @@ from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import NotFoundError
 from data_pipeline.report.blocks import Facts, Fold, Map, Pairs, Texts
 from data_pipeline.report.make import report_sections, write_report
-from data_pipeline.report.opened import draw_sample, open_dataset, shares, texts_of_ids
+from data_pipeline.report.opened import ROW, SPLIT, draw_sample, open_dataset, shares, texts_of_ids
 from data_pipeline.stages.pipeline import append_documents, run
 from data_pipeline.stages.versions import describe_versions
 
@@ -61,10 +61,10 @@ def test_the_sample_has_the_texts_and_vectors_of_its_rows(config):
         assert len(sample) == min(rows, dataset.count)
         for split in dataset.rows:
             stored = ELMDataset(split=split, config=config)
-            own = sample.frame.with_row_index("at").filter(pl.col("split") == split)
-            expected = stored.to_numpy()[own["row"].to_numpy()]
+            own = sample.frame.with_row_index("at").filter(pl.col(SPLIT) == split)
+            expected = stored.to_numpy()[own[ROW].to_numpy()]
             np.testing.assert_array_equal(sample.vectors[own["at"].to_numpy()], expected)
-            assert own["text"].to_list() == [stored[row]["text"] for row in own["row"].to_list()]
+            assert own["text"].to_list() == [stored[row]["text"] for row in own[ROW].to_list()]
 
 
 def test_deleted_rows_are_in_no_report(tmp_path):
@@ -81,7 +81,7 @@ def test_deleted_rows_are_in_no_report(tmp_path):
     assert not gone & set(sample.ids)
     assert len(sample) == sum(len(ELMDataset(split=split, config=first)) for split in open_dataset(first).rows)
     for row, vector in zip(sample.frame.to_dicts(), sample.vectors, strict=True):
-        stored = ELMDataset(split=row["split"], config=first)[row["row"]]
+        stored = ELMDataset(split=row[SPLIT], config=first)[row[ROW]]
         assert (stored["text"], stored["embedding"].tolist()) == (row["text"], vector.tolist())
     sections = sections_of(first)
     assert len(describe_versions(first)) == 2
@@ -109,7 +109,7 @@ def test_shares_of_splits(counts, rows, expected):
 def test_texts_of_ids_are_found_in_their_split(config):
     dataset = open_dataset(config)
     sample = draw_sample(dataset)
-    row = next(row for row in sample.frame.to_dicts() if row["split"] == "val")
+    row = next(row for row in sample.frame.to_dicts() if row[SPLIT] == "val")
     assert texts_of_ids(dataset, "val", [row["text_id"], "nothing"]) == {row["text_id"]: row["text"]}
     assert texts_of_ids(dataset, "train", [row["text_id"]]) == {}
 

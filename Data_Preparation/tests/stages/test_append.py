@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support.growing import PARAGRAPHS, counts, left_out, rows, settings, write
+from support.growing import PARAGRAPHS, counts, examples, left_out, rows, settings, write
 
 from data_pipeline.dataset import ELMDataset
 from data_pipeline.errors import ConfigError, SourceError, StaleStageError, StoreError
@@ -19,6 +20,7 @@ from data_pipeline.stages.pipeline import append_documents, embed, run
 from data_pipeline.stages.verify import verify_corpus
 from data_pipeline.stages.versions import compare_versions, roll_back
 from data_pipeline.store import ParagraphStore, corpus_files
+from data_pipeline.store.dropped import read_dropped_examples
 from data_pipeline.types import SPLITS
 from data_pipeline.utils import exclusive
 
@@ -45,6 +47,7 @@ def of_nothing(folder, files, **changes):
 def assert_same(config, whole):
     assert rows(config) == rows(whole)
     assert left_out(config) == left_out(whole)
+    assert examples(config) == examples(whole)
     assert counts(config) == counts(whole)
     assert verify_corpus(config)[1] == []
 
@@ -189,6 +192,87 @@ def test_documents_that_went_and_came_back_are_in_a_file_with_the_texts_of_anoth
     contents = [shard.content for split in SPLITS for shard in store.listed(split) if "-v" in shard.file]
     assert len(contents) == 2 * len(set(contents))
     assert_same(config, of_nothing(tmp_path / "whole", corpus))
+
+
+def shorts(name, numbers):
+    """Documents of a paragraph that is kept, one that is too short, and a copy of the one before."""
+    words, records = ("some", "words", "of", "a", "text", "that", "is", "kept"), []
+    for number in numbers:
+        text = " ".join(f"{word}{name}{number}" for word in words)
+        records.append({"id": f"{name}{number}", "text": f"{text}\n\ntoo short {name}{number}\n\n{text}"})
+    return records
+
+
+def write_records(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in [*records, {"id": 7}]))
+
+
+def test_examples_of_dropped_rows_are_those_of_a_run_on_all_documents(tmp_path):
+    files = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_records(files[0], shorts("a", range(20)))
+    write_records(files[1], shorts("b", range(20)))
+    config = of_nothing(tmp_path / "data", files[:1])
+    append_documents(settings(tmp_path / "data", files[1:]))
+    whole = of_nothing(tmp_path / "whole", files)
+    assert_same(config, whole)
+    table = read_dropped_examples(config.processed_dir)
+    assert Counter(table["reason"].to_pylist()) == {"exact_duplicate": 10, "too_few_tokens": 10, "missing_field": 2}
+    texts = {row["text_id"]: row["text"] for row in table.to_pylist() if row["reason"] == "too_few_tokens"}
+    assert all(text == f"too short {name.split('#')[0]}" for name, text in texts.items())
+    assert {name[0] for name in texts} == {"a", "b"}
+    before = examples(config)
+    write_records(files[1], shorts("b", range(30)))
+    append_documents(settings(tmp_path / "data", files[1:]))
+    assert examples(config) != before
+    assert_same(config, of_nothing(tmp_path / "again", files))
+    compact(config)
+    assert examples(config) == examples(settings(tmp_path / "again", files))
+    roll_back(config, 2)
+    assert examples(config) == before
+    assert verify_corpus(config)[1] == []
+
+
+def test_examples_of_documents_that_went_go_with_them(tmp_path):
+    files = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_records(files[0], shorts("a", range(20)))
+    config = of_nothing(tmp_path / "data", files[:1])
+    gone = read_dropped_examples(config.processed_dir)["document_id"].to_pylist()[0]
+    write_records(files[0], [record for record in shorts("a", range(20)) if record["id"] != gone])
+    append_documents(settings(tmp_path / "data", files[:1], **{"corpus.on_changed": "replace"}))
+    found = read_dropped_examples(config.processed_dir)
+    whole = read_dropped_examples(of_nothing(tmp_path / "whole", files[:1]).processed_dir)
+    assert gone not in found["document_id"].to_pylist()
+    assert set(map(str, found.to_pylist())) <= set(map(str, whole.to_pylist()))
+    assert whole.num_rows - 1 <= found.num_rows <= whole.num_rows  # one text is not known any more
+    assert verify_corpus(config)[1] == []
+
+
+def test_a_dataset_of_an_earlier_version_gets_the_examples_that_are_known(tmp_path):
+    files = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_records(files[0], shorts("a", range(4)))
+    write_records(files[1], shorts("b", range(4)))
+    config = of_nothing(tmp_path / "data", files[:1])
+    (config.processed_dir / "dropped_examples.parquet").unlink()
+    manifest = json.loads((config.processed_dir / "manifest.json").read_text())
+    for name in ("dropped_examples_sha256", "package_version"):
+        del manifest[name]
+    del manifest["leakage"]["pairs"]
+    (config.processed_dir / "manifest.json").write_text(json.dumps(manifest))
+    assert verify_corpus(config)[1] == []
+    run(config)
+    assert read_dropped_examples(config.processed_dir) is None
+    append_documents(settings(tmp_path / "data", files[1:]))
+    table = read_dropped_examples(config.processed_dir)
+    of_reason = {
+        reason: {row["document_id"] for row in table.to_pylist() if row["reason"] == reason}
+        for reason in ("too_few_tokens", "exact_duplicate")
+    }
+    assert of_reason["too_few_tokens"] == {f"b{number}" for number in range(4)}
+    assert of_reason["exact_duplicate"] == {f"{name}{number}" for name in "ab" for number in range(4)}
+    roll_back(config, 1)
+    assert read_dropped_examples(config.processed_dir) is None
+    compact(config)
+    assert verify_corpus(config)[1] == []
 
 
 def license_of(config):

@@ -346,7 +346,7 @@ def undisturbed(tmp_path_factory, jobs):
 
 def test_the_undisturbed_run_leaves_these_files_and_no_others(undisturbed):
     names = {"manifest.json", "dropped.parquet", "train.parquet", "val.parquet", "test.parquet"}
-    names |= {".documents.arrow", ".set_aside.parquet"}
+    names |= {"dropped_examples.parquet", ".documents.arrow", ".set_aside.parquet"}
     vectors = {"manifest.json", *(f"{split}_embeddings.safetensors" for split in SPLITS)}
     assert set(tree(undisturbed)) == {f"sample_processed/{name}" for name in names} | {
         f"embeddings/{name}" for name in vectors

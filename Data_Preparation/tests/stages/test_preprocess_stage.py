@@ -15,6 +15,7 @@ from data_pipeline.errors import SourceError, StoreError
 from data_pipeline.preprocess import staging
 from data_pipeline.stages.pipeline import run
 from data_pipeline.store import ParagraphStore
+from data_pipeline.store.dropped import read_dropped_examples
 from data_pipeline.types import SPLITS, Document
 
 COLUMNS = ["text_id", "text", "token_count", "char_count", "document_id", "title", "section", "source_split"]
@@ -71,7 +72,8 @@ def test_two_runs_write_the_same_bytes(config, tmp_path):
 
     first = hashes(1)
     growth = {".documents.arrow", ".set_aside.parquet"}
-    files = {"train.parquet", "val.parquet", "test.parquet", "dropped.parquet", "manifest.json"}
+    files = {"train.parquet", "val.parquet", "test.parquet", "manifest.json"}
+    files |= {"dropped.parquet", "dropped_examples.parquet"}
     assert set(first) == files | growth
     assert hashes(2) == first
 
@@ -190,6 +192,13 @@ def test_later_documents_of_one_id_are_dropped(tmp_path):
         ("same#s1", "same", "same#s0"), ("same#s2", "same", "same#s0"), ("same#s0", "same", "same#s0"),
     ]  # fmt: skip
     assert manifest["counts"]["dropped"] == {"duplicate_id": 3, "exact_duplicate": 1, "too_short": 1}
+    examples = read_dropped_examples(folder)
+    kept = set(all_rows(folder)["text"])
+    by_id = {(row["text_id"], row["reason"]): row["text"] for row in examples.to_pylist()}
+    assert len(by_id) == examples.num_rows == 5
+    assert {by_id[name, "duplicate_id"] for name in dropped["text_id"]}.isdisjoint(kept)
+    assert {text for (_, reason), text in by_id.items() if reason == "exact_duplicate"} <= kept
+    assert [text for (_, reason), text in by_id.items() if reason == "too_short"] == ["?"]
 
 
 @pytest.mark.parametrize("part_rows", [None, 2])
@@ -326,8 +335,8 @@ def test_progress_is_told_in_bytes_of_all_bytes(tmp_path, monkeypatch):
     bars = []
     real = module.progress_bar
 
-    def recorded(total, description, unit):
-        bars.append((description, total, unit, real(total, description, unit)))
+    def recorded(total, description, unit, tokens):
+        bars.append((description, total, unit, real(total, description, unit, tokens)))
         return bars[-1][-1]
 
     monkeypatch.setattr(module, "progress_bar", recorded)

@@ -195,6 +195,11 @@ def test_a_ledger_of_decontaminated_paragraphs_is_continued(tmp_path):
     after = pl.read_parquet(tmp_path / "to" / "sample_processed" / "dropped.parquet")
     assert after[: len(before)].equals(before)
     assert len(after) > len(before)
+    texts = dict(stored_rows(config.data_dir).select("text_id", "text").rows())
+    examples = pl.read_parquet(tmp_path / "to" / "sample_processed" / "dropped_examples.parquet")
+    assert set(examples["reason"]) == set(after["reason"])
+    semantic = examples.filter(pl.col("stage") == "semantic_dedup")
+    assert semantic["text"].to_list() == [texts[name][:2000] for name in semantic["text_id"]] != []
     assert verify(target_of(config, tmp_path / "to"))[1] == []
 
 

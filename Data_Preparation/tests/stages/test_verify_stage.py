@@ -165,6 +165,17 @@ def test_an_altered_list_of_dropped_paragraphs_is_found(damaged, change):
     assert "dropped" in faults(damaged)
 
 
+@pytest.mark.parametrize("change", ["other bytes", "no file"])
+def test_altered_examples_of_dropped_paragraphs_are_found(damaged, change):
+    path = damaged.processed_dir / "dropped_examples.parquet"
+    content = path.read_bytes()
+    path.unlink()
+    if change == "other bytes":
+        path.write_bytes(content[:-9] + b"x" + content[-8:])
+    expected = {"other bytes": "checksum mismatch with manifest.json", "no file": "no such file"}[change]
+    assert f"{path}: {expected}" in faults(damaged)
+
+
 def test_a_wrong_count_of_characters_is_found(damaged):
     path = damaged.processed_dir / "val.parquet"
     metadata = pq.read_metadata(path).metadata

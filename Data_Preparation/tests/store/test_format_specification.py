@@ -267,7 +267,7 @@ def test_every_key_column_and_file_is_in_the_specification(sample):
         assert keys - named == set(), folder
     with safe_open(next(sample.embeddings_dir.glob("*.safetensors")), "numpy") as file:
         assert set(file.metadata()) - named == set()
-    for file in ("train-00000-of-00004.parquet", "dropped.parquet"):
+    for file in ("train-00000-of-00004.parquet", "dropped.parquet", "dropped_examples.parquet"):
         columns = set(pq.read_schema(sample.processed_dir / file).names) - {"subject"}  # a metadata field
         assert columns - named == set()
     assert set(pq.read_schema(folders[-1] / "train.parquet").names) - named == set()

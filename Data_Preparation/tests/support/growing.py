@@ -57,6 +57,11 @@ def left_out(config):
     return Counter(table.select("text_id", "document_id", "stage", "reason", "duplicate_of").rows())
 
 
+def examples(config):
+    """Bytes of the examples of dropped rows."""
+    return (config.processed_dir / "dropped_examples.parquet").read_bytes()
+
+
 def counts(config):
     """Numbers in the manifest that do not depend on how the dataset came to be."""
     manifest = ParagraphStore(config.processed_dir).manifest

@@ -10,10 +10,11 @@ from data_pipeline.execution.files import run_by_engine, run_on_this_machine
 from data_pipeline.integrations.ml_filter.inputs import File, annotation_files, embedding_files
 from data_pipeline.integrations.ml_filter.jobs import AnnotationJob, EmbeddingJob, read_job
 from data_pipeline.integrations.ml_filter.stage import FileReport, FilesStage, Job
+from data_pipeline.utils.displays import Displayed
 
 
-@dataclass(frozen=True)
-class JobReport:
+@dataclass(frozen=True, repr=False)
+class JobReport(Displayed):
     """Result of running a job."""
 
     files: list[FileReport]
@@ -26,6 +27,12 @@ class JobReport:
     def rows(self) -> int:
         """Number of rows of all files, including skipped ones."""
         return sum(report.rows for report in self.files)
+
+    def display_facts(self) -> list[tuple[str, str]]:
+        """Return what a notebook shows."""
+        rows = [("rows", f"{self.rows:,}"), ("files", f"{len(self.files):,}"), ("time", f"{self.seconds:.1f} s")]
+        rows += [("Slurm job", self.slurm_job_id)] if self.slurm_job_id else []
+        return [*rows, ("reports", str(self.logging_dir))]
 
 
 def run_embedding_pipeline(config_file_path: Path | EmbeddingJob, overwrite: bool = False) -> JobReport:

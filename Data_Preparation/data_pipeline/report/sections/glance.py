@@ -7,6 +7,7 @@ from data_pipeline.preprocess.decontamination import KINDS
 from data_pipeline.report.blocks import Fact, Facts, Section
 from data_pipeline.report.opened import OpenedDataset, Sample
 from data_pipeline.report.wording import counted, share
+from data_pipeline.stages.licenses import UNKNOWN_LICENSE, licenses_of
 from data_pipeline.store.manifest import EmbeddedSplit, ParagraphManifest, version_of
 from data_pipeline.utils import human_time
 
@@ -27,12 +28,11 @@ def _source_facts(dataset: OpenedDataset) -> list[Fact]:
     manifest = dataset.manifest
     if manifest is None:
         return [Fact("Source", dataset.store.corpus, "check", "made by an older pipeline, without a record of it")]
-    licence = manifest.get("license")
-    licences = [licence] if isinstance(licence, str) else list(licence or [])
+    licenses = [name for name in licenses_of(manifest) if name != UNKNOWN_LICENSE]
     return [
         Fact("Source", manifest.get("corpus") or dataset.store.corpus),
-        Fact("Licence", ", ".join(licences))
-        if licences
+        Fact("Licence", ", ".join(licenses_of(manifest)))
+        if licenses
         else Fact("Licence", "not recorded", "check", "set corpus.license before you share the dataset"),
     ]
 

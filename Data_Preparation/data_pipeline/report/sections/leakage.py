@@ -24,6 +24,10 @@ def leakage_section(dataset: OpenedDataset, sample: Sample, neighbors: Neighbors
         blocks.append(_leaking(dataset, listed[:_PAIRS], sample))
     elif leakage.get("near_duplicate_in_train"):
         blocks.append(Note("An older version of this package made the dataset, and kept no pairs."))
+    elif leakage.get("near_duplicate_in_train") is None:
+        blocks.append(
+            Note("Leakage was not measured: train or test is empty, or the dataset is of an older version.", "check")
+        )
     else:
         blocks.append(Note("No test row that was compared has a near duplicate in train.", "good"))
     if neighbors is not None and (close := _close_across_splits(sample, neighbors)):

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from data_pipeline.report.blocks import Map, Section
 from data_pipeline.report.figures import label
 from data_pipeline.report.neighbors import Neighbors
-from data_pipeline.report.opened import Sample
+from data_pipeline.report.opened import ROW, SPLIT, Sample
+from data_pipeline.report.page import json_in_html
 from data_pipeline.types import Float32Array
+from data_pipeline.utils import shortened
 
-_TEXT_BYTES = 3_500_000
-_MAX_TEXT_CHARS = 2000
+_BYTES = 6_000_000  # beside the 5 MB of Plotly's script
+_TEXT_CHARS = (2000, 1200, 800, 500, 300, 220, 160, 120, 80, 40)
+_ID_CHARS = 120
 _MAX_GROUPS = 24
 _OTHERS = "others"
 _SHOWN_COLUMNS = 24
@@ -32,11 +35,9 @@ def map_section(
         neighbors: nearest neighbours of the rows.
         colors: further groups of the rows by name, such as clusters and subsets: a name for each row.
     """
-    limit = text_limit(sample.texts)
-    values = {
+    values: dict[str, Any] = {
         "count": len(sample),
-        "ids": sample.ids,
-        "texts": [text if len(text) <= limit else text[: limit - 1] + "…" for text in sample.texts],
+        "ids": [shortened(name, _ID_CHARS) for name in sample.ids],
         "projections": {name: packed(points.astype("<f4").ravel()) for name, points in projections.items()},
         "neighbors": packed(neighbors.rows.astype("<u4" if len(sample) > 65_535 else "<u2").ravel()),
         "cosines": packed(np.rint(neighbors.cosines * 30_000).astype("<i2").ravel()),
@@ -44,17 +45,26 @@ def map_section(
         "wide": len(sample) > 65_535,
         "colors": _colors(sample.frame, colors),
     }
+    limit = text_limit(sample.texts, _BYTES - len(json_in_html(values).encode()))
+    values["texts"] = [shortened(text, limit) for text in sample.texts]
     drawn = f"{sample.described}; texts are cut at {limit:,} characters" if _is_cut(sample, limit) else sample.described
     lead = "Each point is a row; rows with similar vectors are near each other, as far as two dimensions can show it."
     return Section("map", "Map", [Map(f"Shown: {drawn}.", values)], lead)
 
 
-def text_limit(texts: Sequence[str]) -> int:
-    """Return the number of characters that texts are cut at, so that all take 3.5 MB at most."""
-    lengths = [len(text.encode()) / max(1, len(text)) for text in texts[:1000]]
-    bytes_per_char = max(1.0, float(np.mean(lengths))) if lengths else 1.0
-    limit = int(_TEXT_BYTES / max(1, len(texts)) / bytes_per_char)
-    return max(40, min(_MAX_TEXT_CHARS, limit))
+def text_limit(texts: Sequence[str], budget: int) -> int:
+    """Return the number of characters that texts are cut at, from 40 to 2,000, so that they fit a page.
+
+    Args:
+        texts: the texts; a thousand of them are measured.
+        budget: number of bytes that all of them may take in the page.
+    """
+    measured = texts[:: max(1, len(texts) // 1000)]
+    for limit in _TEXT_CHARS:
+        size = sum(len(json_in_html(text[:limit]).encode()) for text in measured)
+        if size * len(texts) <= budget * max(1, len(measured)):
+            return limit
+    return _TEXT_CHARS[-1]
 
 
 def _is_cut(sample: Sample, limit: int) -> bool:
@@ -68,9 +78,9 @@ def packed(values: NDArray[Any]) -> str:
 
 def _colors(frame: pl.DataFrame, further: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Colours of the points: groups have the name of each group and its number for each row, numbers their values."""
-    colors = [_groups("split", frame["split"])]
+    colors = [_groups("split", frame[SPLIT])]
     for name in frame.columns:
-        if name in {"text_id", "text", "split", "row", "document_id"} or len(colors) >= _SHOWN_COLUMNS:
+        if name in {"text_id", "text", "document_id", SPLIT, ROW} or len(colors) >= _SHOWN_COLUMNS:
             continue
         if (color := _color_of(name, frame[name])) is not None:
             colors.append(color)

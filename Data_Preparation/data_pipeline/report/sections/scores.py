@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data_pipeline.heads.metrics import expected_calibration_error, reliability, spearman
 from data_pipeline.report.blocks import Block, Figure, Grid, Section, Table
 from data_pipeline.report.figures import curves, heat_map, histograms
-from data_pipeline.report.opened import OpenedDataset, Sample
+from data_pipeline.report.opened import SPLIT, OpenedDataset, Sample
 
 _BINS = 40
 _SHOWN = 24
@@ -44,7 +44,7 @@ def _summary(frame: pl.DataFrame, names: list[str]) -> Table:
 
 
 def _distribution(frame: pl.DataFrame, name: str) -> Figure:
-    values = {split: _finite(part[name]) for (split,), part in frame.group_by("split", maintain_order=True)}
+    values = {split: _finite(part[name]) for (split,), part in frame.group_by(SPLIT, maintain_order=True)}
     everything = np.concatenate([*values.values()])
     low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
@@ -80,7 +80,7 @@ def _calibrations(frame: pl.DataFrame, folders: dict[str, list[str]]) -> Iterato
             continue
         predicted = frame[label].cast(pl.String)
         for name in frame.columns:
-            if name in columns or frame[name].dtype != pl.String or name in {"text", "text_id", "split", "document_id"}:
+            if name in columns or frame[name].dtype != pl.String or name in {"text", "text_id", "document_id", SPLIT}:
                 continue
             if set(predicted.drop_nulls()) <= set(frame[name].drop_nulls()):
                 yield from _calibration(frame, head, label, name)
@@ -89,7 +89,7 @@ def _calibrations(frame: pl.DataFrame, folders: dict[str, list[str]]) -> Iterato
 def _calibration(frame: pl.DataFrame, head: str, label: str, truth: str) -> Iterator[Block]:
     lines = {}
     errors = []
-    for (split,), part in frame.group_by("split", maintain_order=True):
+    for (split,), part in frame.group_by(SPLIT, maintain_order=True):
         known = part.drop_nulls([head, label, truth])
         if len(known) < _MIN_LABELLED:
             continue

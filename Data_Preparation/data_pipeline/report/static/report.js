@@ -31,6 +31,19 @@ setTheme(media.matches);
 media.addEventListener("change", (event) => setTheme(event.matches));
 button.addEventListener("click", () => setTheme(button.getAttribute("aria-pressed") !== "true"));
 
+// Links within the page
+
+// In a frame of a notebook the base of links is the address of the notebook, which a link to a section would load.
+if (location.protocol === "about:") document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  const target = link && document.getElementById(link.hash.slice(1));
+  if (!target) return;
+  event.preventDefault();
+  target.tabIndex = -1;
+  target.focus({ preventScroll: true });
+  target.scrollIntoView();
+});
+
 // Figures
 
 const CONFIG = { displayModeBar: false, responsive: true, showTips: false };
