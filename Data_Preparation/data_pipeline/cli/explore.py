@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from data_pipeline.report.explorer.explorer import Explorer
 
 
+_SQL_SEARCH = "by SQL, + Add Predicate: text ILIKE '%word%' (so many rows are too many for a search by words)"
+
+
 def _explore(parsed: argparse.Namespace, given: Given) -> int:
     from data_pipeline.utils.extras import require
 
@@ -77,7 +80,7 @@ def _serve(parsed: argparse.Namespace, explorer: "Explorer") -> int:
 
 
 def _contents(explorer: "Explorer") -> list[tuple[str, str]]:
-    from data_pipeline.report.explorer.database import TEXT_CHARACTERS
+    from data_pipeline.report.explorer.database import MAX_SEARCHED_ROWS, TEXT_CHARACTERS
 
     contents = explorer.contents
     splits = ", ".join(f"{split} {len(rows):,}" for split, rows in contents.parts.items())
@@ -87,6 +90,7 @@ def _contents(explorer: "Explorer") -> list[tuple[str, str]]:
         ("map", f"{explorer.projection.upper()} of the stored vectors, {contents.dim} dimensions; no model is run"),
         ("columns", ", ".join(columns)),
         ("texts", f"shown up to {TEXT_CHARACTERS:,} characters"),
+        ("search", "by words" if len(contents) <= MAX_SEARCHED_ROWS else _SQL_SEARCH),
         *(("note", sentence) for sentence in contents.left_out),
     ]
 

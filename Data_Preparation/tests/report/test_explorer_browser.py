@@ -145,6 +145,25 @@ def test_a_selection_comes_back_as_a_file_with_ids(opened, sample, tmp_path):
     opened.check()
 
 
+def test_a_search_of_too_many_rows_says_what_to_do(browser, sample, monkeypatch):
+    explorer, url = sample
+    monkeypatch.setattr("data_pipeline.report.explorer.database.MAX_SEARCHED_ROWS", 100)
+    with open_page(browser) as watched:
+        page = watched.page
+        wait_for_points(page, url, len(explorer.contents))
+        page.get_by_role("button", name="Search").click()
+        page.get_by_role("searchbox").fill("saturn")
+        page.keyboard.press("Enter")
+        page.get_by_text("No result found.").wait_for()
+        (said,) = watched.errors
+        assert "rows are too many for a search by words, which takes at most 100" in said
+        page.locator("button[title=astronomy]").click()
+        page.get_by_role("searchbox").fill("saturn ")
+        page.keyboard.press("Enter")
+        page.get_by_text("Saturn is the sixth").first.wait_for()
+        assert len(watched.errors) == 1
+
+
 def test_it_is_dark_where_the_system_is(browser, sample):
     explorer, url = sample
     with open_page(browser, dark=True) as watched:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +26,16 @@ duckdb = require("duckdb", "explore", "the explorer")
 TEXT_CHARACTERS = 5_000
 """Length at which the explorer cuts texts and other strings; files of selected rows hold them whole."""
 
+MAX_SEARCHED_ROWS = 100_000
+"""Number of rows that the page may search by words at once: it builds the index of all texts in the browser, which for
+a million rows took minutes and gigabytes. Conditions in SQL are answered here, and search any number of rows."""
+
 Format = Literal["parquet", "csv", "json", "jsonl"]
 
 NEIGHBORS_TYPE = pa.struct({"ids": pa.list_(pa.int32()), "distances": pa.list_(pa.float32())})
 _WHOLE, _SHOWN = "whole", "dataset"
 _NEIGHBORS_SQL = "STRUCT(ids INTEGER[], distances FLOAT[])"
+_SEARCH = re.compile(r'\s*SELECT\s+"[^"]*" AS id,\s+"(?:[^"]|"")*" AS text\s+FROM dataset\s*(?P<where>WHERE .*)?', re.S)
 # In this order, since the last one forbids further changes. No file, address or extension can be opened after them.
 _LOCKS = (
     "SET autoinstall_known_extensions = false",
@@ -65,7 +71,7 @@ class Database:
     def execute(self, sql: str) -> None:
         """Run a statement, and discard what it returns."""
         with self._lock:
-            self._connection.execute(sql)
+            self._connection.execute(sql).fetchall()
 
     def arrow(self, sql: str) -> bytes:
         """Run a query; returns the rows as an Arrow stream."""
@@ -78,6 +84,21 @@ class Database:
             for batch in reader:
                 writer.write_batch(batch)
         return bytes(sink.getvalue())
+
+    def search_refusal(self, sql: str) -> str | None:
+        """Return why the page cannot search, if this is its query for the texts of more rows than it can index."""
+        asked = _SEARCH.fullmatch(sql)
+        if asked is None:
+            return None
+        with self._lock:
+            count = f"SELECT count(*) FROM {_SHOWN} {asked['where'] or ''}"  # noqa: S608
+            ((rows,),) = self._connection.sql(count).fetchall()
+        if rows <= MAX_SEARCHED_ROWS:
+            return None
+        return (
+            f"{rows:,} rows are too many for a search by words, which takes at most {MAX_SEARCHED_ROWS:,}. Search them "
+            "by SQL, or select fewer rows first: + Add Predicate, text ILIKE '%word%'"
+        )
 
     def json(self, sql: str) -> bytes:
         """Run a query; returns the rows as a JSON array of objects."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_pipeline.errors import ConfigError
 from data_pipeline.report.explorer.contents import Contents
 from data_pipeline.report.explorer.database import NEIGHBORS_TYPE, Database
-from data_pipeline.report.explorer.page import FULL_PRECISION, STATIC, STATIC_NOTES, index_page, metadata
+from data_pipeline.report.explorer.page import SCRIPTS, STATIC, index_page, metadata
 from data_pipeline.report.neighbors import Neighbors
 from data_pipeline.utils import atomic_write_json
 from data_pipeline.utils.folders import discarded_on_error, new_folder, recover_folder, replace_folder
@@ -27,7 +27,6 @@ MARKER = "manifest.json"
 
 _STAGE = "explorer"
 _ROWS = 65_536
-_SCRIPTS = (FULL_PRECISION, STATIC_NOTES)
 
 
 def check_target(folder: Path) -> None:
@@ -79,8 +78,7 @@ def write_application(contents: Contents, database: Database, neighbors: Neighbo
     """Write the static application to a folder that does not exist; its manifest is written last."""
     shutil.copytree(STATIC, folder)
     (folder / "index.html").write_text(index_page(contents.corpus, is_static=True), encoding="utf-8")
-    for script in _SCRIPTS:
-        shutil.copyfile(script, folder / script.name)
+    shutil.copytree(SCRIPTS, folder / SCRIPTS.name)
     data = folder / "data"
     data.mkdir()
     about = metadata(contents, database.names, is_static=True, has_neighbors=neighbors is not None)
@@ -122,4 +120,4 @@ def _is_exported(folder: Path) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return name in {"index.html", "data", MARKER, *(script.name for script in _SCRIPTS)} or (STATIC / name).exists()
+    return name in {"index.html", "data", SCRIPTS.name, MARKER} or (STATIC / name).exists()

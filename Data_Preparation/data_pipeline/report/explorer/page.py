@@ -29,11 +29,11 @@ POLICY = "; ".join(
 )
 """Content security policy: nothing from elsewhere, and no scripts but files of the explorer."""
 
-FULL_PRECISION = Path(__file__).with_name("full_precision.js")
-"""Script that runs before the atlas's own."""
-STATIC_NOTES = Path(__file__).with_name("static_notes.js")
-"""Script that also runs before them in the static application."""
+SCRIPTS = Path(__file__).with_name("scripts")
+"""Folder of the scripts that run before the atlas's own."""
 
+_SERVED_SCRIPTS = ("full_precision.js", "messages.js")
+_STATIC_SCRIPTS = ("full_precision.js", "static_notes.js")
 _ICON = '<link rel="icon" href="data:,">'
 _HEAD = "<head>"
 _TITLE = "<title>Embedding Atlas</title>"
@@ -52,15 +52,15 @@ def index_page(corpus: str, is_static: bool = False) -> str:
     """
     page = (STATIC / "index.html").read_text(encoding="utf-8")
     policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">' if is_static else ""
-    scripts = [FULL_PRECISION, STATIC_NOTES] if is_static else [FULL_PRECISION]
-    script = "".join(f'<script src="./{path.name}"></script>' for path in scripts)
+    names = _STATIC_SCRIPTS if is_static else _SERVED_SCRIPTS
+    scripts = "".join(f'<script src="./{SCRIPTS.name}/{name}"></script>' for name in names)
     if _HEAD not in page:
         raise DataPipelineError(
             f"embedding-atlas {atlas.__version__} has a page of another kind than 0.26, which the explorer can change. "
             'Install that one: pip install "embedding-atlas>=0.26,<0.27"'
         )
     page = page.replace(_TITLE, f"<title>{html.escape(corpus)} - Embedding Atlas</title>")
-    return page.replace(_HEAD, f"{_HEAD}{policy}{_ICON}{script}", 1)
+    return page.replace(_HEAD, f"{_HEAD}{policy}{_ICON}{scripts}", 1)
 
 
 def metadata(contents: Contents, names: Names, *, is_static: bool, has_neighbors: bool = True) -> dict[str, Any]:

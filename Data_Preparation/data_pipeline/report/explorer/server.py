@@ -16,7 +16,7 @@ from typing import Any
 from data_pipeline.errors import ConfigError
 from data_pipeline.report.explorer.contents import Contents
 from data_pipeline.report.explorer.database import Database, duckdb
-from data_pipeline.report.explorer.page import FULL_PRECISION, POLICY, STATIC, index_page, metadata
+from data_pipeline.report.explorer.page import POLICY, SCRIPTS, STATIC, index_page, metadata
 from data_pipeline.utils.extras import require
 
 require("starlette", "explore", "the explorer")
@@ -42,6 +42,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+MESSAGE = "X-Elm-Message"
+"""Header with a message that the page shows."""
 _MAX_NOTES, _MAX_NOTE_BYTES = 256, 4_000_000
 _FORMATS = {"parquet", "csv", "json", "jsonl"}
 
@@ -114,10 +116,6 @@ def make_app(contents: Contents, database: Database, archive: Archive, secret: s
         del request
         return JSONResponse(about)
 
-    def show_script(request: Request) -> Response:
-        del request
-        return FileResponse(FULL_PRECISION, media_type="text/javascript")
-
     async def query(request: Request) -> Response:
         return await _in_thread(_query, database, await request.body())
 
@@ -141,12 +139,12 @@ def make_app(contents: Contents, database: Database, archive: Archive, secret: s
     routes = [
         Route("/", show_page),
         Route("/index.html", show_page),
-        Route(f"/{FULL_PRECISION.name}", show_script),
         Route("/data/metadata.json", show_metadata),
         Route("/data/query", query, methods=["POST"]),
         Route("/data/selection", selection, methods=["POST"]),
         Route("/data/archive.zip", show_archive),
         Route("/data/cache/{name}", note, methods=["GET", "POST"]),
+        Mount(f"/{SCRIPTS.name}", StaticFiles(directory=SCRIPTS)),
         Mount("/", StaticFiles(directory=STATIC)),
     ]
     return Starlette(routes=[Mount(f"/{secret}", routes=routes)], middleware=[Middleware(Guard)]), f"/{secret}/"
@@ -168,7 +166,12 @@ def _query(database: Database, body: bytes) -> Response:
         database.execute(sql)
         return JSONResponse({})
     if kind == "arrow":
-        return Response(database.arrow(sql), media_type="application/octet-stream")
+        refusal = database.search_refusal(sql)
+        if refusal is None:
+            return Response(database.arrow(sql), media_type="application/octet-stream")
+        # No rows instead of an error, after which the page could not search until it is loaded again.
+        none = database.arrow(f"SELECT * FROM ({sql}) LIMIT 0")  # noqa: S608
+        return Response(none, media_type="application/octet-stream", headers={MESSAGE: refusal})
     if kind == "json":
         return Response(database.json(sql), media_type="application/json")
     raise ValueError(f"unknown type of query {kind!r}; expected exec, arrow or json")

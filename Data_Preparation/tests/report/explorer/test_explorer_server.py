@@ -73,7 +73,7 @@ def test_the_page_names_the_corpus_and_allows_nothing_from_elsewhere(port):
     assert "unsafe-eval" not in policy.replace("wasm-unsafe-eval", "")
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Referrer-Policy"] == "no-referrer"
-    for name in ("index.html", "full_precision.js", "data/metadata.json"):
+    for name in ("index.html", "scripts/full_precision.js", "data/metadata.json"):
         assert ask(port, "GET", f"/{name}")[0].status == 200
 
 
@@ -136,6 +136,20 @@ def test_queries_are_answered_and_wrong_ones_get_an_error(port, contents):
         response, content = ask(port, "POST", "/data/query", wrong)
         assert response.status == 500
         assert json.loads(content)["error"]
+
+
+def test_a_search_of_too_many_rows_finds_none_and_says_why(port, contents, monkeypatch):
+    sql = 'SELECT\n "__row_index__" AS id,\n "text" AS text\n FROM dataset'
+    response, content = ask(port, "POST", "/data/query", {"type": "arrow", "sql": sql})
+    assert pa.ipc.open_stream(content).read_all().num_rows == len(contents)
+    assert "X-Elm-Message" not in response.headers
+    monkeypatch.setattr("data_pipeline.report.explorer.database.MAX_SEARCHED_ROWS", 100)
+    response, content = ask(port, "POST", "/data/query", {"type": "arrow", "sql": sql})
+    assert pa.ipc.open_stream(content).read_all().num_rows == 0
+    assert response.headers["X-Elm-Message"].startswith(f"{len(contents)} rows are too many for a search by words")
+    fewer = f"{sql} WHERE (split = 'val')"
+    response, content = ask(port, "POST", "/data/query", {"type": "arrow", "sql": fewer})
+    assert pa.ipc.open_stream(content).read_all().num_rows == len(contents.parts["val"])
 
 
 def test_a_selection_can_be_downloaded(port, tmp_path):
