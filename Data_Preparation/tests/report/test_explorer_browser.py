@@ -2,24 +2,22 @@
 
 import functools
 import threading
-from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
 from support.browser import open_page, painted_share
 from support.builders import made
+from support.explorer_server import served
 from support.hostile import SETTINGS, TEXTS, write_corpus
 
 pytest.importorskip("embedding_atlas", reason="needs the extra explore")
-
-import uvicorn
 
 from data_pipeline.config.load import load_config
 from data_pipeline.report.explorer.database import TEXT_CHARACTERS
 from data_pipeline.report.explorer.explorer import open_explorer
 from data_pipeline.report.explorer.nearest import nearest_rows
-from data_pipeline.report.explorer.server import HOST, listen
+from data_pipeline.report.explorer.server import HOST
 from data_pipeline.selection import Budget
 from data_pipeline.stages.pipeline import run
 from data_pipeline.stages.select import select_subset
@@ -28,30 +26,13 @@ pytestmark = pytest.mark.slow
 LEAST_PAINTED = 0.002
 
 
-@contextmanager
-def served(config):
-    """The explorer of a dataset and its address, served by a thread."""
-    explorer = open_explorer(config)
-    app, path = explorer.app()
-    opened = listen(0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-    thread.start()
-    try:
-        yield explorer, f"http://{HOST}:{opened.getsockname()[1]}{path}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        opened.close()
-        explorer.database.close()
-
-
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     config = made(tmp_path_factory.mktemp("explorer"))
     select_subset(config, "random", Budget(rows=30), seed=0)
-    with served(config) as opened:
-        yield opened
+    explorer = open_explorer(config)
+    with served(explorer) as url:
+        yield explorer, url
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +43,9 @@ def hostile(tmp_path_factory):
         None, {"data_dir": str(folder / "data"), "corpus.path": [str(folder / "corpus.jsonl")], **SETTINGS}
     )
     run(config)
-    with served(config) as opened:
-        yield opened
+    explorer = open_explorer(config)
+    with served(explorer) as url:
+        yield explorer, url
 
 
 def wait_for_points(page, url, rows):

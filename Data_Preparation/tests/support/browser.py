@@ -40,6 +40,11 @@ def browser_path() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
+def launch(playwright: Any) -> Any:
+    """Start a headless browser that draws by the processor and resolves no names."""
+    return playwright.chromium.launch(executable_path=browser_path(), args=list(_OPTIONS))
+
+
 @contextmanager
 def open_browser() -> Iterator[Any]:
     """Start a browser, a Playwright `Browser`; the test is skipped where there is no browser or no playwright.
@@ -47,11 +52,10 @@ def open_browser() -> Iterator[Any]:
     No event loop may be started in this thread while it is open.
     """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-    path = browser_path()
-    if path is None:
+    if browser_path() is None:
         pytest.skip(f"no browser on the PATH: looked for {', '.join(BROWSERS)}")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(_OPTIONS))
+        browser = launch(playwright)
         try:
             yield browser
         finally:

@@ -5,13 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from support.explorer_server import served
 
 pytest.importorskip("embedding_atlas", reason="needs the extra explore")
 
@@ -36,20 +36,9 @@ FORBIDDEN_HEADERS = [
 @pytest.fixture(scope="module")
 def port(config):
     """Port of a server in a thread of its own."""
-    import uvicorn
-
-    explorer = open_explorer(config)
-    app, path = explorer.app(SECRET)
-    assert path == f"/{SECRET}/"
-    opened = listen(0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-    thread.start()
-    yield opened.getsockname()[1]
-    server.should_exit = True
-    thread.join()
-    opened.close()
-    explorer.database.close()
+    with served(open_explorer(config), SECRET) as url:
+        assert url.endswith(f"/{SECRET}/")
+        yield int(url.split("/")[2].split(":")[1])
 
 
 def ask(port, method, path, body=None, headers=None, secret=f"/{SECRET}"):
