@@ -47,10 +47,10 @@ def measure(quick: bool) -> Figures:
         large.mkdir()
         write_large_dataset(large, many, _DIM)
         figures["report_s_1m"] = Figure(_report(large), "s", "<= 60", f"{many:,} rows, whole command")
-        if not quick:
-            from report_explorer import open_seconds
+    if not quick:
+        import report_explorer  # which needs a browser
 
-            figures["explore_open_s_1m"] = open_seconds(large)
+        figures |= report_explorer.measure(quick)
     return figures
 
 

@@ -55,7 +55,7 @@ def _rows(report: "LabelReport") -> list[tuple[str, str]]:
         ("passages", _account(accounts["passages"], 1)),
         ("queries", f"{report.queries:,} used; {_account(accounts['queries'], 2)}"),
         ("pairs", f"{report.pairs:,}: {statuses or 'none'}; {_account(accounts['pairs'], 1)}"),
-        ("calls", f"{done.calls:,}; {done.known:,} pairs had an answer from an earlier call"),
+        ("calls", f"{done.calls:,}; {done.known:,} pairs had an answer from an earlier call{_cost(done.cost)}"),
         ("grades", ", ".join(f"{grade}: {count:,}" for grade, count in figures["grades"].items()) or "none"),
         ("positives", f"{positives:,}, {positives / max(1, report.queries):.1f} a query"),
         (
@@ -85,6 +85,10 @@ def _rows(report: "LabelReport") -> list[tuple[str, str]]:
         rows.append(("pushed to", report.pushed))
     files = ", ".join(sorted(path.name for path in report.folder.iterdir() if not path.name.startswith(".")))
     return [*rows, ("files", files)]
+
+
+def _cost(cost: float | None) -> str:
+    return "" if cost is None else f"; cost {cost:,.4g}"
 
 
 def _account(account: Mapping[str, Any], came_in: int) -> str:

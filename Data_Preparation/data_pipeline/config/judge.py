@@ -44,6 +44,10 @@ class JudgeConfig(CallsConfig):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Additional keys of the request body, such as {chat_template_kwargs: {enable_thinking: false}}; no secrets, since
     they are saved."""
+    price_per_million_prompt_tokens: float | None = setting(None, decides=False, ge=0)
+    """Price of a million tokens of requests, in any currency; none: costs are not shown."""
+    price_per_million_completion_tokens: float | None = setting(None, decides=False, ge=0)
+    """Price of a million tokens of answers, in the same currency; none: costs are not shown."""
     flush_s: float = setting(0.5, decides=False, gt=0)
     """Interval at which finished judgements are written to disk, in seconds."""
     flush_answers: int = setting(256, decides=False, ge=1)
@@ -56,12 +60,23 @@ class JudgeConfig(CallsConfig):
     def _plain_address(cls, url: str) -> str:
         return plain_address(url, "/chat/completions")
 
+    def cost_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return the cost of tokens in the currency of the prices; None unless both prices are set."""
+        prices = self.price_per_million_prompt_tokens, self.price_per_million_completion_tokens
+        if prices[0] is None or prices[1] is None:
+            return None
+        return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:
         if self.passage_tokens is not None and self.tokenizer is None:
             raise ValueError("passage_tokens needs a tokenizer to count with; name the judge's, or use passage_chars")
         if self.passage_tokens is not None and self.passage_chars is not None:
             raise ValueError("passage_tokens and passage_chars are two limits for one thing; set one of them")
+        if (self.price_per_million_prompt_tokens is None) != (self.price_per_million_completion_tokens is None):
+            raise ValueError(
+                "a cost needs both prices: set price_per_million_prompt_tokens and price_per_million_completion_tokens"
+            )
         if self.logprobs is True and self.reasoning_tokens not in ("auto", 0):
             raise ValueError("logprobs are those of an answer's first token, which reasoning takes; set one of them")
         if conflicts := sorted(_OWN_KEYS & self.extra_body.keys()):

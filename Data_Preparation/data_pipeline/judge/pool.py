@@ -155,6 +155,8 @@ class _Pool(Generic[ItemT]):
                 reader.shutdown(cancel_futures=True)
         self._summary.wall_s = time.perf_counter() - started
         self._summary.slot_use = self._busy_s / (self._summary.wall_s * self._config.slots)
+        tokens = self._summary.prompt_tokens, self._summary.completion_tokens
+        self._summary.cost = self._config.cost_of(*tokens)
         self._recorder.finish(self._summary.to_json())
         return self._summary
 

@@ -21,6 +21,8 @@ class JudgeSummary:
     """Calls for items, including retries."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
+    """Cost of the tokens, in the currency of the prices (`JudgeConfig`); None without prices."""
     wall_s: float = 0.0
     """Duration of the run in seconds."""
     slot_use: float = 0.0

@@ -402,3 +402,17 @@ def test_a_server_that_never_answers_is_given_up_at_the_start_too(fault, tmp_pat
     raises = pytest.raises(JudgeError, match=r"cannot be used: no answer within 0\.3 s")
     with misbehaving_server([(range(9), fault)]) as server, raises:
         judge(server, tmp_path / "state.db", make_pairs(), timeout_s=0.3)
+
+
+def test_tokens_have_a_cost_where_prices_are_set(tmp_path):
+    pairs = make_pairs(2, 2)
+    prices = {"price_per_million_prompt_tokens": 2.0, "price_per_million_completion_tokens": 10.0}
+    with misbehaving_server(answer=yes) as server:
+        summary, _ = judge(server, tmp_path / "priced.db", pairs, **prices)
+        free, _ = judge(server, tmp_path / "free.db", pairs)
+    assert summary.prompt_tokens > summary.completion_tokens == 4
+    assert summary.cost == pytest.approx((2 * summary.prompt_tokens + 10 * 4) / 1e6)
+    assert summary.to_json()["cost"] == summary.cost
+    assert free.cost is None
+    with pytest.raises(ValueError, match="a cost needs both prices"):
+        quick(price_per_million_prompt_tokens=1)

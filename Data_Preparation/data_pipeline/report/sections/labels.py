@@ -102,4 +102,7 @@ def _calls(path: Path) -> list[Fact]:
     if not judging.get("calls"):
         return [Fact("Calls", "none in the last run; all answers were known, or the judge needs none")]
     tokens = f"{judging['prompt_tokens']:,} tokens in, {judging['completion_tokens']:,} out"
-    return [Fact("Calls of the last run", f"{judging['calls']:,}, {tokens}, {human_time(judging['wall_s'])}")]
+    facts = [Fact("Calls of the last run", f"{judging['calls']:,}, {tokens}, {human_time(judging['wall_s'])}")]
+    if judging.get("cost") is not None:
+        facts.append(Fact("Cost of the last run", f"{judging['cost']:,.4g} in the currency of the prices"))
+    return facts
