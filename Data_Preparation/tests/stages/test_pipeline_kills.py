@@ -380,7 +380,7 @@ def test_killed_while_it_embeds_in_several_small_shards_it_ends_in_the_same_byte
     kills = run_and_kill(jobs, tmp_path, flags(tmp_path, **settings), delays(6, 0.1, 0.8))
     assert kills >= 2
     found = tree(tmp_path)
-    assert len(found) == 5 + 2 + 2 + 1 + 3 + 2
+    assert len(found) == 5 + 2 + 2 + 1 + 3 + 3
     assert found == tree(tmp_path / "undisturbed")
 
 
