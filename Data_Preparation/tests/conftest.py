@@ -17,6 +17,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 # Threads of torch that wait for each other by spinning take the cores from what they wait for, where other processes
 # use the machine too: several times slower with two test processes on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A report takes a second of every run of the command line, and its tests ask for one.
+os.environ.setdefault("ELM_REPORT", "false")
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 

@@ -35,6 +35,7 @@ _ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "ELM_DATA_DIR": "data",
     "ELM_LOGS_DIR": "logs",
+    "ELM_REPORT": "true",  # as for a reader
     "CUDA_VISIBLE_DEVICES": "",
 }
 
