@@ -112,6 +112,7 @@ def test_a_selection_is_a_file_of_the_rows_with_their_ids(contents, database, tm
     assert [row["text"] for row in found] == table["text"].to_pylist()
     if found:
         assert list(found[0]) == table.column_names  # without row numbers, positions and neighbours
+        assert list(read_listed_ids(path).ids) == table["text_id"].to_pylist()  # as elm select --ids reads it
 
 
 def test_hostile_names_and_values_are_only_names_and_values(contents, tmp_path):
