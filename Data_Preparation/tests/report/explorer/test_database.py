@@ -12,6 +12,7 @@ duckdb = pytest.importorskip("duckdb", reason="needs the extra explore")
 
 from data_pipeline.report.explorer.database import TEXT_CHARACTERS, open_database  # noqa: E402
 from data_pipeline.report.explorer.nearest import nearest_rows  # noqa: E402
+from data_pipeline.selection.listed import read_listed_ids  # noqa: E402
 
 
 @pytest.fixture(scope="module")
