@@ -13,6 +13,8 @@ from support.hostile import SETTINGS, TEXTS, write_corpus
 
 pytest.importorskip("embedding_atlas", reason="needs the extra explore")
 
+from data_pipeline import ELMDataset
+from data_pipeline.cli import main
 from data_pipeline.config.load import load_config
 from data_pipeline.report.explorer.database import TEXT_CHARACTERS
 from data_pipeline.report.explorer.explorer import open_explorer
@@ -114,17 +116,24 @@ def test_a_point_shows_our_text_and_our_neighbours(opened, sample):
     opened.check()
 
 
-def test_a_selection_comes_back_as_a_file_with_ids(opened, sample, tmp_path):
-    page, table = opened.page, sample[0].contents.table()
+def test_a_selection_comes_back_as_a_subset(opened, sample, tmp_path, clean_logging):
+    page, explorer = opened.page, sample[0]
     page.locator("button[title=astronomy]").click()  # its bar in the chart of subjects
-    expected = [row["text_id"] for row in table.to_pylist() if row["subject"] == "astronomy"]
-    page.get_by_text(f"{len(expected)} / {len(table)} points").wait_for()
+    page.locator("button[title=train]").click()
+    rows = explorer.contents.table().to_pylist()
+    expected = [row["text_id"] for row in rows if (row["subject"], row["split"]) == ("astronomy", "train")]
+    page.get_by_text(f"{len(expected)} / {len(rows)} points").wait_for()
     page.get_by_title("Export Selection").first.click()
     with page.expect_download() as download:
         page.get_by_title("Export the selected points").click()
     download.value.save_as(tmp_path / "selection.parquet")
     assert pl.read_parquet(tmp_path / "selection.parquet")["text_id"].to_list() == expected
     opened.check()
+    data_dir = explorer.cache.folder.parent
+    assert main(["select", "--ids", str(tmp_path / "selection.parquet"), "--output-dir", str(data_dir)]) == 0
+    (subset,) = (path.name for path in (data_dir / "selections").iterdir() if path.name.startswith("ids_"))
+    dataset = ELMDataset(data_dir, subset=subset)
+    assert [row["metadata"]["text_id"] for row in dataset] == expected
 
 
 def test_a_search_of_too_many_rows_says_what_to_do(browser, sample, monkeypatch):

@@ -12,6 +12,7 @@ duckdb = pytest.importorskip("duckdb", reason="needs the extra explore")
 
 from data_pipeline.report.explorer.database import TEXT_CHARACTERS, open_database  # noqa: E402
 from data_pipeline.report.explorer.nearest import nearest_rows  # noqa: E402
+from data_pipeline.selection.listed import read_listed_ids  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,7 @@ def test_a_selection_is_a_file_of_the_rows_with_their_ids(contents, database, tm
     assert [row["text"] for row in found] == table["text"].to_pylist()
     if found:
         assert list(found[0]) == table.column_names  # without row numbers, positions and neighbours
+        assert list(read_listed_ids(path).ids) == table["text_id"].to_pylist()  # as elm select --ids reads it
 
 
 def test_hostile_names_and_values_are_only_names_and_values(contents, tmp_path):
