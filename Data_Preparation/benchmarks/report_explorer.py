@@ -1,9 +1,9 @@
-"""`elm explore` on a million rows: from the command to a browser that shows all points.
+"""`elm explore` on a million rows: from the command to a browser that shows the points.
 
 The dataset is that of `large_dataset.py`: 384 dimensions in float16, sentences of the bundled sample, in four shards.
 The command runs in a process of its own and opens the dataset for the first time, so that texts are copied for random
-access and vectors are projected. The browser, a headless Chromium without a GPU, is open before, and draws by the
-processor. All points are shown when the page counts them and the map is painted.
+access and vectors are projected. The browser, a headless Chromium without a GPU, is open before. It draws by the
+processor, and therefore one of ten points. They are shown when the page counts all rows and the map is painted.
 """
 
 import os

@@ -155,6 +155,28 @@ def test_a_search_of_too_many_rows_says_what_to_do(browser, sample, monkeypatch)
         assert len(watched.errors) == 1
 
 
+def test_a_processor_draws_fewer_points_and_the_page_says_so(browser, sample):
+    """The browser of the tests draws by the processor; elsewhere nothing is changed."""
+    explorer, url = sample
+
+    def with_lower_limit(route):
+        script = route.fetch().text()
+        assert "MAX_DRAWN = 100_000" in script
+        route.fulfill(body=script.replace("MAX_DRAWN = 100_000", "MAX_DRAWN = 50"), content_type="text/javascript")
+
+    with open_page(browser) as watched:
+        wait_for_points(watched.page, url, len(explorer.contents))
+        everything = painted_share(watched.page)
+        assert watched.page.locator("#elm-note").count() == 0
+        watched.page.route("**/full_precision.js", with_lower_limit)
+        watched.page.goto("about:blank")
+        wait_for_points(watched.page, url, len(explorer.contents))
+        steps = -(-len(explorer.contents) // 50)
+        assert f"draws one of {steps} points" in watched.page.locator("#elm-note").inner_text()
+        assert painted_share(watched.page) < 0.6 * everything
+        watched.check()
+
+
 def test_it_is_dark_where_the_system_is(browser, sample):
     explorer, url = sample
     with open_page(browser, dark=True) as watched:

@@ -29,6 +29,9 @@ POLICY = "; ".join(
 )
 """Content security policy: nothing from elsewhere, and no scripts but files of the explorer."""
 
+MAX_LABELLED_ROWS = 200_000
+"""Number of rows up to which the map has automatic labels, which the browser computes from densities and texts."""
+
 SCRIPTS = Path(__file__).with_name("scripts")
 """Folder of the scripts that run before the atlas's own."""
 
@@ -76,6 +79,8 @@ def metadata(contents: Contents, names: Names, *, is_static: bool, has_neighbors
 
     neighbors = names.neighbors if has_neighbors else None
     props = make_embedding_atlas_props(row_id=names.row, x=names.x, y=names.y, text=TEXT, neighbors=neighbors)
+    if len(contents) > MAX_LABELLED_ROWS:
+        props["embeddingViewLabels"] = []
     embedding = {"x": names.x, "y": names.y, "text": TEXT, "neighbors": neighbors}
     if len(contents.parts) > 1:
         embedding["category"] = "split"

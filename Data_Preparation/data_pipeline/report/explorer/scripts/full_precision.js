@@ -3,11 +3,15 @@
 // The atlas keeps only densities in half precision. Here they are of full precision: shaders are rewritten, the buffers
 // of densities are made twice as large, and densities that are read back are rounded to half precision. Where WebGPU
 // has the feature, nothing is changed.
+//
+// A processor needs more than 20 microseconds for a point. Where it draws, at most 100,000 are drawn, evenly spaced among
+// all, and the page says so; searches, charts and selections are of all points.
 (() => {
   "use strict";
   const FEATURE = "shader-f16";
   if (!navigator.gpu || typeof GPU === "undefined") return;
   const SCRATCH = GPUBufferUsage.STORAGE;
+  const MAX_DRAWN = 100_000;
   const READ_BACK = GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ;
 
   const request = GPU.prototype.requestAdapter;
@@ -18,7 +22,8 @@
     Object.defineProperty(adapter, "features", { value: new Set([...adapter.features, FEATURE]) });
     adapter.requestDevice = async (wanted = {}) => {
       const requiredFeatures = [...(wanted.requiredFeatures ?? [])].filter((name) => name !== FEATURE);
-      return inFullPrecision(await requestDevice({ ...wanted, requiredFeatures }));
+      const device = inFullPrecision(await requestDevice({ ...wanted, requiredFeatures }));
+      return isProcessor(adapter.info) ? withFewerPoints(device) : device;
     };
     return adapter;
   };
@@ -49,6 +54,50 @@
       return encoder;
     };
     return device;
+  }
+
+  function isProcessor(info) {
+    return info.isFallbackAdapter || ["swiftshader", "llvmpipe"].includes(info.architecture);
+  }
+
+  function withFewerPoints(device) {
+    const createShaderModule = device.createShaderModule.bind(device);
+    const createCommandEncoder = device.createCommandEncoder.bind(device);
+    const points = /fn points_vs\(\s*@builtin\(instance_index\) index: u32,([^{]*)\{/;
+    let canSkip = false;
+    device.createShaderModule = (shader) => {
+      canSkip ||= points.test(shader.code);
+      const step = `max(1u, (uniforms.count + ${MAX_DRAWN - 1}u) / ${MAX_DRAWN}u)`;
+      const skipping = `fn points_vs(@builtin(instance_index) drawn: u32,$1{ let index = drawn * ${step};`;
+      return createShaderModule({ ...shader, code: shader.code.replace(points, skipping) });
+    };
+    device.createCommandEncoder = (...options) => {
+      const encoder = createCommandEncoder(...options);
+      const beginRenderPass = encoder.beginRenderPass.bind(encoder);
+      encoder.beginRenderPass = (description) => {
+        const pass = beginRenderPass(description);
+        const draw = pass.draw.bind(pass);
+        pass.draw = (vertices, instances = 1, ...firsts) => {
+          const step = canSkip ? Math.max(1, Math.ceil(instances / MAX_DRAWN)) : 1;
+          if (step > 1) say(`The processor draws one of ${step} points. A browser with a GPU draws all of them.`);
+          draw(vertices, Math.ceil(instances / step), ...firsts);
+        };
+        return pass;
+      };
+      return encoder;
+    };
+    return device;
+  }
+
+  function say(text) {
+    const id = "elm-note";
+    const note = document.getElementById(id) ?? document.createElement("div");
+    note.id = id;
+    note.textContent = text;
+    note.style.cssText =
+      "position:fixed;bottom:0;left:50%;transform:translateX(-50%);padding:2px 8px;font:12px system-ui,sans-serif;" +
+      "color:#fff;background:#334155;border-radius:4px 4px 0 0;pointer-events:none;z-index:1000";
+    if (!note.isConnected) document.body.append(note);
   }
 
   // Densities are not negative; those too small for half precision become 0, those too large its largest number.
