@@ -240,6 +240,7 @@ EXTRAS = {
     "textstat": ["measure", "text_metrics", "--output-dir", "DATA"],
     "cleanlab": ["measure", "confident", "--output-dir", "DATA", "--label", "subject"],
     "hydra": ["study", "prepare", "data.train=x", "data.dev=x"],
+    "plotly": ["report", "--output-dir", "DATA"],
     "embedding_atlas": ["explore", "--output-dir", "DATA", "--no-browser"],
 }
 
