@@ -54,7 +54,7 @@ def wait_for_points(page, url, rows):
     """Open the page, and wait until all points are drawn and labelled."""
     page.goto(url)
     page.get_by_text(f"{rows:,} points", exact=True).first.wait_for()
-    for _ in range(100):
+    for _ in range(600):
         if painted_share(page) > LEAST_PAINTED and page.get_by_text("Generating labels").count() == 0:
             return
         page.wait_for_timeout(100)

@@ -13,6 +13,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1280, 800
 PHONE_WIDTH, PHONE_HEIGHT = 390, 844
 _COLORED = 60  # difference between the strongest and the weakest of red, green and blue
+_PATIENCE_MS = 120_000  # on a machine that has other work
 _LOCAL_SCHEMES = {"data", "blob", "file", "about"}
 _OPTIONS = (
     "--no-sandbox",
@@ -103,6 +104,7 @@ def open_page(
         color_scheme="dark" if dark else "light",
         accept_downloads=downloads,
     )
+    context.set_default_timeout(_PATIENCE_MS)
     try:
         yield watch(context.new_page())
     finally:
