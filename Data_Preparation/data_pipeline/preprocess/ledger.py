@@ -4,7 +4,7 @@ Beside it, `dropped_examples.parquet` has a few of the rows for each reason, wit
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -41,9 +41,14 @@ class DropLedger:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[_Row] = []
         self._waiting = self._schema.empty_table()
+        self._mask: Callable[[str], str] | None = None
         self.examples = DropExamples()
         self.counts: Counter[str] = Counter()
         self.bad_records = 0
+
+    def mask_examples(self, mask: Callable[[str], str] | None) -> None:
+        """Mask the texts of examples by a function from now on; None for none."""
+        self._mask = mask
 
     def record(self, rows: pl.DataFrame, stage: str, reasons: list[str | None]) -> pl.DataFrame:
         """Write down the rows that have a reason, and give back the others."""
@@ -88,11 +93,18 @@ class DropLedger:
             text: text of the row, for the examples.
             overlap: similarity to `duplicate_of`.
         """
-        self.examples.add(text_id, document_id, stage, reason, duplicate_of, text)
+        self.examples.add(text_id, document_id, stage, reason, duplicate_of, self._masked(text))
         self._rows.append((text_id, document_id, stage, reason, duplicate_of, overlap))
         self.counts[reason] += 1
         if len(self._rows) >= _GROUP_ROWS:
             self._flush()
+
+    def _masked(self, text: Text) -> Text:
+        """Return a text as it may be written."""
+        mask = self._mask
+        if mask is None or text is None:
+            return text
+        return lambda: mask(text() if callable(text) else text)
 
     def copy(self, rows: pa.Table) -> None:
         """Write down rows of another ledger, without its examples."""

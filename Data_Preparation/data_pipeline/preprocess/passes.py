@@ -83,6 +83,7 @@ def stage_candidates(
     """
     writer: pa.RecordBatchFileWriter | None = None
     read = CandidateCounts()
+    dropped.mask_examples(filters.mask_text)
     for batch in document_batches(documents):
         rows = _candidates(batch, metadata, counter, config, dropped, filters, read)
         if len(rows):

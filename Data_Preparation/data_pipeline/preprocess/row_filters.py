@@ -72,6 +72,11 @@ class Filters:
         """Function that masks personal data in lines; None if it is not masked."""
         return self.personal_data.mask if self.personal_data and self.config.pii == "mask" else None
 
+    @property
+    def mask_text(self) -> Callable[[str], str] | None:
+        """Function that masks personal data in a text, for examples of dropped rows; None if personal data is kept."""
+        return self.personal_data.mask_text if self.personal_data else None
+
     def keep_rows(self, rows: pl.DataFrame, dropped: DropLedger) -> pl.DataFrame:
         """Add the language, and apply the filters of rows; rows that are dropped go into the ledger."""
         config = self.config

@@ -315,8 +315,9 @@ def read_manifest_to_replace(folder: Path, overwrite: bool, kind: type[M]) -> M 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of a folder atomically; all files that it lists must be on disk before."""
-    content = {"format_version": FORMAT_VERSION} | dict(manifest) | {"package_version": version("elm-data-preparation")}
-    atomic_write_json(folder / "manifest.json", content)
+    content = {"format_version": FORMAT_VERSION} | dict(manifest)
+    content.pop("package_version", None)  # that of an earlier writer; the order of the keys is part of the bytes
+    atomic_write_json(folder / "manifest.json", content | {"package_version": version("elm-data-preparation")})
 
 
 def check_fresh(existing: Made, settings: Settings, upstream: str, where: Path) -> None:

@@ -64,6 +64,7 @@ def _surroundings():
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("ELM_") and name != "ELM_SHARED_DATA"]:
             patch.delenv(name)
+        patch.setenv("ELM_REPORT", "false")  # a page is no data
         yield
     for handler in root.handlers[:]:
         if handler not in before:

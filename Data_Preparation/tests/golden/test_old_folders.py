@@ -33,6 +33,7 @@ def folder(request, tmp_path, monkeypatch):
         os.utime(path, (1_000_000_000, 1_000_000_000))
     for name in [name for name in os.environ if name.startswith("ELM_") and name != "ELM_SHARED_DATA"]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("ELM_REPORT", "false")  # a page is no data
     monkeypatch.chdir(copy)
     return copy
 

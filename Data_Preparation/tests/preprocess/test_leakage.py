@@ -162,7 +162,7 @@ def test_near_duplicates_are_found_in_scripts_without_spaces_too(tmp_path, scrip
 
 
 def test_what_cannot_be_measured_is_said_and_is_not_zero(tmp_path):
-    from data_pipeline.cli.corpus import _leakage_text
+    from data_pipeline.cli.info import _leakage_text
 
     nothing = measure_leakage(store_of(tmp_path / "x", test=[("a", PLANTED)]).folder, 0.8)
     assert _leakage_text(nothing) == "not measured: train or test is empty"

@@ -13,6 +13,7 @@ from data_pipeline.errors import ConfigError
 from data_pipeline.preprocess.row_filters import filters_identity
 from data_pipeline.stages.pipeline import run
 from data_pipeline.stages.preprocess import CorpusParagraphs
+from data_pipeline.store.dropped import read_dropped_examples
 from data_pipeline.types import Document
 
 ENGLISH = "The council met on Tuesday evening to discuss the new bridge over the river."
@@ -73,6 +74,17 @@ def test_personal_data_drops_rows_and_is_written_nowhere(tmp_path, caplog):
     assert len(files) > 7
     assert all(b"a.b@example" not in path.read_bytes() for path in files)
     assert "a.b@example" not in caplog.text
+    examples = read_dropped_examples(tmp_path / "x_processed")
+    assert examples["text"].to_pylist() == ["Ask <email> about this."]
+
+
+@pytest.mark.parametrize("pii", ["mask", "drop"])
+def test_personal_data_is_in_no_example_of_rows_dropped_for_another_reason(tmp_path, pii):
+    documents = documents_of("Write to c.d@example.org.\n\nA clean text that is long enough to be kept here.")
+    _, _, dropped = prepare(documents, tmp_path, preprocess={"unit": "line", "min_tokens": 9}, pii=pii)
+    assert dropped["reason"].to_list() == ["too_few_tokens"]
+    examples = read_dropped_examples(tmp_path / "x_processed")
+    assert examples["text"].to_pylist() == ["Write to <email>."]
 
 
 def test_own_filters_see_the_columns_of_a_row(tmp_path, monkeypatch):

@@ -33,6 +33,10 @@ class PersonalData:
         masked = [self._masked(line, counts) for line in lines.gather(rows).to_list()]
         return lines.clone().scatter(rows, pl.Series(masked, dtype=pl.String))
 
+    def mask_text(self, text: str) -> str:
+        """Replace the personal data in the lines of a text, without counting it."""
+        return "\n".join(self._masked(line, counts=False) for line in text.split("\n"))
+
     def _masked(self, line: str, counts: bool) -> str:
         parts: list[str] = []
         end = 0
