@@ -91,7 +91,8 @@ def test_every_task_is_run_once_by_several_processes_and_results_are_in_order(tm
         # The processes stay for the next stage.
         (tmp_path / "next").mkdir()
         run_stage(Counting(tmp_path / "next", 12, 0.2), execute=engine)
-        assert {path.read_text().strip() for path in (tmp_path / "next").iterdir()} <= used
+        later = {path.read_text().strip() for path in (tmp_path / "next").iterdir()}
+        assert len(used | later) <= 3  # one of them may have had no task before
 
 
 def test_an_error_of_a_task_ends_the_stage_and_is_raised_as_it_is(tmp_path):
