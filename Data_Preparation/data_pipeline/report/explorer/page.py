@@ -62,6 +62,7 @@ def index_page(corpus: str, is_static: bool = False) -> str:
             f"embedding-atlas {atlas.__version__} has a page of another kind than 0.26, which the explorer can change. "
             'Install that one: pip install "embedding-atlas>=0.26,<0.27"'
         )
+    page = page.replace("<html>", '<html lang="en">', 1)
     page = page.replace(_TITLE, f"<title>{html.escape(corpus)} - Embedding Atlas</title>")
     return page.replace(_HEAD, f"{_HEAD}{policy}{_ICON}{scripts}", 1)
 

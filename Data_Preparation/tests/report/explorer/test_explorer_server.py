@@ -55,6 +55,7 @@ def test_the_page_names_the_corpus_and_allows_nothing_from_elsewhere(port):
     response, content = ask(port, "GET", "/")
     assert response.status == 200
     assert "<title>sample - Embedding Atlas</title>" in content.decode()
+    assert '<html lang="en">' in content.decode()
     policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "script-src 'self' 'wasm-unsafe-eval'" in policy
