@@ -130,6 +130,12 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the current folder, if it is inside."""
+    current = Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path
+
+
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all commands that work on a data folder."""
     parser.add_argument("--output-dir", metavar="FOLDER", help="folder of all outputs, or its URL (data_dir)")

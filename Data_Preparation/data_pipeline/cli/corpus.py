@@ -13,6 +13,7 @@ from data_pipeline.cli.command import (
     configure,
     configure_existing,
     decontamination_arguments,
+    shown_path,
 )
 from data_pipeline.cli.embedding import check_ready, embedding_arguments, embedding_rows
 from data_pipeline.cli.flags import Given
@@ -131,14 +132,8 @@ def _present(config: Config, report: "Report", seconds: float, written: "Written
 def _place(config: Config, path: Path) -> str:
     """Return the URL of a path in the data folder, if that has one, else the path as it is shown."""
     if config.data_url is None:
-        return str(_shown(path))
+        return str(shown_path(path))
     return "/".join([config.shown_location, *path.relative_to(config.data_dir).parts])
-
-
-def _shown(path: Path) -> Path:
-    """Return a path relative to the current folder, if it is inside."""
-    current = Path.cwd()
-    return path.relative_to(current) if path.is_relative_to(current) else path
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.cli.command import Command, common_arguments, configure, configure_existing, local_path
+from data_pipeline.cli.command import Command, common_arguments, configure, configure_existing, local_path, shown_path
 from data_pipeline.cli.flags import Given
 from data_pipeline.cli.output import Facts, present
 from data_pipeline.config import Config
@@ -104,9 +104,7 @@ def report_after_run(config: Config) -> "WrittenReport | None":
 def report_rows(written: "WrittenReport") -> list[tuple[str, str]]:
     """Return rows of a table about a report."""
     of = "" if written.rows == written.total else f", of {written.rows:,} rows drawn from {written.total:,}"
-    current = Path.cwd()
-    path = written.path.relative_to(current) if written.path.is_relative_to(current) else written.path
-    return [("report", f"{path} ({human_bytes(written.bytes)}{of}); open it in a browser")]
+    return [("report", f"{shown_path(written.path)} ({human_bytes(written.bytes)}{of}); open it in a browser")]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -102,13 +102,11 @@ def describe_row(config: Config, text_id: str, neighbors: int = 5) -> RowDescrip
         position = pc.index(dataset.rows.table(["text_id"])["text_id"], text_id).as_py()
         if position >= 0:
             return _describe(config, datasets, dataset, position, neighbors)
-    own = _dropped(store.folder, text_id=text_id)
-    if own:
-        document_id = _document_of(store.folder, text_id)
-        others = [each for each in _dropped(store.folder, document_id=document_id) if each.text_id != text_id]
+    if (document_id := _document_of_dropped(store.folder, text_id)) is not None:
+        dropped = sorted(_dropped(store.folder, document_id), key=lambda each: each.text_id != text_id)
         rows = _document(datasets, document_id)
         return RowDescription(
-            text_id, document_id, None, None, own[0].text, {}, {}, (), rows, [*own, *others], neighbors=()
+            text_id, document_id, None, None, dropped[0].text, {}, {}, (), rows, dropped, neighbors=()
         )
     raise SourceError(_unknown_id(datasets, store.folder, text_id))
 
@@ -140,9 +138,10 @@ def _describe(
     dropped: list[DroppedText] = []
     near: list[Hit] = []
     if document_id is not None and rows.source.store.manifest is not None:
-        dropped = _dropped(rows.source.store.folder, document_id=document_id)
+        dropped = _dropped(rows.source.store.folder, document_id)
     if neighbors and dataset.split in _splits_with_vectors(config):
-        near = search_splits(config, vector_of(config, text_id), neighbors, without=text_id)
+        vector = ELMDataset(split=dataset.split, config=config).rows.vector(position).astype(np.float32)
+        near = search_splits(config, vector, neighbors, without=text_id)
     return RowDescription(
         text_id, document_id, dataset.split, position, text, metadata, scores,
         _selections(config, dataset, text_id), _document(datasets, document_id), dropped, near,
@@ -156,14 +155,13 @@ def _splits_with_vectors(config: Config) -> list[Split]:
         return []
 
 
-def _dropped(folder: Path, text_id: str | None = None, document_id: str | None = None) -> list[DroppedText]:
+def _dropped(folder: Path, document_id: str) -> list[DroppedText]:
+    """Rows of a document that were left out, in the order of the ledger; none where no ledger was written."""
     try:
         ledger = read_dropped(folder, document_id=document_id)
     except NotFoundError:
         return []
     texts = read_example_texts(folder)
-    if text_id is not None:
-        ledger = ledger.filter(pc.equal(ledger["text_id"], text_id))
     return [
         DroppedText(
             row["text_id"], row["stage"], row["reason"], row["duplicate_of"], texts.get((row["text_id"], row["reason"]))
@@ -172,9 +170,14 @@ def _dropped(folder: Path, text_id: str | None = None, document_id: str | None =
     ]
 
 
-def _document_of(folder: Path, text_id: str) -> str:
-    ledger = read_dropped(folder)
-    return str(ledger["document_id"][pc.index(ledger["text_id"], text_id).as_py()])
+def _document_of_dropped(folder: Path, text_id: str) -> str | None:
+    """Document of a row that was left out; None if there is no such row."""
+    try:
+        ledger = read_dropped(folder)
+    except NotFoundError:
+        return None
+    position = pc.index(ledger["text_id"], text_id).as_py()
+    return None if position < 0 else str(ledger["document_id"][position])
 
 
 def _document(datasets: Sequence[ELMDataset], document_id: str | None) -> list[DocumentRow]:

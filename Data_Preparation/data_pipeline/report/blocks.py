@@ -56,7 +56,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Grid:
+class FigureGrid:
     """Small figures side by side."""
 
     figures: Sequence[Figure]
@@ -132,7 +132,7 @@ class Fold:
     kind: str = field(default="fold", init=False)
 
 
-Block: TypeAlias = Facts | Table | Figure | Grid | Texts | Pairs | Note | Map | Fold
+Block: TypeAlias = Facts | Table | Figure | FigureGrid | Texts | Pairs | Note | Map | Fold
 
 
 @dataclass(frozen=True)

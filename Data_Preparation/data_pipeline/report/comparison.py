@@ -15,8 +15,8 @@ from data_pipeline.report.blocks import (
     Fact,
     Facts,
     Figure,
+    FigureGrid,
     Fold,
-    Grid,
     Note,
     Section,
     Table,
@@ -26,14 +26,15 @@ from data_pipeline.report.blocks import (
 )
 from data_pipeline.report.common_rows import CommonRows, match_rows, read_column, read_vectors
 from data_pipeline.report.figures import bars, histograms
-from data_pipeline.report.make import WrittenReport
+from data_pipeline.report.make import WrittenReport, save_page
 from data_pipeline.report.measures import NEIGHBORS, draw_queries
 from data_pipeline.report.neighbors import nearest_of
 from data_pipeline.report.opened import SAMPLE_ROWS, OpenedDataset, Sample, draw_sample, open_dataset
 from data_pipeline.report.page import check_report_extra, render_page
+from data_pipeline.report.sections.scores import finite_values, number_scores
 from data_pipeline.report.wording import share
 from data_pipeline.store.manifest import version_of
-from data_pipeline.utils import atomic_write_bytes, shortened
+from data_pipeline.utils import shortened
 
 _BINS = 48
 _LANGUAGES = 20
@@ -62,11 +63,8 @@ def write_comparison(
     datasets = (open_dataset(configs[0]), open_dataset(configs[1]))
     samples = (draw_sample(datasets[0], rows), draw_sample(datasets[1], rows))
     sections = comparison_sections(datasets, samples, names)
-    content = render_page(f"{names[0]} and {names[1]}", "Comparison of two datasets", sections).encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, content)
-    read, total = sum(map(len, samples)), sum(sample.total for sample in samples)
-    return WrittenReport(path, read, total, len(content), time.monotonic() - started)
+    page = render_page(f"{names[0]} and {names[1]}", "Comparison of two datasets", sections)
+    return save_page(page, path, sum(map(len, samples)), sum(sample.total for sample in samples), started)
 
 
 def comparison_sections(
@@ -214,13 +212,13 @@ def _scores_section(
     seed: int = 0,
 ) -> Section:
     """Compare the scores that both have: their distributions, and their ranks over rows in common."""
-    columns = [_score_names(dataset, sample) for dataset, sample in zip(datasets, samples, strict=True)]
+    columns = [number_scores(dataset, sample) for dataset, sample in zip(datasets, samples, strict=True)]
     shared = [name for name in columns[0] if name in columns[1]]
     if not shared:
         return Section("scores", "Drift of scores", [Note("The datasets have no scores of the same name.")])
     pairs, figures, rows = common.draw(SAMPLE_ROWS, np.random.default_rng(seed)), [], []
     for name in shared[:_SHOWN]:
-        values = [_finite(sample.frame[name]) for sample in samples]
+        values = [finite_values(sample.frame[name]) for sample in samples]
         figures.append(_drift(values, names, name, name))
         one = read_column(datasets[0], pairs["split"], pairs["index"], name).cast(pl.Float64).to_numpy()
         other = read_column(datasets[1], pairs["split_b"], pairs["index_b"], name).cast(pl.Float64).to_numpy()
@@ -228,16 +226,6 @@ def _scores_section(
         rank = f"{spearman(one[both], other[both]):.3f}" if both.sum() > 1 else "–"
         rows.append((name, *(f"{part.mean():.4g}" if len(part) else "–" for part in values), rank))
     heads = ("score", f"mean in {names[0]}", f"mean in {names[1]}", "rank correlation over rows in common")
-    return Section("scores", "Drift of scores", [Table("Scores", heads, rows, frozenset({1, 2, 3})), Grid(figures)])
-
-
-def _score_names(dataset: OpenedDataset, sample: Sample) -> list[str]:
-    names = dict.fromkeys(
-        name for rows in dataset.rows.values() for scores in rows.source.scores for name in scores.columns
+    return Section(
+        "scores", "Drift of scores", [Table("Scores", heads, rows, frozenset({1, 2, 3})), FigureGrid(figures)]
     )
-    return [name for name in names if name in sample.frame.columns and sample.frame[name].dtype.is_numeric()]
-
-
-def _finite(column: pl.Series) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    return values[np.isfinite(values)]

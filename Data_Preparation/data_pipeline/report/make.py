@@ -89,10 +89,23 @@ def write_report(
         f"{dataset.store.corpus}: report", _subtitle(dataset), report_sections(dataset, sample, with_umap=umap)
     )
     path = config.data_dir / FILE_NAME if path is None else path
+    return save_page(page, path, len(sample), sample.total, started)
+
+
+def save_page(page: str, path: Path, rows: int, total: int, started: float) -> WrittenReport:
+    """Write a page to its file.
+
+    Args:
+        page: HTML of the page.
+        path: path of the file, whose folder is made if it does not exist.
+        rows: number of rows that were read for it.
+        total: number of rows that there are.
+        started: time when the work on it began, by `time.monotonic`.
+    """
     content = page.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, content)
-    return WrittenReport(path, len(sample), sample.total, len(content), time.monotonic() - started)
+    return WrittenReport(path, rows, total, len(content), time.monotonic() - started)
 
 
 def report_sections(dataset: OpenedDataset, sample: Sample, *, with_umap: bool = False) -> list[Section]:

@@ -1,7 +1,7 @@
 """The report in a real browser: with mouse and keyboard, in the dark, on a phone, and with hostile texts."""
 
 import pytest
-from support.browser import PHONE_HEIGHT, PHONE_WIDTH, open_browser, open_page
+from support.browser import PHONE_HEIGHT, PHONE_WIDTH, open_page
 from support.builders import made
 from support.hostile import SETTINGS, SUBJECTS, TEXTS, write_corpus
 
@@ -11,12 +11,6 @@ from data_pipeline.report.make import write_report
 from data_pipeline.stages.pipeline import run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

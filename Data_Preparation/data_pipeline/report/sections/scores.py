@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from data_pipeline.heads.metrics import expected_calibration_error, reliability, spearman
-from data_pipeline.report.blocks import Block, Figure, Grid, Section, Table
+from data_pipeline.report.blocks import Block, Figure, FigureGrid, Section, Table
 from data_pipeline.report.figures import curves, heat_map, histograms
 from data_pipeline.report.opened import SPLIT, OpenedDataset, Sample
 
@@ -20,16 +20,22 @@ _MIN_LABELLED = 20
 def scores_section(dataset: OpenedDataset, sample: Sample) -> Section | None:
     """Describe the scores of the rows; None if there are none."""
     folders = {scores.name: scores.columns for rows in dataset.rows.values() for scores in rows.source.scores}
-    columns = [name for names in folders.values() for name in names if name in sample.frame.columns]
-    numbers = [name for name in columns if sample.frame[name].dtype.is_numeric()]
-    if not numbers:
+    if not (numbers := number_scores(dataset, sample)):
         return None
     blocks: list[Block] = [_summary(sample.frame, numbers)]
-    blocks.append(Grid([_distribution(sample.frame, name) for name in numbers[:_SHOWN]]))
+    blocks.append(FigureGrid([_distribution(sample.frame, name) for name in numbers[:_SHOWN]]))
     if len(numbers) > 1:
         blocks.append(_agreement(sample.frame, numbers[:_SHOWN]))
     blocks += _calibrations(sample.frame, folders)
     return Section("scores", "Scores", blocks, f"Measured on {sample.described}.")
+
+
+def number_scores(dataset: OpenedDataset, sample: Sample) -> list[str]:
+    """Return the names of the scores of a dataset that are numbers."""
+    names = dict.fromkeys(
+        name for rows in dataset.rows.values() for scores in rows.source.scores for name in scores.columns
+    )
+    return [name for name in names if name in sample.frame.columns and sample.frame[name].dtype.is_numeric()]
 
 
 def _summary(frame: pl.DataFrame, names: list[str]) -> Table:
@@ -44,7 +50,7 @@ def _summary(frame: pl.DataFrame, names: list[str]) -> Table:
 
 
 def _distribution(frame: pl.DataFrame, name: str) -> Figure:
-    values = {split: _finite(part[name]) for (split,), part in frame.group_by(SPLIT, maintain_order=True)}
+    values = {split: finite_values(part[name]) for (split,), part in frame.group_by(SPLIT, maintain_order=True)}
     everything = np.concatenate([*values.values()])
     low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
@@ -53,7 +59,8 @@ def _distribution(frame: pl.DataFrame, name: str) -> Figure:
     return histograms(f"Distribution of {name}", alt, edges, counts, name)
 
 
-def _finite(column: pl.Series) -> NDArray[np.float64]:
+def finite_values(column: pl.Series) -> NDArray[np.float64]:
+    """Return the values of a column that are finite numbers."""
     values: NDArray[np.float64] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return values[np.isfinite(values)]
 
