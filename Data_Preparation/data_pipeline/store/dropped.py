@@ -1,6 +1,8 @@
 """Rows that a dataset leaves out: the ledger that lists all of them, and examples of each reason with their texts."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,25 @@ def read_dropped(folder: Path, reason: str | None = None, document_id: str | Non
     if reason is not None and not table.num_rows:
         _check_reason(path, reason)
     return table
+
+
+def count_dropped(folder: Path) -> Counter[tuple[str, str]]:
+    """Count the rows of the drop ledger by stage and reason, reading these two columns as a stream.
+
+    Args:
+        folder: processed folder, or that of an earlier version.
+
+    Raises:
+        NotFoundError: the folder has no ledger.
+        CorruptShardError: the ledger cannot be read.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    with _reading(folder / DROPPED), pq.ParquetFile(folder / DROPPED, pre_buffer=False) as file:
+        for batch in file.iter_batches(columns=["stage", "reason"]):
+            groups = pa.Table.from_batches([batch]).group_by(["stage", "reason"], use_threads=False)
+            for row in groups.aggregate([([], "count_all")]).to_pylist():
+                counts[row["stage"], row["reason"]] += row["count_all"]
+    return counts
 
 
 def _check_reason(path: Path, reason: str) -> None:
@@ -104,8 +125,15 @@ def write_examples(path: Path, examples: pa.Table) -> None:
 
 
 def _read(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-    try:
+    with _reading(path):
         return pq.read_table(path, columns=columns, filters=filters)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Convert errors of reading a file."""
+    try:
+        yield
     except FileNotFoundError:
         raise NotFoundError(f"no such file: {path}. An older pipeline wrote no list of dropped rows") from None
     except (OSError, pa.ArrowException) as error:

@@ -4,6 +4,7 @@ from data_pipeline.errors import CorruptShardError, NotFoundError
 from data_pipeline.preprocess.ledger import DropLedger
 from data_pipeline.store.dropped import (
     EXAMPLES_SCHEMA,
+    count_dropped,
     read_dropped,
     read_dropped_examples,
     read_example_texts,
@@ -34,6 +35,13 @@ def test_the_ledger_is_read_whole_by_reason_and_by_document(folder):
     assert (empty.num_rows, empty.column_names) == (0, read_dropped(folder).column_names)
 
 
+def test_rows_are_counted_by_stage_and_reason(folder, tmp_path):
+    assert count_dropped(folder) == {("tokens", "too_few_tokens"): 2, ("duplicates", "near_duplicate"): 1}
+    (tmp_path / "empty").mkdir()
+    DropLedger(tmp_path / "empty" / "dropped.parquet").close()
+    assert count_dropped(tmp_path / "empty") == {}
+
+
 def test_an_unknown_reason_is_an_error_that_names_those_there_are(folder, tmp_path):
     with pytest.raises(NotFoundError, match="reason 'too_many'; expected one of near_duplicate, too_few_tokens"):
         read_dropped(folder, "too_many")
@@ -55,7 +63,7 @@ def test_examples_have_texts_and_older_datasets_have_none(folder):
 
 
 @pytest.mark.parametrize(
-    "read", [read_dropped, read_dropped_examples, lambda folder: read_dropped(folder, document_id="a")]
+    "read", [read_dropped, count_dropped, read_dropped_examples, lambda folder: read_dropped(folder, document_id="a")]
 )
 def test_a_folder_without_a_ledger_and_a_damaged_file_are_errors(folder, tmp_path, read):
     with pytest.raises(NotFoundError, match=r"nowhere.dropped\.parquet"):

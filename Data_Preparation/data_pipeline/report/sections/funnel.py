@@ -1,18 +1,21 @@
 """Section with the way from records to rows: what was dropped, why, and examples to read."""
 
 from collections import Counter
-from collections.abc import Iterable
-
-import pyarrow as pa
+from collections.abc import Iterable, Mapping
 
 from data_pipeline.report.blocks import Block, Fold, Note, Section, Table, Text, Texts
 from data_pipeline.report.figures import bars, funnel
 from data_pipeline.report.opened import OpenedDataset
 from data_pipeline.report.wording import readable, share
-from data_pipeline.store.dropped import read_dropped, read_dropped_examples
+from data_pipeline.store.dropped import count_dropped, read_dropped_examples
 from data_pipeline.utils import shortened
 
 _TEXT_CHARS = 2000
+_ORDER = (
+    "records", "quality", "tokens", "language", "personal data", "own filters", "duplicates", "decontamination",
+    "semantic_dedup",
+)  # fmt: skip
+"""Stages that leave rows out, in the order in which they do."""
 
 
 def funnel_section(dataset: OpenedDataset) -> Section | None:
@@ -20,7 +23,7 @@ def funnel_section(dataset: OpenedDataset) -> Section | None:
     if (manifest := dataset.manifest) is None:
         return None
     counts = manifest["counts"]
-    stages = _stages(read_dropped(dataset.store.folder)) if counts["dropped"] else {}
+    stages = _stages(count_dropped(dataset.store.folder)) if counts["dropped"] else {}
     left, steps = counts["paragraphs"], {"paragraphs and records": counts["paragraphs"]}
     for stage, dropped in stages.items():
         left -= dropped.total()
@@ -41,14 +44,12 @@ def funnel_section(dataset: OpenedDataset) -> Section | None:
     return Section("funnel", "From records to rows", blocks, "Every paragraph is in a split, or dropped with a reason.")
 
 
-def _stages(ledger: pa.Table) -> dict[str, Counter[str]]:
-    """Numbers of dropped rows by stage and reason, in the order of the stages."""
-    counted = ledger.select(["stage", "reason"]).group_by(["stage", "reason"], use_threads=False)
+def _stages(counts: Mapping[tuple[str, str], int]) -> dict[str, Counter[str]]:
+    """Numbers of dropped rows by stage and reason, in the order of the stages; those of other programs come last."""
     stages: dict[str, Counter[str]] = {}
-    for row in counted.aggregate([([], "count_all")]).to_pylist():
-        stages.setdefault(row["stage"], Counter())[row["reason"]] = row["count_all"]
-    order = ["records", "quality", "tokens", "filters", "duplicates", "decontamination"]
-    return dict(sorted(stages.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    for (stage, reason), count in counts.items():
+        stages.setdefault(stage, Counter())[reason] = count
+    return dict(sorted(stages.items(), key=lambda item: _ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER)))
 
 
 def _table(stages: dict[str, Counter[str]], paragraphs: int) -> Table:
