@@ -44,7 +44,10 @@ def _run(parsed: argparse.Namespace, given: Given) -> int:
     if parsed.append and config.processed_dir.is_dir():
         if parsed.overwrite or parsed.skip_download or parsed.dry_run:
             raise ConfigError("--append goes without --overwrite, --skip-download and --dry-run; leave them out")
-        return append_and_say(config, parsed.skip_embeddings, started)
+        code = append_and_say(config, parsed.skip_embeddings, started)
+        if written := report_after_run(config):
+            present({"report": written.path}, Facts(report_rows(written)))
+        return code
     check_ready(config, corpus=not parsed.skip_download, weights=not parsed.skip_embeddings)
     if parsed.dry_run:
         return _say_plan(config, parsed.skip_download, parsed.skip_embeddings)

@@ -31,6 +31,14 @@ def test_a_run_ends_with_a_report(capsys):
     assert "At a glance" in Path("data/report.html").read_text("utf-8")
 
 
+def test_a_run_that_appends_ends_with_a_new_report(capsys):
+    assert elm(*RUN, "--output-dir", "data", "--limit", "20") == 0
+    before = Path("data/report.html").read_text("utf-8")
+    assert elm(*RUN, "--output-dir", "data", "--append", "--corpus.limit", "30") == 0
+    assert capsys.readouterr().out.count("data/report.html (5.") == 2
+    assert Path("data/report.html").read_text("utf-8") != before
+
+
 def test_a_run_without_a_report(capsys):
     assert elm(*RUN, "--output-dir", "data", "--no-report") == 0
     assert "report" not in capsys.readouterr().out
